@@ -1,0 +1,253 @@
+"""The settings: one frozen model, and where its values come from.
+
+Strongest first: command-line flags, `JUPYTER_MCP_*` environment variables, a JSON file, defaults. What is not known is
+refused, wherever it stands, with the nearest known name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, NoReturn, get_args, get_origin
+
+from pydantic import Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    JsonConfigSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from papermill_mcp.errors import listed, nearest
+
+ENV_PREFIX = "JUPYTER_MCP_"
+
+#: Names the JSON file beside the settings: it cannot stand in the file itself.
+CONFIG_VARIABLE = f"{ENV_PREFIX}CONFIG"
+
+Toolset = Literal["notebook", "kernel", "execution", "server"]
+
+
+class ConfigError(Exception):
+    """The settings cannot be used. The message is for the person who starts the server."""
+
+
+class Config(BaseSettings):
+    """All settings. Units are in the descriptions, which `--help` prints."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix=ENV_PREFIX)
+
+    roots: list[Path] = Field(
+        [Path()], min_length=1, description="directories that the file tools may touch; the first is the workspace"
+    )
+    jupyter_timeout: float = Field(300, gt=0, le=3600, description="seconds to wait for a kernel to start or answer")
+    execution_timeout: float = Field(
+        60.0, ge=0, le=604_800, description="seconds a cell may run unless the call says otherwise; 0 = no limit"
+    )
+    response_wait: float = Field(
+        25.0, ge=0, le=3600, description="seconds a call waits for running code before it answers `running`"
+    )
+    continue_on_error: bool = Field(False, description="go on after a cell that raised")
+    output_directory: Path = Field(
+        Path("outputs"), description="where papermill outputs go by default, relative to the workspace"
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="what is logged, to stderr")
+    log_format: Literal["text", "json"] = Field("text", description="`json` gives one object a line")
+    max_kernels: int = Field(10, ge=1, le=1000, description="kernels alive at once")
+    kernel_idle_timeout: float = Field(
+        3600, ge=0, description="seconds of idleness after which a kernel is stopped; 0 = never"
+    )
+    cleanup_interval: float = Field(300, gt=0, description="seconds between looks for idle kernels")
+    kernel_env_deny: list[str] = Field(
+        [], description="names of this server's environment variables that kernels must not see"
+    )
+    error_output_type: Literal["full", "brief"] = Field(
+        "full", description="`full` shows tracebacks, `brief` only name and message"
+    )
+    max_error_output: int = Field(1000, ge=0, le=1_000_000, description="characters of a traceback shown in a reply")
+    max_output_chars: int = Field(
+        10_000, ge=100, le=10_000_000, description="characters of output text shown in a reply"
+    )
+    max_images: int = Field(5, ge=0, le=100, description="images shown in a reply")
+    max_image_pixels: int = Field(1568, ge=16, le=8192, description="pixels on the long side of an image in a reply")
+    max_notebook_bytes: int = Field(64 * 1024 * 1024, ge=1024, description="bytes; larger notebooks are refused")
+    read_only: bool = Field(False, description="register no tool that writes files")
+    no_execute: bool = Field(False, description="register no tool that runs code")
+    toolsets: list[Toolset] = Field(
+        ["notebook", "kernel", "execution", "server"], min_length=1, description="which groups of tools to register"
+    )
+    state_directory: Path | None = Field(
+        None, description="for connection files and other state; default: the user state directory of the platform"
+    )
+    i_know: bool = Field(False, description="allow the whole file system (/) as a root")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what is passed in: `load_config` reads the sources itself, to say where a bad value came from."""
+        return (init_settings,)
+
+
+class _Environment(EnvSettingsSource):
+    """Reads lists as `a:b` (the platform's path separator, or commas) as well as JSON."""
+
+    def decode_complex_value(self, field_name: str, field: Any, value: Any) -> Any:
+        return _split(value)
+
+
+class _Given(NamedTuple):
+    value: Any
+    source: str
+
+
+def _split(text: str) -> list[str]:
+    text = text.strip()
+    if text.startswith("["):
+        try:
+            decoded = json.loads(text)
+        except ValueError as error:
+            raise ConfigError(f"{text[:100]!r} begins like a JSON list but is none: {error}") from error
+        return decoded if isinstance(decoded, list) else [decoded]
+    separator = os.pathsep if os.pathsep in text else ","
+    return [part.strip() for part in text.split(separator) if part.strip()]
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _metavar(name: str, annotation: Any) -> str:
+    if get_origin(annotation) is Literal:
+        return "|".join(get_args(annotation))
+    if annotation in (int, float):
+        unit = str(Config.model_fields[name].description).partition(" ")[0].rstrip(";,").upper()
+        return unit if unit in ("SECONDS", "CHARACTERS", "BYTES", "PIXELS") else "NUMBER"
+    return "PATH"
+
+
+def _is_list(name: str) -> bool:
+    return str(Config.model_fields[name].annotation).startswith("list")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises instead of leaving the process, so that every bad setting is told in one way."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line: a flag for each setting, with its unit and default."""
+    parser = _Parser(
+        prog="jupyter-papermill-mcp",
+        description="MCP server for Jupyter notebooks, over stdio. An MCP client starts it; "
+        "see README.md for how to register it with yours.",
+        epilog=(
+            "Every flag is also an environment variable (--max-kernels is JUPYTER_MCP_MAX_KERNELS) and a key of a "
+            "JSON file (max_kernels). Strongest first: flags, environment, file, defaults. The file is the one named "
+            f"by --config or {CONFIG_VARIABLE}, else ./config.json if there is one. Lists: repeat the flag, or "
+            f"separate by {os.pathsep!r}, or give JSON. Keys that begin with // are comments in the file."
+        ),
+        allow_abbrev=False,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--version", action="store_true", default=argparse.SUPPRESS, help="print the version and exit")
+    parser.add_argument("--config", metavar="PATH", default=argparse.SUPPRESS, help="read settings from this JSON file")
+    for name, field in Config.model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        shown = ", ".join(map(str, default)) or "none" if isinstance(default, list) else default
+        options: dict[str, Any] = {"default": argparse.SUPPRESS, "dest": name}
+        options["help"] = f"{field.description} (default: {shown})".replace("%", "%%")
+        if field.annotation is bool:
+            options |= {"nargs": "?", "const": "true", "metavar": "true|false"}
+        elif _is_list(name):
+            options |= {"action": "append", "metavar": "LIST"}
+        else:
+            options["metavar"] = _metavar(name, field.annotation)
+        parser.add_argument(_flag(name), **options)
+    return parser
+
+
+def load_config(argv: Sequence[str] = (), environ: Mapping[str, str] | None = None) -> Config:
+    """Read the settings from flags, environment, file and defaults.
+
+    Raises:
+        ConfigError: something is unknown, malformed or missing; the message names it and where it stood.
+    """
+    environ = os.environ if environ is None else environ
+    flags = _read_flags(argv)
+    path = flags.pop("config", None) or environ.get(CONFIG_VARIABLE)
+    given = _read_file(path) | _read_environment(environ) | {k: _Given(v, _flag(k)) for k, v in flags.items()}
+    try:
+        config = Config(**{name: entry.value for name, entry in given.items()})
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        source = given[name].source if name in given else "the defaults"
+        where = "".join(f"[{part}]" for part in first["loc"][1:])
+        raise ConfigError(f"{name}{where} from {source}: {first['msg']}, got {first['input']!r}") from error
+    _check_roots(config)
+    return config
+
+
+def _read_flags(argv: Sequence[str]) -> dict[str, Any]:
+    parsed, unknown = build_parser().parse_known_args(list(argv))
+    if unknown:
+        raise ConfigError(_unknown("flag", unknown[0].partition("=")[0], [_flag(n) for n in Config.model_fields]))
+    flags: dict[str, Any] = vars(parsed)
+    for name, value in flags.items():
+        if isinstance(value, list):
+            flags[name] = [part for text in value for part in _split(text)]
+    return flags
+
+
+def _read_environment(environ: Mapping[str, str]) -> dict[str, _Given]:
+    known = {f"{ENV_PREFIX}{name.upper()}": name for name in Config.model_fields}
+    for variable in environ:
+        if variable.startswith(ENV_PREFIX) and variable not in known and variable != CONFIG_VARIABLE:
+            raise ConfigError(_unknown("environment variable", variable, [*known, CONFIG_VARIABLE]))
+    source = _Environment(Config, env_prefix=ENV_PREFIX)
+    source.env_vars = {name.lower(): value for name, value in environ.items() if name in known}
+    return {name: _Given(value, f"{ENV_PREFIX}{name.upper()}") for name, value in source().items()}
+
+
+def _read_file(path: str | None) -> dict[str, _Given]:
+    file = Path(path) if path else Path("config.json")
+    if not file.is_file():
+        if path:
+            raise ConfigError(f"the settings file {path!r} does not exist")
+        return {}
+    try:
+        values = JsonConfigSettingsSource(Config, json_file=file)()
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError(f"the settings file {str(file)!r} cannot be read as a JSON object: {error}") from error
+    values = {key: value for key, value in values.items() if not key.startswith("//")}
+    for key in values:
+        if key not in Config.model_fields:
+            raise ConfigError(_unknown("key", key, Config.model_fields) + f" (in {str(file)!r})")
+    return {key: _Given(value, str(file)) for key, value in values.items()}
+
+
+def _unknown(kind: str, name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
+    near = nearest(name, known)
+    hint = f"did you mean {near}?" if near else f"known are: {listed(sorted(known), limit=60)}"
+    return f"unknown {kind} {name}; {hint}"
+
+
+def _check_roots(config: Config) -> None:
+    for root in config.roots:
+        if not root.is_dir():
+            raise ConfigError(f"the root {str(root)!r} is not a directory that exists")
+        resolved = root.resolve()
+        if resolved == Path(resolved.anchor) and not config.i_know:
+            raise ConfigError(f"the root {str(root)!r} is the whole file system; add --i-know if you mean it")

@@ -1,0 +1,240 @@
+"""Every failure a client may see: one family, a closed list of codes, one form of message.
+
+A message reads `CODE: what happened. What is allowed or exists. What state things are in now. What to do next.`
+Core raises these in place of third-party exceptions, services pass them on, and the tool wrapper turns them into the
+one error answer of a request. Code that raises inside a cell is a result and never comes here.
+
+    ServerError
+    ├── UnknownArgumentError, InvalidArgumentError      the request itself
+    ├── PathNotAllowedError, NotFoundError, AlreadyExistsError, PermissionDeniedError, DiskFullError
+    ├── NotANotebookError, InvalidNotebookError, TooLargeError, ConflictError, BusyError, CellNotFoundError
+    ├── KernelNotFoundError, KernelSpecNotFoundError, KernelStartFailedError, KernelDiedError,
+    │   KernelUnresponsiveError, LimitReachedError
+    ├── InvalidParametersError, ExecutionNotFoundError, ExecutionTimeoutError
+    └── ServerStartFailedError, ServerNotRunningError, DisabledError
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import ClassVar
+
+
+class ErrorCode(StrEnum):
+    """The closed list of codes. A client may branch on them."""
+
+    UNKNOWN_ARGUMENT = "UNKNOWN_ARGUMENT"
+    INVALID_ARGUMENT = "INVALID_ARGUMENT"
+    PATH_NOT_ALLOWED = "PATH_NOT_ALLOWED"
+    NOT_FOUND = "NOT_FOUND"
+    ALREADY_EXISTS = "ALREADY_EXISTS"
+    NOT_A_NOTEBOOK = "NOT_A_NOTEBOOK"
+    INVALID_NOTEBOOK = "INVALID_NOTEBOOK"
+    TOO_LARGE = "TOO_LARGE"
+    CONFLICT = "CONFLICT"
+    BUSY = "BUSY"
+    CELL_NOT_FOUND = "CELL_NOT_FOUND"
+    KERNEL_NOT_FOUND = "KERNEL_NOT_FOUND"
+    KERNELSPEC_NOT_FOUND = "KERNELSPEC_NOT_FOUND"
+    KERNEL_START_FAILED = "KERNEL_START_FAILED"
+    KERNEL_DIED = "KERNEL_DIED"
+    KERNEL_UNRESPONSIVE = "KERNEL_UNRESPONSIVE"
+    LIMIT_REACHED = "LIMIT_REACHED"
+    TIMEOUT = "TIMEOUT"
+    INVALID_PARAMETERS = "INVALID_PARAMETERS"
+    EXECUTION_NOT_FOUND = "EXECUTION_NOT_FOUND"
+    SERVER_START_FAILED = "SERVER_START_FAILED"
+    SERVER_NOT_RUNNING = "SERVER_NOT_RUNNING"
+    PERMISSION_DENIED = "PERMISSION_DENIED"
+    DISK_FULL = "DISK_FULL"
+    DISABLED = "DISABLED"
+
+
+def sentence(text: str) -> str:
+    """`text` as one sentence: trimmed and with a final stop. Empty stays empty."""
+    text = text.strip()
+    return text if not text or text[-1] in ".!?" else f"{text}."
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that `name` was probably meant to be, or None."""
+    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return matches[0] if matches else None
+
+
+def listed(names: Iterable[str], *, limit: int = 20, none: str = "none") -> str:
+    """Names joined by commas, cut after `limit` with the exact number left out."""
+    every = list(names)
+    if not every:
+        return none
+    shown = ", ".join(every[:limit])
+    return shown if len(every) <= limit else f"{shown} and {len(every) - limit} more"
+
+
+class ServerError(Exception):
+    """A request that could not be carried out, told in the four sentences of the contract.
+
+    Args:
+        what: what happened, naming the offending thing.
+        allowed: what is allowed, or what exists.
+        state: what state things are in now.
+        advice: what to do next.
+    """
+
+    code: ClassVar[ErrorCode]
+
+    def __init__(self, what: str, *, allowed: str = "", state: str = "", advice: str = "") -> None:
+        rest = [sentence(part[0].upper() + part[1:]) for part in (allowed, state, advice) if part]
+        super().__init__(" ".join([f"{self.code}: {sentence(what)}", *rest]))
+
+
+class UnknownArgumentError(ServerError):
+    """The request has an argument that the tool does not take."""
+
+    code = ErrorCode.UNKNOWN_ARGUMENT
+
+
+class InvalidArgumentError(ServerError):
+    """An argument is missing, of the wrong type, out of bounds, or contradicts another."""
+
+    code = ErrorCode.INVALID_ARGUMENT
+
+
+class PathNotAllowedError(ServerError):
+    """A path leaves the roots or names something no file tool may touch."""
+
+    code = ErrorCode.PATH_NOT_ALLOWED
+
+
+class NotFoundError(ServerError):
+    """A file or directory inside the roots does not exist."""
+
+    code = ErrorCode.NOT_FOUND
+
+
+class AlreadyExistsError(ServerError):
+    """A file is in the way and `overwrite` was not given."""
+
+    code = ErrorCode.ALREADY_EXISTS
+
+
+class NotANotebookError(ServerError):
+    """The file is not a Jupyter notebook at all."""
+
+    code = ErrorCode.NOT_A_NOTEBOOK
+
+
+class InvalidNotebookError(ServerError):
+    """The file means to be a notebook, but is broken."""
+
+    code = ErrorCode.INVALID_NOTEBOOK
+
+
+class TooLargeError(ServerError):
+    """The file or request is over a published limit."""
+
+    code = ErrorCode.TOO_LARGE
+
+
+class ConflictError(ServerError):
+    """The file is not the revision that the caller, or we, read."""
+
+    code = ErrorCode.CONFLICT
+
+
+class BusyError(ServerError):
+    """Somebody else holds what is needed, and the wait for it ended."""
+
+    code = ErrorCode.BUSY
+
+
+class CellNotFoundError(ServerError):
+    """The notebook has no such cell."""
+
+    code = ErrorCode.CELL_NOT_FOUND
+
+
+class KernelNotFoundError(ServerError):
+    """No kernel of this server has that id."""
+
+    code = ErrorCode.KERNEL_NOT_FOUND
+
+
+class KernelSpecNotFoundError(ServerError):
+    """No kernelspec of that name is installed."""
+
+    code = ErrorCode.KERNELSPEC_NOT_FOUND
+
+
+class KernelStartFailedError(ServerError):
+    """The kernel process could not be started, died at start, or never became ready."""
+
+    code = ErrorCode.KERNEL_START_FAILED
+
+
+class KernelDiedError(ServerError):
+    """The kernel process is gone."""
+
+    code = ErrorCode.KERNEL_DIED
+
+
+class KernelUnresponsiveError(ServerError):
+    """The kernel lives, but does not do what it is asked."""
+
+    code = ErrorCode.KERNEL_UNRESPONSIVE
+
+
+class LimitReachedError(ServerError):
+    """A published limit on how many things may live at once is reached."""
+
+    code = ErrorCode.LIMIT_REACHED
+
+
+class ExecutionTimeoutError(ServerError):
+    """Something did not happen in the time it was given."""
+
+    code = ErrorCode.TIMEOUT
+
+
+class InvalidParametersError(ServerError):
+    """The parameters do not fit the notebook."""
+
+    code = ErrorCode.INVALID_PARAMETERS
+
+
+class ExecutionNotFoundError(ServerError):
+    """No execution has that id."""
+
+    code = ErrorCode.EXECUTION_NOT_FOUND
+
+
+class ServerStartFailedError(ServerError):
+    """The Jupyter server could not be started."""
+
+    code = ErrorCode.SERVER_START_FAILED
+
+
+class ServerNotRunningError(ServerError):
+    """This process has started no Jupyter server."""
+
+    code = ErrorCode.SERVER_NOT_RUNNING
+
+
+class PermissionDeniedError(ServerError):
+    """The operating system refuses access."""
+
+    code = ErrorCode.PERMISSION_DENIED
+
+
+class DiskFullError(ServerError):
+    """There is no space left for the write."""
+
+    code = ErrorCode.DISK_FULL
+
+
+class DisabledError(ServerError):
+    """The settings of this server switch the feature off."""
+
+    code = ErrorCode.DISABLED
