@@ -1,0 +1,1 @@
+"""How Jupyter does it: kernel processes, messages, notebook documents, papermill runs."""

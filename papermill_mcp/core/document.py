@@ -1,0 +1,595 @@
+"""A notebook as text that keeps every byte it is not asked to change.
+
+The file is cut into a shell (the top-level object with its `cells` emptied) and one piece of text per cell. An edit
+replaces pieces, and inside a cell only the members it names; rendering joins the pieces. How new text looks (indent,
+line ends, separators, escapes, key order, text as lines or as one string) is read off the file.
+
+nbformat is not used to read or write: it re-indents, re-sorts, rewrites floats and invents ids. What this module
+writes in nbformat's own style is byte-identical with `nbformat.writes` (nbformat 4.5, `nbformat/v4/nbjson.py`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import secrets
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from papermill_mcp.core.notebook_text import (
+    BOM,
+    CELL_ID,
+    NOTHING_DONE,
+    TopLevel,
+    cell_of_version_3,
+    check_cell,
+    decoded,
+    diagnosis,
+    joined,
+    quoted,
+    shown_id,
+    version_of,
+)
+from papermill_mcp.errors import (
+    CellNotFoundError,
+    InvalidArgumentError,
+    InvalidNotebookError,
+    NotANotebookError,
+    listed,
+    nearest,
+)
+from papermill_mcp.utils.json_text import (
+    Gaps,
+    Style,
+    after_whitespace,
+    line_of,
+    put,
+    read_members,
+    read_value,
+    same,
+    spliced,
+    style_of_object,
+    take,
+)
+
+_SAMPLE = 50  # cells looked at to learn the style of a file
+_ESCAPES_LOOKED_AT = 20_000
+_VALUES_LOOKED_AT = 5_000
+
+_SURROGATE_ESCAPE = re.compile(r"\\ud[89a-f]", re.IGNORECASE)
+_NON_ASCII_ESCAPE = re.compile(
+    rb"(?!00[0-7]|d[89a-f])[0-9a-f]{4}|d[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2}", re.IGNORECASE
+)
+_SPLIT_MIMES = {"application/javascript", "image/svg+xml"}
+
+
+@dataclass(slots=True)
+class NotebookCell:
+    """One cell. `data` is what its text says: read it, and change it through the document."""
+
+    data: dict[str, Any]
+    raw: bytes | memoryview = field(default=b"", repr=False)  # its text
+    before: str = field(default="", repr=False)  # whitespace
+    after: str = field(default="", repr=False)
+
+    @property
+    def cell_type(self) -> str:
+        """`code`, `markdown`, `raw` or what the file says; empty when it says nothing."""
+        value = self.data.get("cell_type")
+        return value if isinstance(value, str) else ""
+
+    @property
+    def cell_id(self) -> str | None:
+        value = self.data.get("id")
+        return value if isinstance(value, str) else None
+
+    @property
+    def source(self) -> str:
+        return joined(self.data.get("source"))
+
+    @property
+    def tags(self) -> list[str]:
+        metadata = self.data.get("metadata")
+        tags = metadata.get("tags") if isinstance(metadata, dict) else None
+        return [tag for tag in tags if isinstance(tag, str)] if isinstance(tags, list) else []
+
+    @property
+    def outputs(self) -> list[dict[str, Any]]:
+        """The outputs as the file has them: texts may be lists of lines."""
+        outputs = self.data.get("outputs")
+        return [output for output in outputs if isinstance(output, dict)] if isinstance(outputs, list) else []
+
+
+class NotebookDocument:
+    """A parsed notebook. Edits change `cells` and the text together; `render` gives the bytes to save."""
+
+    cells: list[NotebookCell]
+
+    def __init__(self, shell: str, cells: list[NotebookCell], *, shown: str, head: bytes = b"") -> None:
+        """Use `parse`, `new` or `from_node`. `shell` is the notebook's text with an empty list of cells."""
+        self._shown = shown
+        self._head = head
+        self._cached_style: _FileStyle | None = None
+        self._source_bytes: bytes | None = None  # the parsed file
+        self._fixed = False  # version 3: renders to the parsed file
+        self.cells = cells
+        self._take_shell(shell)
+
+    @classmethod
+    def parse(cls, data: bytes, *, shown: str) -> NotebookDocument:
+        """Read a notebook of nbformat 4, or of 3, which cannot be edited.
+
+        Raises:
+            NotANotebookError: this is something else.
+            InvalidNotebookError: this means to be a notebook, but is broken. The message names line and cause.
+        """
+        text = decoded(data, shown)
+        head = BOM if data.startswith(BOM) else b""
+        try:
+            top = TopLevel.read(text)
+        except (ValueError, RecursionError) as error:  # JSONDecodeError is a ValueError
+            raise diagnosis(error, text, shown) from None
+        if top is None:
+            raise NotANotebookError(
+                f"{shown} is JSON, but not an object: it starts with {text.lstrip()[:20]!r}",
+                allowed="A notebook is an object with nbformat and cells",
+                state=NOTHING_DONE,
+            )
+        if version_of(top, shown) == 3:
+            return cls._of_version_3(top.members, data, shown)
+        shell, cells = _cut(text, top, data, len(head), shown)
+        try:
+            document = cls(shell, cells, shown=shown, head=head)
+        except RecursionError as error:  # one level more than the limit of the first look
+            raise diagnosis(error, text, shown) from None
+        document._source_bytes = data
+        return document
+
+    @classmethod
+    def new(cls, metadata: dict[str, Any]) -> NotebookDocument:
+        """A notebook of nbformat 4.5 without cells."""
+        node = {"cells": [], "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
+        return cls.from_node(node, final_newline=True)
+
+    @classmethod
+    def from_node(
+        cls, node: Mapping[str, Any], *, final_newline: bool = False, shown: str = "the notebook"
+    ) -> NotebookDocument:
+        """The document that `nbformat.writes` would make of a version 4 node.
+
+        `nbformat.writes`, and so papermill, ends without a newline; `nbformat.write` adds one: `final_newline`.
+        """
+        if node.get("nbformat") != 4 or not isinstance(node.get("cells"), list):
+            raise InvalidNotebookError(
+                f"{shown} is not a notebook of nbformat 4", state=NOTHING_DONE, advice="Convert it first"
+            )
+        style = Style()
+        outer = {key: value for key, value in node.items() if key != "cells"} | {"cells": []}
+        transient = ("orig_nbformat", "orig_nbformat_minor", "signature")
+        outer["metadata"] = {k: v for k, v in dict(node.get("metadata") or {}).items() if k not in transient}
+        cells: list[NotebookCell] = []
+        with _storable(shown):
+            shell = style.dump(outer, "\n") + ("\n" if final_newline else "")
+            for source in node["cells"]:
+                cell = split_lines_for_file(source)
+                if isinstance(cell.get("metadata"), Mapping) and "trusted" in cell["metadata"]:
+                    cell["metadata"] = {k: v for k, v in cell["metadata"].items() if k != "trusted"}
+                raw = style.dump(cell, "\n  ")
+                cells.append(NotebookCell(_parsed_back(raw, cell), raw.encode(), "\n  "))
+        if cells:
+            cells[-1].after = "\n "
+        return cls(shell, cells, shown=shown)
+
+    @property
+    def language(self) -> str | None:
+        """What the code is written in, as the metadata say."""
+        for section, key in (("language_info", "name"), ("kernelspec", "language")):
+            found = self.metadata.get(section)
+            if isinstance(found, dict) and isinstance(found.get(key), str) and found[key]:
+                return str(found[key])
+        return None
+
+    @property
+    def kernel_name(self) -> str | None:
+        spec = self.metadata.get("kernelspec")
+        name = spec.get("name") if isinstance(spec, dict) else None
+        return name if isinstance(name, str) and name else None
+
+    @property
+    def supports_ids(self) -> bool:
+        """Whether cells have ids: since nbformat 4.5."""
+        return (self.nbformat, self.nbformat_minor) >= (4, 5)
+
+    def find(self, *, index: int | None = None, cell_id: str | None = None, shown: str) -> int:
+        """The position of the one cell that is named, from the start.
+
+        Raises:
+            CellNotFoundError: there is none, or more than one.
+            InvalidArgumentError: neither or both names are given.
+        """
+        if (index is None) == (cell_id is None):
+            raise InvalidArgumentError(
+                "A cell is named by cell_id or by index: give exactly one of the two", state=NOTHING_DONE
+            )
+        if index is not None:
+            return self._at(index, shown)
+        found = [position for position, cell in enumerate(self.cells) if cell.cell_id == cell_id]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise CellNotFoundError(
+                f"{shown} has {len(found)} cells with the id {quoted(cell_id)}",
+                allowed=f"They are at index {listed(map(str, found))}",
+                state=NOTHING_DONE,
+                advice="Name the cell by its index",
+            )
+        ids = [cell.cell_id for cell in self.cells if cell.cell_id is not None]
+        meant = nearest(cell_id or "", ids[:2000])
+        raise CellNotFoundError(
+            f"{shown} has no cell {quoted(cell_id)}",
+            allowed=f"Its cells: {listed(map(shown_id, ids))}"
+            if ids
+            else f"None of its {len(self.cells)} cells has an id",
+            state=NOTHING_DONE,
+            advice=f"Did you mean {quoted(meant)}?" if meant else ("" if ids else "Name the cell by its index"),
+        )
+
+    def insert(self, index: int, data: Mapping[str, Any]) -> None:
+        """Put a new cell at `index`, 0 to the number of cells. It gets an id where the format has them."""
+        self._editable()
+        if not 0 <= index <= len(self.cells):
+            raise CellNotFoundError(
+                f"{self._shown} has no place {index} for a cell",
+                allowed=f"Places go from 0 to {len(self.cells)}",
+                state=NOTHING_DONE,
+            )
+        data = self._with_id(dict(data), None)
+        before = self.cells[min(index, len(self.cells) - 1)].before if self.cells else self._style.gaps.first
+        put(self.cells, index, self._made(data, before), self._style.gaps)
+
+    def remove(self, index: int) -> dict[str, Any]:
+        """Take a cell out and return its data."""
+        self._editable()
+        return take(self.cells, self._at(index)).data
+
+    def move(self, index: int, to: int) -> None:
+        """Take a cell out and put it back so that it has the index `to`. Its text does not change."""
+        self._editable()
+        index, to = self._at(index), self._at(to)
+        if index == to:
+            return
+        put(self.cells, to, take(self.cells, index), self._style.gaps)
+
+    def update(self, index: int, members: Mapping[str, Any], *, drop: Collection[str] = ()) -> None:
+        """Set members of a cell and drop others. Members that have the value already keep their text.
+
+        A `source` given as one string is written as the cell writes its source; texts of outputs and attachments, as
+        the file does.
+        """
+        self._editable()
+        index = self._at(index)
+        cell = self.cells[index]
+        style = self._style
+        wanted = dict(members)
+        if "id" in wanted and wanted["id"] != cell.data.get("id"):
+            self._check_id(wanted["id"])
+        if isinstance(wanted.get("source"), str):
+            wanted["source"] = self._source_as(wanted["source"], cell.data.get("source"))
+        for key in wanted.keys() & {"outputs", "attachments"}:
+            wanted[key] = self._texts_as_file(key, wanted[key], cell.data)
+        with _storable(self._shown):
+            changed = {k: v for k, v in wanted.items() if k not in cell.data or not same(cell.data[k], v)}
+            dropped = {key for key in drop if key in cell.data and key not in wanted}
+            if not changed and not dropped:
+                return
+            line = line_of(cell.before) or style.cell_line
+            text = spliced(str(cell.raw, "utf-8"), changed, dropped, style.cell, line)
+            data = _parsed_back(text, {k: v for k, v in cell.data.items() if k not in dropped} | changed)
+        self.cells[index] = NotebookCell(data, text.encode(), cell.before, cell.after)
+
+    def replace(self, index: int, data: Mapping[str, Any]) -> None:
+        """Write a whole cell anew. Without an id in `data` it keeps the one it has."""
+        self._editable()
+        index = self._at(index)
+        old = self.cells[index]
+        made = self._made(self._with_id(dict(data), old), old.before)
+        self.cells[index] = NotebookCell(made.data, made.raw, old.before, old.after)
+
+    def set_member(self, key: str, value: Any) -> None:
+        """Set a member of the top-level object, such as `metadata`. Cells have methods of their own."""
+        self._editable()
+        if key == "cells":
+            raise ValueError("cells are changed one by one")
+        with _storable(self._shown):
+            old = TopLevel.read(self._shell)
+            assert old is not None
+            if key in old.members and same(old.members[key], value):
+                return
+            text = spliced(self._shell, {key: value}, (), self._style.shell, "\n")
+            new = TopLevel.read(text)
+            assert new is not None
+            if not _SURROGATE_ESCAPE.search(text) and not same(new.members[key], value):
+                raise ValueError("it does not come back as it was given")
+        self._take_shell(text)
+
+    def render(self) -> bytes:
+        """The bytes of the file. Without edits they are the ones that were parsed."""
+        if self._fixed and self._source_bytes is not None:
+            return self._source_bytes
+        if not self.cells:
+            return self._head + self._shell.encode()
+        pieces: list[bytes | memoryview] = [self._head, self._shell[: self._cells_start].encode()]
+        for cell in self.cells:
+            if cell.before:
+                pieces.append(cell.before.encode())
+            pieces.append(cell.raw)
+            pieces.append(f"{cell.after},".encode() if cell.after else b",")
+        pieces[-1] = self.cells[-1].after.encode()
+        pieces.append(self._shell[self._cells_end :].encode())
+        return b"".join(pieces)
+
+    def new_cell_id(self) -> str:
+        """An id that no cell has: 8 hex digits, as nbformat makes them."""
+        taken = {cell.cell_id for cell in self.cells}
+        while (made := secrets.token_hex(4)) in taken:
+            pass
+        return made
+
+    @classmethod
+    def _of_version_3(cls, members: Mapping[str, Any], data: bytes, shown: str) -> NotebookDocument:
+        sheets = members.get("worksheets")
+        found: list[Any] = []
+        for sheet in sheets if isinstance(sheets, list) else []:
+            if isinstance(sheet, dict) and isinstance(sheet.get("cells"), list):
+                found += sheet["cells"]
+        for position, cell in enumerate(found):
+            check_cell(position, cell, shown)
+        shell = json.dumps({key: value for key, value in members.items() if key != "worksheets"} | {"cells": []})
+        document = cls(shell, [NotebookCell(cell_of_version_3(cell)) for cell in found], shown=shown)
+        document._source_bytes = data
+        document._fixed = True
+        return document
+
+    def _take_shell(self, shell: str) -> None:
+        top = TopLevel.read(shell)
+        assert top is not None
+        self._shell = shell
+        self._cells_start, self._cells_end = top.cells_start + 1, top.cells_end - 1
+        members = top.members
+        self.nbformat: int = members["nbformat"]
+        minor = members.get("nbformat_minor", 0)
+        self.nbformat_minor: int = minor if isinstance(minor, int) else 0
+        metadata = members.get("metadata")
+        self.metadata: dict[str, Any] = metadata if isinstance(metadata, dict) else {}
+
+    @property
+    def _style(self) -> _FileStyle:
+        if self._cached_style is None:
+            self._cached_style = _FileStyle.of(self._shell, self.cells, self._source_bytes)
+        return self._cached_style
+
+    def _editable(self) -> None:
+        if self.nbformat < 4:
+            raise InvalidNotebookError(
+                f"{self._shown} is a notebook of nbformat {self.nbformat}, which can be read but not edited",
+                state=NOTHING_DONE,
+                advice="Convert it first: jupyter nbconvert --to notebook --nbformat 4",
+            )
+        with _storable(self._shown):
+            _ = self._style  # learned from the file as it came, not from what is left of it
+
+    def _at(self, index: int, shown: str | None = None) -> int:
+        count = len(self.cells)
+        if -count <= index < count:
+            return index + count if index < 0 else index
+        number = str(index) if abs(index) < 10**20 else "of more than 20 digits"
+        raise CellNotFoundError(
+            f"{shown or self._shown} has no cell with index {number}",
+            allowed=f"It has {count} cells: index 0 to {count - 1}, or -{count} to -1 from the end"
+            if count
+            else "It has no cells",
+            state=NOTHING_DONE,
+        )
+
+    def _check_id(self, value: object) -> None:
+        if not isinstance(value, str) or not CELL_ID.fullmatch(value):
+            raise InvalidArgumentError(
+                f"{quoted(value)} is not a cell id",
+                allowed="An id has 1 to 64 letters, digits, - or _",
+                state=NOTHING_DONE,
+            )
+        if any(cell.cell_id == value for cell in self.cells):
+            raise InvalidArgumentError(f"{self._shown} has a cell {quoted(value)} already", state=NOTHING_DONE)
+
+    def _with_id(self, data: dict[str, Any], old: NotebookCell | None) -> dict[str, Any]:
+        if not self.supports_ids:
+            data.pop("id", None)
+        elif data.get("id") is None:
+            data["id"] = old.cell_id if old is not None and old.cell_id is not None else self.new_cell_id()
+        elif old is None or data["id"] != old.cell_id:
+            self._check_id(data["id"])
+        return data
+
+    def _source_as(self, source: str, current: object) -> str | list[str]:
+        as_lines = isinstance(current, list) if isinstance(current, str | list) else self._style.as_lines
+        if not as_lines:
+            return source
+        if isinstance(current, list) and joined(current) == source:
+            return current  # the same text cut elsewhere is not a change
+        return source.splitlines(True)
+
+    def _texts_as_file(self, key: str, value: Any, current: Mapping[str, Any]) -> Any:
+        if not self._style.as_lines:
+            return value
+        code = {"cell_type": "code", "outputs": []}
+        made = split_lines_for_file(code | {key: value})[key]
+        with _storable(self._shown):
+            if key in current and same(split_lines_for_file(code | {key: current[key]})[key], made):
+                return current[key]  # the same texts in another form are not a change
+        return made
+
+    def _made(self, data: dict[str, Any], before: str) -> NotebookCell:
+        style = self._style
+        if style.as_lines:
+            data = split_lines_for_file(data)
+        if not style.cell.sort_keys:
+            order = style.key_orders.get(str(data.get("cell_type")), ())
+            data = {key: data[key] for key in order if key in data} | data
+        with _storable(self._shown):
+            text = style.cell.dump(data, line_of(before) or style.cell_line)
+            return NotebookCell(_parsed_back(text, data), text.encode(), before)
+
+
+def split_lines_for_file(cell: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of the cell with its texts as lists of lines, by the rules of `nbformat/v4/rwbase.py`."""
+    made = dict(cell)
+    if isinstance(made.get("source"), str):
+        made["source"] = made["source"].splitlines(True)
+    if isinstance(made.get("attachments"), Mapping):
+        made["attachments"] = {name: _split_bundle(bundle) for name, bundle in made["attachments"].items()}
+    if made.get("cell_type") == "code" and isinstance(made.get("outputs"), list | tuple):
+        made["outputs"] = [_split_output(output) for output in made["outputs"]]
+    return made
+
+
+def _split_output(output: Any) -> Any:
+    if not isinstance(output, Mapping):
+        return output
+    kind = output.get("output_type")
+    if kind in {"execute_result", "display_data"} and "data" in output:
+        return {**output, "data": _split_bundle(output["data"])}
+    if kind == "stream" and isinstance(output.get("text"), str):
+        return {**output, "text": output["text"].splitlines(True)}
+    return output
+
+
+def _split_bundle(bundle: Any) -> Any:
+    if not isinstance(bundle, Mapping):
+        return bundle
+    return {
+        mime: value.splitlines(True)
+        if isinstance(value, str) and (mime.startswith("text/") or mime in _SPLIT_MIMES)
+        else value
+        for mime, value in bundle.items()
+    }
+
+
+@contextlib.contextmanager
+def _storable(shown: str) -> Iterator[None]:
+    """Say that a value is no JSON that can be kept, in place of what json and the interpreter say."""
+    try:
+        yield
+    except RecursionError:
+        reason = "it is nested too deeply"
+    except (TypeError, ValueError) as error:
+        reason = str(error)
+    else:
+        return
+    raise InvalidArgumentError(f"A value for {shown} cannot be stored: {reason}", state=NOTHING_DONE)
+
+
+def _parsed_back(text: str, expected: Mapping[str, Any]) -> dict[str, Any]:
+    data, end = read_value(text, after_whitespace(text, 0))
+    # Two halves of a surrogate pair, given apart, come back as the one character they are.
+    if end != len(text) or not isinstance(data, dict):
+        raise ValueError("it does not come back as JSON")
+    if not same(data, expected) and not _SURROGATE_ESCAPE.search(text):
+        raise ValueError("it does not come back as it was given")
+    return data
+
+
+def _cut(text: str, top: TopLevel, data: bytes, offset: int, shown: str) -> tuple[str, list[NotebookCell]]:
+    """The shell and the cells of a notebook."""
+    if not top.elements:
+        return text, []
+    one_byte_each = text.isascii()
+    whole = memoryview(data)
+    cells: list[NotebookCell] = []
+    position = top.cells_start + 1
+    for index, (value, start, end) in enumerate(top.elements):
+        if not isinstance(value, dict):
+            check_cell(index, value, shown, text, start)
+        comma = end if text[end] == "," else after_whitespace(text, end)
+        raw = whole[start + offset : end + offset] if one_byte_each else text[start:end].encode()
+        cells.append(NotebookCell(value, raw, text[position:start], text[end:comma]))
+        position = comma + 1
+    assert position == top.cells_end
+    return text[: top.cells_start + 1] + text[top.cells_end - 1 :], cells
+
+
+@dataclass(frozen=True)
+class _FileStyle:
+    """How a notebook is written."""
+
+    shell: Style
+    cell: Style
+    cell_line: str  # line break and indent of the lines where cells start and end
+    gaps: Gaps
+    as_lines: bool  # texts are lists of lines
+    key_orders: Mapping[str, Sequence[str]]  # the first cell of each type, for files that do not sort keys
+
+    @classmethod
+    def of(cls, shell: str, cells: Sequence[NotebookCell], source: bytes | None) -> _FileStyle:
+        at = after_whitespace(shell, 0)
+        members, end = read_members(shell, at)
+        like = Style(ascii_only=source is not None and _escapes_non_ascii(source.removeprefix(BOM)))
+        outer, closing = style_of_object(shell, at, members, end, like)
+        sample = cells[:_SAMPLE]
+        inner, cell_line = outer, ""
+        for cell in sample:
+            if cell.data and cell.raw:
+                text = str(cell.raw, "utf-8")
+                members, end = read_members(text, 0)
+                inner, cell_line = style_of_object(text, 0, members, end, outer)
+                break
+        inner_sorted = _is_sorted([cell.data for cell in sample]) if sample else outer.sort_keys
+        inner = Style(inner.unit, inner.comma, inner.colon, inner.ascii_only, inner_sorted)
+        if cells:
+            between = cells[1].before if len(cells) > 1 else cells[0].before or inner.comma[1:]
+            gaps = Gaps(cells[0].before, between, cells[-1].after)
+        elif outer.unit is None:
+            gaps = Gaps("", outer.comma[1:], "")
+        else:
+            line = (closing or "\n") + outer.unit
+            gaps = Gaps(line + outer.unit, line + outer.unit, line)
+        sources = {type(cell.data.get("source")) for cell in sample if cell.data.get("source")}
+        orders: dict[str, Sequence[str]] = {}
+        for cell in sample:
+            orders.setdefault(cell.cell_type, list(cell.data))
+        return cls(outer, inner, cell_line or line_of(gaps.first), gaps, sources != {str}, orders)
+
+
+def _is_sorted(value: object) -> bool:
+    """Whether the keys of all objects in `value` are sorted, as far as a sample tells."""
+    pending = [value]
+    for _ in range(_VALUES_LOOKED_AT):
+        if not pending:
+            break
+        value = pending.pop()
+        if isinstance(value, dict):
+            keys = list(value)
+            if keys != sorted(keys):
+                return False
+            pending += value.values()
+        elif isinstance(value, list) and not (value and isinstance(value[0], str)):
+            pending += value
+    return True
+
+
+def _escapes_non_ascii(data: bytes) -> bool:
+    """Whether characters outside ASCII are written as escapes. Without any, they are not."""
+    if not data.isascii():
+        return False
+    at = data.find(b"\\u")
+    for _ in range(_ESCAPES_LOOKED_AT):
+        if at < 0:
+            break
+        start = at
+        while start and data[start - 1] == 0x5C:
+            start -= 1
+        if (at - start) % 2 == 0 and _NON_ASCII_ESCAPE.match(data, at + 2):  # else the backslash itself is escaped
+            return True
+        at = data.find(b"\\u", at + 2)
+    return False

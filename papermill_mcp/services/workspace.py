@@ -1,0 +1,303 @@
+"""The one path resolver: which files the tools may touch, and what they are called.
+
+A path from a client is text until it has passed here. It is looked at as text first, then resolved with every symbolic
+link, and the result must lie inside a root, component by component. Nothing is opened. A path that leaves the roots
+gets the same answer whether or not there is something at its end.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from papermill_mcp.errors import (
+    NotFoundError,
+    PathNotAllowedError,
+    PermissionDeniedError,
+    listed,
+)
+from papermill_mcp.utils.file_utils import make_directory
+
+MAX_PART_BYTES = 255
+MAX_PATH_BYTES = 4096
+MAX_PARTS = 256
+MAX_LINKS = 40  # as Linux
+_NOT_TOUCHED = "Nothing was read or written"
+_SUFFIX = ".ipynb"
+
+_URL = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]*:/{2}")
+_SEPARATORS = re.compile(r"[/\\]" if os.sep == "\\" else "/")
+_BAD_ENDS = " .\"'`"
+_INVISIBLE = {0x00AD, 0x034F, 0x061C, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x3164, 0xFFA0}
+"""Characters without a shape that Unicode does not count as format characters, or that no name needs."""
+_SHOWN_PATH = 200  # characters of a path in a message
+
+
+class Workspace:
+    """The directories that the file tools may use.
+
+    Args:
+        roots: existing directories. The first is the workspace: relative paths start there.
+        private: directories inside the roots that no tool may touch, such as the state directory.
+    """
+
+    def __init__(self, roots: Sequence[Path], *, private: Sequence[Path] = ()) -> None:
+        if not roots:
+            raise ValueError("a workspace needs at least one root")
+        self._roots = tuple(dict.fromkeys(root.resolve(strict=True) for root in roots))
+        for root in self._roots:
+            if not root.is_dir():
+                raise NotADirectoryError(f"{root} is not a directory")
+        # /tmp is a link on some systems: a root may also be named as the settings name it.
+        self._spellings = [(spelled, root.resolve()) for root in roots for spelled in (root.absolute(), root.resolve())]
+        self._private = tuple(directory.resolve() for directory in private)
+
+    @property
+    def roots(self) -> tuple[Path, ...]:
+        """The real paths of the roots."""
+        return self._roots
+
+    def notebook(self, path: str, *, writing: bool = False) -> Path:
+        """The real path of a notebook, which exists unless it is to be written.
+
+        Raises:
+            PathNotAllowedError: it leaves the roots, is no `.ipynb`, or is not a regular file.
+            NotFoundError: there is no such file; when writing, no such directory.
+        """
+        real = self._resolve(path)
+        for named in ((_parts(path) or [""])[-1], real.name):  # a link must not dress up another kind of file
+            if not named.lower().endswith(_SUFFIX) or len(named) == len(_SUFFIX):
+                self._refuse(f"{_shown(path)} is not a notebook: its name does not end in {_SUFFIX}", roots=False)
+        status = self._status(real, path)
+        if status is None:
+            if not writing:
+                raise NotFoundError(
+                    f"{_shown(path)} does not exist", state=_NOT_TOUCHED, advice="List the notebooks there are"
+                )
+            self._check_parent(real, path)
+        elif not stat.S_ISREG(status.st_mode):
+            self._refuse(f"{_shown(path)} is {_kind(status.st_mode)}, not a regular file", roots=False)
+        if writing:
+            self._check_not_hidden(real, path)
+        return real
+
+    def directory(self, path: str, *, create: bool = False) -> Path:
+        """The real path of a directory; with `create`, one that may be written to and is made if missing.
+
+        Raises:
+            PathNotAllowedError: it leaves the roots, or is no directory.
+            NotFoundError: there is no such directory.
+        """
+        real = self._resolve(path)
+        if create:
+            self._check_not_hidden(real, path)
+        status = self._status(real, path)
+        if status is None:
+            if not create:
+                raise NotFoundError(f"The directory {_shown(path)} does not exist", state=_NOT_TOUCHED)
+            make_directory(real, shown=_shown(path))
+        elif not stat.S_ISDIR(status.st_mode):
+            self._refuse(f"{_shown(path)} is not a directory", roots=False)
+        return real
+
+    def shown(self, path: Path) -> str:
+        """What a client calls the path: relative to the workspace when inside it, else absolute."""
+        try:
+            return path.relative_to(self._roots[0]).as_posix()
+        except ValueError:
+            return path.as_posix()
+
+    def same_file(self, a: Path, b: Path) -> bool:
+        """Whether both names lead to one file: device and inode, so links and spellings do not matter."""
+        if a == b:
+            return True
+        try:
+            return os.path.samestat(os.stat(a), os.stat(b))  # noqa: PTH116 - no Path method returns what samestat takes
+        except OSError:
+            return False
+
+    def _resolve(self, path: str) -> Path:
+        self._check_text(path)
+        real = self._followed(path)
+        if any(real.is_relative_to(directory) for directory in self._private):
+            self._refuse(f"{_shown(path)} is inside a directory that belongs to this server", roots=False)
+        return real
+
+    def _check_text(self, path: str) -> None:
+        """Refuse what is not even a path, before any system call."""
+        if not path:
+            self._refuse("The path is empty")
+        if len(path) > MAX_PATH_BYTES:
+            self._refuse(f"The path has {len(path):,} characters; {MAX_PATH_BYTES:,} bytes are the limit", roots=False)
+        for character in path:
+            if _is_suspect(character):
+                self._refuse(f"The path {_shown(path)} has the character {_code_point(character)}", roots=False)
+        if _URL.match(path):
+            self._refuse(f"{_shown(path)} is a URL, and only files are read or written")
+        if len(path.encode()) > MAX_PATH_BYTES:
+            self._refuse(f"The path has {len(path.encode()):,} bytes; {MAX_PATH_BYTES:,} are the limit", roots=False)
+        if os.name == "nt" and ":" in os.path.splitdrive(path)[1]:
+            self._refuse(f"{_shown(path)} has a colon, which names a stream of a file", roots=False)
+        parts = _parts(path)
+        if len(parts) > MAX_PARTS:
+            self._refuse(f"The path has {len(parts):,} parts; {MAX_PARTS} are the limit", roots=False)
+        for part in parts:
+            if len(part.encode()) > MAX_PART_BYTES:
+                self._refuse(
+                    f"A part of the path has {len(part.encode()):,} bytes; {MAX_PART_BYTES} are the limit", roots=False
+                )
+            if part.startswith("-"):
+                self._refuse(f"The part {_shown(part)} starts with -, which programs take for an option", roots=False)
+            if part not in {".", ".."} and (part[-1] in _BAD_ENDS or part[-1].isspace()):
+                self._refuse(f"The part {_shown(part)} ends with {_code_point(part[-1])}", roots=False)
+
+    def _followed(self, path: str) -> Path:
+        """The real path, followed link by link inside the roots only: nothing outside is ever looked at."""
+        given = Path(path)
+        current = self._roots[0]
+        pending = list(reversed(given.parts))
+        if given.is_absolute() or given.drive:
+            for spelled, real in self._spellings:
+                if given.is_relative_to(spelled):
+                    current = real
+                    pending = list(reversed(given.parts[len(spelled.parts) :]))
+                    break
+            else:
+                self._outside(path)
+        links = 0
+        while pending:
+            part = pending.pop()
+            if part == "..":
+                current = current.parent
+                self._check_on_the_way(current, pending, path)
+                continue
+            current = current / part
+            self._check_on_the_way(current, pending, path)
+            status = self._status(current, path)
+            if status is None:
+                # Nothing is there, so nothing below it can be a link. `..` takes the last part away again.
+                continue
+            if not stat.S_ISLNK(status.st_mode):
+                if pending and not stat.S_ISDIR(status.st_mode):
+                    self._missing_directory(path)
+                continue
+            links += 1
+            if links > MAX_LINKS:
+                self._refuse(f"{_shown(path)} leads through a loop of symbolic links, or through too many", roots=False)
+            target = Path(self._link(current, path))
+            if target.is_absolute():
+                current = Path(target.anchor)
+                pending += reversed(target.parts[1:])
+            else:
+                current = current.parent
+                pending += reversed(target.parts)
+        if not self._inside(current):
+            self._outside(path)
+        return current
+
+    def _check_on_the_way(self, current: Path, pending: Sequence[str], path: str) -> None:
+        """Let a path go on inside a root, or towards one. Directories above a root are real: they are not looked at."""
+        if self._inside(current):
+            return
+        rest = Path(current, *reversed(pending))
+        if not any(root.is_relative_to(current) for root in self._roots) or not self._inside(_lexical(rest)):
+            self._outside(path)
+
+    def _inside(self, path: Path) -> bool:
+        return any(path.is_relative_to(root) for root in self._roots)
+
+    def _status(self, real: Path, path: str) -> os.stat_result | None:
+        if not self._inside(real):
+            return None
+        try:
+            return os.lstat(real)
+        except FileNotFoundError:
+            return None
+        except NotADirectoryError:
+            self._missing_directory(path)
+        except PermissionError:
+            raise PermissionDeniedError(
+                f"{_shown(path)} is in a directory that may not be entered", state=_NOT_TOUCHED
+            ) from None
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            self._refuse(f"{_shown(path)} cannot be looked at: {reason}", roots=False)
+
+    def _link(self, real: Path, path: str) -> str:
+        try:
+            return os.readlink(real)  # noqa: PTH115 - Path.readlink would drop trailing parts such as "."
+        except OSError:
+            self._refuse(f"{_shown(path)} changed while it was looked at", roots=False)
+
+    def _check_parent(self, real: Path, path: str) -> None:
+        status = self._status(real.parent, path)
+        if status is None or not stat.S_ISDIR(status.st_mode):
+            self._missing_directory(path)
+
+    def _check_not_hidden(self, real: Path, path: str) -> None:
+        # Of nested roots the inner one counts: a root that is itself hidden was chosen on purpose.
+        root = max((root for root in self._roots if real.is_relative_to(root)), key=lambda root: len(root.parts))
+        hidden = next((part for part in real.relative_to(root).parts if part.startswith(".")), None)
+        if hidden is not None:
+            self._refuse(f"{_shown(path)} is hidden: {_shown(hidden)} starts with a dot", roots=False)
+
+    def _missing_directory(self, path: str) -> NoReturn:
+        raise NotFoundError(
+            f"The directory of {_shown(path)} does not exist", state=_NOT_TOUCHED, advice="Choose one that exists"
+        )
+
+    def _outside(self, path: str) -> NoReturn:
+        self._refuse(f"{_shown(path)} leads out of the roots")
+
+    def _refuse(self, what: str, *, roots: bool = True) -> NoReturn:
+        allowed = f"Paths are relative to the first root, or absolute inside one of: {listed(map(str, self._roots))}"
+        raise PathNotAllowedError(
+            what,
+            allowed=allowed,
+            state=_NOT_TOUCHED,
+            advice="Give a path inside a root" if roots else "Use another path",
+        )
+
+
+def _parts(path: str) -> list[str]:
+    return [part for part in _SEPARATORS.split(path) if part]
+
+
+def _lexical(path: Path) -> Path:
+    return Path(os.path.normpath(path))
+
+
+def _is_suspect(character: str) -> bool:
+    # Cc control, Cf format (bidi, zero-width, tags), Cs surrogates, Zl and Zp line breaks.
+    if character.isascii():
+        return not character.isprintable()
+    return unicodedata.category(character) in {"Cc", "Cf", "Cs", "Zl", "Zp"} or _is_filler(ord(character))
+
+
+def _is_filler(code: int) -> bool:
+    return code in _INVISIBLE or 0xE0000 <= code <= 0xE0FFF or 0x180B <= code <= 0x180F
+
+
+def _code_point(character: str) -> str:
+    name = unicodedata.name(character, "")
+    return f"U+{ord(character):04X} ({name})" if name else f"U+{ord(character):04X}"
+
+
+def _shown(path: str) -> str:
+    text = "".join(f"⟨U+{ord(c):04X}⟩" if _is_suspect(c) else c for c in path[:_SHOWN_PATH])
+    return f"'{text}'" if len(path) <= _SHOWN_PATH else f"'{text}…'"
+
+
+def _kind(mode: int) -> str:
+    if stat.S_ISDIR(mode):
+        return "a directory"
+    if stat.S_ISFIFO(mode):
+        return "a named pipe"
+    if stat.S_ISSOCK(mode):
+        return "a socket"
+    return "a device" if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else "a special file"

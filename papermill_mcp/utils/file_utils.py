@@ -1,0 +1,498 @@
+"""Files: bounded reads of regular files, and saves that leave the old or the new version, never half of one.
+
+The only module that opens files. Paths given to it are real: absolute, with every symbolic link resolved. Where the
+platform can, each directory on the way is opened by descriptor without following links, so a directory that is swapped
+for a link after the check cannot redirect a read or a write.
+
+Every failure is one of ours. What the operating system reports and no code names, an I/O error for one, becomes
+`PermissionDeniedError`: the system refused, and its own words are in the message. Errors show the name the client
+uses, never the absolute path.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import secrets
+import stat
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from papermill_mcp.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    DiskFullError,
+    NotFoundError,
+    PathNotAllowedError,
+    PermissionDeniedError,
+    ServerError,
+    TooLargeError,
+)
+
+SETTLED_NS = 2_000_000_000
+"""A file looked at this soon after a change may change again within one tick of its clock, and look the same."""
+
+_UNCHANGED = "The file is unchanged"
+_NOT_READ = "Nothing was read"
+
+_O_PATH = getattr(os, "O_PATH", 0)
+_O_DIRECTORY = getattr(os, "O_DIRECTORY", 0)
+_O_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
+_O_NOFOLLOW_ANY = getattr(os, "O_NOFOLLOW_ANY", 0)  # macOS: no link in any part
+_O_CLOEXEC = getattr(os, "O_CLOEXEC", 0)
+_O_BINARY = getattr(os, "O_BINARY", 0)
+_READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | _O_CLOEXEC | _O_NOFOLLOW | _O_BINARY
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _O_CLOEXEC | _O_NOFOLLOW | _O_BINARY
+_DESCEND = (_O_PATH or os.O_RDONLY) | _O_DIRECTORY | _O_NOFOLLOW | _O_CLOEXEC
+
+_BY_DESCRIPTOR = bool(_O_DIRECTORY) and {os.open, os.stat, os.unlink, os.rename, os.mkdir} <= os.supports_dir_fd
+_LINK_BY_DESCRIPTOR = os.link in os.supports_dir_fd if hasattr(os, "link") else False
+_ACCESS_BY_DESCRIPTOR = os.access in os.supports_dir_fd
+_ACCESS_EFFECTIVE = os.access in os.supports_effective_ids
+_LINKS_UNSUPPORTED = {
+    errno.EPERM,
+    errno.EACCES,
+    errno.ENOSYS,
+    errno.EOPNOTSUPP,
+    errno.ENOTSUP,
+    errno.EMLINK,
+    errno.EXDEV,
+}
+_SYNC_UNSUPPORTED = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF}
+
+
+@dataclass(frozen=True)
+class FileStamp:
+    """What a cheap look at a file tells. Equal stamps, the first one settled, mean the same bytes."""
+
+    mtime_ns: int
+    size: int
+    inode: int
+    device: int
+    ctime_ns: int = 0  # moves even when the modification time is set back
+    settled: bool = field(default=False, compare=False)  # a later change cannot hide in the same tick
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> FileStamp:
+        changed = max(status.st_mtime_ns, status.st_ctime_ns)
+        return cls(
+            status.st_mtime_ns,
+            status.st_size,
+            status.st_ino,
+            status.st_dev,
+            status.st_ctime_ns,
+            settled=time.time_ns() - changed > SETTLED_NS,
+        )
+
+
+@dataclass(frozen=True)
+class FileContent:
+    """One version of a file."""
+
+    data: bytes
+    stamp: FileStamp
+    revision: str
+
+
+def revision_of(data: bytes) -> str:
+    """The digest that names these bytes: 16 hex digits."""
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def stamp_of(path: Path) -> FileStamp | None:
+    """The stamp of the file itself, links not followed. None when there is none, or none that we may see."""
+    try:
+        return FileStamp.of(os.lstat(path))
+    except (OSError, ValueError):
+        return None
+
+
+def read_file(path: Path, *, max_bytes: int, shown: str) -> FileContent:
+    """The bytes of a regular file, never more than `max_bytes`.
+
+    Raises:
+        NotFoundError, PermissionDeniedError: as the system says.
+        PathNotAllowedError: not a regular file, or reached through a link.
+        TooLargeError: larger than `max_bytes`.
+    """
+    with _Parent.of(path.parent, shown, _NOT_READ) as parent, _reported(shown, "read", _NOT_READ):
+        data, stamp = _read(parent, path.name, max_bytes, shown)
+    return FileContent(data, stamp, revision_of(data))
+
+
+def write_file(
+    path: Path,
+    data: bytes,
+    *,
+    expected: FileContent | None,
+    shown: str,
+    max_bytes: int | None = None,
+    overwrite: bool = False,
+    durable: bool = True,
+) -> FileContent:
+    """Save `data` so that the file holds the old or the new bytes at every instant.
+
+    Args:
+        expected: the version that the new one replaces; None for a file that must not exist.
+        max_bytes: refuse more than this before anything is touched.
+        overwrite: with `expected=None`, replace whatever version there is.
+        durable: wait until the disk has it.
+
+    Bytes that equal the expected ones are not written: not even the modification time changes.
+
+    Raises:
+        ConflictError: the file is no longer `expected`.
+        AlreadyExistsError: there is a file, and none was expected.
+        TooLargeError, DiskFullError, PermissionDeniedError, NotFoundError, PathNotAllowedError: nothing was written.
+    """
+    if max_bytes is not None and len(data) > max_bytes:
+        raise TooLargeError(
+            f"{shown} would be {len(data):,} bytes",
+            allowed=f"The limit is {max_bytes:,} bytes",
+            state=_UNCHANGED,
+            advice="Remove large outputs or split the notebook",
+        )
+    with _Parent.of(path.parent, shown, _UNCHANGED) as parent:
+        with _reported(shown, "check the file", _UNCHANGED):
+            status = _status(parent, path.name, shown)
+            _check_target(parent, path.name, status, shown, expected=expected, overwrite=overwrite)
+            if expected is not None and data == expected.data and status is not None:
+                return FileContent(data, FileStamp.of(status), expected.revision)
+        return _save(parent, path.name, data, status, shown, expected=expected, overwrite=overwrite, durable=durable)
+
+
+def make_directory(path: Path, *, shown: str) -> None:
+    """Make a directory and the missing ones above it. One that exists is fine."""
+    with _Parent.of(path, shown, "Nothing was written", create=True):
+        pass
+
+
+class _Parent:
+    """A directory held by descriptor where the platform can, by path where it cannot."""
+
+    def __init__(self, path: Path, descriptor: int | None) -> None:
+        self.path = path
+        self.descriptor = descriptor
+
+    @classmethod
+    @contextlib.contextmanager
+    def of(cls, path: Path, shown: str, state: str, *, create: bool = False) -> Iterator[_Parent]:
+        path = path.absolute()
+        with _reported(shown, "make the directory" if create else "open the directory of the file", state):
+            descriptor = _open_directory(path, create=create)
+        try:
+            yield cls(path, descriptor)
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
+
+    def at(self, name: str) -> str | Path:
+        return name if self.descriptor is not None else self.path / name
+
+
+def _open_directory(path: Path, *, create: bool) -> int | None:
+    if not _BY_DESCRIPTOR:
+        if create:
+            path.mkdir(parents=True, exist_ok=True)
+        if not path.is_dir():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        return None
+    if not _O_PATH:  # descending would need the right to list every directory above
+        if create:
+            path.mkdir(parents=True, exist_ok=True)
+        return os.open(path, os.O_RDONLY | _O_DIRECTORY | _O_CLOEXEC | (_O_NOFOLLOW_ANY or _O_NOFOLLOW))
+    descriptor = os.open(path.anchor, _DESCEND)
+    for part in path.parts[1:]:
+        try:
+            below = _descend(part, descriptor, create=create)
+        finally:
+            os.close(descriptor)
+        descriptor = below
+    return descriptor
+
+
+def _descend(part: str, above: int, *, create: bool) -> int:
+    try:
+        return os.open(part, _DESCEND, dir_fd=above)
+    except FileNotFoundError:
+        if not create:
+            raise
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(part, dir_fd=above)
+    return os.open(part, _DESCEND, dir_fd=above)
+
+
+def _status(parent: _Parent, name: str, shown: str) -> os.stat_result | None:
+    """The status of a regular file, or None when nothing is there."""
+    try:
+        status = os.stat(parent.at(name), dir_fd=parent.descriptor, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    _check_regular(status.st_mode, shown)
+    return status
+
+
+def _check_regular(mode: int, shown: str) -> None:
+    if not stat.S_ISREG(mode):
+        raise PathNotAllowedError(
+            f"{shown} is {_kind(mode)}",
+            allowed="Only regular files are read or written",
+            state="Nothing was read or written",
+        )
+
+
+def _kind(mode: int) -> str:
+    kinds = {
+        stat.S_IFDIR: "a directory",
+        stat.S_IFLNK: "a symbolic link",
+        stat.S_IFIFO: "a named pipe",
+        stat.S_IFSOCK: "a socket",
+        stat.S_IFCHR: "a device",
+        stat.S_IFBLK: "a device",
+    }
+    return kinds.get(stat.S_IFMT(mode), "not a regular file")
+
+
+def _read(parent: _Parent, name: str, max_bytes: int | None, shown: str) -> tuple[bytes, FileStamp]:
+    if _status(parent, name, shown) is None:  # looked at first: to open a device can already do something
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+    descriptor = os.open(parent.at(name), _READ, dir_fd=parent.descriptor)
+    try:
+        for _ in range(3):  # somebody may be writing in place: prefer a version that stood still
+            before = os.fstat(descriptor)
+            _check_regular(before.st_mode, shown)
+            _check_size(before.st_size, max_bytes, shown)
+            data = _read_all(descriptor, before.st_size, max_bytes)
+            _check_size(len(data), max_bytes, shown)
+            stamp = FileStamp.of(before)
+            if stamp == FileStamp.of(os.fstat(descriptor)):
+                break
+            os.lseek(descriptor, 0, os.SEEK_SET)
+    finally:
+        os.close(descriptor)
+    return data, stamp
+
+
+def _check_size(size: int, max_bytes: int | None, shown: str) -> None:
+    if max_bytes is not None and size > max_bytes:
+        raise TooLargeError(
+            f"{shown} is {size:,} bytes or more",
+            allowed=f"The limit is {max_bytes:,} bytes",
+            state=_NOT_READ,
+            advice="Raise the limit in the settings, or clear outputs in another program",
+        )
+
+
+def _read_all(descriptor: int, size: int, max_bytes: int | None) -> bytes:
+    pieces: list[bytes] = []
+    got = 0
+    while max_bytes is None or got <= max_bytes:
+        piece = os.read(descriptor, min(max(size - got, 0) + 65_536, 1 << 30))
+        if not piece:
+            break
+        pieces.append(piece)
+        got += len(piece)
+    return b"".join(pieces)
+
+
+def _check_target(
+    parent: _Parent,
+    name: str,
+    status: os.stat_result | None,
+    shown: str,
+    *,
+    expected: FileContent | None,
+    overwrite: bool,
+) -> None:
+    """Refuse when the target is not what the caller believes it to be, or may not be written."""
+    if expected is None:
+        if status is not None and not overwrite:
+            raise AlreadyExistsError(
+                f"{shown} already exists", state=_UNCHANGED, advice="Choose another name, or ask for overwriting"
+            )
+    elif status is None:
+        raise ConflictError(
+            f"{shown} is gone: revision {expected.revision} was expected, now there is no file",
+            state="Nothing was written",
+            advice="Look whether it was moved or deleted before saving again",
+        )
+    elif FileStamp.of(status) != expected.stamp or not expected.stamp.settled:
+        current, _ = _read(parent, name, None, shown)
+        if current != expected.data:
+            raise ConflictError(
+                f"{shown} was changed by somebody else: revision {expected.revision} was expected, "
+                f"the file has {revision_of(current)}",
+                state="Nothing was written; their version stays",
+                advice="Read it again and repeat the change",
+            )
+    if status is not None and not _writable(parent, name):
+        raise PermissionDeniedError(
+            f"{shown} is read-only", state=_UNCHANGED, advice="Make it writable, or save under another name"
+        )
+
+
+def _writable(parent: _Parent, name: str) -> bool:
+    descriptor = parent.descriptor if _ACCESS_BY_DESCRIPTOR else None
+    place = parent.at(name) if _ACCESS_BY_DESCRIPTOR else parent.path / name
+    return os.access(place, os.W_OK, dir_fd=descriptor, effective_ids=_ACCESS_EFFECTIVE)
+
+
+def _save(
+    parent: _Parent,
+    name: str,
+    data: bytes,
+    status: os.stat_result | None,
+    shown: str,
+    *,
+    expected: FileContent | None,
+    overwrite: bool,
+    durable: bool,
+) -> FileContent:
+    temporary = f".{secrets.token_hex(8)}.tmp"
+    exists = False  # the temporary file
+    try:
+        with _reported(shown, "make a temporary file", _UNCHANGED):
+            # A new file gets its mode from the umask, which cannot be read without changing it for every thread.
+            mode = 0o666 if status is None else 0o600
+            descriptor = os.open(parent.at(temporary), _CREATE, mode, dir_fd=parent.descriptor)
+            exists = True
+        try:
+            written = _fill(descriptor, data, status, shown, durable=durable)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+            raise
+        with _reported(shown, "close the new version", _UNCHANGED):  # where network disks tell that they are full
+            os.close(descriptor)
+        with _reported(shown, "check the file", _UNCHANGED):
+            current = _status(parent, name, shown)
+            _check_target(parent, name, current, shown, expected=expected, overwrite=overwrite)
+        with _reported(shown, "put the new version in place", _UNCHANGED):
+            if current is None and not overwrite and _linked(parent, temporary, name, shown):
+                pass  # the temporary name is removed below
+            else:
+                os.replace(
+                    parent.at(temporary),
+                    parent.at(name),
+                    src_dir_fd=parent.descriptor,
+                    dst_dir_fd=parent.descriptor,
+                )
+                exists = False
+    finally:
+        if exists:
+            _remove(parent, temporary)
+    if durable:
+        in_place = "The new version is in place, but may not survive a power cut"
+        with _reported(shown, "flush the directory", in_place):
+            _sync_directory(parent)
+    return FileContent(data, _stamp_of_saved(parent, name, written), revision_of(data))
+
+
+def _stamp_of_saved(parent: _Parent, name: str, written: FileStamp) -> FileStamp:
+    """The stamp of what we saved. When somebody was quicker, one that fits no file, so that bytes get compared."""
+    try:
+        seen = FileStamp.of(os.stat(parent.at(name), dir_fd=parent.descriptor, follow_symlinks=False))
+    except OSError:
+        return written
+    return seen if replace(seen, ctime_ns=written.ctime_ns) == written else written  # a rename moves ctime
+
+
+def _fill(descriptor: int, data: bytes, old: os.stat_result | None, shown: str, *, durable: bool) -> FileStamp:
+    with _reported(shown, "write the new version", _UNCHANGED):
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(descriptor, rest[: 1 << 30]) :]
+    if old is not None and hasattr(os, "fchmod"):
+        with _reported(shown, "keep the mode of the file", _UNCHANGED):
+            new = os.fstat(descriptor)
+            if (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
+                with contextlib.suppress(OSError):  # only root may give files away
+                    os.fchown(descriptor, old.st_uid, old.st_gid)
+            os.fchmod(descriptor, stat.S_IMODE(old.st_mode))
+    with _reported(shown, "flush the new version", _UNCHANGED):
+        if durable:
+            os.fsync(descriptor)
+        return FileStamp.of(os.fstat(descriptor))
+
+
+def _linked(parent: _Parent, temporary: str, name: str, shown: str) -> bool:
+    """Give the temporary file its name unless the name is taken. False when the file system knows no links."""
+    if not _LINK_BY_DESCRIPTOR:
+        return False
+    try:
+        os.link(temporary, name, src_dir_fd=parent.descriptor, dst_dir_fd=parent.descriptor, follow_symlinks=False)
+    except FileExistsError:
+        raise AlreadyExistsError(
+            f"{shown} came into being meanwhile", state="It is unchanged", advice="Read it, or choose another name"
+        ) from None
+    except OSError as error:
+        if error.errno in _LINKS_UNSUPPORTED:
+            return False
+        raise
+    return True
+
+
+def _remove(parent: _Parent, temporary: str) -> None:
+    for _ in range(2):  # one refusal may pass; a second one we cannot help
+        with contextlib.suppress(OSError):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(parent.at(temporary), dir_fd=parent.descriptor)
+            return
+
+
+def _sync_directory(parent: _Parent) -> None:
+    if parent.descriptor is None:
+        return
+    try:
+        # A descriptor made with O_PATH cannot be flushed.
+        descriptor = os.open(".", os.O_RDONLY | _O_DIRECTORY | _O_CLOEXEC, dir_fd=parent.descriptor)
+    except PermissionError:  # a directory that may be entered but not listed
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _SYNC_UNSUPPORTED:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _reported(shown: str, step: str, state: str) -> Iterator[None]:
+    """Turn what the system says into one of our errors, naming the step."""
+    try:
+        yield
+    except OSError as error:
+        raise _error_for(error, shown, step, state) from error
+
+
+def _error_for(error: OSError, shown: str, step: str, state: str) -> ServerError:
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    what = f"{shown}: could not {step}: {reason}" if step != "read" else f"{shown} could not be read: {reason}"
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT | errno.EFBIG:
+            return DiskFullError(what, state=state, advice="Free some space and try again")
+        case errno.ENOENT:
+            if step == "read":
+                return NotFoundError(f"{shown} does not exist", state=state, advice="List the notebooks there are")
+            if "directory" in step and "flush" not in step:
+                return NotFoundError(f"The directory of {shown} does not exist", state=state, advice="Make it first")
+            return NotFoundError(what, state=state)
+        case errno.ELOOP | errno.ENOTDIR:
+            return PathNotAllowedError(
+                f"{shown} leads through something that is not a directory, or through a symbolic link",
+                state=state,
+                advice="Name it by its real path",
+            )
+        case errno.EEXIST:
+            return AlreadyExistsError(what, state=state)
+        case errno.ENAMETOOLONG:
+            return PathNotAllowedError(what, state=state, advice="Choose a shorter name")
+        case errno.EACCES | errno.EPERM | errno.EROFS:
+            return PermissionDeniedError(what, state=state, advice="Change the permissions, or use another directory")
+        case _:
+            return PermissionDeniedError(what, state=state, advice="Check the disk, then try again")

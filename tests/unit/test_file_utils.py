@@ -1,0 +1,484 @@
+"""Bounded reads and saves that leave the old or the new version."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from papermill_mcp.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    DiskFullError,
+    NotFoundError,
+    PathNotAllowedError,
+    PermissionDeniedError,
+    ServerError,
+    TooLargeError,
+)
+from papermill_mcp.utils import file_utils
+from papermill_mcp.utils.file_utils import (
+    FileContent,
+    make_directory,
+    read_file,
+    revision_of,
+    stamp_of,
+    write_file,
+)
+
+MEGABYTE = 1_000_000
+FAILING = ["open", "write", "fsync", "fchmod", "fstat", "stat", "replace", "link", "close", "read"]
+
+
+def read(path: Path) -> FileContent:
+    return read_file(path, max_bytes=MEGABYTE, shown=path.name)
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    path = tmp_path / "n.ipynb"
+    path.write_bytes(b"old")
+    return path
+
+
+@contextmanager
+def as_nobody() -> Iterator[Path]:
+    """A directory of an unprivileged user, and the rights of that user where the tests run as root."""
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name).resolve()
+        directory.chmod(0o755)
+        is_root = os.geteuid() == 0
+        if is_root:
+            os.chown(directory, 65534, 65534)
+            os.setegid(65534)
+            os.seteuid(65534)
+        try:
+            yield directory
+        finally:
+            if is_root:
+                os.seteuid(0)
+                os.setegid(0)
+
+
+def test_a_read_gives_bytes_stamp_and_revision(old: Path) -> None:
+    content = read(old)
+
+    assert content.data == b"old"
+    assert content.revision == revision_of(b"old") == "cba06b5736faf67e"
+    assert content.stamp == stamp_of(old)
+
+
+def test_a_missing_file_is_named_as_the_client_names_it(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError) as raised:
+        read_file(tmp_path / "x.ipynb", max_bytes=1, shown="sub/x.ipynb")
+
+    assert "sub/x.ipynb" in str(raised.value)
+    assert str(tmp_path) not in str(raised.value)
+    assert stamp_of(tmp_path / "x.ipynb") is None
+
+
+def test_a_file_over_the_limit_is_refused_with_both_sizes(old: Path) -> None:
+    with pytest.raises(TooLargeError, match=r"3 bytes.*limit is 2 bytes"):
+        read_file(old, max_bytes=2, shown="n.ipynb")
+
+
+def test_a_file_at_the_limit_is_read(old: Path) -> None:
+    assert read_file(old, max_bytes=3, shown="n.ipynb").data == b"old"
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "directory", "link"])
+def test_only_regular_files_are_read_or_written(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "x.ipynb"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "socket":
+        os.mknod(path, stat.S_IFSOCK | 0o600)
+    elif kind == "directory":
+        path.mkdir()
+    else:
+        (tmp_path / "target").write_bytes(b"target")
+        path.symlink_to("target")
+
+    with pytest.raises(PathNotAllowedError):
+        read(path)
+    with pytest.raises(PathNotAllowedError):
+        write_file(path, b"new", expected=None, shown="x.ipynb", overwrite=True)
+    assert kind != "link" or (tmp_path / "target").read_bytes() == b"target"
+
+
+def test_a_directory_swapped_for_a_link_redirects_nothing(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "x.ipynb").write_bytes(b"secret")
+    (tmp_path / "inside").symlink_to(outside)
+
+    with pytest.raises(PathNotAllowedError):
+        read(tmp_path / "inside" / "x.ipynb")
+    with pytest.raises(PathNotAllowedError):
+        write_file(tmp_path / "inside" / "y.ipynb", b"new", expected=None, shown="y.ipynb")
+    assert [path.name for path in outside.iterdir()] == ["x.ipynb"]
+
+
+def test_a_read_prefers_a_version_that_stood_still(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real_read = os.read
+    changed: list[bool] = []
+
+    def read_while_written(descriptor: int, size: int) -> bytes:
+        piece = real_read(descriptor, size)
+        if not changed:
+            changed.append(True)
+            old.write_bytes(b"new and longer")
+        return piece
+
+    monkeypatch.setattr(os, "read", read_while_written)
+
+    assert read(old).data == b"new and longer"
+
+
+def test_a_save_replaces_the_expected_version(old: Path) -> None:
+    saved = write_file(old, b"new", expected=read(old), shown="n.ipynb")
+
+    assert old.read_bytes() == b"new"
+    assert saved == read(old)
+    assert [path.name for path in old.parent.iterdir()] == ["n.ipynb"]
+
+
+def test_one_save_can_follow_another(old: Path) -> None:
+    content = read(old)
+    for number in range(20):
+        content = write_file(old, f"{number}".encode(), expected=content, shown="n.ipynb", durable=False)
+
+    assert old.read_bytes() == b"19"
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o644, 0o664, 0o755])
+def test_a_save_keeps_the_mode(old: Path, mode: int) -> None:
+    old.chmod(mode)
+    write_file(old, b"new", expected=read(old), shown="n.ipynb")
+
+    assert stat.S_IMODE(old.stat().st_mode) == mode
+
+
+def test_a_new_file_gets_the_mode_of_the_umask(tmp_path: Path) -> None:
+    path = tmp_path / "n.ipynb"
+    before = os.umask(0o027)
+    try:
+        write_file(path, b"new", expected=None, shown="n.ipynb")
+    finally:
+        os.umask(before)
+
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    assert path.stat().st_nlink == 1
+
+
+def test_equal_bytes_are_not_written(old: Path) -> None:
+    before = stamp_of(old)
+    write_file(old, b"old", expected=read(old), shown="n.ipynb")
+
+    assert stamp_of(old) == before
+
+
+def test_a_file_that_must_not_exist_is_not_overwritten(old: Path) -> None:
+    with pytest.raises(AlreadyExistsError):
+        write_file(old, b"new", expected=None, shown="n.ipynb")
+    assert old.read_bytes() == b"old"
+
+    write_file(old, b"new", expected=None, shown="n.ipynb", overwrite=True)
+    assert old.read_bytes() == b"new"
+
+
+def test_bytes_over_the_limit_are_refused_before_anything_is_touched(old: Path) -> None:
+    with pytest.raises(TooLargeError, match="4 bytes"):
+        write_file(old, b"long", expected=read(old), shown="n.ipynb", max_bytes=3)
+
+
+def outside_edit(old: Path) -> None:
+    """The same size, written in place, and the old modification time put back."""
+    status = old.stat()
+    with old.open("r+b") as file:
+        file.write(b"OLD")
+    os.utime(old, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@pytest.mark.parametrize("age", [0, 3600])
+def test_somebody_elses_edit_is_a_conflict_even_with_size_and_time_kept(old: Path, age: int) -> None:
+    status = old.stat()
+    os.utime(old, ns=(status.st_atime_ns, status.st_mtime_ns - age * 10**9))
+    expected = read(old)
+    outside_edit(old)
+
+    with pytest.raises(ConflictError) as raised:
+        write_file(old, b"new", expected=expected, shown="n.ipynb")
+
+    assert old.read_bytes() == b"OLD"
+    assert revision_of(b"old") in str(raised.value)
+    assert revision_of(b"OLD") in str(raised.value)
+
+
+def test_an_edit_while_the_new_version_is_written_is_a_conflict(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = read(old)
+    real = os.fsync
+
+    def edited_meanwhile(descriptor: int) -> None:
+        outside_edit(old)
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", edited_meanwhile)
+    with pytest.raises(ConflictError):
+        write_file(old, b"new", expected=expected, shown="n.ipynb")
+
+    assert old.read_bytes() == b"OLD"
+    assert len(list(old.parent.iterdir())) == 1
+
+
+def test_a_file_touched_but_not_changed_is_no_conflict(old: Path) -> None:
+    expected = read(old)
+    os.utime(old)
+    write_file(old, b"new", expected=expected, shown="n.ipynb")
+
+    assert old.read_bytes() == b"new"
+
+
+def test_a_file_that_is_gone_is_a_conflict(old: Path) -> None:
+    expected = read(old)
+    old.unlink()
+
+    with pytest.raises(ConflictError, match="gone"):
+        write_file(old, b"new", expected=expected, shown="n.ipynb")
+    assert list(old.parent.iterdir()) == []
+
+
+def test_of_many_who_make_one_file_exactly_one_succeeds(tmp_path: Path) -> None:
+    path = tmp_path / "n.ipynb"
+    won: list[int] = []
+    barrier = threading.Barrier(8)
+
+    def make(number: int) -> None:
+        barrier.wait(10)
+        try:
+            write_file(path, str(number).encode(), expected=None, shown="n.ipynb", durable=False)
+        except AlreadyExistsError:
+            return
+        won.append(number)
+
+    threads = [threading.Thread(target=make, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+
+    assert len(won) == 1
+    assert path.read_bytes() == str(won[0]).encode()
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_file_system_without_links_still_takes_new_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "link", failing(os.link, 1, errno.EPERM, once=False))
+    path = tmp_path / "n.ipynb"
+    write_file(path, b"new", expected=None, shown="n.ipynb")
+
+    assert path.read_bytes() == b"new"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_missing_directory_is_not_made_by_a_save(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match="directory"):
+        write_file(tmp_path / "sub" / "n.ipynb", b"new", expected=None, shown="sub/n.ipynb")
+    assert list(tmp_path.iterdir()) == []
+
+
+def failing(real: Callable[..., Any], call: int, number: int, *, once: bool) -> Callable[..., Any]:
+    calls = 0
+
+    def wrapped(*arguments: Any, **named: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == call or (calls > call and not once):
+            if real.__name__ == "close":
+                real(*arguments, **named)  # a descriptor is gone even when close reports an error
+            raise OSError(number, os.strerror(number))
+        return real(*arguments, **named)
+
+    wrapped.__name__ = real.__name__
+    return wrapped
+
+
+@pytest.mark.parametrize("exists", [True, False], ids=["replace", "create"])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EACCES], ids=["ENOSPC", "EIO", "EACCES"])
+@pytest.mark.parametrize("name", [name for name in FAILING if name != "close"])
+def test_whatever_call_fails_the_file_is_old_or_new_and_nothing_is_left(
+    tmp_path: Path, name: str, number: int, exists: bool
+) -> None:
+    """Each system call of a save fails once, then from some call on."""
+    failures = 0
+    for once in (True, False):
+        for call in range(1, 40):
+            directory = tmp_path / f"{once}{call}"
+            directory.mkdir()
+            path = directory / "n.ipynb"
+            if exists:
+                path.write_bytes(b"old")
+            expected = read(path) if exists else None
+            error: ServerError | None = None
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(os, name, failing(getattr(os, name), call, number, once=once))
+                try:
+                    write_file(path, b"new", expected=expected, shown="n.ipynb")
+                except ServerError as raised:
+                    error = raised
+            left = {file.name: file.read_bytes() for file in directory.iterdir()}
+            if error is None or "new version is in place" in str(error):
+                assert left == {"n.ipynb": b"new"}
+            else:
+                failures += 1
+                assert left == ({"n.ipynb": b"old"} if exists else {})
+                assert "unchanged" in str(error)
+                assert isinstance(error, DiskFullError if number == errno.ENOSPC else PermissionDeniedError)
+    reached = not (name == "link" and (exists or number == errno.EACCES))  # EACCES: perhaps links are unsupported
+    reached = reached and not (name in {"fchmod", "read"} and not exists)
+    reached = reached and not (name == "replace" and not exists)
+    assert (failures > 0) == reached
+
+
+def test_a_disk_that_tells_only_at_close_that_it_is_full_is_believed(
+    old: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = read(old)
+    writing: list[int] = []
+    real_write, real_close = os.write, os.close
+
+    def write(descriptor: int, data: bytes) -> int:
+        writing.append(descriptor)
+        return real_write(descriptor, data)
+
+    def close(descriptor: int) -> None:
+        real_close(descriptor)
+        if descriptor in writing:
+            writing.clear()
+            raise OSError(errno.EDQUOT, "quota")
+
+    monkeypatch.setattr(os, "write", write)
+    monkeypatch.setattr(os, "close", close)
+    with pytest.raises(DiskFullError):
+        write_file(old, b"new", expected=expected, shown="n.ipynb", durable=False)
+
+    assert old.read_bytes() == b"old"
+    assert len(list(old.parent.iterdir())) == 1
+
+
+def test_a_failed_removal_of_the_temporary_file_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "unlink", failing(os.unlink, 1, errno.EIO, once=True))
+    write_file(tmp_path / "n.ipynb", b"new", expected=None, shown="n.ipynb")
+
+    assert [path.name for path in tmp_path.iterdir()] == ["n.ipynb"]
+
+
+def test_short_writes_still_give_the_whole_file(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = read(old)
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, data: real(descriptor, bytes(data)[:1]))
+    write_file(old, b"a longer text", expected=expected, shown="n.ipynb")
+
+    assert old.read_bytes() == b"a longer text"
+
+
+def test_an_interrupted_save_leaves_the_old_version(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = read(old)
+
+    def interrupted(descriptor: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_file(old, b"new", expected=expected, shown="n.ipynb")
+
+    assert old.read_bytes() == b"old"
+    assert len(list(old.parent.iterdir())) == 1
+
+
+def test_a_save_leaves_no_descriptor_open(old: Path) -> None:
+    before = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else 0
+    content = read(old)
+    for number in range(5):
+        content = write_file(old, str(number).encode(), expected=content, shown="n.ipynb", durable=False)
+    after = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else 0
+
+    assert after == before
+
+
+def test_a_read_only_file_is_refused_although_its_directory_could_replace_it() -> None:
+    with as_nobody() as directory:
+        path = directory / "n.ipynb"
+        path.write_bytes(b"old")
+        path.chmod(0o444)
+
+        with pytest.raises(PermissionDeniedError, match="read-only"):
+            write_file(path, b"new", expected=read(path), shown="n.ipynb")
+        assert path.read_bytes() == b"old"
+        assert len(list(directory.iterdir())) == 1
+
+
+def test_a_writable_file_in_a_read_only_directory_is_not_written_in_place() -> None:
+    with as_nobody() as directory:
+        path = directory / "n.ipynb"
+        path.write_bytes(b"old")
+        directory.chmod(0o555)
+
+        with pytest.raises(PermissionDeniedError, match="unchanged"):
+            write_file(path, b"new", expected=read(path), shown="n.ipynb")
+        assert path.read_bytes() == b"old"
+        directory.chmod(0o755)
+
+
+def test_an_unreadable_file_is_told_apart_from_a_missing_one() -> None:
+    with as_nobody() as directory:
+        path = directory / "n.ipynb"
+        path.write_bytes(b"old")
+        path.chmod(0)
+
+        with pytest.raises(PermissionDeniedError, match=r"n\.ipynb") as raised:
+            read(path)
+        assert str(directory) not in str(raised.value)
+
+
+def test_directories_are_made_with_the_missing_ones_above(tmp_path: Path) -> None:
+    make_directory(tmp_path / "a" / "b" / "c", shown="a/b/c")
+    make_directory(tmp_path / "a" / "b" / "c", shown="a/b/c")
+
+    assert (tmp_path / "a" / "b" / "c").is_dir()
+
+
+def test_no_directory_is_made_below_a_file_or_through_a_link(old: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+
+    for path in (old / "sub", tmp_path / "link" / "sub"):
+        with pytest.raises(PathNotAllowedError):
+            make_directory(path, shown="sub")
+    assert not (tmp_path / "sub").exists()
+
+
+def test_the_fallback_without_descriptors_saves_and_refuses_alike(
+    old: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Windows."""
+    for name in ("_BY_DESCRIPTOR", "_LINK_BY_DESCRIPTOR", "_ACCESS_BY_DESCRIPTOR"):
+        monkeypatch.setattr(file_utils, name, False)
+
+    write_file(old, b"new", expected=read(old), shown="n.ipynb")
+    write_file(tmp_path / "m.ipynb", b"made", expected=None, shown="m.ipynb")
+    make_directory(tmp_path / "a" / "b", shown="a/b")
+
+    assert read(old).data == b"new"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "m.ipynb", "n.ipynb"]
+    with pytest.raises(AlreadyExistsError):
+        write_file(old, b"newer", expected=None, shown="n.ipynb")
+    with pytest.raises(NotFoundError):
+        read(tmp_path / "none" / "n.ipynb")
