@@ -1,0 +1,201 @@
+"""One request to run code in a kernel, from the queue to its end. It outlives the call that made it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from papermill_mcp.core.outputs import Output, OutputCollector
+
+
+class CellStatus(StrEnum):
+    """Where a request stands. All but the first two are final."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    OK = "ok"
+    ERROR = "error"
+    INTERRUPTED = "interrupted"
+    TIMEOUT = "timeout"
+    ABORTED = "aborted"
+    DIED = "died"
+
+    @property
+    def final(self) -> bool:
+        """Whether nothing further will happen."""
+        return self not in (CellStatus.QUEUED, CellStatus.RUNNING)
+
+
+@dataclass(frozen=True)
+class CellError:
+    """What the code raised, or what ended it, as an `error` output has it."""
+
+    ename: str
+    evalue: str
+    traceback: list[str]
+
+    def output(self) -> Output:
+        """The same as an nbformat `error` output."""
+        return {"output_type": "error", "ename": self.ename, "evalue": self.evalue, "traceback": list(self.traceback)}
+
+
+class CellExecution:
+    """One `execute_request`.
+
+    Two things can be waited for. `settled` is set when the result for the caller is known. `released` is set when the
+    kernel is done with the code: later than `settled` when the kernel ignores interrupts, otherwise together with it.
+
+    Args:
+        timeout_seconds: how long the code may run, from the moment the kernel gets it; None for no limit.
+        stop_on_error: whether the kernel drops what it has queued behind this when it raises.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        displays: dict[str, list[Output]],
+        *,
+        timeout_seconds: float | None,
+        store_history: bool = True,
+        stop_on_error: bool = True,
+        on_change: Callable[[], None] | None = None,
+    ) -> None:
+        self.code = code
+        self.timeout_seconds = timeout_seconds
+        self.store_history = store_history
+        self.stop_on_error = stop_on_error
+        self.msg_id = uuid.uuid4().hex
+        self.status = CellStatus.QUEUED
+        self.collector = OutputCollector(displays)
+        self.execution_count: int | None = None
+        self.error: CellError | None = None
+        self.timing: dict[str, str] = {}  # the keys that nbclient writes to a cell's `execution` metadata
+        self.started_at: datetime | None = None
+        self.settled = asyncio.Event()
+        self.released = asyncio.Event()
+        self.output_incomplete = False
+        self._on_change = on_change
+        self._started_clock: float | None = None
+        self._ended_clock: float | None = None
+        self._reply: dict[str, Any] | None = None
+        self._idle = False
+        self._ending: CellStatus | None = None  # why we interrupted it: INTERRUPTED or TIMEOUT
+
+    @property
+    def duration(self) -> float:
+        """Seconds the code has run; 0 before it starts."""
+        if self._started_clock is None:
+            return 0.0
+        return (self._ended_clock or time.monotonic()) - self._started_clock
+
+    @property
+    def replied(self) -> bool:
+        """Whether the kernel has answered, though `idle` may be outstanding."""
+        return self._reply is not None
+
+    @property
+    def still_running(self) -> bool:
+        """Whether the caller has its result but the kernel goes on, deaf to interrupts."""
+        return self.settled.is_set() and not self.released.is_set()
+
+    @property
+    def outputs(self) -> list[Output]:
+        """The outputs so far, in nbformat's form."""
+        return self.collector.outputs()
+
+    def begin(self) -> None:
+        """The kernel gets the code now."""
+        self.status = CellStatus.RUNNING
+        self.started_at = datetime.now(UTC)
+        self._started_clock = time.monotonic()
+        self._changed()
+
+    def expect_end(self, status: CellStatus) -> None:
+        """An interrupt was sent, so what the kernel answers next means `status`. The first reason stands."""
+        if self._ending is None:
+            self._ending = status
+
+    def take_output(self, msg_type: str, content: dict[str, Any]) -> None:
+        """Apply one iopub message."""
+        if msg_type == "execute_input":
+            self.execution_count = content.get("execution_count")
+        elif not self.collector.take(msg_type, content):
+            return
+        self._changed()
+
+    def take_reply(self, content: dict[str, Any]) -> None:
+        """The kernel's `execute_reply` is here."""
+        self._reply = content
+        if content.get("execution_count") is not None:
+            self.execution_count = content["execution_count"]
+        self._finish_if_complete()
+
+    def take_idle(self) -> None:
+        """The kernel has said that everything of this request is out."""
+        self._idle = True
+        self._finish_if_complete()
+
+    def give_up_on_idle(self) -> None:
+        """The reply is here and `idle` is lost: finish without it."""
+        if not self.released.is_set() and self._reply is not None:
+            self.output_incomplete = True
+            self._idle = True
+            self._finish_if_complete()
+
+    def _finish_if_complete(self) -> None:
+        if self._reply is None or not self._idle or self.released.is_set():
+            return
+        said = self._reply.get("status")
+        if said == "error":
+            self.error = CellError(
+                str(self._reply.get("ename", "")),
+                str(self._reply.get("evalue", "")),
+                [str(line) for line in self._reply.get("traceback") or []],
+            )
+        if self._ending is not None:
+            status = self._ending
+        elif said == "ok":
+            status = CellStatus.OK
+        elif said == "error":
+            status = CellStatus.ERROR
+        else:  # `abort` or `aborted`: what several kernels answer to an interrupt
+            status = CellStatus.INTERRUPTED
+        self._end(status)
+        self.released.set()
+
+    def give_up_on_interrupt(self) -> None:
+        """The kernel ignores interrupts: give the caller its result, though the code goes on."""
+        if not self.settled.is_set():
+            self.status = self._ending or CellStatus.INTERRUPTED
+            self.settled.set()
+            self._changed()
+
+    def abort(self, evalue: str) -> None:
+        """It never ran, and never will."""
+        self.error = CellError("Aborted", evalue, [])
+        self._end(CellStatus.ABORTED)
+        self.released.set()
+
+    def die(self, evalue: str) -> None:
+        """The kernel process ended under it."""
+        self.error = CellError("KernelDied", evalue, [])
+        self._end(CellStatus.DIED)
+        self.released.set()
+
+    def _end(self, status: CellStatus) -> None:
+        if self._started_clock is not None:
+            self._ended_clock = time.monotonic()
+        if not self.settled.is_set():
+            self.status = status
+            self.settled.set()
+        self._changed()
+
+    def _changed(self) -> None:
+        if self._on_change is not None:
+            self._on_change()

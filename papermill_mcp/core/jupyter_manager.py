@@ -1,0 +1,225 @@
+"""Which kernels are installed, and the starting and ending of live ones.
+
+`JupyterManager` owns what live kernels share: the zmq context, the private directory of their connection files, and the
+watchdog. Who decides how many may live, and who may use them, is the service above.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import zmq.asyncio
+from jupyter_client.kernelspec import KernelSpec, KernelSpecManager, NoSuchKernel
+
+from papermill_mcp.core.kernel import Kernel, kernel_environment
+from papermill_mcp.core.watchdog import Watchdog
+from papermill_mcp.errors import (
+    KernelSpecNotFoundError,
+    KernelStartFailedError,
+    listed,
+    nearest,
+)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class InstalledKernel:
+    """One kernelspec. `problem` says why it cannot be used."""
+
+    name: str
+    display_name: str
+    language: str
+    problem: str | None = None
+
+
+class JupyterManager:
+    """Finds kernelspecs and starts kernels. Closing it ends every kernel it started.
+
+    Args:
+        state_directory: where the private directory for connection files is made.
+    """
+
+    def __init__(self, state_directory: Path) -> None:
+        self._specs = KernelSpecManager()
+        self._context = zmq.asyncio.Context()
+        self._watchdog = Watchdog()
+        self._state_directory = state_directory
+        self._runtime: Path | None = None
+        self._kernels: set[Kernel] = set()
+
+    async def installed(self) -> list[InstalledKernel]:
+        """All kernelspecs, by name. A broken one is listed with its problem."""
+        return await asyncio.to_thread(self._installed)
+
+    def _installed(self) -> list[InstalledKernel]:
+        found = []
+        for name in sorted(self._specs.find_kernel_specs()):
+            try:
+                spec = self._load(name)
+            except KernelStartFailedError as error:
+                found.append(InstalledKernel(name, name, "", str(error).partition(": ")[2]))
+                continue
+            problem = None if _executable(spec) else f"its command {spec.argv[0]!r} is not installed"
+            found.append(InstalledKernel(name, spec.display_name or name, spec.language, problem))
+        return found
+
+    async def kernelspec(self, kernel_name: str) -> KernelSpec:
+        """The kernelspec of that name.
+
+        Raises:
+            KernelSpecNotFoundError: there is none.
+            KernelStartFailedError: its file is broken.
+        """
+        return await asyncio.to_thread(self._load, kernel_name)
+
+    def _load(self, kernel_name: str) -> KernelSpec:
+        try:
+            spec = self._specs.get_kernel_spec(kernel_name)
+        except NoSuchKernel:
+            names = sorted(self._specs.find_kernel_specs())
+            near = nearest(kernel_name, names)
+            raise KernelSpecNotFoundError(
+                f"no kernelspec is named {kernel_name[:100]!r}" + (f"; did you mean {near!r}?" if near else ""),
+                allowed=f"installed: {listed(names)}",
+                advice="choose one of these, or install the kernel you need",
+            ) from None
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise KernelStartFailedError(
+                f"kernelspec {kernel_name[:100]!r} is broken: {error}", advice="mend or remove its kernel.json"
+            ) from error
+        if not spec.argv or not all(isinstance(part, str) for part in spec.argv):
+            raise KernelStartFailedError(
+                f"kernelspec {kernel_name[:100]!r} is broken: it has no command (argv)",
+                advice="mend or remove its kernel.json",
+            )
+        return spec
+
+    async def start_kernel(
+        self,
+        kernel_name: str,
+        *,
+        cwd: Path,
+        timeout_seconds: float,
+        python: Path | None = None,
+        env: dict[str, str] | None = None,
+        denied_env: list[str] | None = None,
+        on_exit: Any = None,
+    ) -> Kernel:
+        """Start a kernel and wait until it answers.
+
+        Args:
+            python: an interpreter or a virtual environment that has ipykernel; replaces the kernelspec.
+            env: variables on top of this server's environment.
+            denied_env: names of this server's variables that the kernel must not see.
+
+        Raises:
+            KernelSpecNotFoundError: no such kernelspec.
+            KernelStartFailedError: it cannot be executed, dies, or does not answer in time.
+        """
+        spec = await (interpreter_spec(python) if python is not None else self.kernelspec(kernel_name))
+        kernel = Kernel(
+            kernel_name,
+            spec,
+            cwd=cwd,
+            env=kernel_environment(spec, env, denied_env or []),
+            context=self._context,
+            runtime=self._runtime_directory(),
+            watchdog=self._watchdog,
+            on_exit=on_exit,
+        )
+        self._kernels.add(kernel)
+        try:
+            await kernel.start(timeout_seconds=timeout_seconds)
+        except BaseException:
+            self._kernels.discard(kernel)
+            raise
+        return kernel
+
+    async def stop_kernel(self, kernel: Kernel) -> None:
+        """End a kernel and forget it."""
+        await kernel.aclose()
+        self._kernels.discard(kernel)
+
+    def _runtime_directory(self) -> Path:
+        """The directory for connection files, made at first use: mode 0700, since the files hold the kernels' keys."""
+        if self._runtime is None:
+            try:
+                self._state_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self._runtime = Path(tempfile.mkdtemp(prefix="runtime-", dir=self._state_directory))
+            except OSError as error:
+                logger.warning("the state directory cannot be used, so a temporary one is: %s", error)
+                self._runtime = Path(tempfile.mkdtemp(prefix="jupyter-papermill-mcp-"))
+            self._watchdog.guard_directory(self._runtime)
+        return self._runtime
+
+    async def aclose(self) -> None:
+        """End every kernel, in parallel, and remove what they needed. A second call does nothing."""
+        kernels, self._kernels = list(self._kernels), set()
+        for result in await asyncio.gather(*(kernel.aclose() for kernel in kernels), return_exceptions=True):
+            if isinstance(result, BaseException):
+                logger.error("a kernel could not be stopped: %s", result)
+        if self._runtime is not None:
+            await asyncio.to_thread(shutil.rmtree, self._runtime, True)
+            self._runtime = None
+        await asyncio.to_thread(self._watchdog.close)
+        self._context.destroy(linger=0)
+
+
+async def interpreter_spec(python: Path) -> KernelSpec:
+    """A kernelspec for an interpreter, or the interpreter of a virtual environment, that has ipykernel.
+
+    Raises:
+        KernelStartFailedError: it is no interpreter, or has no ipykernel; the message gives the command that mends it.
+    """
+    executable = python
+    if await asyncio.to_thread(python.is_dir):
+        windows = python / "Scripts" / "python.exe"
+        executable = windows if await asyncio.to_thread(windows.exists) else python / "bin" / "python"
+    try:
+        process = await asyncio.create_subprocess_exec(
+            str(executable),
+            "-c",
+            "import ipykernel, json, sys; print(json.dumps(sys.version_info[:2]))",
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+    except OSError as error:
+        raise KernelStartFailedError(
+            f"{str(python)!r} is not a Python interpreter that can be started: {error.strerror}",
+            allowed="python takes the path of an interpreter or of a virtual environment",
+        ) from error
+    try:
+        out, err = await asyncio.wait_for(process.communicate(), 30)
+    except BaseException as error:
+        process.kill()
+        await process.wait()
+        if not isinstance(error, TimeoutError):
+            raise
+        raise KernelStartFailedError(f"{str(executable)!r} did not answer within 30 s") from error
+    if process.returncode != 0:
+        missing = b"ipykernel" in err
+        raise KernelStartFailedError(
+            f"{str(executable)!r} " + ("has no ipykernel" if missing else "cannot run Python code"),
+            state="no kernel was started",
+            advice=f"install it with: {executable} -m pip install ipykernel" if missing else "",
+        )
+    version = ".".join(str(part) for part in json.loads(out))
+    return KernelSpec(
+        argv=[str(executable), "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+        display_name=f"Python {version} ({python})",
+        language="python",
+    )
+
+
+def _executable(spec: KernelSpec) -> bool:
+    command = spec.argv[0]
+    return command in ("python", "python3") or shutil.which(command) is not None

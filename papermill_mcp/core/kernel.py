@@ -1,0 +1,551 @@
+"""A live kernel: its queue, its state, and the ways to interrupt, restart and end it.
+
+One execution is in flight at a time. Our own queue stands in front of the kernel's, which would drop what is queued
+behind an error, and not in every kernel alike. All messages of the kernel pass through `_route`, which knows each
+execution by the id of its request; what comes after its end still finds it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import zmq.asyncio
+from jupyter_client.kernelspec import KernelSpec
+
+from papermill_mcp.core.execution import CellExecution, CellStatus
+from papermill_mcp.core.kernel_process import KernelProcess
+from papermill_mcp.core.outputs import Output, OutputCollector
+from papermill_mcp.core.watchdog import Watchdog
+from papermill_mcp.core.wire import Message, Wire
+from papermill_mcp.errors import KernelDiedError, KernelNotFoundError, KernelStartFailedError
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between the questions that find out whether a new kernel is ready.
+_READY_INTERVAL = 0.1
+
+#: Seconds a kernel may take to say `idle` after its reply before it is asked again, and then before we go on without.
+_IDLE_GRACE = 2.0
+
+#: When interrupts are sent, in seconds after the first. One that comes right after the request is lost, since the
+#: kernel ignores SIGINT until it runs the code, so young code gets several. Code that has run for a while gets a second
+#: one late: it may be saving its work, and a further interrupt would end that, too.
+_INTERRUPTS_YOUNG = (0.0, 0.3, 1.0, 2.0)
+_INTERRUPTS = (0.0, 2.0)
+_YOUNG_SECONDS = 1.0
+
+#: Seconds after the first interrupt at which the kernel counts as deaf to it.
+INTERRUPT_PATIENCE = 5.0
+
+#: Seconds an idle kernel gets to shut down by itself.
+_SHUTDOWN_GRACE = 1.0
+
+#: Finished executions whose late output still finds them.
+_REMEMBERED = 200
+
+
+class KernelState(StrEnum):
+    """What a kernel is doing, as clients see it."""
+
+    STARTING = "starting"
+    IDLE = "idle"
+    BUSY = "busy"
+    DEAD = "dead"
+    STOPPED = "stopped"
+
+
+class Kernel:
+    """One kernel under one id, through all its restarts.
+
+    Started by `JupyterManager.start_kernel`; whoever holds it closes it with `aclose`.
+
+    Attributes:
+        displays: outputs with a `display_id`, by that id, over all cells of this incarnation.
+        late: output that belongs to no execution we know, such as a thread's.
+    """
+
+    def __init__(
+        self,
+        kernel_name: str,
+        spec: KernelSpec,
+        *,
+        cwd: Path,
+        env: dict[str, str],
+        context: zmq.asyncio.Context,
+        runtime: Path,
+        watchdog: Watchdog,
+        on_exit: Callable[[Kernel], None] | None = None,
+    ) -> None:
+        self.kernel_id = secrets.token_hex(12)
+        self.kernel_name = kernel_name
+        self.spec = spec
+        self.cwd = cwd
+        self.started_at = datetime.now(UTC)
+        self.last_activity = datetime.now(UTC)
+        self.execution_count = 0
+        self.info: dict[str, Any] = {}
+        self.displays: dict[str, list[Output]] = {}
+        self.late = OutputCollector(self.displays)
+        self._env = env
+        self._context = context
+        self._runtime = runtime
+        self._watchdog = watchdog
+        self._on_exit = on_exit
+        self._state = KernelState.STARTING
+        self._idle_since = time.monotonic()
+        self._process: KernelProcess | None = None
+        self._wire: Wire | None = None
+        self._queue: deque[CellExecution] = deque()
+        self._queued = asyncio.Event()
+        self._worker: asyncio.Task[None] | None = None
+        self._reaper: asyncio.Task[None] | None = None
+        self._running: CellExecution | None = None
+        self._known: OrderedDict[str, CellExecution] = OrderedDict()
+        self._probes: dict[str, asyncio.Event] = {}  # our own requests, by id: set when an iopub status of them is here
+        self._replies: dict[str, asyncio.Future[dict[str, Any]]] = {}
+        self._ladder: asyncio.Task[bool] | None = None
+
+    # What a kernel is like
+
+    @property
+    def state(self) -> KernelState:
+        """What the kernel is doing now."""
+        if self._state == KernelState.IDLE and (self._running is not None or self._queue):
+            return KernelState.BUSY
+        return self._state
+
+    @property
+    def alive(self) -> bool:
+        """Whether there is a process that could run code."""
+        return self._state not in (KernelState.DEAD, KernelState.STOPPED)
+
+    @property
+    def pid(self) -> int | None:
+        """The process id, where the kernel runs on this machine."""
+        return self._process.pid if self._process else None
+
+    @property
+    def running(self) -> CellExecution | None:
+        """The execution that the kernel is working on."""
+        return self._running
+
+    @property
+    def queue_length(self) -> int:
+        """Executions that wait for their turn."""
+        return len(self._queue)
+
+    @property
+    def idle_seconds(self) -> float:
+        """How long the kernel has had nothing to do."""
+        return 0.0 if self.state == KernelState.BUSY else time.monotonic() - self._idle_since
+
+    @property
+    def language(self) -> str:
+        """The language the kernel speaks, as it says itself, else as its kernelspec says."""
+        return str(self.info.get("language_info", {}).get("name") or self.spec.language)
+
+    @property
+    def exit_description(self) -> str:
+        """How the process ended, in words."""
+        return self._process.exit_description() if self._process else "not started"
+
+    @property
+    def exit_code(self) -> int | None:
+        """The exit code (negative: the signal), None while the process lives."""
+        if self._process is None or not self._process.exited.done():
+            return None
+        return self._process.exited.result()
+
+    def output_tail(self) -> str:
+        """The end of what the process wrote to its own standard streams."""
+        return self._process.output_tail() if self._process else ""
+
+    # Start
+
+    async def start(self, *, timeout_seconds: float) -> None:
+        """Start the process and wait until it answers. On failure nothing is left behind.
+
+        Raises:
+            KernelStartFailedError: it cannot be executed, dies, or does not answer in time.
+        """
+        deadline = time.monotonic() + timeout_seconds
+        try:
+            try:
+                await self._start_once(deadline)
+            except KernelStartFailedError as error:
+                if "ddress already in use" not in str(error):
+                    raise
+                # Between the choice of the ports and their use another program took one. Once more, with new ones.
+                await self._discard_incarnation()
+                await self._start_once(deadline)
+        except BaseException:  # a cancelled caller too: the process may already exist
+            self._state = KernelState.STOPPED
+            await asyncio.shield(self._discard_incarnation())
+            raise
+        self._state = KernelState.IDLE
+        self._touch()
+        self._worker = asyncio.create_task(self._work(), name=f"kernel {self.kernel_id}")
+
+    async def _start_once(self, deadline: float) -> None:
+        process = KernelProcess(
+            self.kernel_name, self.spec, context=self._context, runtime=self._runtime, watchdog=self._watchdog
+        )
+        self._process = process
+        await process.start(cwd=self.cwd, env=self._env)
+        self._wire = Wire(self._context, process.ports, process.session, self._route)
+        await self._until_ready(process, self._wire, deadline)
+        self._reaper = asyncio.create_task(self._reap(process), name=f"reap {self.kernel_id}")
+
+    async def _until_ready(self, process: KernelProcess, wire: Wire, deadline: float) -> None:
+        """Ready means: the kernel answers, and a status with one of our requests as parent has come over iopub.
+
+        Before that, output could be lost. `iopub_welcome` says the same, but few kernels send it.
+        """
+        loop = asyncio.get_running_loop()
+        heard = asyncio.Event()
+        reply: asyncio.Future[dict[str, Any]] = loop.create_future()
+        asked: list[str] = []
+        both = asyncio.gather(reply, heard.wait())
+        try:
+            while not both.done():
+                msg_id = await wire.send("shell", "kernel_info_request", {})
+                asked.append(msg_id)
+                self._probes[msg_id] = heard
+                self._replies[msg_id] = reply
+                await asyncio.wait([both, process.exited], timeout=_READY_INTERVAL, return_when=asyncio.FIRST_COMPLETED)
+                if process.exited.done():
+                    raise KernelStartFailedError(
+                        f"kernel {self.kernel_name!r} ended at its start: {process.exit_description()}",
+                        allowed=_tail(process),
+                        state="no kernel was started",
+                        advice="mend what it says above; list_kernels shows which other kernels are installed",
+                    )
+                if time.monotonic() > deadline and not both.done():
+                    raise KernelStartFailedError(
+                        f"kernel {self.kernel_name!r} did not answer in the time it was given",
+                        allowed=_tail(process),
+                        state="it was stopped",
+                        advice="try again, or raise the setting jupyter_timeout",
+                    )
+            self.info = reply.result()
+        finally:
+            both.cancel()
+            for msg_id in asked:
+                self._probes.pop(msg_id, None)
+                self._replies.pop(msg_id, None)
+
+    # Run code
+
+    def submit(
+        self,
+        code: str,
+        *,
+        timeout_seconds: float | None,
+        store_history: bool = True,
+        stop_on_error: bool = True,
+        on_change: Callable[[], None] | None = None,
+    ) -> CellExecution:
+        """Queue code. It runs when what was queued before it is done.
+
+        Raises:
+            KernelDiedError: there is no process to run it.
+        """
+        self.require_alive()
+        execution = CellExecution(
+            code,
+            self.displays,
+            timeout_seconds=timeout_seconds,
+            store_history=store_history,
+            stop_on_error=stop_on_error,
+            on_change=on_change,
+        )
+        self._queue.append(execution)
+        self._queued.set()
+        return execution
+
+    def require_alive(self) -> None:
+        """Raise if there is no process that could run code.
+
+        Raises:
+            KernelNotFoundError: the kernel was stopped.
+            KernelDiedError: its process ended by itself.
+        """
+        if self._state == KernelState.STOPPED:
+            raise KernelNotFoundError(
+                f"kernel {self.kernel_id} was stopped", advice="start another one with start_kernel"
+            )
+        if self._state == KernelState.DEAD:
+            raise KernelDiedError(
+                f"kernel {self.kernel_id} died: {self.exit_description}",
+                allowed=_tail(self._process) if self._process else "",
+                state="its variables are lost",
+                advice="start another one with start_kernel",
+            )
+
+    async def _work(self) -> None:
+        """Run what is queued, one after the other, until the process is gone."""
+        while True:
+            while not self._queue:
+                self._queued.clear()
+                await self._queued.wait()
+            execution = self._queue.popleft()
+            if not execution.released.is_set():
+                await self._run(execution)
+
+    async def _run(self, execution: CellExecution) -> None:
+        assert self._wire is not None
+        self._running = execution
+        self._known[execution.msg_id] = execution
+        while len(self._known) > _REMEMBERED:
+            self._known.popitem(last=False)
+        execution.begin()
+        timer = None
+        if execution.timeout_seconds is not None:
+            timer = asyncio.get_running_loop().call_later(execution.timeout_seconds, self._on_timeout, execution)
+        try:
+            await self._wire.send(
+                "shell",
+                "execute_request",
+                {
+                    "code": execution.code,
+                    "silent": False,
+                    "store_history": execution.store_history,
+                    "user_expressions": {},
+                    "allow_stdin": False,
+                    "stop_on_error": execution.stop_on_error,
+                },
+                msg_id=execution.msg_id,
+            )
+            await execution.released.wait()
+        finally:
+            if timer is not None:
+                timer.cancel()
+            self._running = None
+            self._touch()
+
+    def _touch(self) -> None:
+        self.last_activity = datetime.now(UTC)
+        self._idle_since = time.monotonic()
+
+    # Messages
+
+    def _route(self, message: Message) -> None:
+        parent = message.parent_id
+        execution = self._known.get(parent)
+        if message.channel == "iopub":
+            self._route_iopub(message, execution)
+        elif parent in self._replies:
+            reply = self._replies.pop(parent)
+            if not reply.done():
+                reply.set_result(message.content)
+        elif execution is not None and message.msg_type == "execute_reply":
+            execution.timing["shell.execute_reply"] = message.date
+            execution.take_reply(message.content)
+            if execution.execution_count is not None:
+                self.execution_count = execution.execution_count
+            if not execution.released.is_set():
+                asyncio.get_running_loop().call_later(_IDLE_GRACE, self._ask_for_idle, execution)
+
+    def _route_iopub(self, message: Message, execution: CellExecution | None) -> None:
+        if message.msg_type == "status":
+            state = message.content.get("execution_state")
+            probe = self._probes.get(message.parent_id)
+            if probe is not None:
+                probe.set()
+            if execution is not None and state in ("busy", "idle"):
+                execution.timing[f"iopub.status.{state}"] = message.date
+                if state == "idle":
+                    execution.take_idle()
+            return
+        if execution is None:
+            if message.parent_id not in self._probes and not message.too_large:
+                self.late.take(message.msg_type, message.content)
+            return
+        if message.too_large:
+            execution.collector.note_too_large(message.msg_type, len(message.content_frame))
+            return
+        if message.msg_type == "execute_input":
+            execution.timing["iopub.execute_input"] = message.date
+        execution.take_output(message.msg_type, message.content)
+
+    def _ask_for_idle(self, execution: CellExecution) -> None:
+        """The reply came, `idle` did not. A status of a later request shows that it is lost."""
+        if execution.released.is_set() or self._wire is None:
+            return
+        asyncio.get_running_loop().call_later(_IDLE_GRACE, execution.give_up_on_idle)
+        heard = asyncio.Event()
+
+        async def ask() -> None:
+            await self._nudge(heard)
+            await heard.wait()
+            execution.give_up_on_idle()
+
+        _background(ask(), timeout_seconds=_IDLE_GRACE)
+
+    async def _nudge(self, heard: asyncio.Event | None = None) -> None:
+        """Send a harmless request. An ipykernel whose `await` was interrupted answers only when another one comes."""
+        if self._wire is None:
+            return
+        msg_id = await self._wire.send("shell", "kernel_info_request", {})
+        self._probes[msg_id] = heard or asyncio.Event()
+        asyncio.get_running_loop().call_later(60, self._probes.pop, msg_id, None)
+
+    # Interrupt
+
+    def _on_timeout(self, execution: CellExecution) -> None:
+        if not execution.released.is_set():
+            _background(self.interrupt(execution, CellStatus.TIMEOUT))
+
+    async def interrupt(
+        self, execution: CellExecution | None = None, reason: CellStatus = CellStatus.INTERRUPTED
+    ) -> bool:
+        """Interrupt `execution`, or whatever runs. Returns whether it has ended, at the latest after 5 s.
+
+        An execution that still waits in the queue ends as aborted and never reaches the kernel. One that ignores
+        interrupts is `still_running` afterwards, and its caller has a result all the same.
+        """
+        if execution is not None and execution.status == CellStatus.QUEUED:
+            execution.abort("it was cancelled before it began")
+            return True
+        target = execution or self._running
+        if target is None or target.released.is_set():
+            return True
+        if target is not self._running:
+            return False
+        if self._ladder is None or self._ladder.done():
+            target.expect_end(reason)
+            self._ladder = asyncio.create_task(self._interrupt_ladder(target), name=f"interrupt {self.kernel_id}")
+        return await asyncio.shield(self._ladder)
+
+    async def _interrupt_ladder(self, execution: CellExecution) -> bool:
+        began = time.monotonic()
+        for at in _INTERRUPTS_YOUNG if execution.duration < _YOUNG_SECONDS else _INTERRUPTS:
+            if await _set_within(execution.released, began + at - time.monotonic()):
+                return True
+            await self._send_interrupt()
+        if await _set_within(execution.released, began + INTERRUPT_PATIENCE - time.monotonic()):
+            return True
+        execution.give_up_on_interrupt()
+        return False
+
+    async def _send_interrupt(self) -> None:
+        if self._process is None or self._wire is None:
+            return
+        if self.spec.interrupt_mode == "message":
+            await self._wire.send("control", "interrupt_request", {})
+        else:
+            await self._process.interrupt()
+        await self._nudge()
+
+    # End
+
+    async def _reap(self, process: KernelProcess) -> None:
+        """Wait for the death of the process and tell everybody who waits for it."""
+        await process.exited
+        if process is not self._process or not self.alive:
+            return
+        await asyncio.sleep(0.05)  # what the kernel had sent may still be on its way through the sockets
+        self._state = KernelState.DEAD
+        why = f"the kernel died ({process.exit_description()})"
+        logger.warning("kernel died", extra={"kernel_id": self.kernel_id, "exit": process.exit_description()})
+        if self._worker is not None:
+            self._worker.cancel()
+        self._end_executions(why)
+        self._touch()
+        if self._on_exit is not None:
+            self._on_exit(self)
+        self._close_wire()
+        await process.aclose()  # what the kernel left of its own children goes, too
+
+    def _end_executions(self, why: str) -> None:
+        if self._running is not None and not self._running.released.is_set():
+            self._running.die(why)
+        while self._queue:
+            self._queue.popleft().abort(why)
+
+    def _close_wire(self) -> None:
+        if self._wire is not None:
+            self._wire.close()
+            self._wire = None
+
+    async def _discard_incarnation(self) -> None:
+        """End the process and everything that belongs to this incarnation."""
+        if self._reaper is not None:
+            self._reaper.cancel()
+        if self._process is not None:
+            await self._process.aclose()
+        self._close_wire()
+        if self._worker is not None:
+            self._worker.cancel()
+            self._worker = None
+
+    async def aclose(self) -> None:
+        """Stop the kernel. An idle one may shut down by itself for a second; then, or if busy, it is killed.
+
+        A second call does nothing.
+        """
+        if self._state == KernelState.STOPPED:
+            return
+        polite = self._state == KernelState.IDLE and self._running is None
+        was_alive, self._state = self.alive, KernelState.STOPPED
+        self._end_executions("the kernel was stopped")
+        if was_alive and polite and self._wire is not None and self._process is not None:
+            await self._wire.send("control", "shutdown_request", {"restart": False})
+            await self._process.wait_exit(_SHUTDOWN_GRACE)
+        await self._discard_incarnation()
+        if self._on_exit is not None:
+            self._on_exit(self)
+
+
+def kernel_environment(spec: KernelSpec, extra: dict[str, str] | None, denied: list[str]) -> dict[str, str]:
+    """The environment of a new kernel: ours, without what is denied, then the kernelspec's, then `extra`."""
+    env = {name: value for name, value in os.environ.items() if name not in denied}
+    env.update(spec.env or {})
+    env.update(extra or {})
+    return env
+
+
+def _tail(process: KernelProcess) -> str:
+    tail = process.output_tail()
+    return f"It wrote:\n{tail}\n" if tail else ""
+
+
+async def _set_within(event: asyncio.Event, seconds: float) -> bool:
+    """Wait for `event` at most `seconds`. Returns whether it is set."""
+    if not event.is_set() and seconds > 0:
+        try:
+            async with asyncio.timeout(seconds):
+                await event.wait()
+        except TimeoutError:
+            pass
+    return event.is_set()
+
+
+_tasks: set[asyncio.Task[Any]] = set()
+
+
+def _background(work: Any, *, timeout_seconds: float | None = None) -> None:
+    """Run a coroutine to its end without anybody waiting for it. The reference keeps it from being collected."""
+
+    async def run() -> None:
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await work
+        except TimeoutError:
+            pass
+        except Exception:
+            logger.exception("background work on a kernel failed")
+
+    task = asyncio.create_task(run())
+    _tasks.add(task)
+    task.add_done_callback(_tasks.discard)

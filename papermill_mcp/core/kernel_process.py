@@ -1,0 +1,251 @@
+"""One kernel process: how it is started, watched and ended.
+
+The process gets a session and standard streams of its own: what it writes to its file descriptors must never reach
+ours, which carry the protocol. Its death is seen at once, through a pidfd where the system has them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import uuid
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import zmq.asyncio
+from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
+from jupyter_client.manager import AsyncKernelManager
+from jupyter_client.session import Session
+
+from papermill_mcp.core.watchdog import Watchdog
+from papermill_mcp.errors import KernelStartFailedError
+from papermill_mcp.utils import process_guard
+from papermill_mcp.utils.text_utils import clean_text
+
+logger = logging.getLogger(__name__)
+
+#: How much of what the kernel writes to its own standard streams is kept, in bytes. The end counts.
+_TAIL_BYTES = 64 * 1024
+
+_POLL_SECONDS = 0.1
+
+
+class _OneSpec(KernelSpecManager):
+    """Hands out one kernelspec, whatever the name. Used for an interpreter that has no installed spec."""
+
+    def __init__(self, spec: KernelSpec) -> None:
+        super().__init__()
+        self._spec = spec
+
+    def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
+        return self._spec
+
+
+class KernelProcess:
+    """One incarnation of a kernel: process, ports and key. It is never reused after its end.
+
+    Attributes:
+        exited: completes with the exit code (negative: the signal) when the process is gone.
+    """
+
+    def __init__(
+        self, kernel_name: str, spec: KernelSpec, *, context: zmq.asyncio.Context, runtime: Path, watchdog: Watchdog
+    ) -> None:
+        self.spec = spec
+        self.exited: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self.pid: int | None = None
+        self._watchdog = watchdog
+        self._started = 0
+        self._manager = AsyncKernelManager(
+            kernel_name=kernel_name,
+            kernel_spec_manager=_OneSpec(spec),
+            connection_file=str(runtime / f"kernel-{uuid.uuid4().hex}.json"),
+            context=context,
+            transport="tcp",
+            ip="127.0.0.1",
+        )
+        self._tail: deque[bytes] = deque()
+        self._tail_bytes = 0
+        self._output_fd: int | None = None
+        self._pidfd: int | None = None
+        self._poller: asyncio.Task[None] | None = None
+        self._closed = False
+
+    @property
+    def session(self) -> Session:
+        """Signs messages with the key of this incarnation."""
+        session: Session = self._manager.session
+        return session
+
+    @property
+    def ports(self) -> dict[str, Any]:
+        """Address and ports, as in a connection file."""
+        return dict(self._manager.get_connection_info())
+
+    async def start(self, *, cwd: Path, env: dict[str, str]) -> None:
+        """Start the process. It is not ready yet when this returns.
+
+        Raises:
+            KernelStartFailedError: the kernelspec's command cannot be executed.
+        """
+        read_fd, write_fd = os.pipe()
+        self._output_fd = read_fd
+        os.set_blocking(read_fd, False)
+        asyncio.get_running_loop().add_reader(read_fd, self._drain)
+        extra = []
+        if self.spec.language == "python" and any("ipykernel" in part for part in self.spec.argv):
+            # History of an agent's cells does not belong into the user's history file.
+            extra.append("--HistoryManager.hist_file=:memory:")
+        try:
+            await self._manager.start_kernel(
+                cwd=str(cwd),
+                env=env,
+                extra_arguments=extra,
+                stdin=-3,  # subprocess.DEVNULL
+                stdout=write_fd,
+                stderr=write_fd,
+            )
+        except Exception as error:
+            raise KernelStartFailedError(
+                f"kernel {self._manager.kernel_name!r} could not be started: {error}",
+                state="nothing was started",
+                advice=f"check the command of its kernelspec: {' '.join(self.spec.argv[:3])}",
+            ) from error
+        finally:
+            os.close(write_fd)
+        self._watch()
+
+    def _watch(self) -> None:
+        process = getattr(self._manager.provisioner, "process", None)
+        self.pid = getattr(self._manager.provisioner, "pid", None)
+        if self.pid is not None:
+            self._started = self._watchdog.guard(self.pid)
+        if process is not None and sys.platform == "linux":
+            try:
+                self._pidfd = os.pidfd_open(process.pid)
+                asyncio.get_running_loop().add_reader(self._pidfd, self._on_pidfd, process)
+                return
+            except OSError:
+                pass
+        self._poller = asyncio.create_task(self._poll(), name="watch kernel process")
+
+    def _on_pidfd(self, process: Any) -> None:
+        code = process.poll()
+        if code is None:
+            return
+        self._close_pidfd()
+        self._on_exit(code)
+
+    async def _poll(self) -> None:
+        provisioner = self._manager.provisioner
+        while provisioner is not None:
+            code = await provisioner.poll()
+            if code is not None:
+                self._on_exit(code)
+                return
+            await asyncio.sleep(_POLL_SECONDS)
+
+    def _on_exit(self, code: int) -> None:
+        self._drain()
+        if not self.exited.done():
+            self.exited.set_result(code)
+
+    def _close_pidfd(self) -> None:
+        if self._pidfd is not None:
+            asyncio.get_running_loop().remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = None
+
+    def _drain(self) -> None:
+        """Take what the kernel wrote to its standard streams, so that it never blocks on them."""
+        if self._output_fd is None:
+            return
+        try:
+            data = os.read(self._output_fd, 65536)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._close_output()
+            return
+        self._tail.append(data)
+        self._tail_bytes += len(data)
+        while self._tail_bytes - len(self._tail[0]) >= _TAIL_BYTES:
+            self._tail_bytes -= len(self._tail.popleft())
+
+    def _close_output(self) -> None:
+        if self._output_fd is not None:
+            asyncio.get_running_loop().remove_reader(self._output_fd)
+            os.close(self._output_fd)
+            self._output_fd = None
+
+    def output_tail(self, limit: int = 2000) -> str:
+        """The end of what the process wrote to its own standard streams, cleaned, at most `limit` characters."""
+        text = clean_text(b"".join(self._tail).decode("utf-8", "replace")).strip()
+        return text if len(text) <= limit else "…" + text[-limit:]
+
+    def exit_description(self) -> str:
+        """How the process ended, in words: `exit code 1` or `signal 9 (SIGKILL)`."""
+        if not self.exited.done():
+            return "still running"
+        code = self.exited.result()
+        if code >= 0:
+            return f"exit code {code}"
+        try:
+            return f"signal {-code} ({signal.Signals(-code).name})"
+        except ValueError:
+            return f"signal {-code}"
+
+    async def interrupt(self) -> None:
+        """Send SIGINT to the process group. For kernelspecs whose interrupt mode is `message`, the caller sends it."""
+        if not self.exited.done() and self._manager.provisioner is not None:
+            await self._manager.provisioner.send_signal(signal.SIGINT)
+
+    async def wait_exit(self, seconds: float) -> bool:
+        """Wait until the process is gone, at most `seconds`. Returns whether it is."""
+        if not self.exited.done():
+            await asyncio.wait([self.exited], timeout=seconds)
+        return self.exited.done()
+
+    async def kill(self) -> list[int]:
+        """End the process, its group and its descendants. Returns the pids of what survives, which is nothing if all
+        is well."""
+        if self.pid is not None:
+            for _ in range(3):  # a tree may fork while it is read
+                if not await asyncio.to_thread(process_guard.kill_tree, self.pid, self._started):
+                    break
+                await asyncio.sleep(0.02)
+        elif self._manager.provisioner is not None and not self.exited.done():
+            await self._manager.provisioner.kill()
+        await self.wait_exit(2)
+        if self.pid is None:
+            return []
+        return [row.pid for row in await asyncio.to_thread(process_guard.tree_of, self.pid, self._started)]
+
+    async def aclose(self) -> None:
+        """End the process tree and release ports, files and descriptors. A second call does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        survivors = await self.kill()
+        if survivors:
+            logger.error("processes of a kernel survived their end", extra={"pids": survivors})
+        elif self.pid is not None:
+            self._watchdog.release(self.pid)
+        if self._poller is not None:
+            self._poller.cancel()
+        self._close_pidfd()
+        self._drain()
+        self._close_output()
+        try:
+            if self._manager.provisioner is not None:
+                await self._manager.cleanup_resources()
+            else:
+                self._manager.cleanup_connection_file()
+        except Exception:
+            logger.exception("a kernel's files could not be removed")

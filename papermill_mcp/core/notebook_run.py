@@ -1,0 +1,268 @@
+"""Running code cells of a notebook, one after another, in one kernel.
+
+Used in place, for the user's own notebook, and by papermill runs for their output notebooks: what differs between the
+two is only who is told about each cell (`RunObserver`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from papermill_mcp.core.document import NotebookCell
+from papermill_mcp.core.execution import CellExecution, CellStatus
+from papermill_mcp.core.kernel import Kernel
+from papermill_mcp.core.outputs import Output
+from papermill_mcp.core.run_file import RunFile
+from papermill_mcp.errors import KernelDiedError, KernelNotFoundError, ServerError
+from papermill_mcp.utils.text_utils import one_line
+
+#: Tags that nbclient, and so papermill, obeys.
+SKIP_TAG = "skip-execution"
+RAISES_TAG = "raises-exception"
+
+#: Seconds between two records of a cell that is still running, for the file.
+_RECORD_INTERVAL = 10.0
+
+
+@dataclass
+class RunCell:
+    """One cell of a run.
+
+    Attributes:
+        index: its place in the notebook that is run.
+        label: what a person calls it, for progress messages.
+        status: `CellStatus.QUEUED` until it begins; skipped cells stay so.
+    """
+
+    index: int
+    cell_id: str | None
+    source: str
+    label: str
+    allow_error: bool = False
+    skip: bool = False
+    execution: CellExecution | None = None
+
+    @property
+    def status(self) -> CellStatus:
+        """Where this cell stands."""
+        return self.execution.status if self.execution else CellStatus.QUEUED
+
+    @property
+    def outputs(self) -> list[Output]:
+        """The outputs so far, with an `error` output when the cell was ended from outside."""
+        if self.execution is None:
+            return []
+        outputs = self.execution.outputs
+        error = self.execution.error
+        told = any(output["output_type"] == "error" for output in outputs)
+        if error is not None and not told and self.status not in (CellStatus.OK, CellStatus.ABORTED):
+            outputs.append(error.output())
+        return outputs
+
+    @property
+    def failed(self) -> bool:
+        """Whether it ended in a way that stops a run (an allowed error does not)."""
+        if self.status == CellStatus.ERROR:
+            return not self.allow_error
+        return self.status.final and self.status != CellStatus.OK
+
+
+class RunObserver(Protocol):
+    """Who is told about each cell of a run. Called in the event loop; must not block."""
+
+    def cell_started(self, cell: RunCell) -> None:
+        """The kernel gets the cell now."""
+
+    def cell_progressed(self, cell: RunCell) -> None:
+        """The cell has run for a while and put something out. Called now and then."""
+
+    def cell_finished(self, cell: RunCell) -> None:
+        """The cell has ended, in whatever way."""
+
+
+class NotebookRun:
+    """A run over cells of a notebook. `run` returns when it is over; `cancel` ends it early.
+
+    Attributes:
+        cells: all cells of the run in order; `current` is the one that runs.
+        status: that of the run: `running` until its end.
+        problem: why the run ended where no cell tells it.
+    """
+
+    def __init__(
+        self,
+        cells: Sequence[RunCell],
+        observer: RunObserver,
+        *,
+        timeout_seconds: float | None,
+        continue_on_error: bool,
+        on_change: Any = None,
+    ) -> None:
+        self.cells = list(cells)
+        self.current: RunCell | None = None
+        self.status = CellStatus.QUEUED
+        self.kernel: Kernel | None = None
+        self._observer = observer
+        self._timeout = timeout_seconds
+        self.continues = continue_on_error
+        self.problem: ServerError | None = None
+        self._on_change = on_change
+        self._cancelled = False
+
+    @property
+    def done(self) -> int:
+        """Cells that are over."""
+        return sum(1 for cell in self.cells if cell.skip or cell.status.final)
+
+    @property
+    def failed_cells(self) -> list[RunCell]:
+        """Cells that ended badly."""
+        return [cell for cell in self.cells if cell.failed]
+
+    async def run(self, kernel: Kernel) -> None:
+        """Run the cells in `kernel`. Returns when the last has ended, one has failed, or the run was cancelled."""
+        self.kernel = kernel
+        self.status = CellStatus.RUNNING
+        self._changed()
+        for cell in self.cells:
+            if self._cancelled:
+                self.status = CellStatus.INTERRUPTED
+                return
+            if cell.skip:
+                continue
+            try:
+                await self._run_cell(kernel, cell)
+            except (KernelDiedError, KernelNotFoundError) as error:
+                self.problem = error  # it ended between two cells
+                self.status = CellStatus.DIED
+                return
+            if cell.failed and (cell.status != CellStatus.ERROR or not self.continues):
+                # With continue_on_error a raised exception is passed over. A dead or deaf kernel is not.
+                self.status = cell.status
+                return
+        self.status = CellStatus.ERROR if self.failed_cells else CellStatus.OK
+
+    async def _run_cell(self, kernel: Kernel, cell: RunCell) -> None:
+        cell.execution = kernel.submit(
+            cell.source,
+            timeout_seconds=self._timeout,
+            stop_on_error=not (cell.allow_error or self.continues),
+            on_change=self._changed,
+        )
+        self.current = cell
+        self._observer.cell_started(cell)
+        self._changed()
+        settled = asyncio.create_task(cell.execution.settled.wait())
+        try:
+            seen = 0
+            while not settled.done():
+                await asyncio.wait([settled], timeout=_RECORD_INTERVAL)
+                version = cell.execution.collector.version
+                if not settled.done() and version != seen:
+                    seen = version
+                    self._observer.cell_progressed(cell)
+        finally:
+            settled.cancel()
+        self.current = None
+        self._observer.cell_finished(cell)
+        self._changed()
+
+    async def cancel(self) -> bool:
+        """Interrupt the cell that runs and start no further one. Returns whether the kernel obeyed."""
+        self._cancelled = True
+        execution = self.current.execution if self.current else None
+        if self.kernel is None or execution is None:
+            return True
+        return await self.kernel.interrupt(execution)
+
+    def _changed(self) -> None:
+        if self._on_change is not None:
+            self._on_change()
+
+
+class InPlaceObserver:
+    """Records results in the notebook that was run itself."""
+
+    def __init__(self, file: RunFile | None, cells: Sequence[NotebookCell]) -> None:
+        self._file = file
+        self._cells = cells
+
+    def cell_started(self, cell: RunCell) -> None:
+        """The outputs of an earlier run go now: they are not this run's."""
+        self._record(cell)
+
+    def cell_progressed(self, cell: RunCell) -> None:
+        """Keep what a long cell has put out so far."""
+        self._record(cell)
+
+    def cell_finished(self, cell: RunCell) -> None:
+        """Keep everything, timings included."""
+        self._record(cell)
+
+    def _record(self, cell: RunCell) -> None:
+        if self._file is None or cell.execution is None:
+            return
+        metadata = dict(self._cells[cell.index].data.get("metadata") or {})
+        metadata["execution"] = dict(cell.execution.timing)
+        self._file.record(
+            cell.index,
+            {
+                "execution_count": cell.execution.execution_count,
+                "metadata": metadata,
+                "outputs": cell.outputs,
+            },
+        )
+
+
+def run_cells(cells: Sequence[NotebookCell], chosen: Sequence[int] | None = None) -> list[RunCell]:
+    """The code cells of a notebook as a run has them, those of `chosen` indexes only.
+
+    Empty cells and cells tagged `skip-execution` are skipped, as nbclient does; an empty cell is left out altogether.
+    """
+    heading = ""
+    found = []
+    wanted = None if chosen is None else set(chosen)
+    for index, cell in enumerate(cells):
+        if cell.cell_type == "markdown":
+            heading = heading_of(cell.source) or heading
+        if cell.cell_type != "code" or (wanted is not None and index not in wanted) or not cell.source.strip():
+            continue
+        found.append(
+            RunCell(
+                index=index,
+                cell_id=cell.cell_id,
+                source=cell.source,
+                label=heading or code_label(cell.source),
+                allow_error=RAISES_TAG in cell.tags,
+                skip=SKIP_TAG in cell.tags,
+            )
+        )
+    return found
+
+
+def heading_of(markdown: str) -> str:
+    """The last heading in a markdown source, or an empty string."""
+    headings = re.findall(r"^#{1,6}\s+(.+?)\s*#*\s*$", markdown, flags=re.MULTILINE)
+    return one_line(headings[-1], 60) if headings else ""
+
+
+def code_label(source: str) -> str:
+    """A few words for a code cell: its first line that is neither blank nor a magic."""
+    for line in source.splitlines():
+        text = line.strip().lstrip("#").strip()
+        if text and not text.startswith("%"):
+            return one_line(text, 60)
+    return "code"
+
+
+def progress_message(run: NotebookRun, seconds: float) -> str:
+    """What a person reads while a run goes on: `cell 7 of 31 · "Train the model" · 42 s`."""
+    cell = run.current
+    if cell is None:
+        return f"{run.done} of {len(run.cells)} cells · {seconds:.0f} s"
+    place = run.cells.index(cell) + 1
+    return f'cell {place} of {len(run.cells)} · "{cell.label}" · {seconds:.0f} s'

@@ -1,0 +1,233 @@
+"""What one cell has put out so far, in the form that nbformat 4.5 keeps.
+
+Streams are merged, carriage returns and backspaces applied, `clear_output` and display updates obeyed, as Jupyter's own
+front ends do. Memory is bounded: over the limits, output is counted instead of kept, and the reading goes on.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+Output = dict[str, Any]
+
+#: Characters of output one cell may keep. Of a longer stream the beginning and the last `STREAM_TAIL_CHARS` stay.
+MAX_CELL_CHARS = 10 * 1024 * 1024
+STREAM_TAIL_CHARS = 1024 * 1024
+
+#: Outputs one cell may keep.
+MAX_CELL_OUTPUTS = 5_000
+
+_CONTROL = re.compile(r"[\r\x08]")
+
+
+class _Stream:
+    """A run of text on stdout or stderr. Only its last line can still change."""
+
+    def __init__(self, name: str, room: Callable[[int], int]) -> None:
+        self.name = name
+        self._room = room  # asks for space; returns how many characters are granted
+        self._head: list[str] = []
+        self._tail: deque[str] = deque()
+        self._tail_chars = 0
+        self._dropped = 0
+        self._full = False
+        self._line = ""
+        self._column: int | None = None  # where the next character goes; None: at the end of the line
+
+    def write(self, text: str) -> None:
+        if self._column is None and not _CONTROL.search(text):
+            end = text.rfind("\n") + 1
+            if end:
+                self._commit(self._line + text[:end])
+                self._line = text[end:]
+            else:
+                self._line += text
+            if len(self._line) > STREAM_TAIL_CHARS:  # no line end in sight: nobody will rewrite a line of this length
+                self._commit(self._line)
+                self._line = ""
+            return
+        self._write_folding(text)
+
+    def _write_folding(self, text: str) -> None:
+        lines = text.split("\n")
+        for number, piece in enumerate(lines):
+            for part in re.split(r"([\r\x08])", piece):
+                if part == "\r":
+                    self._column = 0
+                elif part == "\x08":
+                    column = len(self._line) if self._column is None else self._column
+                    self._column = max(0, column - 1)
+                elif part:
+                    self._overwrite(part)
+            if number < len(lines) - 1:
+                self._commit(self._line + "\n")
+                self._line, self._column = "", None
+        if self._column is not None and self._column >= len(self._line):
+            self._column = None
+
+    def _overwrite(self, part: str) -> None:
+        if self._column is None:
+            self._line += part
+            return
+        end = self._column + len(part)
+        self._line = self._line[: self._column] + part + self._line[end:]
+        self._column = end
+
+    def _commit(self, text: str) -> None:
+        if not self._full:
+            granted = self._room(len(text))
+            self._head.append(text[:granted])
+            text = text[granted:]
+            self._full = bool(text)
+        if text:
+            self._tail.append(text)
+            self._tail_chars += len(text)
+            while self._tail_chars - len(self._tail[0]) >= STREAM_TAIL_CHARS:
+                gone = self._tail.popleft()
+                self._tail_chars -= len(gone)
+                self._dropped += len(gone)
+
+    def output(self) -> Output:
+        if len(self._head) > 1:
+            self._head = ["".join(self._head)]
+        text = "".join(self._head)
+        if self._full:
+            tail = "".join(self._tail)
+            dropped = self._dropped
+            if len(tail) > STREAM_TAIL_CHARS:
+                dropped += len(tail) - STREAM_TAIL_CHARS
+                tail = tail[-STREAM_TAIL_CHARS:]
+            if dropped:
+                text += f"\n[… {dropped:,} characters not kept: a cell keeps {MAX_CELL_CHARS:,} characters …]\n"
+            text += tail
+        return {"output_type": "stream", "name": self.name, "text": text + self._line}
+
+
+class OutputCollector:
+    """Takes the iopub messages of one cell and keeps its outputs.
+
+    Args:
+        displays: the outputs of this kernel that carry a `display_id`, shared by all its cells, so that a cell may
+            update what an earlier one displayed.
+    """
+
+    def __init__(self, displays: dict[str, list[Output]]) -> None:
+        self._displays = displays
+        self._items: list[_Stream | Output] = []
+        self._clear_next = False
+        self._chars = 0
+        self.omitted_outputs = 0
+        self.version = 0
+
+    def take(self, msg_type: str, content: dict[str, Any]) -> bool:
+        """Apply one message. Returns whether it was an output message."""
+        match msg_type:
+            case "stream":
+                self._apply_clear()
+                self._stream(str(content.get("name", "stdout")), str(content.get("text", "")))
+            case "display_data" | "execute_result":
+                self._apply_clear()
+                self._display(msg_type, content)
+            case "update_display_data":
+                self._update(content)
+            case "error":
+                self._apply_clear()
+                self._append(
+                    {
+                        "output_type": "error",
+                        "ename": str(content.get("ename", "")),
+                        "evalue": str(content.get("evalue", "")),
+                        "traceback": [str(line) for line in content.get("traceback") or []],
+                    }
+                )
+            case "clear_output":
+                self._clear_next = True
+                if not content.get("wait", False):
+                    self._apply_clear()
+            case _:
+                return False
+        self.version += 1
+        return True
+
+    def note_too_large(self, msg_type: str, size: int) -> None:
+        """An output message was too large to be decoded. It is counted, and a line says so."""
+        self.omitted_outputs += 1
+        self._stream("stderr", f"[an output of {size:,} bytes ({msg_type}) was not kept: it is over the limit]\n")
+        self.version += 1
+
+    def outputs(self) -> list[Output]:
+        """The outputs as nbformat has them. The dictionaries of displays are shared: do not change them."""
+        shown = [item.output() if isinstance(item, _Stream) else item for item in self._items]
+        if self.omitted_outputs:
+            notice = f"[{self.omitted_outputs:,} further outputs not kept: a cell keeps {MAX_CELL_OUTPUTS:,} outputs]\n"
+            shown.append({"output_type": "stream", "name": "stderr", "text": notice})
+        return shown
+
+    def __iter__(self) -> Iterator[Output]:
+        return iter(self.outputs())
+
+    def last_line(self) -> str:
+        """The last line of text the cell wrote, for progress messages; empty when there is none."""
+        for item in reversed(self._items):
+            if isinstance(item, _Stream):
+                text = str(item.output()["text"])[-2000:].rstrip()
+                return text.rpartition("\n")[2]
+        return ""
+
+    def _stream(self, name: str, text: str) -> None:
+        last = self._items[-1] if self._items else None
+        if isinstance(last, _Stream) and last.name == name:
+            last.write(text)
+            return
+        if len(self._items) >= MAX_CELL_OUTPUTS:
+            self.omitted_outputs += 1
+            return
+        stream = _Stream(name, self._grant)
+        stream.write(text)
+        self._items.append(stream)
+
+    def _display(self, msg_type: str, content: dict[str, Any]) -> None:
+        output: Output = {
+            "output_type": msg_type,
+            "data": content.get("data") or {},
+            "metadata": content.get("metadata") or {},
+        }
+        if msg_type == "execute_result":
+            output["execution_count"] = content.get("execution_count")
+        if self._append(output):
+            display_id = (content.get("transient") or {}).get("display_id")
+            if display_id is not None:
+                self._displays.setdefault(str(display_id), []).append(output)
+
+    def _update(self, content: dict[str, Any]) -> None:
+        display_id = (content.get("transient") or {}).get("display_id")
+        for output in self._displays.get(str(display_id), []) if display_id is not None else []:
+            output["data"] = content.get("data") or {}
+            output["metadata"] = content.get("metadata") or {}
+
+    def _append(self, output: Output) -> bool:
+        size = _size(output)
+        if len(self._items) >= MAX_CELL_OUTPUTS or (output["output_type"] != "error" and self._grant(size) < size):
+            self.omitted_outputs += 1
+            return False
+        self._items.append(output)
+        return True
+
+    def _apply_clear(self) -> None:
+        if self._clear_next:
+            self._clear_next = False
+            self._items.clear()
+            self._chars = 0
+            self.omitted_outputs = 0
+
+    def _grant(self, wanted: int) -> int:
+        granted = max(0, min(wanted, MAX_CELL_CHARS - self._chars))
+        self._chars += granted
+        return granted
+
+
+def _size(output: Output) -> int:
+    return sum(len(value) if isinstance(value, str) else 1000 for value in (output.get("data") or {}).values())

@@ -1,0 +1,190 @@
+"""The notebook file that a run writes its results to, while the run goes on.
+
+A run records what changed, cell by cell; a background task saves at a bounded rate, off the event loop, and each save
+is atomic. When somebody else has changed the file in the meantime, what is on disk is read again and the results are
+put into it, cell by cell: the other's change stays, and so does ours. Only a cell whose source was changed or that is
+gone gets no result, and the run says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+from papermill_mcp.core.document import NotebookDocument
+from papermill_mcp.errors import ConflictError, ServerError
+from papermill_mcp.utils.file_utils import FileContent, read_file, stamp_of, write_file
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between two saves during a run, and the largest share of the run's time that saving may take.
+SAVE_INTERVAL = 1.0
+SAVE_SHARE = 0.05
+
+#: How often a save starts again because the file was changed while it went on.
+_ATTEMPTS = 5
+
+
+class RunFile:
+    """A notebook file under a run.
+
+    Args:
+        content: the file as it was when `document` was made from it.
+        lock: entered around each save, so that edits of this process and saves take turns.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        document: NotebookDocument,
+        content: FileContent,
+        *,
+        shown: str,
+        max_bytes: int,
+        lock: Callable[[], AbstractAsyncContextManager[Any]],
+    ) -> None:
+        self.path = path
+        self.shown = shown
+        self.content = content
+        self._document = document
+        self._max_bytes = max_bytes
+        self._lock = lock
+        self._sources = [(cell.cell_id, cell.source) for cell in document.cells]
+        self._results: dict[int, dict[str, Any]] = {}  # all members set so far, by cell, to be put in again if need be
+        self._pending: dict[int, dict[str, Any]] = {}
+        self._metadata: dict[str, Any] = {}
+        self._metadata_pending = False
+        self._places: dict[int, int] | None = None  # where each of our cells stands now; None: where it always stood
+        self._wake = asyncio.Event()
+        self._saver: asyncio.Task[None] | None = None
+        self._began = time.monotonic()
+        self._saving_seconds = 0.0
+        self._last_save = 0.0
+        self.problem: str | None = None
+        self.unsaved: set[int] = set()
+
+    @property
+    def revision(self) -> str:
+        """The revision of the last save."""
+        return self.content.revision
+
+    def start(self) -> None:
+        """Begin to save in the background whenever something was recorded."""
+        self._saver = asyncio.create_task(self._save_now_and_then(), name=f"save {self.shown}")
+
+    def record(self, index: int, members: dict[str, Any]) -> None:
+        """Set members of a cell, such as `outputs` and `execution_count`. They are saved soon, or by `close`."""
+        self._results.setdefault(index, {}).update(members)
+        self._pending.setdefault(index, {}).update(members)
+        self._wake.set()
+
+    def record_metadata(self, members: dict[str, Any]) -> None:
+        """Set keys of the notebook's metadata."""
+        self._metadata.update(members)
+        self._metadata_pending = True
+        self._wake.set()
+
+    async def close(self, final: NotebookDocument | None = None) -> None:
+        """Save what is recorded and end the background task.
+
+        Args:
+            final: a document to save instead, when cells were added to it; ignored if somebody else changed the file.
+
+        Raises:
+            ServerError: the last save failed; the file on disk is an earlier save.
+        """
+        if self._saver is not None:
+            self._saver.cancel()
+            await asyncio.wait([self._saver])
+            self._saver = None
+        # A caller that is cancelled must not stop the save between its steps.
+        await asyncio.shield(self._save(durable=True, final=final))
+
+    async def _save_now_and_then(self) -> None:
+        while True:
+            await self._wake.wait()
+            now = time.monotonic()
+            share_over = self._began + self._saving_seconds / SAVE_SHARE
+            await asyncio.sleep(max(self._last_save + SAVE_INTERVAL, share_over) - now)
+            self._wake.clear()
+            try:
+                await asyncio.shield(self._save(durable=False))
+                self.problem = None
+            except ServerError as error:
+                # The run goes on: the next save may succeed, and the last one reports if it does not.
+                self.problem = str(error)
+                logger.warning("a save during a run failed", extra={"path": self.shown, "error": str(error)})
+
+    async def _save(self, *, durable: bool, final: NotebookDocument | None = None) -> None:
+        async with self._lock():
+            began = time.monotonic()
+            try:
+                await asyncio.to_thread(self._save_in_thread, durable, final)
+            finally:
+                self._last_save = time.monotonic()
+                self._saving_seconds += self._last_save - began
+
+    def _save_in_thread(self, durable: bool, final: NotebookDocument | None) -> None:
+        changed = stamp_of(self.path) != self.content.stamp
+        for attempt in range(_ATTEMPTS):
+            if changed:
+                final = self._adopt_change(final)
+            if final is not None:
+                document = final
+            else:
+                document = self._document
+                self._apply(document)
+            try:
+                self.content = write_file(
+                    self.path,
+                    document.render(),
+                    expected=self.content,
+                    shown=self.shown,
+                    max_bytes=self._max_bytes,
+                    durable=durable,
+                )
+                return
+            except ConflictError:
+                changed = True
+                if attempt == _ATTEMPTS - 1:
+                    raise
+
+    def _adopt_change(self, final: NotebookDocument | None) -> NotebookDocument | None:
+        """Somebody else wrote the file. Go on from their version, with all our results put in again."""
+        current = read_file(self.path, max_bytes=self._max_bytes, shown=self.shown)
+        if current.revision == self.content.revision:
+            self.content = current
+            return final
+        self._document = NotebookDocument.parse(current.data, shown=self.shown)
+        self.content = current
+        self._places = self._find_places()
+        self._pending = {index: dict(members) for index, members in self._results.items()}
+        self._metadata_pending = bool(self._metadata)
+        return None
+
+    def _find_places(self) -> dict[int, int]:
+        by_id = {cell.cell_id: number for number, cell in enumerate(self._document.cells) if cell.cell_id}
+        places = {}
+        for index, (cell_id, source) in enumerate(self._sources):
+            place = by_id.get(cell_id) if cell_id else index
+            if place is not None and place < len(self._document.cells) and self._document.cells[place].source == source:
+                places[index] = place
+        return places
+
+    def _apply(self, document: NotebookDocument) -> None:
+        pending, self._pending = self._pending, {}
+        for index, members in pending.items():
+            place = index if self._places is None else self._places.get(index)
+            if place is None:
+                self.unsaved.add(index)
+                continue
+            self.unsaved.discard(index)
+            document.update(place, members)
+        if self._metadata_pending:
+            self._metadata_pending = False
+            document.set_member("metadata", document.metadata | self._metadata)
