@@ -1,0 +1,18 @@
+"""What a request means, and whether it is allowed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from papermill_mcp.services.execution_service import ExecutionService
+from papermill_mcp.services.kernel_service import KernelService
+from papermill_mcp.services.notebook_service import NotebookService
+
+
+@dataclass(frozen=True)
+class Services:
+    """The services of one server, as its lifespan holds them."""
+
+    notebooks: NotebookService
+    kernels: KernelService
+    executions: ExecutionService

@@ -1,0 +1,337 @@
+"""Live kernels: who may start one, which one a notebook uses, and how long an idle one lives.
+
+Owns every kernel of this server. Leaving the service ends them all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from pydantic import BaseModel
+
+from papermill_mcp.config import Config
+from papermill_mcp.errors import (
+    InvalidArgumentError,
+    KernelNotFoundError,
+    LimitReachedError,
+    PathNotAllowedError,
+    listed,
+)
+from papermill_mcp.services.workspace import Workspace
+from papermill_mcp.utils.text_utils import count_noun
+
+if TYPE_CHECKING:
+    from papermill_mcp.core.jupyter_manager import InstalledKernel, JupyterManager
+    from papermill_mcp.core.kernel import Kernel
+
+logger = logging.getLogger(__name__)
+
+#: Kernels that are gone, of which we still know why.
+_REMEMBERED = 200
+
+#: Seconds after the start of the server at which the engine is imported, so that the first kernel need not wait for it.
+#: The handshake comes first.
+_WARM_UP_DELAY = 0.5
+
+
+class AvailableKernel(BaseModel):
+    """An installed kernelspec."""
+
+    name: str
+    display_name: str
+    language: str
+    problem: str | None = None
+
+
+class ActiveKernel(BaseModel):
+    """A kernel that this server started and that has not been stopped."""
+
+    kernel_id: str
+    kernel_name: str
+    state: str
+    started_at: str
+    last_activity: str
+    execution_count: int
+    notebook: str | None = None
+
+
+class KernelList(BaseModel):
+    """What is installed and what runs."""
+
+    available: list[AvailableKernel]
+    active: list[ActiveKernel]
+
+
+class StartedKernel(BaseModel):
+    """A kernel that is ready."""
+
+    kernel_id: str
+    kernel_name: str
+    language: str
+    state: str
+    pid: int | None = None
+    cwd: str
+
+
+class StoppedKernel(BaseModel):
+    """A kernel that is gone."""
+
+    kernel_id: str
+    state: str
+
+
+class KernelService:
+    """Starts, finds and stops kernels. Used as a context manager; leaving it ends every kernel."""
+
+    def __init__(self, config: Config, workspace: Workspace, state_directory: Path) -> None:
+        self._config = config
+        self._workspace = workspace
+        self._state_directory = state_directory
+        self._manager: JupyterManager | None = None
+        self._manager_lock = asyncio.Lock()
+        self._kernels: dict[str, Kernel] = {}
+        self._starting = 0
+        self._gone: OrderedDict[str, str] = OrderedDict()
+        self._notebooks: dict[Path, str] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._closed = False
+
+    async def __aenter__(self) -> Self:
+        self._tasks = [asyncio.create_task(self._warm_up(), name="import the kernel engine")]
+        if self._config.kernel_idle_timeout > 0:
+            self._tasks.append(asyncio.create_task(self._stop_idle_kernels(), name="stop idle kernels"))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._closed = True
+        for task in self._tasks:
+            task.cancel()
+        if self._manager is not None:
+            await self._manager.aclose()
+        self._kernels.clear()
+
+    async def _warm_up(self) -> None:
+        await asyncio.sleep(_WARM_UP_DELAY)
+        await asyncio.to_thread(_import_engine)
+
+    async def _engine(self) -> JupyterManager:
+        """The engine, imported and made at first use: it costs a quarter of a second, and many sessions need none."""
+        async with self._manager_lock:
+            if self._manager is None:
+                manager_class = await asyncio.to_thread(_import_engine)
+                self._manager = manager_class(self._state_directory)
+        return self._manager
+
+    async def overview(self) -> KernelList:
+        """Installed kernelspecs and live kernels."""
+        manager = await self._engine()
+        notebooks = {kernel_id: path for path, kernel_id in self._notebooks.items()}
+        return KernelList(
+            available=[
+                AvailableKernel(name=k.name, display_name=k.display_name, language=k.language, problem=k.problem)
+                for k in await manager.installed()
+            ],
+            active=[
+                ActiveKernel(
+                    kernel_id=kernel.kernel_id,
+                    kernel_name=kernel.kernel_name,
+                    state=kernel.state,
+                    started_at=_time(kernel.started_at),
+                    last_activity=_time(kernel.last_activity),
+                    execution_count=kernel.execution_count,
+                    notebook=self._workspace.shown(notebooks[kernel.kernel_id])
+                    if kernel.kernel_id in notebooks
+                    else None,
+                )
+                for kernel in self._kernels.values()
+            ],
+        )
+
+    async def installed(self, kernel_name: str) -> InstalledKernel:
+        """The kernelspec of that name.
+
+        Raises:
+            KernelSpecNotFoundError: there is none; the message lists those there are.
+        """
+        manager = await self._engine()
+        spec = await manager.kernelspec(kernel_name)
+        from papermill_mcp.core.jupyter_manager import InstalledKernel  # noqa: PLC0415 - imported by _engine already
+
+        return InstalledKernel(kernel_name, spec.display_name or kernel_name, spec.language)
+
+    async def start(
+        self,
+        kernel_name: str,
+        *,
+        cwd: str | None = None,
+        python: str | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> StartedKernel:
+        """Start a kernel in a directory of the workspace.
+
+        Args:
+            python: path of an interpreter or virtual environment with ipykernel; need not be inside a root, since it
+                is only executed, never read.
+
+        Raises:
+            LimitReachedError: as many kernels live as may.
+            KernelSpecNotFoundError, KernelStartFailedError: it cannot be started.
+        """
+        directory = self._workspace.directory(cwd) if cwd is not None else self._workspace.roots[0]
+        interpreter = _interpreter(python, self._workspace.roots[0]) if python is not None else None
+        kernel = await self.launch(kernel_name, cwd=directory, python=interpreter, env=dict(env or {}))
+        return StartedKernel(
+            kernel_id=kernel.kernel_id,
+            kernel_name=kernel.kernel_name,
+            language=kernel.language,
+            state=kernel.state,
+            pid=kernel.pid,
+            cwd=self._workspace.shown(directory),
+        )
+
+    async def launch(
+        self,
+        kernel_name: str,
+        *,
+        cwd: Path,
+        python: Path | None = None,
+        env: dict[str, str] | None = None,
+    ) -> Kernel:
+        """Start a kernel if one more may live.
+
+        Raises:
+            LimitReachedError, KernelSpecNotFoundError, KernelStartFailedError: see `start`.
+        """
+        manager = await self._engine()
+        living = [kernel for kernel in self._kernels.values() if kernel.alive]
+        if len(living) + self._starting >= self._config.max_kernels or self._closed:
+            raise LimitReachedError(
+                f"{count_noun(len(living) + self._starting, 'kernel')} are alive, and max_kernels is "
+                f"{self._config.max_kernels}",
+                allowed=f"alive: {listed(f'{k.kernel_id} ({k.state})' for k in living)}",
+                state="no kernel was started",
+                advice="stop one with stop_kernel, or raise the setting max_kernels",
+            )
+        self._starting += 1
+        try:
+            kernel = await manager.start_kernel(
+                kernel_name,
+                cwd=cwd,
+                timeout_seconds=self._config.jupyter_timeout,
+                python=python,
+                env=env,
+                denied_env=list(self._config.kernel_env_deny),
+            )
+        finally:
+            self._starting -= 1
+        self._kernels[kernel.kernel_id] = kernel
+        logger.info("kernel started", extra={"kernel_id": kernel.kernel_id, "kernel_name": kernel_name})
+        return kernel
+
+    def get(self, kernel_id: str) -> Kernel:
+        """The kernel with that id, dead or alive.
+
+        Raises:
+            KernelNotFoundError: there is none; if there was, the message says what became of it.
+        """
+        kernel = self._kernels.get(kernel_id)
+        if kernel is not None:
+            return kernel
+        fate = self._gone.get(kernel_id)
+        raise KernelNotFoundError(
+            f"kernel {kernel_id[:64]!r} {fate}" if fate else f"there is no kernel {kernel_id[:64]!r}",
+            allowed=f"kernels: {listed(self._kernels)}",
+            advice="start one with start_kernel",
+        )
+
+    async def stop(self, kernel_id: str) -> StoppedKernel:
+        """Stop a kernel and forget it.
+
+        Raises:
+            KernelNotFoundError: there is no such kernel.
+        """
+        await self.end(self.get(kernel_id), "was stopped; its variables are lost")
+        return StoppedKernel(kernel_id=kernel_id, state="stopped")
+
+    async def end(self, kernel: Kernel, fate: str) -> None:
+        """Stop a kernel, remembering why it is gone."""
+        self._kernels.pop(kernel.kernel_id, None)
+        self._remember(kernel.kernel_id, fate)
+        manager = await self._engine()
+        await asyncio.shield(manager.stop_kernel(kernel))
+
+    def _remember(self, kernel_id: str, fate: str) -> None:
+        self._gone[kernel_id] = fate
+        while len(self._gone) > _REMEMBERED:
+            self._gone.popitem(last=False)
+
+    async def for_notebook(
+        self, path: Path, kernel_name: str, kernel_id: str | None = None
+    ) -> tuple[Kernel, str | None]:
+        """The kernel that a notebook is bound to, started if need be, and a remark for the user if it is a new one.
+
+        Args:
+            kernel_id: bind the notebook to this kernel.
+        """
+        if kernel_id is not None:
+            kernel = self.get(kernel_id)
+            kernel.require_alive()
+            self._notebooks[path] = kernel_id
+            return kernel, None
+        remark = None
+        bound = self._notebooks.get(path)
+        if bound is not None:
+            known = self._kernels.get(bound)
+            if known is not None and known.alive:
+                return known, None
+            fate = f"died ({known.exit_description})" if known is not None else self._gone.get(bound, "is gone")
+            remark = (
+                f"the notebook's earlier kernel {bound} {fate}; a new one was started, so earlier variables are gone"
+            )
+        kernel = await self.launch(kernel_name, cwd=path.parent)
+        self._notebooks[path] = kernel.kernel_id
+        return kernel, remark
+
+    async def _stop_idle_kernels(self) -> None:
+        while True:
+            await asyncio.sleep(self._config.cleanup_interval)
+            for kernel in list(self._kernels.values()):
+                idle = kernel.idle_seconds
+                if idle < self._config.kernel_idle_timeout:
+                    continue
+                logger.info("idle kernel stopped", extra={"kernel_id": kernel.kernel_id, "idle_seconds": round(idle)})
+                await self.end(
+                    kernel,
+                    f"was stopped after {idle / 60:.0f} min of idleness (kernel_idle_timeout); its variables are lost",
+                )
+
+
+def _import_engine() -> type[JupyterManager]:
+    from papermill_mcp.core.jupyter_manager import JupyterManager  # noqa: PLC0415 - after the handshake, see _engine
+
+    return JupyterManager
+
+
+def _interpreter(python: str, workspace: Path) -> Path:
+    if not python or any(ord(char) < 32 for char in python) or "://" in python:
+        raise PathNotAllowedError(
+            f"python {python[:100]!r} is not a path", allowed="the path of an interpreter or a virtual environment"
+        )
+    path = (workspace / python).absolute()
+    if not path.exists():
+        raise InvalidArgumentError(
+            f"python {python[:200]!r} does not exist",
+            allowed="the path of an interpreter or a virtual environment, relative to the workspace or absolute",
+            state="no kernel was started",
+        )
+    return path
+
+
+def _time(moment: datetime) -> str:
+    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -1,0 +1,587 @@
+"""How much of an output is shown, and in which form.
+
+Outputs come from files and kernels of others: fields may be missing or of any type, text may drive a terminal, image
+data may be broken or made to exhaust memory. Nothing here raises because of them; what cannot be shown is named
+instead, with the reason. The outputs themselves are never changed.
+
+Outputs are numbered by their place in the cell, from 0, as the `outputs/{n}` resources are.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import json
+import re
+import struct
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+
+from pydantic import BaseModel
+
+from papermill_mcp.utils.text_utils import clean_text, count_noun, head_and_tail, one_line
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PillowImage
+
+MAX_VIEWS = 100  # outputs of one cell that are listed one by one; the others are counted
+MAX_PIXELS = 50_000_000
+MAX_IMAGE_BYTES = 25_000_000
+MAX_SENT_BYTES = 3_750_000  # 5 MB as base64, where several model interfaces stop
+SUMMARY_CHARS = 200
+MESSAGE_CHARS = 500  # of an `evalue`
+
+IMAGE_TYPES = {"image/png": "PNG", "image/jpeg": "JPEG", "image/webp": "WEBP", "image/gif": "GIF"}
+_TEXT_TYPES = ("text/plain", "text/markdown", "text/latex", "application/json")
+_HEADER_CHARS = 100_000  # of the base64 of an image that is only measured
+_LISTED_TYPES = 20
+
+# What text/plain says when there is nothing to say in plain text.
+_PLACEHOLDER = re.compile(r"<IPython\.core\.display\.\w+ object>|<Figure size [^<>\n]{1,60}>")
+_DATA_URI = re.compile(r"data:[\w/+.\-]{1,80};base64,[A-Za-z0-9+/=]{64,}+")
+
+
+class OutputView(BaseModel):
+    """One output as shown. Compact: dump it with `exclude_none=True`."""
+
+    output_type: str
+    index: int | None = None
+    """Place of the (first) output in its cell."""
+    name: str | None = None
+    text: str | None = None
+    mime_types: list[str] | None = None
+    """What the bundle holds besides what is shown."""
+    omitted_chars: int | None = None
+    """Counted after cleaning."""
+    note: str | None = None
+
+
+class ErrorView(BaseModel):
+    """An exception that code in a cell raised."""
+
+    ename: str
+    evalue: str
+    traceback: str
+
+
+@dataclass(frozen=True)
+class ShownImage:
+    """A PNG or JPEG that is ready to be sent."""
+
+    mime_type: str
+    data: bytes
+    label: str
+
+
+class OutputLimits(Protocol):
+    """The settings that an `OutputBudget` is made of."""
+
+    @property
+    def max_output_chars(self) -> int: ...
+    @property
+    def max_images(self) -> int: ...
+    @property
+    def max_image_pixels(self) -> int: ...
+    @property
+    def max_error_output(self) -> int: ...
+    @property
+    def error_output_type(self) -> Literal["full", "brief"]: ...
+
+
+@dataclass
+class OutputBudget:
+    """What one reply may still show. Shared by all its cells; `chars` and `images` are used up as outputs are shown."""
+
+    chars: int
+    images: int
+    image_pixels: int
+    """On the long side."""
+    error_chars: int
+    """Of each traceback."""
+    error_type: Literal["full", "brief"]
+
+    @classmethod
+    def of(cls, limits: OutputLimits, *, chars: int | None = None) -> OutputBudget:
+        """The whole budget of a reply; `chars` in place of the configured number of characters."""
+        return cls(
+            chars=limits.max_output_chars if chars is None else chars,
+            images=limits.max_images,
+            image_pixels=limits.max_image_pixels,
+            error_chars=limits.max_error_output,
+            error_type=limits.error_output_type,
+        )
+
+
+def show_outputs(
+    outputs: Sequence[Mapping[str, Any]], budget: OutputBudget, *, label: str = ""
+) -> tuple[list[OutputView], list[ShownImage]]:
+    """The outputs of one cell within `budget`, and the images among them.
+
+    Scales images, so call it in a worker thread.
+
+    Args:
+        label: names the cell in the labels of its images, such as `cell 3`.
+    """
+    views: list[OutputView] = []
+    images: list[ShownImage] = []
+    rest = _Rest()
+    for index, output_type, output in _merged(outputs):
+        if len(views) >= MAX_VIEWS:
+            rest.add(index, output_type, len(_all_text(output_type, output)))
+        elif output_type == "error":
+            views.append(_show_error_output(index, output, budget))
+        elif output_type == "stream":
+            view = OutputView(output_type="stream", index=index, name=_stream_name(output))
+            _spend(view, clean_text(_text_of(output.get("text"))), budget)
+            views.append(view)
+        else:
+            view, image = _show_bundle(index, output_type, output, budget, label)
+            views.append(view)
+            if image:
+                images.append(image)
+    views.extend(rest.views())
+    return views, images
+
+
+def show_error(error: Mapping[str, Any], budget: OutputBudget) -> ErrorView:
+    """What a cell raised, its traceback cut to `budget.error_chars`: the last frames and the message stay.
+
+    Does not use the budget up: the error of a run is shown whatever the run printed before.
+    """
+    ename, evalue, entries = _error_parts(error)
+    limit = 0 if budget.error_type == "brief" else max(budget.error_chars, 0)
+    return ErrorView(ename=ename, evalue=head_and_tail(evalue, MESSAGE_CHARS)[0], traceback=_trim(entries, limit)[0])
+
+
+def summarise_outputs(outputs: Sequence[Mapping[str, Any]]) -> list[OutputView]:
+    """A line or two for each output: its type, what it holds and how large, and the beginning of its text."""
+    views: list[OutputView] = []
+    rest = _Rest()
+    for index, output_type, output in _merged(outputs):
+        text = _all_text(output_type, output)
+        if len(views) >= MAX_VIEWS:
+            rest.add(index, output_type, len(text))
+            continue
+        view = OutputView(output_type=output_type, index=index)
+        if output_type == "stream":
+            view.name = _stream_name(output)
+        elif output_type != "error":
+            data = _mapping(output.get("data"))
+            chosen, _ = _choose_text(data)
+            view.mime_types = _mime_names(data, shown={chosen} if chosen else set())
+            sizes = [_measure(mime, value) for mime, value in data.items() if mime != chosen]
+            view.note = "; ".join(sizes[:_LISTED_TYPES]) or None
+        if text:
+            view.text = text[:SUMMARY_CHARS]
+            view.omitted_chars = len(text) - len(view.text) or None
+        views.append(view)
+    views.extend(rest.views())
+    return views
+
+
+class _Rest:
+    """Outputs past `MAX_VIEWS`: counted, not listed."""
+
+    def __init__(self) -> None:
+        self._first: int | None = None
+        self._types: Counter[str] = Counter()
+        self._chars = 0
+
+    def add(self, index: int, output_type: str, chars: int) -> None:
+        self._first = index if self._first is None else self._first
+        self._types[output_type] += 1
+        self._chars += chars
+
+    def views(self) -> list[OutputView]:
+        if self._first is None:
+            return []
+        kinds = ", ".join(f"{number} {kind}" for kind, number in self._types.most_common(_LISTED_TYPES))
+        note = (
+            f"{count_noun(self._types.total(), 'more output')} of this cell not listed: {kinds}. {_whole(self._first)}"
+        )
+        return [OutputView(output_type="omitted", index=self._first, omitted_chars=self._chars, note=note)]
+
+
+def _merged(outputs: object) -> Iterator[tuple[int, str, Mapping[str, Any]]]:
+    """Outputs with their index and type; consecutive streams of one name as one output."""
+    pending: tuple[int, str, list[str]] | None = None
+    for index, item in enumerate(outputs if isinstance(outputs, list | tuple) else ()):
+        output = _mapping(item)
+        raw_type = output.get("output_type")
+        output_type = (one_line(raw_type, 40) if isinstance(raw_type, str) else "") or "unknown"
+        name = _stream_name(output) if output_type == "stream" else None
+        if pending and name == pending[1]:
+            pending[2].append(_text_of(output.get("text")))
+            continue
+        if pending:
+            yield _joined(pending)
+            pending = None
+        if name is None:
+            yield index, output_type, output
+        else:
+            pending = (index, name, [_text_of(output.get("text"))])
+    if pending:
+        yield _joined(pending)
+
+
+def _joined(streams: tuple[int, str, list[str]]) -> tuple[int, str, Mapping[str, Any]]:
+    index, name, texts = streams
+    return index, "stream", {"name": name, "text": "".join(texts)}
+
+
+def _stream_name(output: Mapping[str, Any]) -> str:
+    return one_line(_text_of(output.get("name")), 40) or "stdout"
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    """`value` with its text keys, if it is a mapping at all."""
+    return {key: item for key, item in value.items() if isinstance(key, str)} if isinstance(value, Mapping) else {}
+
+
+def _text_of(value: object) -> str:
+    """The text of an nbformat multi-line string, which is a string or a list of strings."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list | tuple):
+        return "".join([line for line in value if isinstance(line, str)])
+    return ""
+
+
+def _spend(view: OutputView, text: str, budget: OutputBudget) -> None:
+    """Show as much of `text` as the budget still allows."""
+    if text and budget.chars <= 0:
+        view.omitted_chars = len(text)
+        _add_note(view, f"Text not shown: the text budget of this reply is used up. {_whole(view.index)}")
+        return
+    view.text, omitted = head_and_tail(text, budget.chars)
+    view.omitted_chars = omitted or None
+    budget.chars -= len(text) - omitted
+
+
+def _add_note(view: OutputView, note: str) -> None:
+    view.note = f"{view.note} {note}" if view.note else note
+
+
+def _whole(index: int | None) -> str:
+    return f"For the whole of output {index}, read this cell alone with a larger max_chars."
+
+
+def _all_text(output_type: str, output: Mapping[str, Any]) -> str:
+    """All text that the output could show, cleaned."""
+    if output_type == "stream":
+        return clean_text(_text_of(output.get("text")))
+    if output_type == "error":
+        ename, evalue, _ = _error_parts(output)
+        return _error_line(ename, evalue)
+    return _choose_text(_mapping(output.get("data")))[1]
+
+
+def _show_error_output(index: int, output: Mapping[str, Any], budget: OutputBudget) -> OutputView:
+    """An error among the outputs. Its one-line message is shown even when the text budget is used up."""
+    ename, evalue, entries = _error_parts(output)
+    view = OutputView(output_type="error", index=index)
+    limit = 0 if budget.error_type == "brief" else max(min(budget.error_chars, budget.chars), 0)
+    view.text, omitted = _trim(entries, limit)
+    if not view.text:
+        line = _error_line(ename, evalue)
+        view.text, left_out = head_and_tail(line, MESSAGE_CHARS)
+        budget.chars = max(budget.chars - len(line) + left_out, 0)
+        omitted += left_out
+        if omitted and budget.error_type == "full" and limit < budget.error_chars:
+            _add_note(view, f"Traceback not shown: the text budget of this reply is used up. {_whole(index)}")
+    else:
+        budget.chars -= sum(map(len, entries)) + len(entries) - 1 - omitted
+    view.omitted_chars = omitted or None
+    return view
+
+
+def _error_parts(error: object) -> tuple[str, str, list[str]]:
+    """Name, message and the entries of the traceback, all cleaned."""
+    fields = _mapping(error)
+    ename = one_line(_text_of(fields.get("ename")), 200) or "Error"
+    evalue = clean_text(_text_of(fields.get("evalue")))
+    traceback = fields.get("traceback")
+    lines = [traceback] if isinstance(traceback, str) else traceback if isinstance(traceback, list | tuple) else []
+    return ename, evalue, [clean_text(line).removesuffix("\n") for line in lines if isinstance(line, str)]
+
+
+def _error_line(ename: str, evalue: str) -> str:
+    return f"{ename}: {evalue}" if evalue else ename
+
+
+def _trim(entries: list[str], limit: int) -> tuple[str, int]:
+    """The end of a traceback in `limit` characters, and how many are left out.
+
+    IPython sends an entry for each frame and the message as the last one. A long message is cut in its middle and
+    gets at most half of the room; whole frames are preferred to parts.
+    """
+    whole = "\n".join(entries)
+    if len(whole) <= limit:
+        return whole, 0
+    if limit <= 0:
+        return "", len(whole)
+    *frames, message = entries if len(entries) > 1 else whole.rsplit("\n", 1)
+    last, cut = head_and_tail(message, max(limit // 2, 1) if frames else limit)
+    room = limit - (len(message) - cut)
+    above = "".join([f"{frame}\n" for frame in frames])
+    start = len(above)
+    for frame in reversed(frames):
+        if len(above) - start + len(frame) + 1 > room:
+            break
+        start -= len(frame) + 1
+    if start == len(above):  # not one whole frame: its last lines
+        start = above.find("\n", max(len(above) - room - 1, 0)) + 1
+    if start == 0:
+        return above + last, cut
+    left_out = f"… {count_noun(start, 'character')} ({count_noun(above.count(chr(10), 0, start), 'line')}) left out …"
+    return f"{left_out}\n{above[start:]}{last}", start + cut
+
+
+def _show_bundle(
+    index: int, output_type: str, output: Mapping[str, Any], budget: OutputBudget, label: str
+) -> tuple[OutputView, ShownImage | None]:
+    view = OutputView(output_type=output_type, index=index)
+    data = _mapping(output.get("data"))
+    chosen, text = _choose_text(data)
+    shown = {chosen} if chosen else set()
+    image: ShownImage | None = None
+    withheld: list[str] = []
+    for mime in [mime for mime in IMAGE_TYPES if mime in data]:
+        result = _show_image(mime, data[mime], index, budget)
+        if isinstance(result, str):
+            withheld.append(result)
+            continue
+        budget.images -= 1
+        shown.add(mime)
+        caption = " · ".join(part for part in (label, f"output {index}", result.facts) if part)
+        image = ShownImage(mime_type=result.mime_type, data=result.data, label=caption)
+        withheld.clear()  # the same picture in another type
+        view.note = f"Image attached: {result.facts}."
+        break
+    for reason in withheld:
+        _add_note(view, reason)
+    if text:
+        _spend(view, text, budget)
+    view.mime_types = _mime_names(data, shown)
+    if not text and not image and not withheld:
+        sizes = [_measure(mime, value) for mime, value in data.items() if mime != chosen][:_LISTED_TYPES]
+        if sizes:
+            _add_note(view, f"Not shown: {'; '.join(sizes)}.")
+        else:
+            _add_note(view, "No data.")
+    return view, image
+
+
+def _choose_text(data: Mapping[str, Any]) -> tuple[str | None, str]:
+    """The mime type that is shown as text, and that text, cleaned. No text if it only stands for another type."""
+    placeholder: str | None = None
+    placeholder_text = ""
+    for mime in _TEXT_TYPES:
+        if mime not in data:
+            continue
+        text = _json_text(data[mime]) if mime == "application/json" else _text_of(data[mime])
+        if mime == "text/plain" and len(text) < 200 and _PLACEHOLDER.fullmatch(text.strip()):
+            placeholder = mime
+            placeholder_text = clean_text(text) if len(data) == 1 else ""
+        elif text:
+            return mime, _without_data_uris(clean_text(text))
+    return placeholder, placeholder_text
+
+
+def _json_text(value: object) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    except (TypeError, ValueError, RecursionError):  # an integer of 5,000 digits, a depth of 100,000
+        return ""
+
+
+def _without_data_uris(text: str) -> str:
+    """Never base64 inside text: it costs thousands of tokens and says nothing."""
+    if ";base64," not in text:
+        return text
+    return _DATA_URI.sub(lambda match: f"⟨data URI of {len(match[0])} characters⟩", text)
+
+
+def _mime_names(data: Mapping[str, Any], shown: set[str]) -> list[str] | None:
+    names = [one_line(mime, 100) for mime in data if mime not in shown]
+    if len(names) > _LISTED_TYPES:
+        names[_LISTED_TYPES:] = [f"… {len(names) - _LISTED_TYPES} more"]
+    return names or None
+
+
+def _measure(mime: str, value: object) -> str:
+    """One entry of a bundle in a few words: `image/png 640x480, 23 kB`."""
+    name = one_line(mime, 100)
+    if mime in IMAGE_TYPES:
+        encoded = _text_of(value)
+        size = _human_size(_decoded_size(encoded))
+        start = "".join(encoded[:_HEADER_CHARS].split())
+        try:
+            header = _decode(start[: len(start) // 4 * 4])
+        except (binascii.Error, ValueError):
+            return f"{name}, invalid base64"
+        found = _image_header(header)
+        return f"{name} {found.width}x{found.height}, {size}" if found else f"{name}, {size}"
+    if isinstance(value, str | list | tuple):
+        text = _text_of(value)
+        size_bytes = len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+        return f"{name}, {_human_size(size_bytes)}"
+    return name
+
+
+def _human_size(size: int) -> str:
+    if size < 1_000:
+        return f"{size} B"
+    return f"{size / 1_000:.0f} kB" if size < 999_500 else f"{size / 1_000_000:.1f} MB"
+
+
+class _Header(NamedTuple):
+    mime_type: str
+    width: int
+    height: int
+
+
+class _Ready(NamedTuple):
+    mime_type: str
+    data: bytes
+    facts: str
+
+
+def _show_image(mime: str, value: object, index: int, budget: OutputBudget) -> _Ready | str:
+    """The image ready to be sent, or why it is withheld."""
+    encoded = _text_of(value)
+    if budget.images <= 0:
+        return f"{_measure(mime, encoded)} withheld: the image budget of this reply is used up. {_whole(index)}"
+    size = _decoded_size(encoded)
+    if size > MAX_IMAGE_BYTES:
+        return f"{mime} withheld: {_human_size(size)} is over the limit of {_human_size(MAX_IMAGE_BYTES)}."
+    try:
+        data = _decode(encoded)
+    except (binascii.Error, ValueError):
+        return f"{mime} withheld: its data is not valid base64."
+    header = _image_header(data)
+    if header is None:
+        return f"{mime} withheld: its data ({_human_size(len(data))}) has no valid image header."
+    if header.mime_type != mime:
+        return f"{mime} withheld: its data is {header.mime_type}."
+    named = f"{mime} {header.width}x{header.height}"
+    if header.width * header.height > MAX_PIXELS:
+        return f"{named} withheld: more than {MAX_PIXELS // 1_000_000} million pixels."
+    try:
+        return _checked_and_scaled(data, header, max(budget.image_pixels, 1))
+    # Pillow's decoders raise nearly anything on broken data. A broken image must not reach the client: some can not
+    # continue a conversation that holds one.
+    except Exception as error:
+        return f"{named} withheld: it cannot be decoded ({one_line(str(error), 100) or type(error).__name__})."
+
+
+def _checked_and_scaled(data: bytes, header: _Header, long_side: int) -> _Ready:
+    from PIL import Image, ImageOps  # noqa: PLC0415 (start-up time: few replies hold an image)
+
+    # Only the decoder of the claimed type: fewer parsers for data of others.
+    with Image.open(io.BytesIO(data), formats=[IMAGE_TYPES[header.mime_type]]) as opened:
+        if opened.width * opened.height > MAX_PIXELS:
+            raise ValueError("it is larger than its header says")
+        opened.load()  # the whole data, to know that it is sound
+        kind = "JPEG" if header.mime_type == "image/jpeg" else "PNG"
+        mime_type = "image/jpeg" if kind == "JPEG" else "image/png"
+        converted = "" if mime_type == header.mime_type else f"converted from {header.mime_type}"
+        side = min(max(opened.size), long_side)
+        if side == max(opened.size) and not converted and len(data) <= MAX_SENT_BYTES:
+            return _Ready(mime_type, data, f"{mime_type} {header.width}x{header.height}")
+        source: PillowImage = _in_plain_mode(ImageOps.exif_transpose(opened), kind)
+    image = source
+    while True:
+        if side < max(source.size):
+            factor = side / max(source.size)
+            size = (max(round(source.width * factor), 1), max(round(source.height * factor), 1))
+            image = source.resize(size, Image.Resampling.LANCZOS)
+        buffer = io.BytesIO()
+        image.save(buffer, format=kind)
+        if buffer.tell() <= MAX_SENT_BYTES or side <= 1:
+            break
+        side = max(side * 7 // 10, 1)
+    scaled = f"scaled from {header.width}x{header.height}" if image is not source else ""
+    how = ", ".join(part for part in (converted, scaled) if part)
+    return _Ready(mime_type, buffer.getvalue(), f"{mime_type} {image.width}x{image.height}{f' ({how})' if how else ''}")
+
+
+def _in_plain_mode(image: PillowImage, kind: str) -> PillowImage:
+    """The image in a mode that can be scaled smoothly and saved as `kind`."""
+    if kind == "JPEG":
+        return image if image.mode in ("L", "RGB") else image.convert("RGB")
+    if image.mode in ("L", "LA", "RGB", "RGBA") and "transparency" not in image.info:
+        return image
+    if "transparency" in image.info or image.mode in ("PA", "La", "RGBa"):
+        return image.convert("RGBA")
+    if image.mode.startswith("I"):  # 16 bits, which convert("L") would clip instead of scale
+        return image.convert("I").point(lambda value: value * (1 / 256)).convert("L")
+    return image.convert("L" if image.mode == "1" else "RGB")
+
+
+def _decoded_size(encoded: str) -> int:
+    """Bytes that base64 text stands for, without decoding it."""
+    length = len(encoded) - sum(encoded.count(space) for space in " \t\r\n")
+    padding = encoded[-8:].count("=")
+    return max(length * 3 // 4 - padding, 0)
+
+
+def _decode(encoded: str) -> bytes:
+    return base64.b64decode("".join(encoded.split()), validate=True)
+
+
+def _image_header(data: bytes) -> _Header | None:
+    """Type and dimensions as the first bytes tell them; nothing is decoded."""
+    try:
+        found = _read_header(data)
+    except struct.error:  # ends too early
+        return None
+    return found if found and found.width and found.height else None
+
+
+def _read_header(data: bytes) -> _Header | None:
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return _Header("image/png", *struct.unpack_from(">II", data, 16)) if data[12:16] == b"IHDR" else None
+    if data.startswith((b"GIF87a", b"GIF89a")):
+        return _Header("image/gif", *struct.unpack_from("<HH", data, 6))
+    if data.startswith(b"\xff\xd8\xff"):
+        return _read_jpeg(data)
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return _read_webp(data)
+    return None
+
+
+def _read_jpeg(data: bytes) -> _Header | None:
+    position = 2
+    while position < len(data):
+        if data[position] != 0xFF:
+            return None
+        (marker,) = struct.unpack_from(">B", data, position + 1)
+        if marker == 0xFF:  # fill
+            position += 1
+        elif marker == 0x01 or 0xD0 <= marker <= 0xD8:  # no length
+            position += 2
+        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height, width = struct.unpack_from(">HH", data, position + 5)
+            return _Header("image/jpeg", width, height)
+        else:
+            (length,) = struct.unpack_from(">H", data, position + 2)
+            position += 2 + max(length, 2)
+    return None
+
+
+def _read_webp(data: bytes) -> _Header | None:
+    kind = data[12:16]
+    if kind == b"VP8X":
+        low_w, high_w, low_h, high_h = struct.unpack_from("<HBHB", data, 24)
+        return _Header("image/webp", (low_w | high_w << 16) + 1, (low_h | high_h << 16) + 1)
+    if kind == b"VP8L":
+        (bits,) = struct.unpack_from("<I", data, 21)
+        return _Header("image/webp", (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1)
+    if kind == b"VP8 ":
+        width, height = struct.unpack_from("<HH", data, 26)
+        return _Header("image/webp", width & 0x3FFF, height & 0x3FFF)
+    return None
