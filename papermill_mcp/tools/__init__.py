@@ -1,0 +1,1 @@
+"""What the model may ask, and what it is told."""

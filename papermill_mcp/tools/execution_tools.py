@@ -1,0 +1,131 @@
+"""Tools that run notebooks, and those that follow and end what runs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from papermill_mcp.services.execution_service import CancelledExecution, ExecutionView
+from papermill_mcp.tools.toolset import (
+    READS,
+    RUNS_NOTEBOOKS,
+    STOPS,
+    ContinueOnError,
+    ExecutionId,
+    Executions,
+    NotebookPath,
+    ReportProgress,
+    Timeout,
+    Toolset,
+    Wait,
+)
+
+toolset = Toolset("execution")
+
+
+@toolset.tool("Run a notebook in place", RUNS_NOTEBOOKS, images=True)
+async def execute_notebook(
+    path: NotebookPath,
+    executions: Executions,
+    progress: ReportProgress,
+    kernel_id: Annotated[
+        str | None,
+        Field(description="Kernel to run in. Default: the notebook's own, started if needed."),
+    ] = None,
+    cells: Annotated[
+        str | None,
+        Field(description='Cells to run: "0-9", "3,5,-1", "12-" or cell ids. Default: all.'),
+    ] = None,
+    timeout: Timeout = None,
+    continue_on_error: ContinueOnError = None,
+    save: Annotated[bool, Field(description="Save outputs into the notebook as the run goes on. Default true.")] = True,
+    wait: Wait = None,
+) -> ExecutionView:
+    """Run the code cells of a notebook in its kernel and save outputs, counts and timings into it.
+
+    The kernel stays alive with its variables, so after a failure the cell can be mended and the run taken up from
+    there: cells="7-". For a run with parameters into a new file, use execute_notebook_papermill.
+    """
+    return await executions.execute_notebook(
+        path,
+        kernel_id=kernel_id,
+        cells=cells,
+        timeout=timeout,
+        continue_on_error=continue_on_error,
+        save=save,
+        wait=wait,
+        progress=progress,
+    )
+
+
+@toolset.tool("Run a notebook with parameters", RUNS_NOTEBOOKS, images=True)
+async def execute_notebook_papermill(
+    input_path: NotebookPath,
+    executions: Executions,
+    progress: ReportProgress,
+    output_path: Annotated[
+        str | None,
+        Field(description="Output notebook (.ipynb). Default: <output_directory>/<name>-<time>.ipynb."),
+    ] = None,
+    parameters: Annotated[
+        dict[str, Any] | None, Field(description="Values for the notebook's parameters, by name.")
+    ] = None,
+    kernel_name: Annotated[str | None, Field(description="Kernel to use. Default: the one the notebook names.")] = None,
+    timeout: Timeout = None,
+    continue_on_error: ContinueOnError = None,
+    strict_parameters: Annotated[
+        bool, Field(description="Refuse unknown names and values of another type. Default true.")
+    ] = True,
+    keep_kernel: Annotated[
+        bool, Field(description="After a failure leave the kernel alive, to look at variables. Default false.")
+    ] = False,
+    report_mode: Annotated[bool, Field(description="Hide the code in the output. Default false.")] = False,
+    overwrite: Annotated[bool, Field(description="Replace an output that is there. Default false.")] = False,
+    wait: Wait = None,
+) -> ExecutionView:
+    """Run a notebook with parameters by Papermill: a fresh kernel, a new output notebook; the input stays as it is.
+
+    The output is saved as the run goes on, and kept when it fails.
+    """
+    return await executions.execute_papermill(
+        input_path,
+        output_path=output_path,
+        parameters=parameters,
+        kernel_name=kernel_name,
+        timeout=timeout,
+        continue_on_error=continue_on_error,
+        strict_parameters=strict_parameters,
+        keep_kernel=keep_kernel,
+        report_mode=report_mode,
+        overwrite=overwrite,
+        wait=wait,
+        progress=progress,
+    )
+
+
+@toolset.tool("Look at an execution", READS, images=True)
+async def get_execution(
+    execution_id: ExecutionId,
+    executions: Executions,
+    progress: ReportProgress,
+    wait: Annotated[
+        float | None,
+        Field(ge=0, le=3600, allow_inf_nan=False, description="Seconds to wait for its end, 0 to 3600. Default 0."),
+    ] = 0,
+    since: Annotated[
+        str | None,
+        Field(description="The cursor of an earlier reply: show only what is new since then."),
+    ] = None,
+) -> ExecutionView:
+    """Show how far an execution is, or how it ended, and what it put out."""
+    return await executions.look(execution_id, wait=wait, since=since, progress=progress)
+
+
+@toolset.tool("Cancel an execution", STOPS)
+async def cancel_execution(execution_id: ExecutionId, executions: Executions) -> CancelledExecution:
+    """Interrupt an execution and wait until it has ended. The kernel and its variables stay.
+
+    If the kernel ignores the interrupt, a note says so. One that is over stays as it is.
+    """
+    return await executions.cancel(execution_id)

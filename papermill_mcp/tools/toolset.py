@@ -1,0 +1,344 @@
+"""What all tools share, and the one place where a tool gets it.
+
+A tool is one function in a toolset. From it come its name, description, schemas and hints; here it gets strict
+arguments, the form of its replies, the mapping of errors, and its log line. Nothing else lists tools by hand.
+"""
+
+from __future__ import annotations
+
+import base64
+import inspect
+import json
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar
+
+from mcp.server.mcpserver import Context
+from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.mcpserver.resolve import Resolve
+from mcp.server.mcpserver.tools import Tool
+from mcp.server.mcpserver.utilities.func_metadata import FuncMetadata
+from mcp_types import CallToolResult, ImageContent, TextContent, ToolAnnotations
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from papermill_mcp.config import Config
+from papermill_mcp.errors import InvalidArgumentError, ServerError, UnknownArgumentError, listed, nearest
+from papermill_mcp.services import Services
+from papermill_mcp.services.execution_service import ExecutionService, Progress
+from papermill_mcp.services.kernel_service import KernelService
+from papermill_mcp.services.notebook_service import NotebookService
+from papermill_mcp.tools.replies import render
+from papermill_mcp.utils.text_utils import safe_utf8
+
+logger = logging.getLogger("papermill_mcp.tools")
+
+ToolsetName = Literal["notebook", "kernel", "execution", "server"]
+
+_F = TypeVar("_F", bound=Callable[..., Awaitable[BaseModel]])
+
+
+@dataclass(frozen=True)
+class Hints:
+    """What a tool does to the world, as hints for the client and as reasons not to register it."""
+
+    read_only: bool = False
+    destructive: bool = False
+    idempotent: bool = False
+    open_world: bool = False
+    writes_files: bool = False
+    runs_code: bool = False
+
+    def annotations(self) -> ToolAnnotations:
+        """The same as MCP tool annotations."""
+        return ToolAnnotations(
+            read_only_hint=self.read_only,
+            destructive_hint=self.destructive,
+            idempotent_hint=self.idempotent,
+            open_world_hint=self.open_world,
+        )
+
+
+#: Looks, changes nothing.
+READS = Hints(read_only=True, idempotent=True)
+#: Adds to a notebook; what is there stays.
+ADDS = Hints(writes_files=True)
+#: May replace a notebook or a part of one.
+EDITS = Hints(destructive=True, writes_files=True)
+#: Makes a kernel, which is a process.
+STARTS = Hints(runs_code=True)
+#: Ends a kernel or what runs in it: variables are lost, files are not.
+STOPS = Hints(destructive=True, runs_code=True)
+#: Runs code, which may do anything its user may.
+RUNS_CODE = Hints(destructive=True, open_world=True, runs_code=True)
+#: Runs code and writes notebooks.
+RUNS_NOTEBOOKS = Hints(destructive=True, open_world=True, runs_code=True, writes_files=True)
+
+
+# How services arrive. `async`, since the SDK would give a plain function a worker thread.
+async def _notebooks(ctx: Context[Services]) -> NotebookService:
+    return ctx.request_context.lifespan_context.notebooks
+
+
+async def _kernels(ctx: Context[Services]) -> KernelService:
+    return ctx.request_context.lifespan_context.kernels
+
+
+async def _executions(ctx: Context[Services]) -> ExecutionService:
+    return ctx.request_context.lifespan_context.executions
+
+
+async def _progress(ctx: Context[Services]) -> Progress:
+    return ctx.report_progress
+
+
+Notebooks = Annotated[NotebookService, Resolve(_notebooks)]
+Kernels = Annotated[KernelService, Resolve(_kernels)]
+Executions = Annotated[ExecutionService, Resolve(_executions)]
+ReportProgress = Annotated[Progress, Resolve(_progress)]
+
+NotebookPath = Annotated[
+    str, Field(description="Notebook (.ipynb), relative to the workspace or absolute inside a root.")
+]
+KernelId = Annotated[str, Field(description="A kernel_id from start_kernel or list_kernels.")]
+ExecutionId = Annotated[str, Field(description="An execution_id from an earlier reply.")]
+IfRevision = Annotated[
+    str | None,
+    Field(description="Write only if the file still has this revision; otherwise CONFLICT."),
+]
+Tags = Annotated[list[str] | None, Field(description='Cell tags, such as "parameters".')]
+Timeout = Annotated[
+    float | None,
+    Field(
+        ge=0,
+        le=604_800,
+        allow_inf_nan=False,
+        description="Seconds a cell may run, 0 to 604800; 0 = no limit. Default: as the server is set (60).",
+    ),
+]
+Wait = Annotated[
+    float | None,
+    Field(
+        ge=0,
+        le=3600,
+        allow_inf_nan=False,
+        description="Seconds to wait, 0 to 3600, before the answer is `running`. Default: as the server is set (25).",
+    ),
+]
+ContinueOnError = Annotated[
+    bool | None, Field(description="Go on after a cell that raised. Default: as the server is set (false).")
+]
+
+
+class _StrictMetadata(FuncMetadata):
+    """Arguments as they were sent: no JSON is read out of strings, `null` means not given, nothing is converted."""
+
+    def pre_parse_json(self, data: dict[str, Any]) -> dict[str, Any]:
+        required = {name for name, field in self.arg_model.model_fields.items() if field.is_required()}
+        return {name: value for name, value in data.items() if value is not None or name in required}
+
+
+class ServiceTool(Tool):
+    """A tool whose failures are told in the words of `errors.py`, and which is logged."""
+
+    async def run(self, arguments: dict[str, Any], context: Context[Any, Any], convert_result: bool = False) -> Any:
+        """Run the tool. A failure that was foreseen is a result with `is_error`; a bug rises to the SDK."""
+        began = time.perf_counter()
+        outcome = "failed"
+        try:
+            reply = await super().run(arguments, context, convert_result=False)
+            outcome = str(getattr(reply, "status", "ok"))
+            return _result(reply, images_possible=self.output_schema is None)
+        except ToolError as error:
+            cause = error.__cause__
+            if isinstance(cause, ValidationError):
+                cause = _argument_error(self.name, cause, self.parameters)
+            if not isinstance(cause, ServerError):
+                raise
+            outcome = str(cause.code)
+            return CallToolResult(content=[_text(str(cause))], is_error=True)
+        finally:
+            path = arguments.get("path") or arguments.get("input_path")
+            logger.info(
+                "tool call",
+                extra={
+                    "operation": self.name,
+                    **({"path": path[:300]} if isinstance(path, str) else {}),
+                    "duration": round(time.perf_counter() - began, 4),
+                    "outcome": outcome,
+                },
+            )
+
+
+@dataclass(frozen=True)
+class _Entry:
+    function: Callable[..., Awaitable[BaseModel]]
+    title: str
+    hints: Hints
+    images: bool
+
+
+class Toolset:
+    """A group of tools that is registered, or not, as a whole."""
+
+    def __init__(self, name: ToolsetName) -> None:
+        self.name = name
+        self._entries: list[_Entry] = []
+
+    def tool(self, title: str, hints: Hints, *, images: bool = False) -> Callable[[_F], _F]:
+        """Make a function a tool.
+
+        Args:
+            images: its replies may hold images, so it declares no output schema: several clients drop the images of a
+                tool that has one.
+        """
+
+        def register(function: _F) -> _F:
+            self._entries.append(_Entry(function, title, hints, images))
+            return function
+
+        return register
+
+    def tools(self, config: Config) -> list[Tool]:
+        """The tools of this set that the settings allow."""
+        if self.name not in config.toolsets:
+            return []
+        return [
+            _build(entry)
+            for entry in self._entries
+            if not (config.read_only and entry.hints.writes_files) and not (config.no_execute and entry.hints.runs_code)
+        ]
+
+
+def _build(entry: _Entry) -> Tool:
+    tool = ServiceTool.from_function(
+        entry.function,
+        title=entry.title,
+        description=inspect.getdoc(entry.function),
+        annotations=entry.hints.annotations(),
+        structured_output=not entry.images,
+    )
+    loose = tool.fn_metadata
+    arg_model: Any = loose.arg_model
+
+    class Strict(arg_model):  # type: ignore[misc]
+        model_config = ConfigDict(extra="forbid", strict=True)
+
+    tool.fn_metadata = _StrictMetadata(
+        arg_model=Strict,
+        output_model=loose.output_model,
+        output_schema=_portable(loose.output_schema, terse=True) if loose.output_schema else None,
+    )
+    tool.parameters = _portable(Strict.model_json_schema(by_alias=True))
+    return tool
+
+
+def _portable(schema: dict[str, Any], *, terse: bool = False) -> dict[str, Any]:
+    """A schema that every client understands: no `$ref`, no titles, no `null` beside a type that may be left out.
+
+    Args:
+        terse: leave out descriptions and defaults, too, as in output schemas, where they only cost tokens.
+    """
+    definitions = schema.get("$defs", {})
+    dropped = {"title", "$defs", *(("description", "default") if terse else ())}
+
+    def walk(node: Any, *, names: bool = False) -> Any:
+        if isinstance(node, list):
+            return [walk(item) for item in node]
+        if not isinstance(node, dict):
+            return node
+        if names:  # the keys are names of properties, whatever they look like
+            return {key: walk(value) for key, value in node.items()}
+        if "$ref" in node:
+            target = definitions[node["$ref"].rpartition("/")[2]]
+            return walk({**target, **{key: value for key, value in node.items() if key != "$ref"}})
+        if "anyOf" in node:
+            kinds = [kind for kind in node["anyOf"] if kind.get("type") != "null"]
+            if len(kinds) == 1:
+                rest = {key: value for key, value in node.items() if key != "anyOf"}
+                if rest.get("default", 0) is None:
+                    del rest["default"]
+                return walk({**kinds[0], **rest})
+        return {key: walk(value, names=key == "properties") for key, value in node.items() if key not in dropped}
+
+    portable: dict[str, Any] = walk(schema)
+    return portable
+
+
+def _argument_error(tool: str, error: ValidationError, schema: Mapping[str, Any]) -> ServerError:
+    """What is wrong with the arguments, in our words: the first thing, since the rest often follows from it."""
+    known = list(schema.get("properties", {}))
+    first = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
+    place = [str(part) for part in first["loc"]]
+    name = place[0] + "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in place[1:])
+    if first["type"] == "extra_forbidden":
+        near = nearest(place[0], known) if len(place) == 1 else None
+        return UnknownArgumentError(
+            f"{tool} has no argument {name[:200]!r}" + (f"; did you mean {near!r}?" if near else ""),
+            allowed=f"its arguments: {listed(known, limit=40)}" if len(place) == 1 else "",
+            state="nothing was done",
+        )
+    if first["type"] in ("missing", "missing_argument"):
+        return InvalidArgumentError(
+            f"{tool} needs the argument {name!r}",
+            allowed=str(schema["properties"].get(place[0], {}).get("description", "")),
+            state="nothing was done",
+        )
+    rule = first["msg"].replace("Input should be", "must be")
+    return InvalidArgumentError(
+        f"argument {name!r} {rule}, got {_kind(first['input'])}",
+        allowed=str(schema["properties"].get(place[0], {}).get("description", "")),
+        state="nothing was done",
+    )
+
+
+def _kind(value: Any) -> str:
+    names = {str: "the string", bool: "the boolean", int: "the integer", float: "the number", list: "the list"}
+    shown = json.dumps(value, ensure_ascii=True, default=str)
+    shown = shown if len(shown) <= 80 else shown[:80] + "…"
+    return f"{names.get(type(value), 'the object' if isinstance(value, dict) else '')} {shown}".strip()
+
+
+def _result(reply: BaseModel, *, images_possible: bool) -> CallToolResult:
+    """A reply as text, images and structured content.
+
+    A reply with images has no structured content: clients that find it show it instead of the images.
+    """
+    images: Sequence[Any] = getattr(reply, "_images", ())
+    content: list[Any] = [_text(render(reply))]
+    for image in images:
+        data = base64.b64encode(image.data).decode("ascii")
+        content.append(_text(image.label))
+        content.append(ImageContent(type="image", data=data, mime_type=image.mime_type))
+    if images and images_possible:
+        return CallToolResult(content=content)
+    return CallToolResult(
+        content=content, structured_content=_encodable(reply.model_dump(mode="json", exclude_none=True))
+    )
+
+
+def _encodable(data: dict[str, Any]) -> dict[str, Any]:
+    """The same data with nothing in it that cannot be sent as JSON in UTF-8, such as a lone surrogate or NaN."""
+    try:
+        json.dumps(data, ensure_ascii=False, allow_nan=False).encode("utf-8")
+    except (UnicodeEncodeError, ValueError):
+        cleaned: dict[str, Any] = _cleaned(data)
+        return cleaned
+    return data
+
+
+def _cleaned(value: Any) -> Any:
+    if isinstance(value, str):
+        return safe_utf8(value)
+    if isinstance(value, dict):
+        return {safe_utf8(str(key)): _cleaned(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_cleaned(item) for item in value]
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return str(value)
+    return value
+
+
+def _text(text: str) -> TextContent:
+    return TextContent(type="text", text=safe_utf8(text))
