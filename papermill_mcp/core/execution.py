@@ -177,7 +177,7 @@ class CellExecution:
             self._changed()
 
     def abort(self, evalue: str) -> None:
-        """It never ran, and never will."""
+        """It was called off: it never ran, or its kernel was ended on purpose."""
         self.error = CellError("Aborted", evalue, [])
         self._end(CellStatus.ABORTED)
         self.released.set()

@@ -460,16 +460,18 @@ class Kernel:
         logger.warning("kernel died", extra={"kernel_id": self.kernel_id, "exit": process.exit_description()})
         if self._worker is not None:
             self._worker.cancel()
-        self._end_executions(why)
+        if self._running is not None and not self._running.released.is_set():
+            self._running.die(why)
+        self._abort_executions(why)
         self._touch()
         if self._on_exit is not None:
             self._on_exit(self)
         self._close_wire()
         await process.aclose()  # what the kernel left of its own children goes, too
 
-    def _end_executions(self, why: str) -> None:
+    def _abort_executions(self, why: str) -> None:
         if self._running is not None and not self._running.released.is_set():
-            self._running.die(why)
+            self._running.abort(why)
         while self._queue:
             self._queue.popleft().abort(why)
 
@@ -498,7 +500,7 @@ class Kernel:
             return
         polite = self._state == KernelState.IDLE and self._running is None
         was_alive, self._state = self.alive, KernelState.STOPPED
-        self._end_executions("the kernel was stopped")
+        self._abort_executions("the kernel was stopped")
         if was_alive and polite and self._wire is not None and self._process is not None:
             await self._wire.send("control", "shutdown_request", {"restart": False})
             await self._process.wait_exit(_SHUTDOWN_GRACE)

@@ -179,6 +179,13 @@ class NotebookRun:
             return True
         return await self.kernel.interrupt(execution)
 
+    def cut_off(self, why: str) -> None:
+        """The run ends here and now, in the middle of a cell. The cell keeps what it has put out so far."""
+        cell, self.current = self.current, None
+        if cell is not None and cell.execution is not None:
+            cell.execution.abort(why)
+            self._observer.cell_finished(cell)
+
     def _changed(self) -> None:
         if self._on_change is not None:
             self._on_change()

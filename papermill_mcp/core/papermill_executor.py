@@ -248,7 +248,6 @@ def prepare(
             ) from error
     node = prepare_notebook_metadata(node, input_path, output_path, report_mode)
     node = remove_error_markers(node)
-    NotebookExecutionManager(node, progress_bar=False, autosave_cell_every=0)  # checks what it needs
     known, _ = inspect_parameters(document, kernel_name, language)
     injected = {parameter.name: _default_value(parameter) for parameter in known} | dict(values)
     return PreparedRun(node, NotebookDocument.from_node(node), injected)

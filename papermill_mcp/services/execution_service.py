@@ -41,7 +41,7 @@ from papermill_mcp.services.output_view import (
     show_outputs,
 )
 from papermill_mcp.services.workspace import Workspace
-from papermill_mcp.utils.file_utils import write_file
+from papermill_mcp.utils.file_utils import FileContent
 
 if TYPE_CHECKING:
     from papermill_mcp.core.execution import CellExecution
@@ -255,10 +255,7 @@ class ExecutionService:
         except asyncio.CancelledError:
             execution.finish("interrupted")
             raise
-        if cell.still_running:
-            execution.notes.append(_DEAF)
-        if cell.output_incomplete:
-            execution.notes.append("the kernel never said that it was idle again, so output may be missing")
+        _note_cell_end(execution, cell, "the code")
         execution.finish(cell.status)
 
     # A notebook, in place
@@ -299,7 +296,7 @@ class ExecutionService:
                 state="nothing was run",
                 advice="read_notebook shows its cells",
             )
-        execution = Execution("notebook", path=notebook.shown, revision=notebook.content.revision)
+        execution = Execution("notebook", path=notebook.shown, revision=notebook.revision)
         self._claim(notebook.path, notebook.shown, execution)
         try:
             kernel, remark = await self._kernels.for_notebook(
@@ -339,15 +336,14 @@ class ExecutionService:
             await run.run(kernel)
             status = str(run.status)
         except asyncio.CancelledError:
-            if run.current is not None:  # the server is closing: save what the cell has put out so far
-                observer.cell_progressed(run.current)
+            run.cut_off("the server was closed")
         finally:
             if file is not None:
                 if kernel.info.get("language_info") and status != "interrupted":
                     file.record_metadata({"language_info": kernel.info["language_info"]})
                 await self._close_file(execution, file)
             self._running_paths.pop(notebook.path, None)
-            _note_end(execution, run)
+            self._note_end(execution, run)
             execution.finish(status)
 
     # A papermill run
@@ -460,13 +456,12 @@ class ExecutionService:
                 status, mark_error = "ok", False
                 execution.notes.append(f"cell {run.failed_cells[-1].index} left by sys.exit(); the run ended there")
         except asyncio.CancelledError:
-            if run.current is not None:  # the server is closing: save what the cell has put out so far
-                observer.cell_progressed(run.current)
+            run.cut_off("the server was closed")
         finally:
             final = observer.finish(kernel.info.get("language_info"), complete=complete, mark_error=mark_error)
             await self._close_file(execution, file, final)
             self._running_paths.pop(output, None)
-            _note_end(execution, run)
+            self._note_end(execution, run)
             if keep_kernel and status != "ok" and kernel.alive:
                 execution.notes.append(f"kernel {kernel.kernel_id} is kept, with the variables of the run")
             else:
@@ -510,20 +505,12 @@ class ExecutionService:
     async def _new_output(self, output: Path, document: NotebookDocument, overwrite: bool) -> OpenNotebook:
         shown = self._workspace.shown(output)
         async with self._notebooks.lock(output):
-            expected = None
+            expected: FileContent | None = None
             if overwrite and await asyncio.to_thread(output.exists):
                 expected = (await self._notebooks.open(str(output), writing=True)).content
-            content = await asyncio.shield(
-                asyncio.to_thread(
-                    write_file,
-                    output,
-                    document.render(),
-                    expected=expected,
-                    shown=shown,
-                    max_bytes=self._config.max_notebook_bytes,
-                )
-            )
-        return OpenNotebook(output, shown, content, document)
+            notebook = OpenNotebook(output, shown, expected, document)
+            await self._notebooks.save(notebook)
+        return notebook
 
     # Asking about executions
 
@@ -609,6 +596,7 @@ class ExecutionService:
         self._running_paths[path] = execution.execution_id
 
     def _run_file(self, notebook: OpenNotebook) -> RunFile:
+        assert notebook.content is not None  # it was read, or has just been written
         return RunFile(
             notebook.path,
             notebook.document,
@@ -629,6 +617,13 @@ class ExecutionService:
                 f"cells {', '.join(map(str, sorted(file.unsaved)))} were changed or removed by somebody else during "
                 "the run, so their results are not in the file"
             )
+
+    def _note_end(self, execution: Execution, run: NotebookRun) -> None:
+        if run.problem is not None:
+            execution.notes.append(str(run.problem))
+        for cell in run.cells:
+            if cell.execution is not None:
+                _note_cell_end(execution, cell.execution, f"cell {cell.index}")
 
     def _timeout(self, timeout: float | None) -> float | None:
         seconds = self._config.execution_timeout if timeout is None else timeout
@@ -804,15 +799,20 @@ class _Cursor:
 
 _DEAF = (
     "the kernel ignores interrupts: the code is still running in it, and what is queued there waits. "
-    "restart_kernel or stop_kernel ends it; its variables are lost then"
+    "stop_kernel ends it; its variables are lost then"
 )
 
 
-def _note_end(execution: Execution, run: NotebookRun) -> None:
-    if run.problem is not None:
-        execution.notes.append(str(run.problem))
-    if any(cell.execution is not None and cell.execution.still_running for cell in run.cells):
+def _note_cell_end(execution: Execution, cell: CellExecution, name: str) -> None:
+    if cell.status == "timeout":
+        execution.notes.append(
+            f"{name} ran longer than its timeout of {cell.timeout_seconds:g} s and was interrupted; pass a larger "
+            "timeout, or 0 for none"
+        )
+    if cell.still_running:
         execution.notes.append(_DEAF)
+    if cell.output_incomplete:
+        execution.notes.append(f"the kernel never said that {name} was over, so output may be missing")
 
 
 def _progress_of(execution: Execution) -> tuple[float, float | None, str]:

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import anyio
+import anyio.to_thread
 from pydantic import BaseModel, Field, PrivateAttr
 
 from papermill_mcp.config import Config
@@ -134,12 +136,21 @@ class NewCell:
 
 @dataclass
 class OpenNotebook:
-    """A notebook as it was read: where from, which version, and what it holds."""
+    """A notebook as it was read: where from, which version, and what it holds.
+
+    Attributes:
+        content: the version on disk; None for a notebook that is to be a new file.
+    """
 
     path: Path
     shown: str
-    content: FileContent
+    content: FileContent | None
     document: NotebookDocument
+
+    @property
+    def revision(self) -> str:
+        """The revision on disk; empty for a file that is not there yet."""
+        return self.content.revision if self.content else ""
 
 
 class NotebookService:
@@ -200,9 +211,9 @@ class NotebookService:
         return await asyncio.to_thread(read)
 
     async def save(self, notebook: OpenNotebook) -> str:
-        """Write an edited notebook over the version it was made from. Returns the new revision.
+        """Write a notebook over the version it was made from, or as a new file. Returns the new revision.
 
-        The caller holds the file's lock. Once begun, a save is carried to its end even if the caller is cancelled.
+        The caller holds the file's lock. Once begun, a save is carried to its end even if the request is cancelled.
         """
 
         def write() -> FileContent:
@@ -214,8 +225,10 @@ class NotebookService:
                 max_bytes=self._config.max_notebook_bytes,
             )
 
-        notebook.content = await asyncio.shield(asyncio.to_thread(write))
-        return notebook.content.revision
+        with anyio.CancelScope(shield=True):
+            content = await anyio.to_thread.run_sync(write)
+        notebook.content = content
+        return content.revision
 
     def require_revision(self, notebook: OpenNotebook, if_revision: str | None) -> None:
         """Raise if the file has another revision than the caller expects.
@@ -223,9 +236,9 @@ class NotebookService:
         Raises:
             ConflictError: it has; both are named.
         """
-        if if_revision is not None and notebook.content.revision != if_revision:
+        if if_revision is not None and notebook.revision != if_revision:
             raise ConflictError(
-                f"{notebook.shown} has revision {notebook.content.revision}, not {if_revision[:64]}",
+                f"{notebook.shown} has revision {notebook.revision}, not {if_revision[:64]}",
                 state="somebody changed it since you read it; nothing was written",
                 advice="read it again, then repeat the edit on what is there now",
             )
@@ -257,22 +270,13 @@ class NotebookService:
         for cell in cells:
             document.insert(len(document.cells), cell.data())
         async with self.lock(file):
-            expected = None
+            expected: FileContent | None = None
             if overwrite and await asyncio.to_thread(file.exists):
                 expected = (await self._read(file)).content  # a file that is no notebook is never replaced
-            content = await asyncio.shield(
-                asyncio.to_thread(
-                    write_file,
-                    file,
-                    document.render(),
-                    expected=expected,
-                    shown=shown,
-                    max_bytes=self._config.max_notebook_bytes,
-                )
-            )
+            revision = await self.save(OpenNotebook(file, shown, expected, document))
         return CreatedNotebook(
             path=shown,
-            revision=content.revision,
+            revision=revision,
             kernel_name=kernel_name,
             language=language,
             cell_count=len(document.cells),
@@ -343,7 +347,7 @@ class NotebookService:
         shown, images, rest = await asyncio.to_thread(_page, document, chosen, outputs, budget)
         view = NotebookView(
             path=notebook.shown,
-            revision=notebook.content.revision,
+            revision=notebook.revision,
             nbformat=document.nbformat,
             nbformat_minor=document.nbformat_minor,
             kernel_name=document.kernel_name,
