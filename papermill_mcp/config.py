@@ -75,6 +75,9 @@ class Config(BaseSettings):
     max_images: int = Field(5, ge=0, le=100, description="images shown in a reply")
     max_image_pixels: int = Field(1568, ge=16, le=8192, description="pixels on the long side of an image in a reply")
     max_notebook_bytes: int = Field(64 * 1024 * 1024, ge=1024, description="bytes; larger notebooks are refused")
+    prewarm_kernels: int = Field(
+        0, ge=0, le=10, description="spare Python kernels kept ready, from the first use of a kernel on"
+    )
     read_only: bool = Field(False, description="register no tool that writes files")
     no_execute: bool = Field(False, description="register no tool that runs code")
     toolsets: list[Toolset] = Field(
@@ -167,7 +170,8 @@ def build_parser() -> argparse.ArgumentParser:
         default = field.get_default(call_default_factory=True)
         shown = ", ".join(map(str, default)) or "none" if isinstance(default, list) else default
         options: dict[str, Any] = {"default": argparse.SUPPRESS, "dest": name}
-        options["help"] = f"{field.description} (default: {shown})".replace("%", "%%")
+        note = "" if default is None else f" (default: {str(shown).lower() if isinstance(default, bool) else shown})"
+        options["help"] = f"{field.description}{note}".replace("%", "%%")
         if field.annotation is bool:
             options |= {"nargs": "?", "const": "true", "metavar": "true|false"}
         elif _is_list(name):

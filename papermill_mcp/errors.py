@@ -55,7 +55,12 @@ class ErrorCode(StrEnum):
 def sentence(text: str) -> str:
     """`text` as one sentence: trimmed and with a final stop. Empty stays empty."""
     text = text.strip()
-    return text if not text or text[-1] in ".!?" else f"{text}."
+    return text if not text or text.endswith((".", "!", "?", "```")) else f"{text}."
+
+
+def _capitalised(text: str) -> str:
+    """`text` with a capital first letter, unless it begins with a name such as `start_kernel`."""
+    return text if "_" in text.partition(" ")[0] else text[0].upper() + text[1:]
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
@@ -86,7 +91,7 @@ class ServerError(Exception):
     code: ClassVar[ErrorCode]
 
     def __init__(self, what: str, *, allowed: str = "", state: str = "", advice: str = "") -> None:
-        rest = [sentence(part[0].upper() + part[1:]) for part in (allowed, state, advice) if part]
+        rest = [sentence(_capitalised(part)) for part in (allowed, state, advice) if part]
         super().__init__(" ".join([f"{self.code}: {sentence(what)}", *rest]))
 
 

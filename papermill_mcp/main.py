@@ -45,6 +45,7 @@ def build_server(config: Config) -> MCPServer[Services]:
 
     from papermill_mcp.services import Services  # noqa: PLC0415
     from papermill_mcp.services.execution_service import ExecutionService  # noqa: PLC0415
+    from papermill_mcp.services.execution_store import ExecutionStore  # noqa: PLC0415
     from papermill_mcp.services.kernel_service import KernelService  # noqa: PLC0415
     from papermill_mcp.services.notebook_service import NotebookService  # noqa: PLC0415
     from papermill_mcp.services.workspace import Workspace  # noqa: PLC0415
@@ -56,7 +57,7 @@ def build_server(config: Config) -> MCPServer[Services]:
         workspace = Workspace([root.resolve() for root in config.roots], private=[state])
         notebooks = NotebookService(config, workspace)
         async with KernelService(config, workspace, state) as kernels:  # leaving it stops every kernel
-            executions = ExecutionService(config, workspace, notebooks, kernels)
+            executions = ExecutionService(config, workspace, notebooks, kernels, ExecutionStore(state))
             try:
                 yield Services(notebooks, kernels, executions)
             finally:

@@ -40,6 +40,7 @@ from papermill_mcp.errors import (
     listed,
     nearest,
 )
+from papermill_mcp.utils.gc_pause import collector_paused
 from papermill_mcp.utils.json_text import (
     Gaps,
     Style,
@@ -125,6 +126,11 @@ class NotebookDocument:
             NotANotebookError: this is something else.
             InvalidNotebookError: this means to be a notebook, but is broken. The message names line and cause.
         """
+        with collector_paused():
+            return cls._parse(data, shown)
+
+    @classmethod
+    def _parse(cls, data: bytes, shown: str) -> NotebookDocument:
         text = decoded(data, shown)
         head = BOM if data.startswith(BOM) else b""
         try:
@@ -296,6 +302,31 @@ class NotebookDocument:
         old = self.cells[index]
         made = self._made(self._with_id(dict(data), old), old.before)
         self.cells[index] = NotebookCell(made.data, made.raw, old.before, old.after)
+
+    def add_ids(self) -> list[int]:
+        """Give an id to each cell that has none, or one that a cell before it has. Returns where those cells stand.
+
+        A notebook of nbformat 4.0 to 4.4, where cells have no ids, becomes one of 4.5.
+        """
+        self._editable()
+        if not self.supports_ids:
+            self.set_member("nbformat_minor", 5)
+        taken = {cell.cell_id for cell in self.cells}
+        seen: set[str] = set()
+        changed: list[int] = []
+        for index, cell in enumerate(self.cells):
+            if cell.cell_id is not None and cell.cell_id not in seen:
+                seen.add(cell.cell_id)
+                continue
+            while (made := secrets.token_hex(4)) in taken:
+                pass
+            taken.add(made)
+            line = line_of(cell.before) or self._style.cell_line
+            text = spliced(str(cell.raw, "utf-8"), {"id": made}, (), self._style.cell, line)
+            data = _parsed_back(text, cell.data | {"id": made})
+            self.cells[index] = NotebookCell(data, text.encode(), cell.before, cell.after)
+            changed.append(index)
+        return changed
 
     def set_member(self, key: str, value: Any) -> None:
         """Set a member of the top-level object, such as `metadata`. Cells have methods of their own."""

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from papermill_mcp.core.outputs import Output, OutputCollector
+from papermill_mcp.core.outputs import Displays, Output, OutputCollector
 
 
 class CellStatus(StrEnum):
@@ -54,19 +54,22 @@ class CellExecution:
     Args:
         timeout_seconds: how long the code may run, from the moment the kernel gets it; None for no limit.
         stop_on_error: whether the kernel drops what it has queued behind this when it raises.
+        owner: the id under which clients know what this belongs to.
     """
 
     def __init__(
         self,
         code: str,
-        displays: dict[str, list[Output]],
+        displays: Displays,
         *,
         timeout_seconds: float | None,
         store_history: bool = True,
         stop_on_error: bool = True,
+        owner: str | None = None,
         on_change: Callable[[], None] | None = None,
     ) -> None:
         self.code = code
+        self.owner = owner
         self.timeout_seconds = timeout_seconds
         self.store_history = store_history
         self.stop_on_error = stop_on_error

@@ -126,7 +126,7 @@ class JupyterManager:
         """
         spec = await (interpreter_spec(python) if python is not None else self.kernelspec(kernel_name))
         kernel = Kernel(
-            kernel_name,
+            spec.display_name if python is not None else kernel_name,
             spec,
             cwd=cwd,
             env=kernel_environment(spec, env, denied_env or []),
@@ -194,7 +194,7 @@ async def interpreter_spec(python: Path) -> KernelSpec:
         )
     except OSError as error:
         raise KernelStartFailedError(
-            f"{str(python)!r} is not a Python interpreter that can be started: {error.strerror}",
+            f"{str(executable)!r} is not a Python interpreter that can be started: {error.strerror}",
             allowed="python takes the path of an interpreter or of a virtual environment",
         ) from error
     try:

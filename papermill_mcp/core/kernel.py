@@ -17,17 +17,23 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import zmq.asyncio
 from jupyter_client.kernelspec import KernelSpec
 
 from papermill_mcp.core.execution import CellExecution, CellStatus
 from papermill_mcp.core.kernel_process import KernelProcess
-from papermill_mcp.core.outputs import Output, OutputCollector
+from papermill_mcp.core.outputs import Displays, OutputCollector
 from papermill_mcp.core.watchdog import Watchdog
 from papermill_mcp.core.wire import Message, Wire
-from papermill_mcp.errors import KernelDiedError, KernelNotFoundError, KernelStartFailedError
+from papermill_mcp.errors import (
+    BusyError,
+    KernelDiedError,
+    KernelNotFoundError,
+    KernelStartFailedError,
+    KernelUnresponsiveError,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +76,6 @@ class Kernel:
     Started by `JupyterManager.start_kernel`; whoever holds it closes it with `aclose`.
 
     Attributes:
-        displays: outputs with a `display_id`, by that id, over all cells of this incarnation.
         late: output that belongs to no execution we know, such as a thread's.
     """
 
@@ -94,8 +99,8 @@ class Kernel:
         self.last_activity = datetime.now(UTC)
         self.execution_count = 0
         self.info: dict[str, Any] = {}
-        self.displays: dict[str, list[Output]] = {}
-        self.late = OutputCollector(self.displays)
+        self.late = OutputCollector(Displays())
+        self._displays = Displays()
         self._env = env
         self._context = context
         self._runtime = runtime
@@ -114,6 +119,8 @@ class Kernel:
         self._probes: dict[str, asyncio.Event] = {}  # our own requests, by id: set when an iopub status of them is here
         self._replies: dict[str, asyncio.Future[dict[str, Any]]] = {}
         self._ladder: asyncio.Task[bool] | None = None
+        self._restarting = asyncio.Lock()
+        self._subshell: str | None = None
 
     # What a kernel is like
 
@@ -178,6 +185,31 @@ class Kernel:
         Raises:
             KernelStartFailedError: it cannot be executed, dies, or does not answer in time.
         """
+        await self._bring_up(timeout_seconds, KernelState.STOPPED)
+
+    async def restart(self, *, timeout_seconds: float) -> None:
+        """End the process, whatever it does, and start a new one under the same id. What is queued ends as aborted.
+
+        Raises:
+            KernelNotFoundError: the kernel was stopped.
+            KernelStartFailedError: the new process did not come up; the kernel is dead then; try again.
+        """
+        async with self._restarting:
+            if self._state == KernelState.STOPPED:
+                self.require_alive()
+            polite = self._quiet
+            self._state = KernelState.STARTING
+            self._abort_executions("the kernel was restarted")
+            await self._end_process(polite=polite)
+            self._displays = Displays()
+            self.late = OutputCollector(self._displays)
+            self._known.clear()
+            self.execution_count = 0
+            self._subshell = None
+            await self._bring_up(timeout_seconds, KernelState.DEAD)
+            self.started_at = datetime.now(UTC)
+
+    async def _bring_up(self, timeout_seconds: float, state_on_failure: KernelState) -> None:
         deadline = time.monotonic() + timeout_seconds
         try:
             try:
@@ -189,9 +221,14 @@ class Kernel:
                 await self._discard_incarnation()
                 await self._start_once(deadline)
         except BaseException:  # a cancelled caller too: the process may already exist
-            self._state = KernelState.STOPPED
+            if self._state != KernelState.STOPPED:
+                self._state = state_on_failure
+            self._abort_executions("the kernel did not start")
             await asyncio.shield(self._discard_incarnation())
             raise
+        if self._state == KernelState.STOPPED:  # stopped while it started
+            await asyncio.shield(self._discard_incarnation())
+            self.require_alive()
         self._state = KernelState.IDLE
         self._touch()
         self._worker = asyncio.create_task(self._work(), name=f"kernel {self.kernel_id}")
@@ -204,6 +241,7 @@ class Kernel:
         await process.start(cwd=self.cwd, env=self._env)
         self._wire = Wire(self._context, process.ports, process.session, self._route)
         await self._until_ready(process, self._wire, deadline)
+        process.forget_output()
         self._reaper = asyncio.create_task(self._reap(process), name=f"reap {self.kernel_id}")
 
     async def _until_ready(self, process: KernelProcess, wire: Wire, deadline: float) -> None:
@@ -253,6 +291,7 @@ class Kernel:
         timeout_seconds: float | None,
         store_history: bool = True,
         stop_on_error: bool = True,
+        owner: str | None = None,
         on_change: Callable[[], None] | None = None,
     ) -> CellExecution:
         """Queue code. It runs when what was queued before it is done.
@@ -263,10 +302,11 @@ class Kernel:
         self.require_alive()
         execution = CellExecution(
             code,
-            self.displays,
+            self._displays,
             timeout_seconds=timeout_seconds,
             store_history=store_history,
             stop_on_error=stop_on_error,
+            owner=owner,
             on_change=on_change,
         )
         self._queue.append(execution)
@@ -289,7 +329,7 @@ class Kernel:
                 f"kernel {self.kernel_id} died: {self.exit_description}",
                 allowed=_tail(self._process) if self._process else "",
                 state="its variables are lost",
-                advice="start another one with start_kernel",
+                advice="restart_kernel gives the same kernel_id a new process",
             )
 
     async def _work(self) -> None:
@@ -376,6 +416,7 @@ class Kernel:
             return
         if message.msg_type == "execute_input":
             execution.timing["iopub.execute_input"] = message.date
+            self.execution_count = message.content.get("execution_count") or self.execution_count
         execution.take_output(message.msg_type, message.content)
 
     def _ask_for_idle(self, execution: CellExecution) -> None:
@@ -399,6 +440,85 @@ class Kernel:
         msg_id = await self._wire.send("shell", "kernel_info_request", {})
         self._probes[msg_id] = heard or asyncio.Event()
         asyncio.get_running_loop().call_later(60, self._probes.pop, msg_id, None)
+
+    # Look inside
+
+    async def evaluate(self, expression: str, *, timeout_seconds: float) -> str:
+        """Evaluate an expression in the user's namespace without a trace: no history, no count, no new name.
+
+        Works beside a running cell where the kernel has subshells (JEP 91). Returns the `text/plain` of the value.
+
+        Raises:
+            KernelNotFoundError, KernelDiedError: there is no process.
+            BusyError: the kernel runs code and has no subshells.
+            KernelUnresponsiveError: it did not answer in time, or the expression raised.
+        """
+        self.require_alive()
+        content = {
+            "code": "",
+            "silent": True,
+            "store_history": False,
+            "user_expressions": {"value": expression},
+            "allow_stdin": False,
+            "stop_on_error": False,
+        }
+        subshell = None
+        if self._running is not None:
+            subshell = await self._open_subshell(timeout_seconds)
+        reply = await self._ask("shell", "execute_request", content, timeout_seconds, subshell_id=subshell)
+        value = reply.get("user_expressions", {}).get("value", {})
+        if value.get("status") != "ok":
+            raise KernelUnresponsiveError(
+                f"kernel {self.kernel_id} could not evaluate the question: {value.get('ename')}: {value.get('evalue')}"
+            )
+        return str(value.get("data", {}).get("text/plain", ""))
+
+    async def _open_subshell(self, timeout_seconds: float) -> str:
+        if self._subshell is None:
+            if "kernel subshells" not in self.info.get("supported_features", []):
+                raise BusyError(
+                    f"kernel {self.kernel_id} is running code and cannot be asked anything meanwhile",
+                    allowed=f"{self.kernel_name} kernels have no subshells",
+                    state="the code goes on",
+                    advice="wait for it with get_execution, or interrupt it",
+                )
+            reply = await self._ask("control", "create_subshell_request", {}, timeout_seconds)
+            self._subshell = str(reply.get("subshell_id"))
+        return self._subshell
+
+    async def _ask(
+        self,
+        channel: Literal["shell", "control"],
+        msg_type: str,
+        content: dict[str, Any],
+        timeout_seconds: float,
+        *,
+        subshell_id: str | None = None,
+    ) -> dict[str, Any]:
+        """Send a request of our own and wait for its reply; what it broadcasts is not shown to anybody."""
+        assert self._wire is not None
+        msg_id = secrets.token_hex(16)
+        reply: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._replies[msg_id] = reply
+        self._probes[msg_id] = asyncio.Event()
+        try:
+            await self._wire.send(channel, msg_type, content, msg_id=msg_id, subshell_id=subshell_id)
+            async with asyncio.timeout(timeout_seconds):
+                return await reply
+        except TimeoutError:
+            raise KernelUnresponsiveError(
+                f"kernel {self.kernel_id} did not answer within {timeout_seconds:g} s",
+                state="it may be in code that does not let go, such as a long computation in C",
+                advice="try again later, or interrupt_kernel",
+            ) from None
+        finally:
+            self._replies.pop(msg_id, None)
+            asyncio.get_running_loop().call_later(5, self._probes.pop, msg_id, None)
+
+    async def move_to(self, cwd: Path) -> None:
+        """Change the working directory of a Python kernel that was started ahead of time."""
+        await self.evaluate(f"__import__('os').chdir({str(cwd)!r})", timeout_seconds=10)
+        self.cwd = cwd
 
     # Interrupt
 
@@ -491,6 +611,19 @@ class Kernel:
             self._worker.cancel()
             self._worker = None
 
+    @property
+    def _quiet(self) -> bool:
+        """Whether the kernel has nothing to do, and so may be asked to shut down by itself."""
+        return self._state == KernelState.IDLE and self._running is None
+
+    async def _end_process(self, *, polite: bool) -> None:
+        if self._reaper is not None:
+            self._reaper.cancel()  # this end is no death
+        if polite and self._wire is not None and self._process is not None:
+            await self._wire.send("control", "shutdown_request", {"restart": False})
+            await self._process.wait_exit(_SHUTDOWN_GRACE)
+        await self._discard_incarnation()
+
     async def aclose(self) -> None:
         """Stop the kernel. An idle one may shut down by itself for a second; then, or if busy, it is killed.
 
@@ -498,13 +631,9 @@ class Kernel:
         """
         if self._state == KernelState.STOPPED:
             return
-        polite = self._state == KernelState.IDLE and self._running is None
-        was_alive, self._state = self.alive, KernelState.STOPPED
+        polite, self._state = self._quiet, KernelState.STOPPED
         self._abort_executions("the kernel was stopped")
-        if was_alive and polite and self._wire is not None and self._process is not None:
-            await self._wire.send("control", "shutdown_request", {"restart": False})
-            await self._process.wait_exit(_SHUTDOWN_GRACE)
-        await self._discard_incarnation()
+        await self._end_process(polite=polite)
         if self._on_exit is not None:
             self._on_exit(self)
 
@@ -512,6 +641,8 @@ class Kernel:
 def kernel_environment(spec: KernelSpec, extra: dict[str, str] | None, denied: list[str]) -> dict[str, str]:
     """The environment of a new kernel: ours, without what is denied, then the kernelspec's, then `extra`."""
     env = {name: value for name, value in os.environ.items() if name not in denied}
+    # debugpy warns about frozen modules on every start of a Python kernel; nobody debugs here.
+    env.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     env.update(spec.env or {})
     env.update(extra or {})
     return env
@@ -519,7 +650,7 @@ def kernel_environment(spec: KernelSpec, extra: dict[str, str] | None, denied: l
 
 def _tail(process: KernelProcess) -> str:
     tail = process.output_tail()
-    return f"It wrote:\n{tail}\n" if tail else ""
+    return f"It wrote:\n```\n{tail}\n```" if tail else ""
 
 
 async def _set_within(event: asyncio.Event, seconds: float) -> bool:

@@ -189,6 +189,11 @@ class KernelProcess:
         text = clean_text(b"".join(self._tail).decode("utf-8", "replace")).strip()
         return text if len(text) <= limit else "…" + text[-limit:]
 
+    def forget_output(self) -> None:
+        """Drop what was kept: what a kernel says at its start does not explain its death."""
+        self._tail.clear()
+        self._tail_bytes = 0
+
     def exit_description(self) -> str:
         """How the process ended, in words: `exit code 1` or `signal 9 (SIGKILL)`."""
         if not self.exited.done():

@@ -7,10 +7,11 @@ two is only who is told about each cell (`RunObserver`).
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from papermill_mcp.core.document import NotebookCell
 from papermill_mcp.core.execution import CellExecution, CellStatus
@@ -35,7 +36,7 @@ class RunCell:
     Attributes:
         index: its place in the notebook that is run.
         label: what a person calls it, for progress messages.
-        status: `CellStatus.QUEUED` until it begins; skipped cells stay so.
+        expected_seconds: how long it took last time, where that is known.
     """
 
     index: int
@@ -44,6 +45,7 @@ class RunCell:
     label: str
     allow_error: bool = False
     skip: bool = False
+    expected_seconds: float | None = None
     execution: CellExecution | None = None
 
     @property
@@ -100,23 +102,47 @@ class NotebookRun:
         *,
         timeout_seconds: float | None,
         continue_on_error: bool,
-        on_change: Any = None,
+        owner: str | None = None,
+        on_change: Callable[[], None] | None = None,
     ) -> None:
         self.cells = list(cells)
         self.current: RunCell | None = None
         self.status = CellStatus.QUEUED
         self.kernel: Kernel | None = None
         self._observer = observer
+        self._owner = owner
         self._timeout = timeout_seconds
         self.continues = continue_on_error
         self.problem: ServerError | None = None
         self._on_change = on_change
         self._cancelled = False
+        self._recorded: dict[int, int] = {}  # the version of each cell's outputs that the observer has
 
     @property
     def done(self) -> int:
         """Cells that are over."""
         return sum(1 for cell in self.cells if cell.skip or cell.status.final)
+
+    @property
+    def remaining_seconds(self) -> float | None:
+        """How long the rest will take if each cell takes as long as last time; None when that is not known of all."""
+        left = 0.0
+        for cell in self.cells:
+            if cell.skip or cell.status.final:
+                continue
+            if cell.expected_seconds is None:
+                return None
+            spent = cell.execution.duration if cell.execution else 0.0
+            left += max(0.0, cell.expected_seconds - spent)
+        return left
+
+    def timings(self) -> dict[str, float]:
+        """Seconds of the cells that ended well, by a digest of their source."""
+        return {
+            source_digest(cell.source): round(cell.execution.duration, 3)
+            for cell in self.cells
+            if cell.execution is not None and cell.status == CellStatus.OK
+        }
 
     @property
     def failed_cells(self) -> list[RunCell]:
@@ -146,11 +172,18 @@ class NotebookRun:
                 return
         self.status = CellStatus.ERROR if self.failed_cells else CellStatus.OK
 
+    def record_late_output(self) -> None:
+        """Tell the observer of what came after a cell's end: a thread's output, or an update of its display."""
+        for cell in self.cells:
+            if cell.execution is not None and cell.execution.collector.version != self._recorded.get(cell.index):
+                self._observer.cell_progressed(cell)
+
     async def _run_cell(self, kernel: Kernel, cell: RunCell) -> None:
         cell.execution = kernel.submit(
             cell.source,
             timeout_seconds=self._timeout,
             stop_on_error=not (cell.allow_error or self.continues),
+            owner=self._owner,
             on_change=self._changed,
         )
         self.current = cell
@@ -169,6 +202,7 @@ class NotebookRun:
             settled.cancel()
         self.current = None
         self._observer.cell_finished(cell)
+        self._recorded[cell.index] = cell.execution.collector.version
         self._changed()
 
     async def cancel(self) -> bool:
@@ -225,17 +259,23 @@ class InPlaceObserver:
         )
 
 
-def run_cells(cells: Sequence[NotebookCell], chosen: Sequence[int] | None = None) -> list[RunCell]:
+def run_cells(
+    cells: Sequence[NotebookCell], chosen: Sequence[int] | None = None, *, timings: Mapping[str, float] | None = None
+) -> list[RunCell]:
     """The code cells of a notebook as a run has them, those of `chosen` indexes only.
+
+    Args:
+        timings: seconds that cells took last time, by the digest of their source.
 
     Empty cells and cells tagged `skip-execution` are skipped, as nbclient does; an empty cell is left out altogether.
     """
-    heading = ""
+    heading, first_below = "", True
     found = []
     wanted = None if chosen is None else set(chosen)
     for index, cell in enumerate(cells):
         if cell.cell_type == "markdown":
-            heading = heading_of(cell.source) or heading
+            below = heading_of(cell.source)
+            heading, first_below = (below, True) if below else (heading, first_below)
         if cell.cell_type != "code" or (wanted is not None and index not in wanted) or not cell.source.strip():
             continue
         found.append(
@@ -243,12 +283,19 @@ def run_cells(cells: Sequence[NotebookCell], chosen: Sequence[int] | None = None
                 index=index,
                 cell_id=cell.cell_id,
                 source=cell.source,
-                label=heading or code_label(cell.source),
+                label=heading if heading and first_below else code_label(cell.source),
                 allow_error=RAISES_TAG in cell.tags,
                 skip=SKIP_TAG in cell.tags,
+                expected_seconds=(timings or {}).get(source_digest(cell.source)),
             )
         )
+        first_below = False
     return found
+
+
+def source_digest(source: str) -> str:
+    """A short digest of a cell's source."""
+    return hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def heading_of(markdown: str) -> str:
@@ -272,4 +319,16 @@ def progress_message(run: NotebookRun, seconds: float) -> str:
     if cell is None:
         return f"{run.done} of {len(run.cells)} cells · {seconds:.0f} s"
     place = run.cells.index(cell) + 1
-    return f'cell {place} of {len(run.cells)} · "{cell.label}" · {seconds:.0f} s'
+    left = run.remaining_seconds
+    rest = f" · about {_rough(left)} left" if left is not None and left >= 1 else ""
+    return f'cell {place} of {len(run.cells)} · "{cell.label}" · {seconds:.0f} s{rest}'
+
+
+def _rough(seconds: float) -> str:
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 90
+        else f"{seconds / 60:.0f} min"
+        if seconds < 5400
+        else f"{seconds / 3600:.1f} h"
+    )

@@ -7,7 +7,7 @@ front ends do. Memory is bounded: over the limits, output is counted instead of 
 from __future__ import annotations
 
 import re
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,7 +20,32 @@ STREAM_TAIL_CHARS = 1024 * 1024
 #: Outputs one cell may keep.
 MAX_CELL_OUTPUTS = 5_000
 
+#: Display ids of one kernel that may still be updated.
+MAX_DISPLAYS = 1_000
+
 _CONTROL = re.compile(r"[\r\x08]")
+
+
+class Displays:
+    """The outputs of a kernel that carry a `display_id`, shared by all its cells, so that one cell may update what an
+    earlier one displayed (messaging protocol 5.1). The oldest ids are forgotten beyond a limit."""
+
+    def __init__(self) -> None:
+        self._by_id: OrderedDict[str, list[tuple[OutputCollector, Output]]] = OrderedDict()
+
+    def add(self, display_id: str, owner: OutputCollector, output: Output) -> None:
+        """`output` of `owner` carries this id."""
+        self._by_id.setdefault(display_id, []).append((owner, output))
+        self._by_id.move_to_end(display_id)
+        while len(self._by_id) > MAX_DISPLAYS:
+            self._by_id.popitem(last=False)
+
+    def update(self, display_id: str, content: dict[str, Any]) -> None:
+        """Replace the data of every output with this id."""
+        for owner, output in self._by_id.get(display_id, []):
+            output["data"] = content.get("data") or {}
+            output["metadata"] = content.get("metadata") or {}
+            owner.version += 1
 
 
 class _Stream:
@@ -109,12 +134,11 @@ class _Stream:
 class OutputCollector:
     """Takes the iopub messages of one cell and keeps its outputs.
 
-    Args:
-        displays: the outputs of this kernel that carry a `display_id`, shared by all its cells, so that a cell may
-            update what an earlier one displayed.
+    Attributes:
+        version: grows with every change, also when another cell updates one of our displays.
     """
 
-    def __init__(self, displays: dict[str, list[Output]]) -> None:
+    def __init__(self, displays: Displays) -> None:
         self._displays = displays
         self._items: list[_Stream | Output] = []
         self._clear_next = False
@@ -169,6 +193,10 @@ class OutputCollector:
     def __iter__(self) -> Iterator[Output]:
         return iter(self.outputs())
 
+    def text(self) -> str:
+        """All text on stdout and stderr."""
+        return "".join(str(item.output()["text"]) for item in self._items if isinstance(item, _Stream))
+
     def last_line(self) -> str:
         """The last line of text the cell wrote, for progress messages; empty when there is none."""
         for item in reversed(self._items):
@@ -200,13 +228,12 @@ class OutputCollector:
         if self._append(output):
             display_id = (content.get("transient") or {}).get("display_id")
             if display_id is not None:
-                self._displays.setdefault(str(display_id), []).append(output)
+                self._displays.add(str(display_id), self, output)
 
     def _update(self, content: dict[str, Any]) -> None:
         display_id = (content.get("transient") or {}).get("display_id")
-        for output in self._displays.get(str(display_id), []) if display_id is not None else []:
-            output["data"] = content.get("data") or {}
-            output["metadata"] = content.get("metadata") or {}
+        if display_id is not None:
+            self._displays.update(str(display_id), content)
 
     def _append(self, output: Output) -> bool:
         size = _size(output)

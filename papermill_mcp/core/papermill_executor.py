@@ -11,25 +11,20 @@ import ast
 import keyword
 import logging
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from papermill_mcp.core.document import NotebookDocument
 from papermill_mcp.core.execution import CellStatus
+from papermill_mcp.core.nbformat_lazy import without_uri_grammar
 from papermill_mcp.core.notebook_run import RunCell
 from papermill_mcp.core.run_file import RunFile
 from papermill_mcp.errors import InvalidNotebookError, InvalidParametersError, listed, nearest
 
-# `jsonschema`, which nbformat uses, builds a grammar for URIs at import when JupyterLab is in the same environment. It
-# costs two seconds, and notebooks need none of it.
-_absent = "rfc3987_syntax" not in sys.modules
-if _absent:
-    sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
-try:
+with without_uri_grammar():
     import nbformat
-    from nbformat.validator import normalize  # noqa: F401 - imports jsonschema while the stand-in is in place
+    from nbformat.validator import normalize  # noqa: F401 - imports jsonschema while the grammar is kept away
     from papermill.engines import NotebookExecutionManager
     from papermill.exceptions import PapermillException, PapermillExecutionError
     from papermill.execute import prepare_notebook_metadata, raise_for_execution_errors, remove_error_markers
@@ -37,9 +32,6 @@ try:
     from papermill.iorw import load_notebook_node
     from papermill.parameterize import parameterize_notebook
     from papermill.translators import papermill_translators
-finally:
-    if _absent:
-        del sys.modules["rfc3987_syntax"]
 
 logger = logging.getLogger(__name__)
 

@@ -106,7 +106,13 @@ class Wire:
         return socket
 
     async def send(
-        self, channel: Literal["shell", "control"], msg_type: str, content: dict[str, Any], *, msg_id: str | None = None
+        self,
+        channel: Literal["shell", "control"],
+        msg_type: str,
+        content: dict[str, Any],
+        *,
+        msg_id: str | None = None,
+        subshell_id: str | None = None,
     ) -> str:
         """Send a request. Returns its message id, which its replies carry as parent.
 
@@ -116,6 +122,8 @@ class Wire:
         message = self._session.msg(msg_type, content)
         if msg_id is not None:
             message["header"]["msg_id"] = message["msg_id"] = msg_id
+        if subshell_id is not None:
+            message["header"]["subshell_id"] = subshell_id
         await self._sockets[channel].send_multipart(self._session.serialize(message))
         return str(message["header"]["msg_id"])
 

@@ -30,6 +30,7 @@ from papermill_mcp.errors import (
     ServerError,
     listed,
 )
+from papermill_mcp.services.execution_store import ExecutionRecord, ExecutionStore
 from papermill_mcp.services.kernel_service import KernelService
 from papermill_mcp.services.notebook_service import NotebookService, OpenNotebook, select
 from papermill_mcp.services.output_view import (
@@ -56,6 +57,10 @@ Progress = Callable[[float, float | None, str | None], Awaitable[None]]
 
 #: Seconds between two progress notifications while nothing else happens, and the least between any two.
 _HEARTBEAT = 5.0
+
+#: Seconds between two records of a run that goes on.
+_RECORD_INTERVAL = 1.0
+
 _PROGRESS_INTERVAL = 0.3
 
 #: Executions that are over, of which the results are kept.
@@ -126,6 +131,28 @@ class ExecutionView(BaseModel):
     _images: list[ShownImage] = PrivateAttr(default_factory=list)
 
 
+class ExecutionRow(BaseModel):
+    """An execution in a line. `cut_off`: its server process ended while it ran."""
+
+    execution_id: str
+    kind: str
+    status: str
+    started_at: str
+    duration: float
+    path: str | None = None
+    output_path: str | None = None
+    cells_done: int | None = None
+    cells_total: int | None = None
+    at_cell: int | None = None
+    cut_off: bool | None = None
+
+
+class ExecutionList(BaseModel):
+    """Executions, the newest first."""
+
+    executions: list[ExecutionRow]
+
+
 class CancelledExecution(BaseModel):
     """What became of an execution that was cancelled. Its outputs are for `get_execution`."""
 
@@ -157,6 +184,8 @@ class Execution:
     status: str = "running"
     cell: CellExecution | None = None
     run: NotebookRun | None = None
+    file: Path | None = None
+    output_file: Path | None = None
     path: str | None = None
     input_path: str | None = None
     output_path: str | None = None
@@ -168,6 +197,7 @@ class Execution:
     finished: asyncio.Event = field(default_factory=asyncio.Event)
     cancelled: bool = False
     task: asyncio.Task[None] | None = None
+    recorded_at: float = 0.0
     _news: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -200,12 +230,18 @@ class ExecutionService:
     """Runs things and remembers them. `aclose` cancels what still runs."""
 
     def __init__(
-        self, config: Config, workspace: Workspace, notebooks: NotebookService, kernels: KernelService
+        self,
+        config: Config,
+        workspace: Workspace,
+        notebooks: NotebookService,
+        kernels: KernelService,
+        store: ExecutionStore,
     ) -> None:
         self._config = config
         self._workspace = workspace
         self._notebooks = notebooks
         self._kernels = kernels
+        self._store = store
         self._executions: OrderedDict[str, Execution] = OrderedDict()
         self._running_paths: dict[Path, str] = {}
         self._background: set[asyncio.Task[Any]] = set()
@@ -220,6 +256,7 @@ class ExecutionService:
                 tasks.append(execution.task)
         if tasks:
             await asyncio.wait(tasks, timeout=1.0)
+        await asyncio.to_thread(self._store.close)
 
     # One piece of code
 
@@ -244,6 +281,7 @@ class ExecutionService:
             code,
             timeout_seconds=self._timeout(timeout),
             store_history=store_history,
+            owner=execution.execution_id,
             on_change=execution.changed,
         )
         self._begin(execution, self._follow_cell(execution, execution.cell))
@@ -289,14 +327,15 @@ class ExecutionService:
         if save and document.nbformat != 4:
             document.insert(0, {})  # raises: a notebook of version 3 cannot be edited
         chosen = None if cells is None else select(document, cells, notebook.shown)
-        to_run = run_cells(document.cells, chosen)
+        timings = await asyncio.to_thread(self._store.timings, str(notebook.path))
+        to_run = run_cells(document.cells, chosen, timings=timings)
         if not to_run:
             raise InvalidArgumentError(
                 f"{notebook.shown} has no code cell to run" + (f" in the selection {cells[:100]!r}" if cells else ""),
                 state="nothing was run",
                 advice="read_notebook shows its cells",
             )
-        execution = Execution("notebook", path=notebook.shown, revision=notebook.revision)
+        execution = Execution("notebook", path=notebook.shown, revision=notebook.revision, file=notebook.path)
         self._claim(notebook.path, notebook.shown, execution)
         try:
             kernel, remark = await self._kernels.for_notebook(
@@ -315,7 +354,8 @@ class ExecutionService:
             observer,
             timeout_seconds=self._timeout(timeout),
             continue_on_error=self._continue(continue_on_error),
-            on_change=execution.changed,
+            owner=execution.execution_id,
+            on_change=lambda: self._on_change(execution),
         )
         self._begin(execution, self._run_in_place(execution, execution.run, kernel, file, observer, notebook))
         return await self._answer(execution, wait, progress)
@@ -335,6 +375,7 @@ class ExecutionService:
                 file.start()
             await run.run(kernel)
             status = str(run.status)
+            run.record_late_output()
         except asyncio.CancelledError:
             run.cut_off("the server was closed")
         finally:
@@ -345,6 +386,34 @@ class ExecutionService:
             self._running_paths.pop(notebook.path, None)
             self._note_end(execution, run)
             execution.finish(status)
+
+    async def execute_notebook_cell(
+        self,
+        path: str,
+        *,
+        index: int | None = None,
+        cell_id: str | None = None,
+        kernel_id: str | None = None,
+        timeout: float | None = None,
+        wait: float | None = None,
+        progress: Progress,
+    ) -> ExecutionView:
+        """Run one code cell of a notebook in its kernel and save the result into it.
+
+        Raises:
+            InvalidArgumentError: not exactly one of `index` and `cell_id` is given, or it is no code cell.
+            CellNotFoundError: there is no such cell.
+        """
+        if (index is None) == (cell_id is None):
+            raise InvalidArgumentError("give exactly one of index and cell_id", state="nothing was run")
+        return await self.execute_notebook(
+            path,
+            kernel_id=kernel_id,
+            cells=cell_id if cell_id is not None else str(index),
+            timeout=timeout,
+            wait=wait,
+            progress=progress,
+        )
 
     # A papermill run
 
@@ -376,7 +445,6 @@ class ExecutionService:
         executor = await asyncio.to_thread(_import_executor)
         notebook = await self._notebooks.open(input_path)
         document = notebook.document
-        output = self._output_file(output_path, notebook, overwrite)
         name = kernel_name or document.kernel_name or "python3"
         spec = await self._kernels.installed(name)
         language = spec.language if kernel_name else (document.language or spec.language)
@@ -389,6 +457,7 @@ class ExecutionService:
             language=language,
             strict=strict_parameters,
         )
+        output = self._output_file(output_path, notebook, overwrite)
         prepared = await asyncio.to_thread(
             executor.prepare,
             document,
@@ -402,6 +471,8 @@ class ExecutionService:
         )
         execution = Execution(
             "papermill",
+            file=notebook.path,
+            output_file=output,
             input_path=notebook.shown,
             output_path=self._workspace.shown(output),
             parameters=prepared.parameters,
@@ -418,16 +489,18 @@ class ExecutionService:
                 await asyncio.shield(self._kernels.end(kernel, "was stopped: the run it was for did not begin"))
             raise
         execution.kernel = kernel
+        timings = await asyncio.to_thread(self._store.timings, str(notebook.path))
         file = self._run_file(result)
         observer = executor.PapermillObserver(prepared, file)
         from papermill_mcp.core.notebook_run import NotebookRun, run_cells  # noqa: PLC0415
 
         execution.run = NotebookRun(
-            run_cells(result.document.cells),
+            run_cells(result.document.cells, timings=timings),
             observer,
             timeout_seconds=self._timeout(timeout),
             continue_on_error=self._continue(continue_on_error),
-            on_change=execution.changed,
+            owner=execution.execution_id,
+            on_change=lambda: self._on_change(execution),
         )
         work = self._run_papermill(execution, execution.run, kernel, file, observer, executor, output, keep_kernel)
         self._begin(execution, work)
@@ -450,6 +523,7 @@ class ExecutionService:
             file.start()
             await run.run(kernel)
             status = str(run.status)
+            run.record_late_output()
             complete = status == "ok" or (status == "error" and run.continues)
             mark_error = status == "error" and not run.continues
             if mark_error and executor.exit_is_clean(run.failed_cells[-1]):
@@ -538,9 +612,26 @@ class ExecutionService:
         Args:
             wait: seconds to wait for its end.
         """
+        if execution_id not in self._executions:
+            record = await asyncio.to_thread(self._store.record, execution_id)
+            if record is not None:
+                return _view_of(self._row_of(record))
         execution = self.get(execution_id)
         await self._wait(execution, self._wait_seconds(wait), progress)
         return await self._view(execution, since=since)
+
+    async def overview(self, *, status: str | None = None, limit: int = 20) -> ExecutionList:
+        """Executions, the newest first, those of earlier server processes included.
+
+        Args:
+            status: only those that stand like this.
+        """
+        for execution in self._executions.values():
+            if not execution.finished.is_set():
+                self._record(execution)
+        records = await asyncio.to_thread(self._store.records, limit=limit if status is None else 1000)
+        rows = [self._row_of(record) for record in records]
+        return ExecutionList(executions=[row for row in rows if status in (None, row.status)][:limit])
 
     async def cancel(self, execution_id: str) -> CancelledExecution:
         """Interrupt an execution and wait until it has really ended, or the kernel turns out to ignore interrupts."""
@@ -567,6 +658,7 @@ class ExecutionService:
 
     def _begin(self, execution: Execution, work: Any) -> None:
         self._executions[execution.execution_id] = execution
+        self._record(execution)
         over = [key for key, known in self._executions.items() if known.finished.is_set()]
         for key in over[: max(0, len(over) - _REMEMBERED)]:
             del self._executions[key]
@@ -584,6 +676,39 @@ class ExecutionService:
         finally:
             if not execution.finished.is_set():
                 execution.finish("interrupted" if execution.cancelled else "error")
+            self._record(execution)
+            if execution.run is not None and execution.file is not None and execution.run.timings():
+                self._store.put_timings(str(execution.file), execution.run.timings())
+
+    def _on_change(self, execution: Execution) -> None:
+        if time.monotonic() - execution.recorded_at >= _RECORD_INTERVAL:
+            self._record(execution)
+        execution.changed()
+
+    def _record(self, execution: Execution) -> None:
+        """Keep what is known of an execution for later server processes."""
+        execution.recorded_at = time.monotonic()
+        run = execution.run
+        failed = run.failed_cells[-1].index if run and run.failed_cells else None
+        if run is not None and run.current is not None:
+            failed = run.current.index  # where it stands, should this process end now
+        self._store.put(
+            ExecutionRecord(
+                execution_id=execution.execution_id,
+                kind=execution.kind,
+                status=execution.status,
+                path=str(execution.file) if execution.file else None,
+                output_path=str(execution.output_file) if execution.output_file else None,
+                kernel_name=execution.kernel.kernel_name if execution.kernel else None,
+                started_at=execution.started_at.timestamp(),
+                duration=round(execution.seconds, 3),
+                cells_total=len(run.cells) if run else None,
+                cells_done=run.done if run else None,
+                failed_cell=failed,
+                server_pid=self._store.pid,
+                server_started=self._store.server_started,
+            )
+        )
 
     def _claim(self, path: Path, shown: str, execution: Execution) -> None:
         other = self._running_paths.get(path)
@@ -650,7 +775,7 @@ class ExecutionService:
         """Wait for the end, at most `seconds`, reporting progress at every cell and at least every few seconds."""
         deadline = time.monotonic() + seconds
         reported = -1.0
-        told_at = 0.0
+        told_at = time.monotonic()  # what is over at once needs no progress
         while not execution.finished.is_set():
             left = deadline - time.monotonic()
             if left <= 0:
@@ -662,10 +787,10 @@ class ExecutionService:
                 reported = max(done, reported + 0.001)
                 told_at = now
                 await progress(reported, total, message)
-            pause = _HEARTBEAT if done <= reported else _PROGRESS_INTERVAL
+            pause = _HEARTBEAT if reported >= done else _PROGRESS_INTERVAL
             await execution.news(min(left, pause))
         done, total, message = _progress_of(execution)
-        if done > reported:
+        if done > reported and (reported >= 0 or execution.run is not None):
             await progress(done, total, message)
 
     # Showing
@@ -687,7 +812,7 @@ class ExecutionService:
             input_path=execution.input_path,
             output_path=execution.output_path,
             revision=execution.revision,
-            parameters=execution.parameters,
+            parameters=execution.parameters or None,
             notes=list(execution.notes) or None,
         )
         if execution.cell is not None:
@@ -697,6 +822,23 @@ class ExecutionService:
         if not execution.finished.is_set():
             view.progress = _progress_of(execution)[2]
         return view
+
+    def _row_of(self, record: ExecutionRecord) -> ExecutionRow:
+        cut_off = record.status == "running" and not record.server_alive
+        started = datetime.fromtimestamp(record.started_at, UTC)
+        return ExecutionRow(
+            execution_id=record.execution_id,
+            kind=record.kind,
+            status="aborted" if cut_off else record.status,
+            started_at=started.isoformat(timespec="seconds").replace("+00:00", "Z"),
+            duration=record.duration,
+            path=self._workspace.shown(Path(record.path)) if record.path else None,
+            output_path=self._workspace.shown(Path(record.output_path)) if record.output_path else None,
+            cells_done=record.cells_done,
+            cells_total=record.cells_total,
+            at_cell=record.failed_cell,
+            cut_off=cut_off or None,
+        )
 
     def _show_cell(self, view: ExecutionView, cell: CellExecution, seen: _Cursor, budget: OutputBudget) -> None:
         every = cell.outputs
@@ -715,6 +857,9 @@ class ExecutionService:
         current = run.current
         rows = over[seen.cells :]
         left_out = max(0, len(rows) - _MAX_ROWS)
+        if len(run.cells) == 1 and view.kind == "notebook" and run.cells[0].execution is not None:
+            self._show_cell(view, run.cells[0].execution, seen, budget)
+            return
         view.cells_total = len(run.cells)
         view.cells_done = run.done
         view.cells_failed = len(run.failed_cells)
@@ -799,7 +944,7 @@ class _Cursor:
 
 _DEAF = (
     "the kernel ignores interrupts: the code is still running in it, and what is queued there waits. "
-    "stop_kernel ends it; its variables are lost then"
+    "restart_kernel ends it; its variables are lost then"
 )
 
 
@@ -809,6 +954,8 @@ def _note_cell_end(execution: Execution, cell: CellExecution, name: str) -> None
             f"{name} ran longer than its timeout of {cell.timeout_seconds:g} s and was interrupted; pass a larger "
             "timeout, or 0 for none"
         )
+    if cell.error is not None and cell.error.ename == "StdinNotImplementedError":
+        execution.notes.append("nobody can answer input() here; set the value in the code, or pass it as a parameter")
     if cell.still_running:
         execution.notes.append(_DEAF)
     if cell.output_incomplete:
@@ -830,6 +977,29 @@ def _progress_of(execution: Execution) -> tuple[float, float | None, str]:
     line = cell.collector.last_line()[-100:]
     done = 1.0 if execution.finished.is_set() else 0.0
     return done, 1.0, f"running · {cell.duration:.0f} s" + (f" · {line}" if line else "")
+
+
+def _view_of(row: ExecutionRow) -> ExecutionView:
+    """What an earlier server process left of an execution."""
+    where = row.output_path or row.path
+    notes = ["it belongs to an earlier server process, so its outputs are not kept here"]
+    if row.cut_off:
+        notes = [f"it was cut off: its server process ended at cell {row.at_cell}"]
+    if where:
+        notes.append(f"what was saved of it is in {where}")
+    return ExecutionView(
+        execution_id=row.execution_id,
+        kind=row.kind,
+        status=row.status,
+        duration=row.duration,
+        cursor="0.0.0",
+        path=row.path if row.output_path is None else None,
+        input_path=row.path if row.output_path is not None else None,
+        output_path=row.output_path,
+        cells_total=row.cells_total,
+        cells_done=row.cells_done,
+        notes=notes,
+    )
 
 
 def _stream_text(output: Mapping[str, Any] | None) -> str:

@@ -21,16 +21,24 @@ from papermill_mcp.errors import (
     KernelNotFoundError,
     LimitReachedError,
     PathNotAllowedError,
+    ServerError,
     listed,
 )
 from papermill_mcp.services.workspace import Workspace
-from papermill_mcp.utils.text_utils import count_noun
+from papermill_mcp.utils.process_stats import usage
+from papermill_mcp.utils.text_utils import clean_text, count_noun, head_and_tail
 
 if TYPE_CHECKING:
     from papermill_mcp.core.jupyter_manager import InstalledKernel, JupyterManager
     from papermill_mcp.core.kernel import Kernel
 
 logger = logging.getLogger(__name__)
+
+#: The kernel that is used where nobody names one, and of which spares are kept.
+DEFAULT_KERNEL = "python3"
+
+#: Seconds after the use of a spare kernel at which the next one is started: the first cell should not compete with it.
+_SPARE_DELAY = 2.0
 
 #: Kernels that are gone, of which we still know why.
 _REMEMBERED = 200
@@ -79,6 +87,83 @@ class StartedKernel(BaseModel):
     cwd: str
 
 
+class RestartedKernel(BaseModel):
+    """A kernel with a new process."""
+
+    kernel_id: str
+    kernel_name: str
+    state: str
+    pid: int | None = None
+    aborted: int
+
+
+class InterruptedKernel(BaseModel):
+    """What an interrupt really did: `interrupted`, `idle` (there was nothing to interrupt) or `still_running`."""
+
+    kernel_id: str
+    result: str
+    state: str
+    advice: str | None = None
+
+
+class KernelStatus(BaseModel):
+    """A kernel as it is now."""
+
+    kernel_id: str
+    kernel_name: str
+    language: str
+    state: str
+    pid: int | None = None
+    cwd: str
+    started_at: str
+    last_activity: str
+    idle_seconds: float
+    execution_count: int
+    running_execution: str | None = None
+    running_seconds: float | None = None
+    queue_length: int
+    cpu_percent: float | None = None
+    memory_bytes: int | None = None
+    exit_code: int | None = None
+    notebook: str | None = None
+    late_output: str | None = None
+    note: str | None = None
+
+
+class FailedStop(BaseModel):
+    """A kernel that could not be stopped."""
+
+    kernel_id: str
+    reason: str
+
+
+class StoppedKernels(BaseModel):
+    """What became of all kernels."""
+
+    stopped: list[str]
+    failed: list[FailedStop]
+    stopped_count: int
+    failed_count: int
+
+
+class Variable(BaseModel):
+    """A variable in a kernel."""
+
+    name: str
+    type: str
+    shape: list[int] | None = None
+    size: int | None = None
+    preview: str
+
+
+class VariableList(BaseModel):
+    """Variables in a kernel."""
+
+    kernel_id: str
+    variables: list[Variable]
+    count: int
+
+
 class StoppedKernel(BaseModel):
     """A kernel that is gone."""
 
@@ -100,6 +185,8 @@ class KernelService:
         self._gone: OrderedDict[str, str] = OrderedDict()
         self._notebooks: dict[Path, str] = {}
         self._tasks: list[asyncio.Task[None]] = []
+        self._spares: list[Kernel] = []
+        self._filling: asyncio.Task[None] | None = None
         self._closed = False
 
     async def __aenter__(self) -> Self:
@@ -126,6 +213,7 @@ class KernelService:
             if self._manager is None:
                 manager_class = await asyncio.to_thread(_import_engine)
                 self._manager = manager_class(self._state_directory)
+                self._fill_spares(delay=0)
         return self._manager
 
     async def overview(self) -> KernelList:
@@ -218,6 +306,11 @@ class KernelService:
                 state="no kernel was started",
                 advice="stop one with stop_kernel, or raise the setting max_kernels",
             )
+        spare = None if python or env else await self._spare(kernel_name, cwd)
+        if spare is not None:
+            self._kernels[spare.kernel_id] = spare
+            logger.info("spare kernel used", extra={"kernel_id": spare.kernel_id})
+            return spare
         self._starting += 1
         try:
             kernel = await manager.start_kernel(
@@ -233,6 +326,44 @@ class KernelService:
         self._kernels[kernel.kernel_id] = kernel
         logger.info("kernel started", extra={"kernel_id": kernel.kernel_id, "kernel_name": kernel_name})
         return kernel
+
+    async def _spare(self, kernel_name: str, cwd: Path) -> Kernel | None:
+        """A kernel that was started ahead of time, moved to `cwd`, if there is one of that name."""
+        while self._spares and kernel_name == DEFAULT_KERNEL:
+            kernel = self._spares.pop()
+            self._fill_spares(delay=_SPARE_DELAY)
+            try:
+                await kernel.move_to(cwd)
+            except ServerError as error:
+                logger.warning("a spare kernel cannot be used: %s", error)
+                await self.end(kernel, "was a spare one that failed")
+                continue
+            return kernel
+        return None
+
+    def _fill_spares(self, *, delay: float) -> None:
+        """Start spare kernels until there are as many as the settings say, after a moment."""
+        if self._closed or (self._filling is not None and not self._filling.done()):
+            return
+        if len(self._spares) < self._config.prewarm_kernels:
+            self._filling = asyncio.create_task(self._start_spares(delay), name="start spare kernels")
+            self._tasks.append(self._filling)
+
+    async def _start_spares(self, delay: float) -> None:
+        await asyncio.sleep(delay)
+        while len(self._spares) < self._config.prewarm_kernels and not self._closed:
+            manager = await self._engine()
+            try:
+                kernel = await manager.start_kernel(
+                    DEFAULT_KERNEL,
+                    cwd=self._workspace.roots[0],
+                    timeout_seconds=self._config.jupyter_timeout,
+                    denied_env=list(self._config.kernel_env_deny),
+                )
+            except ServerError as error:
+                logger.warning("no spare kernel could be started: %s", error)
+                return
+            self._spares.append(kernel)
 
     def get(self, kernel_id: str) -> Kernel:
         """The kernel with that id, dead or alive.
@@ -258,6 +389,112 @@ class KernelService:
         """
         await self.end(self.get(kernel_id), "was stopped; its variables are lost")
         return StoppedKernel(kernel_id=kernel_id, state="stopped")
+
+    async def stop_all(self) -> StoppedKernels:
+        """Stop every kernel of this server, in parallel."""
+        kernels = list(self._kernels.values())
+        results = await asyncio.gather(
+            *(self.end(kernel, "was stopped by cleanup_all_kernels; its variables are lost") for kernel in kernels),
+            return_exceptions=True,
+        )
+        failed = [
+            FailedStop(kernel_id=kernel.kernel_id, reason=str(result))
+            for kernel, result in zip(kernels, results, strict=True)
+            if isinstance(result, BaseException)
+        ]
+        lost = {failure.kernel_id for failure in failed}
+        stopped = [kernel.kernel_id for kernel in kernels if kernel.kernel_id not in lost]
+        return StoppedKernels(stopped=stopped, failed=failed, stopped_count=len(stopped), failed_count=len(failed))
+
+    async def interrupt(self, kernel_id: str) -> InterruptedKernel:
+        """Interrupt what runs in a kernel and wait, at most 5 s, for what comes of it.
+
+        Raises:
+            KernelNotFoundError, KernelDiedError: there is nothing to interrupt.
+        """
+        kernel = self.get(kernel_id)
+        kernel.require_alive()
+        running = kernel.running
+        if running is None:
+            return InterruptedKernel(kernel_id=kernel_id, result="idle", state=kernel.state)
+        obeyed = await kernel.interrupt(running)
+        if obeyed:
+            kernel.require_alive()  # some kernels die of an interrupt
+            return InterruptedKernel(kernel_id=kernel_id, result="interrupted", state=kernel.state)
+        return InterruptedKernel(
+            kernel_id=kernel_id,
+            result="still_running",
+            state=kernel.state,
+            advice="the kernel ignores interrupts; restart_kernel ends the code, and its variables are lost then",
+        )
+
+    async def restart(self, kernel_id: str) -> RestartedKernel:
+        """Give a kernel a new process under its old id, also if it is dead. Its variables are lost.
+
+        Raises:
+            KernelNotFoundError: there is no such kernel.
+            KernelStartFailedError: the new process did not come up.
+        """
+        kernel = self.get(kernel_id)
+        aborted = kernel.queue_length + (kernel.running is not None)
+        await kernel.restart(timeout_seconds=self._config.jupyter_timeout)
+        return RestartedKernel(
+            kernel_id=kernel_id,
+            kernel_name=kernel.kernel_name,
+            state=kernel.state,
+            pid=kernel.pid,
+            aborted=aborted,
+        )
+
+    async def status(self, kernel_id: str) -> KernelStatus:
+        """What a kernel is doing, what it uses, and, if it is dead, how it ended.
+
+        Raises:
+            KernelNotFoundError: there is no such kernel.
+        """
+        kernel = self.get(kernel_id)
+        running = kernel.running
+        used = await asyncio.to_thread(usage, kernel.pid) if kernel.pid is not None and kernel.alive else None
+        late = kernel.late.text()
+        note = None
+        if kernel.exit_code is not None:
+            note = f"it died: {kernel.exit_description}; restart_kernel gives it a new process. {kernel.output_tail()}"
+        elif running is not None and running.still_running:
+            note = "it ignores interrupts; restart_kernel ends the code"
+        path = next((path for path, bound in self._notebooks.items() if bound == kernel_id), None)
+        return KernelStatus(
+            kernel_id=kernel_id,
+            kernel_name=kernel.kernel_name,
+            language=kernel.language,
+            state=kernel.state,
+            pid=kernel.pid,
+            cwd=self._workspace.shown(kernel.cwd),
+            started_at=_time(kernel.started_at),
+            last_activity=_time(kernel.last_activity),
+            idle_seconds=round(kernel.idle_seconds, 1),
+            execution_count=kernel.execution_count,
+            running_execution=running.owner if running else None,
+            running_seconds=round(running.duration, 1) if running else None,
+            queue_length=kernel.queue_length,
+            cpu_percent=used[0] if used else None,
+            memory_bytes=used[1] if used else None,
+            exit_code=kernel.exit_code,
+            notebook=self._workspace.shown(path) if path else None,
+            late_output=head_and_tail(clean_text(late), 2000)[0] if late else None,
+            note=note,
+        )
+
+    async def variables(self, kernel_id: str, *, pattern: str = "*", limit: int = 50) -> VariableList:
+        """The variables in a Python kernel, also while it runs code.
+
+        Raises:
+            InvalidArgumentError: the kernel speaks another language.
+            BusyError, KernelUnresponsiveError: it cannot be asked now.
+        """
+        from papermill_mcp.core.variables import python_variables  # noqa: PLC0415 - imports the engine, see _engine
+
+        rows, count = await python_variables(self.get(kernel_id), pattern=pattern, limit=limit)
+        return VariableList(kernel_id=kernel_id, variables=[Variable(**row) for row in rows], count=count)
 
     async def end(self, kernel: Kernel, fate: str) -> None:
         """Stop a kernel, remembering why it is gone."""

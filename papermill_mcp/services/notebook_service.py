@@ -239,7 +239,7 @@ class NotebookService:
         if if_revision is not None and notebook.revision != if_revision:
             raise ConflictError(
                 f"{notebook.shown} has revision {notebook.revision}, not {if_revision[:64]}",
-                state="somebody changed it since you read it; nothing was written",
+                state="the file was changed since that revision was read, or never had it; nothing was written",
                 advice="read it again, then repeat the edit on what is there now",
             )
 

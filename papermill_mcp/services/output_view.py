@@ -305,7 +305,9 @@ def _error_parts(error: object) -> tuple[str, str, list[str]]:
     evalue = clean_text(_text_of(fields.get("evalue")))
     traceback = fields.get("traceback")
     lines = [traceback] if isinstance(traceback, str) else traceback if isinstance(traceback, list | tuple) else []
-    return ename, evalue, [clean_text(line).removesuffix("\n") for line in lines if isinstance(line, str)]
+    entries = [clean_text(line).removesuffix("\n") for line in lines if isinstance(line, str)]
+    # IPython begins with a rule and a line of its own for the header; neither tells anything.
+    return ename, evalue, [entry for entry in entries if entry.strip("-") or not entry]
 
 
 def _error_line(ename: str, evalue: str) -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from papermill_mcp.services.execution_service import CancelledExecution, ExecutionView
+from papermill_mcp.services.execution_service import CancelledExecution, ExecutionList, ExecutionView
 from papermill_mcp.tools.toolset import (
     READS,
     RUNS_NOTEBOOKS,
@@ -54,6 +54,31 @@ async def execute_notebook(
         timeout=timeout,
         continue_on_error=continue_on_error,
         save=save,
+        wait=wait,
+        progress=progress,
+    )
+
+
+@toolset.tool("Run one cell of a notebook", RUNS_NOTEBOOKS, images=True)
+async def execute_notebook_cell(
+    path: NotebookPath,
+    executions: Executions,
+    progress: ReportProgress,
+    index: Annotated[int | None, Field(description="0-based; negative counts from the end.")] = None,
+    cell_id: Annotated[str | None, Field(description="The cell's id, instead of index.")] = None,
+    kernel_id: Annotated[
+        str | None, Field(description="Kernel to run in. Default: the notebook's own, started if needed.")
+    ] = None,
+    timeout: Timeout = None,
+    wait: Wait = None,
+) -> ExecutionView:
+    """Run one code cell of a notebook in its kernel and save its outputs into it."""
+    return await executions.execute_notebook_cell(
+        path,
+        index=index,
+        cell_id=cell_id,
+        kernel_id=kernel_id,
+        timeout=timeout,
         wait=wait,
         progress=progress,
     )
@@ -120,6 +145,24 @@ async def get_execution(
 ) -> ExecutionView:
     """Show how far an execution is, or how it ended, and what it put out."""
     return await executions.look(execution_id, wait=wait, since=since, progress=progress)
+
+
+@toolset.tool("List executions", READS)
+async def list_executions(
+    executions: Executions,
+    status: Annotated[
+        Literal["running", "ok", "error", "timeout", "interrupted", "aborted", "died"] | None,
+        Field(
+            description='Only "running", "ok", "error", "timeout", "interrupted", "aborted" or "died". Default: all.'
+        ),
+    ] = None,
+    limit: Annotated[int, Field(ge=1, le=500, description="How many, 1 to 500. Default 20.")] = 20,
+) -> ExecutionList:
+    """List executions, newest first, those of earlier server processes included.
+
+    cut_off: the server process ended while it ran.
+    """
+    return await executions.overview(status=status, limit=limit)
 
 
 @toolset.tool("Cancel an execution", STOPS)

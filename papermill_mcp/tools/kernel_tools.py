@@ -7,7 +7,16 @@ from typing import Annotated
 from pydantic import Field
 
 from papermill_mcp.services.execution_service import ExecutionView
-from papermill_mcp.services.kernel_service import KernelList, StartedKernel, StoppedKernel
+from papermill_mcp.services.kernel_service import (
+    InterruptedKernel,
+    KernelList,
+    KernelStatus,
+    RestartedKernel,
+    StartedKernel,
+    StoppedKernel,
+    StoppedKernels,
+    VariableList,
+)
 from papermill_mcp.tools.toolset import (
     READS,
     RUNS_CODE,
@@ -55,6 +64,41 @@ async def start_kernel(
 async def stop_kernel(kernel_id: KernelId, kernels: Kernels) -> StoppedKernel:
     """End a kernel and the processes it started. Its variables are lost."""
     return await kernels.stop(kernel_id)
+
+
+@toolset.tool("Interrupt a kernel", STOPS)
+async def interrupt_kernel(kernel_id: KernelId, kernels: Kernels) -> InterruptedKernel:
+    """Interrupt the code that runs in a kernel; variables stay. Tells within 5 s what really happened."""
+    return await kernels.interrupt(kernel_id)
+
+
+@toolset.tool("Restart a kernel", STOPS)
+async def restart_kernel(kernel_id: KernelId, kernels: Kernels) -> RestartedKernel:
+    """Give a kernel, busy or dead, a new process under the same id. Variables are lost; what runs ends as aborted."""
+    return await kernels.restart(kernel_id)
+
+
+@toolset.tool("Look at a kernel", READS)
+async def get_kernel_status(kernel_id: KernelId, kernels: Kernels) -> KernelStatus:
+    """Show what a kernel is doing, what it uses, how it ended if it is dead, and output that came late."""
+    return await kernels.status(kernel_id)
+
+
+@toolset.tool("Stop all kernels", STOPS)
+async def cleanup_all_kernels(kernels: Kernels) -> StoppedKernels:
+    """Stop every kernel that this server started, and no other."""
+    return await kernels.stop_all()
+
+
+@toolset.tool("Look at variables", READS)
+async def inspect_variables(
+    kernel_id: KernelId,
+    kernels: Kernels,
+    pattern: Annotated[str, Field(description='Names, with * and ?. Default "*".', max_length=200)] = "*",
+    limit: Annotated[int, Field(ge=1, le=500, description="Variables shown, 1 to 500. Default 50.")] = 50,
+) -> VariableList:
+    """List the variables in a Python kernel: type, shape or size, preview. Also while it runs code."""
+    return await kernels.variables(kernel_id, pattern=pattern, limit=limit)
 
 
 @toolset.tool("Run code", RUNS_CODE, images=True)

@@ -14,8 +14,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from papermill_mcp.services.execution_service import CellResult, ExecutionView
-from papermill_mcp.services.kernel_service import KernelList
+from papermill_mcp.services.execution_service import CellResult, ExecutionList, ExecutionView
+from papermill_mcp.services.kernel_service import KernelList, StoppedKernels, VariableList
 from papermill_mcp.services.notebook_service import AddedCell, CellView, NotebookView, OutlineRow, SourceView
 from papermill_mcp.services.output_view import ErrorView, OutputView
 from papermill_mcp.utils.text_utils import clean_text, one_line
@@ -40,6 +40,36 @@ def _(reply: KernelList) -> str:
             f"- {kernel.kernel_id} · {kernel.kernel_name} · {kernel.state} · started {kernel.started_at} · last active "
             f"{kernel.last_activity} · In [{kernel.execution_count}]{bound}"
         )
+    return "\n".join(lines)
+
+
+@render.register
+def _(reply: StoppedKernels) -> str:
+    lines = [f"stopped: {reply.stopped_count}", *(f"- {kernel_id}" for kernel_id in reply.stopped)]
+    lines.append(f"failed: {reply.failed_count}")
+    return "\n".join([*lines, *(f"- {failure.kernel_id}: {clean_text(failure.reason)}" for failure in reply.failed)])
+
+
+@render.register
+def _(reply: VariableList) -> str:
+    lines = [f"kernel_id: {reply.kernel_id}", f"variables: {len(reply.variables)} of {reply.count}"]
+    for row in reply.variables:
+        extent = f" {row.shape}" if row.shape is not None else f" ({row.size})" if row.size is not None else ""
+        lines.append(f"- {one_line(row.name, 100)}: {one_line(row.type, 60)}{extent} = {one_line(row.preview, 200)}")
+    return "\n".join(lines)
+
+
+@render.register
+def _(reply: ExecutionList) -> str:
+    lines = [f"executions: {len(reply.executions)}"]
+    for row in reply.executions:
+        facts = [row.kind, "cut off" if row.cut_off else row.status, row.started_at, f"{row.duration:.1f} s"]
+        if row.cells_total is not None:
+            facts.append(f"{row.cells_done} of {row.cells_total} cells")
+        if row.at_cell is not None:
+            facts.append(f"at cell {row.at_cell}")
+        facts += [one_line(path, 200) for path in (row.path, row.output_path) if path]
+        lines.append(f"- {row.execution_id} · " + " · ".join(facts))
     return "\n".join(lines)
 
 
@@ -93,8 +123,8 @@ def _(reply: ExecutionView) -> str:
     lines += _outputs(reply.outputs)
     if reply.error is not None:
         lines += _error(reply.error)
-    lines += _results(reply.results)
     failed = reply.failed_cell
+    lines += _results(reply.results, failed.index if failed else None)
     if failed is not None:
         lines.append(f"failed cell: {_name(failed.index, failed.id)}")
         lines += _fenced(failed.source, "source")
@@ -103,14 +133,14 @@ def _(reply: ExecutionView) -> str:
     return "\n".join(lines)
 
 
-def _results(results: list[CellResult] | None) -> list[str]:
-    """Cells that ended well and showed nothing are told in one line."""
+def _results(results: list[CellResult] | None, failed: int | None) -> list[str]:
+    """Cells that ended well and showed nothing are told in one line. The failed one is told at the end."""
     lines: list[str] = []
     silent: list[str] = []
 
     def flush() -> None:
         if silent:
-            lines.append(f"cells {', '.join(silent)}: ok, no output")
+            lines.append(f"cell{'s' if len(silent) > 1 else ''} {', '.join(silent)}: ok, no output")
             silent.clear()
 
     for row in results or []:
@@ -121,7 +151,7 @@ def _results(results: list[CellResult] | None) -> list[str]:
         count = f" In [{row.execution_count}]" if row.execution_count is not None else ""
         lines.append(f"cell {_name(row.index, row.id)}{count}: {row.status} · {row.duration or 0:.2f} s")
         lines += _outputs(row.outputs)
-        if row.error is not None:
+        if row.error is not None and row.index != failed:
             lines.append(f"error: {_error_line(row.error)}")
     flush()
     return lines

@@ -282,15 +282,20 @@ def _argument_error(tool: str, error: ValidationError, schema: Mapping[str, Any]
     if first["type"] in ("missing", "missing_argument"):
         return InvalidArgumentError(
             f"{tool} needs the argument {name!r}",
-            allowed=str(schema["properties"].get(place[0], {}).get("description", "")),
+            allowed=_about(place[0], schema),
             state="nothing was done",
         )
     rule = first["msg"].replace("Input should be", "must be")
     return InvalidArgumentError(
         f"argument {name!r} {rule}, got {_kind(first['input'])}",
-        allowed=str(schema["properties"].get(place[0], {}).get("description", "")),
+        allowed=_about(place[0], schema),
         state="nothing was done",
     )
+
+
+def _about(name: str, schema: Mapping[str, Any]) -> str:
+    description = schema["properties"].get(name, {}).get("description", "")
+    return f"about {name}: {description}" if description else ""
 
 
 def _kind(value: Any) -> str:

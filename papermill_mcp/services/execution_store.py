@@ -1,0 +1,175 @@
+"""What executions there were, also in earlier server processes, and how long cells took.
+
+A small SQLite file in the state directory. It holds no code, no output and no parameters. Writing goes through a thread
+of its own, so no request waits for the disk; if the file cannot be used, the server does without it and says so once.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import queue
+import sqlite3
+import threading
+import time
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from papermill_mcp.utils.process_guard import process_info, start_time
+
+logger = logging.getLogger(__name__)
+
+#: Records older than this many days, or beyond this many, are dropped.
+MAX_AGE_DAYS = 30
+MAX_RECORDS = 1_000
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS executions (
+    execution_id TEXT PRIMARY KEY, kind TEXT NOT NULL, status TEXT NOT NULL, path TEXT, output_path TEXT,
+    kernel_name TEXT, started_at REAL NOT NULL, duration REAL NOT NULL, cells_total INTEGER, cells_done INTEGER,
+    failed_cell INTEGER, server_pid INTEGER NOT NULL, server_started INTEGER NOT NULL
+);
+CREATE TABLE IF NOT EXISTS timings (path TEXT PRIMARY KEY, seconds TEXT NOT NULL, updated REAL NOT NULL);
+PRAGMA user_version = 1;
+"""
+
+
+@dataclass(frozen=True)
+class ExecutionRecord:
+    """One execution in short.
+
+    Attributes:
+        path: the notebook, or the input of a papermill run; None for a piece of code.
+        started_at: seconds since the epoch.
+        failed_cell: index of the cell that ended it badly.
+    """
+
+    execution_id: str
+    kind: str
+    status: str
+    path: str | None
+    output_path: str | None
+    kernel_name: str | None
+    started_at: float
+    duration: float
+    cells_total: int | None
+    cells_done: int | None
+    failed_cell: int | None
+    server_pid: int
+    server_started: int
+
+    @property
+    def server_alive(self) -> bool:
+        """Whether the server process that ran it still lives."""
+        info = process_info(self.server_pid)
+        return info is not None and (not self.server_started or info.started == self.server_started)
+
+
+_COLUMNS = ", ".join(field.name for field in fields(ExecutionRecord))
+_MARKS = ", ".join(f":{field.name}" for field in fields(ExecutionRecord))
+
+
+class ExecutionStore:
+    """Remembers executions across server processes. Nothing is opened before the first record."""
+
+    def __init__(self, state_directory: Path) -> None:
+        self._file = state_directory / "executions.sqlite"
+        self._queue: queue.SimpleQueue[tuple[str, dict[str, Any]] | threading.Event | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self.pid = os.getpid()
+        self.server_started = start_time(self.pid)
+
+    def put(self, record: ExecutionRecord) -> None:
+        """Keep a record, replacing the one of the same execution. Returns at once."""
+        self._enqueue(f"INSERT OR REPLACE INTO executions ({_COLUMNS}) VALUES ({_MARKS})", asdict(record))
+
+    def put_timings(self, path: str, seconds: dict[str, float]) -> None:
+        """Keep how long the cells of a notebook took, by a digest of their source. Returns at once."""
+        row = {"path": path, "seconds": json.dumps(seconds), "updated": time.time()}
+        self._enqueue("INSERT OR REPLACE INTO timings (path, seconds, updated) VALUES (:path, :seconds, :updated)", row)
+
+    def records(self, *, limit: int) -> list[ExecutionRecord]:
+        """The newest records. Blocks: call it in a thread."""
+        rows = self._read(f"SELECT {_COLUMNS} FROM executions ORDER BY started_at DESC LIMIT ?", (limit,))
+        return [ExecutionRecord(*row) for row in rows]
+
+    def record(self, execution_id: str) -> ExecutionRecord | None:
+        """The record of one execution. Blocks: call it in a thread."""
+        rows = self._read(f"SELECT {_COLUMNS} FROM executions WHERE execution_id = ?", (execution_id,))
+        return ExecutionRecord(*rows[0]) if rows else None
+
+    def timings(self, path: str) -> dict[str, float]:
+        """How long the cells of a notebook took last time, by a digest of their source. Blocks."""
+        rows = self._read("SELECT seconds FROM timings WHERE path = ?", (path,))
+        try:
+            return {str(key): float(value) for key, value in json.loads(rows[0][0]).items()} if rows else {}
+        except (ValueError, TypeError, AttributeError):
+            return {}
+
+    def close(self) -> None:
+        """Write what is outstanding. Waits at most half a second."""
+        if self._thread is not None:
+            self._queue.put(None)
+            self._thread.join(0.5)
+            self._thread = None
+
+    def _enqueue(self, statement: str, row: dict[str, Any]) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._write, name="execution store", daemon=True)
+            self._thread.start()
+        self._queue.put((statement, row))
+
+    def _write(self) -> None:
+        connection = self._connect()
+        while True:
+            item = self._queue.get()
+            if item is None:
+                break
+            if isinstance(item, threading.Event):
+                item.set()
+            elif connection is not None:
+                try:
+                    connection.execute(*item)
+                except sqlite3.Error as error:
+                    logger.warning("an execution could not be recorded: %s", error)
+        if connection is not None:
+            connection.close()
+
+    def _connect(self) -> sqlite3.Connection | None:
+        try:
+            self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            connection = sqlite3.connect(self._file, timeout=5, isolation_level=None)
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = NORMAL")
+            connection.executescript(_SCHEMA)
+            oldest = time.time() - MAX_AGE_DAYS * 86_400
+            connection.execute("DELETE FROM executions WHERE started_at < ?", (oldest,))
+            connection.execute("DELETE FROM timings WHERE updated < ?", (oldest,))
+            connection.execute(
+                "DELETE FROM executions WHERE execution_id NOT IN "
+                "(SELECT execution_id FROM executions ORDER BY started_at DESC LIMIT ?)",
+                (MAX_RECORDS,),
+            )
+        except (OSError, sqlite3.Error) as error:
+            logger.warning("executions are not remembered, since %s cannot be used: %s", self._file, error)
+            return None
+        return connection
+
+    def _read(self, query: str, parameters: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        if self._thread is not None:
+            written = threading.Event()
+            self._queue.put(written)
+            written.wait(2)
+        if not self._file.exists():
+            return []
+        try:
+            connection = sqlite3.connect(f"file:{self._file}?mode=ro", uri=True, timeout=2)
+            try:
+                return connection.execute(query, parameters).fetchall()
+            finally:
+                connection.close()
+        except sqlite3.Error as error:
+            logger.warning("earlier executions cannot be read: %s", error)
+            return []

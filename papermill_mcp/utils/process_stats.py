@@ -1,0 +1,39 @@
+"""How much a process and its children use."""
+
+from __future__ import annotations
+
+import time
+
+#: Seconds over which processor use is measured.
+_SAMPLE = 0.1
+
+
+def usage(pid: int) -> tuple[float, int] | None:
+    """Processor use in percent of one core, and resident memory in bytes, of a process and its descendants.
+
+    Blocks for a tenth of a second. None when the process is gone.
+    """
+    import psutil  # noqa: PLC0415 - few requests need it, and it is not free to import
+
+    try:
+        leader = psutil.Process(pid)
+        processes = [leader, *leader.children(recursive=True)]
+    except psutil.Error:
+        return None
+
+    def spent() -> tuple[float, int]:
+        seconds, memory = 0.0, 0
+        for process in processes:
+            try:
+                times = process.cpu_times()
+                seconds += times.user + times.system
+                memory += process.memory_info().rss
+            except psutil.Error:
+                continue
+        return seconds, memory
+
+    began = time.monotonic()
+    before, _ = spent()
+    time.sleep(_SAMPLE)
+    after, memory = spent()
+    return round(100 * max(0.0, after - before) / (time.monotonic() - began), 1), memory
