@@ -7,6 +7,7 @@ kernel.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -47,6 +48,7 @@ def build_server(config: Config) -> MCPServer[Services]:
     from papermill_mcp.services.execution_service import ExecutionService  # noqa: PLC0415
     from papermill_mcp.services.execution_store import ExecutionStore  # noqa: PLC0415
     from papermill_mcp.services.kernel_service import KernelService  # noqa: PLC0415
+    from papermill_mcp.services.notebook_catalogue import NotebookCatalogue  # noqa: PLC0415
     from papermill_mcp.services.notebook_service import NotebookService  # noqa: PLC0415
     from papermill_mcp.services.workspace import Workspace  # noqa: PLC0415
     from papermill_mcp.tools import execution_tools, kernel_tools, notebook_tools  # noqa: PLC0415
@@ -55,11 +57,12 @@ def build_server(config: Config) -> MCPServer[Services]:
     async def lifespan(_: MCPServer[Services]) -> AsyncIterator[Services]:
         state = state_directory(config)
         workspace = Workspace([root.resolve() for root in config.roots], private=[state])
-        notebooks = NotebookService(config, workspace)
+        notebooks = NotebookService(config, workspace, state)
+        catalogue = NotebookCatalogue(config, workspace, notebooks)
         async with KernelService(config, workspace, state) as kernels:  # leaving it stops every kernel
             executions = ExecutionService(config, workspace, notebooks, kernels, ExecutionStore(state))
             try:
-                yield Services(notebooks, kernels, executions)
+                yield Services(notebooks, kernels, executions, catalogue)
             finally:
                 await executions.aclose()
 
@@ -103,6 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def serve(config: Config) -> None:
     """Serve over stdio until standard input ends or a signal asks for the end."""
+    gc.disable()  # imports make many objects and no garbage; a collector that looks through them costs a tenth
     import anyio  # noqa: PLC0415 - after `--version`
 
     from papermill_mcp.utils.log_utils import configure_logging  # noqa: PLC0415
@@ -127,6 +131,8 @@ def serve(config: Config) -> None:
 async def _run(server: MCPServer[Services], stdin: _ClosableInput | None) -> None:
     import asyncio  # noqa: PLC0415 - after `--version`
 
+    gc.freeze()
+    gc.enable()
     if stdin is not None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):

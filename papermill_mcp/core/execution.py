@@ -108,6 +108,11 @@ class CellExecution:
         return self.settled.is_set() and not self.released.is_set()
 
     @property
+    def interrupted(self) -> bool:
+        """Whether an interrupt was sent for it."""
+        return self._ending is not None
+
+    @property
     def outputs(self) -> list[Output]:
         """The outputs so far, in nbformat's form."""
         return self.collector.outputs()

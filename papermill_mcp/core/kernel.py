@@ -577,6 +577,8 @@ class Kernel:
         await asyncio.sleep(0.05)  # what the kernel had sent may still be on its way through the sockets
         self._state = KernelState.DEAD
         why = f"the kernel died ({process.exit_description()})"
+        if self._running is not None and self._running.interrupted:
+            why += " of the interrupt it was sent"  # Deno's does, for one
         logger.warning("kernel died", extra={"kernel_id": self.kernel_id, "exit": process.exit_description()})
         if self._worker is not None:
             self._worker.cancel()

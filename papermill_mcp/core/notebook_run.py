@@ -29,7 +29,7 @@ RAISES_TAG = "raises-exception"
 _RECORD_INTERVAL = 10.0
 
 
-@dataclass
+@dataclass(eq=False)
 class RunCell:
     """One cell of a run.
 
@@ -91,6 +91,7 @@ class NotebookRun:
 
     Attributes:
         cells: all cells of the run in order; `current` is the one that runs.
+        done: how many of them are over; skipped ones count from the start.
         status: that of the run: `running` until its end.
         problem: why the run ended where no cell tells it.
     """
@@ -106,6 +107,7 @@ class NotebookRun:
         on_change: Callable[[], None] | None = None,
     ) -> None:
         self.cells = list(cells)
+        self.done = sum(cell.skip for cell in self.cells)
         self.current: RunCell | None = None
         self.status = CellStatus.QUEUED
         self.kernel: Kernel | None = None
@@ -117,11 +119,6 @@ class NotebookRun:
         self._on_change = on_change
         self._cancelled = False
         self._recorded: dict[int, int] = {}  # the version of each cell's outputs that the observer has
-
-    @property
-    def done(self) -> int:
-        """Cells that are over."""
-        return sum(1 for cell in self.cells if cell.skip or cell.status.final)
 
     @property
     def remaining_seconds(self) -> float | None:
@@ -201,6 +198,7 @@ class NotebookRun:
         finally:
             settled.cancel()
         self.current = None
+        self.done += 1
         self._observer.cell_finished(cell)
         self._recorded[cell.index] = cell.execution.collector.version
         self._changed()
@@ -218,6 +216,7 @@ class NotebookRun:
         cell, self.current = self.current, None
         if cell is not None and cell.execution is not None:
             cell.execution.abort(why)
+            self.done += 1
             self._observer.cell_finished(cell)
 
     def _changed(self) -> None:

@@ -43,7 +43,7 @@ class Watchdog:
             self._tell(["gone", pid])
 
     def close(self) -> None:
-        """Let the watchdog do what is left and go. Waits at most a second for it."""
+        """Let the watchdog do what is left and go. It gets a second for that."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -55,7 +55,9 @@ class Watchdog:
         try:
             process.wait(1)
         except subprocess.TimeoutExpired:
-            logger.warning("the watchdog process %d is still at work", process.pid)
+            logger.warning("the watchdog process %d did not end by itself", process.pid)
+            process.kill()
+            process.wait(1)
 
     def _tell(self, command: list[object]) -> None:
         if self._process is None or self._process.poll() is not None:

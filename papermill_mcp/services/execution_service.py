@@ -32,7 +32,8 @@ from papermill_mcp.errors import (
 )
 from papermill_mcp.services.execution_store import ExecutionRecord, ExecutionStore
 from papermill_mcp.services.kernel_service import KernelService
-from papermill_mcp.services.notebook_service import NotebookService, OpenNotebook, select
+from papermill_mcp.services.notebook_service import NotebookService, OpenNotebook
+from papermill_mcp.services.notebook_view import select
 from papermill_mcp.services.output_view import (
     ErrorView,
     OutputBudget,
@@ -198,32 +199,18 @@ class Execution:
     cancelled: bool = False
     task: asyncio.Task[None] | None = None
     recorded_at: float = 0.0
-    _news: asyncio.Event = field(default_factory=asyncio.Event)
+    record_due: bool = False
 
     @property
     def seconds(self) -> float:
         """How long it has taken so far, or took."""
         return (self.ended or time.monotonic()) - self.began
 
-    def changed(self) -> None:
-        """Something is new; whoever waits may look."""
-        self._news.set()
-
-    async def news(self, seconds: float) -> None:
-        """Wait until something is new, at most `seconds`."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self._news.wait()
-        except TimeoutError:
-            pass
-        self._news.clear()
-
     def finish(self, status: str) -> None:
         """It is over."""
         self.status = status
         self.ended = time.monotonic()
         self.finished.set()
-        self.changed()
 
 
 class ExecutionService:
@@ -282,7 +269,6 @@ class ExecutionService:
             timeout_seconds=self._timeout(timeout),
             store_history=store_history,
             owner=execution.execution_id,
-            on_change=execution.changed,
         )
         self._begin(execution, self._follow_cell(execution, execution.cell))
         return await self._answer(execution, wait, progress)
@@ -681,13 +667,14 @@ class ExecutionService:
                 self._store.put_timings(str(execution.file), execution.run.timings())
 
     def _on_change(self, execution: Execution) -> None:
-        if time.monotonic() - execution.recorded_at >= _RECORD_INTERVAL:
-            self._record(execution)
-        execution.changed()
+        if not execution.record_due:
+            execution.record_due = True
+            wait = max(0.0, execution.recorded_at + _RECORD_INTERVAL - time.monotonic())
+            asyncio.get_running_loop().call_later(wait, self._record, execution)
 
     def _record(self, execution: Execution) -> None:
         """Keep what is known of an execution for later server processes."""
-        execution.recorded_at = time.monotonic()
+        execution.recorded_at, execution.record_due = time.monotonic(), False
         run = execution.run
         failed = run.failed_cells[-1].index if run and run.failed_cells else None
         if run is not None and run.current is not None:
@@ -787,8 +774,11 @@ class ExecutionService:
                 reported = max(done, reported + 0.001)
                 told_at = now
                 await progress(reported, total, message)
-            pause = _HEARTBEAT if reported >= done else _PROGRESS_INTERVAL
-            await execution.news(min(left, pause))
+            try:
+                async with asyncio.timeout(min(left, _PROGRESS_INTERVAL)):
+                    await execution.finished.wait()
+            except TimeoutError:
+                pass
         done, total, message = _progress_of(execution)
         if done > reported and (reported >= 0 or execution.run is not None):
             await progress(done, total, message)
@@ -798,6 +788,8 @@ class ExecutionService:
     async def _view(self, execution: Execution, since: str | None = None) -> ExecutionView:
         seen = _Cursor.parse(since)
         budget = OutputBudget.of(self._config)
+        if _shown_at_once(execution):
+            return self._shown(execution, seen, budget)
         return await asyncio.to_thread(self._shown, execution, seen, budget)
 
     def _shown(self, execution: Execution, seen: _Cursor, budget: OutputBudget) -> ExecutionView:
@@ -999,6 +991,20 @@ def _view_of(row: ExecutionRow) -> ExecutionView:
         cells_total=row.cells_total,
         cells_done=row.cells_done,
         notes=notes,
+    )
+
+
+def _shown_at_once(execution: Execution) -> bool:
+    """Whether showing it takes less than handing it to a thread: a piece of code with little output and no image."""
+    if execution.cell is None:
+        return False
+    outputs = execution.cell.outputs
+    return len(outputs) < 20 and all(
+        len(str(output.get("text", ""))) < 20_000
+        and not any(
+            name.startswith("image/") or len(str(value)) > 20_000 for name, value in (output.get("data") or {}).items()
+        )
+        for output in outputs
     )
 
 

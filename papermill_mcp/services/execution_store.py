@@ -9,11 +9,10 @@ from __future__ import annotations
 import json
 import logging
 import os
-import queue
 import sqlite3
 import threading
 import time
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +66,15 @@ class ExecutionRecord:
         return info is not None and (not self.server_started or info.started == self.server_started)
 
 
+#: Seconds for which records are collected before they are written.
+_COLLECT_SECONDS = 0.5
+
 _COLUMNS = ", ".join(field.name for field in fields(ExecutionRecord))
 _MARKS = ", ".join(f":{field.name}" for field in fields(ExecutionRecord))
+_INSERT = {
+    "executions": f"INSERT OR REPLACE INTO executions ({_COLUMNS}) VALUES ({_MARKS})",
+    "timings": "INSERT OR REPLACE INTO timings (path, seconds, updated) VALUES (:path, :seconds, :updated)",
+}
 
 
 class ExecutionStore:
@@ -76,19 +82,22 @@ class ExecutionStore:
 
     def __init__(self, state_directory: Path) -> None:
         self._file = state_directory / "executions.sqlite"
-        self._queue: queue.SimpleQueue[tuple[str, dict[str, Any]] | threading.Event | None] = queue.SimpleQueue()
+        self._pending: dict[tuple[str, str], dict[str, Any]] = {}
+        self._lock = threading.Lock()
+        self._wake, self._hurry, self._written = threading.Event(), threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
+        self._closed = False
         self.pid = os.getpid()
         self.server_started = start_time(self.pid)
 
     def put(self, record: ExecutionRecord) -> None:
         """Keep a record, replacing the one of the same execution. Returns at once."""
-        self._enqueue(f"INSERT OR REPLACE INTO executions ({_COLUMNS}) VALUES ({_MARKS})", asdict(record))
+        self._enqueue("executions", record.execution_id, vars(record))
 
     def put_timings(self, path: str, seconds: dict[str, float]) -> None:
         """Keep how long the cells of a notebook took, by a digest of their source. Returns at once."""
         row = {"path": path, "seconds": json.dumps(seconds), "updated": time.time()}
-        self._enqueue("INSERT OR REPLACE INTO timings (path, seconds, updated) VALUES (:path, :seconds, :updated)", row)
+        self._enqueue("timings", path, row)
 
     def records(self, *, limit: int) -> list[ExecutionRecord]:
         """The newest records. Blocks: call it in a thread."""
@@ -110,32 +119,56 @@ class ExecutionStore:
 
     def close(self) -> None:
         """Write what is outstanding. Waits at most half a second."""
+        self._closed = True
         if self._thread is not None:
-            self._queue.put(None)
+            self._flush(0.5)
             self._thread.join(0.5)
             self._thread = None
 
-    def _enqueue(self, statement: str, row: dict[str, Any]) -> None:
+    def _enqueue(self, table: str, key: str, row: dict[str, Any]) -> None:
+        if self._closed:
+            return
         if self._thread is None:
             self._thread = threading.Thread(target=self._write, name="execution store", daemon=True)
             self._thread.start()
-        self._queue.put((statement, row))
+        with self._lock:
+            self._pending[table, key] = row
+        self._wake.set()
 
     def _write(self) -> None:
         connection = self._connect()
         while True:
-            item = self._queue.get()
-            if item is None:
-                break
-            if isinstance(item, threading.Event):
-                item.set()
-            elif connection is not None:
-                try:
-                    connection.execute(*item)
-                except sqlite3.Error as error:
-                    logger.warning("an execution could not be recorded: %s", error)
+            self._wake.wait()
+            self._hurry.wait(_COLLECT_SECONDS)  # several records of one execution become one
+            self._wake.clear()
+            with self._lock:
+                pending, self._pending = self._pending, {}
+            if connection is not None and pending:
+                self._write_rows(connection, pending)
+            if self._hurry.is_set():
+                self._hurry.clear()
+                self._written.set()
+                if self._closed:
+                    break
         if connection is not None:
             connection.close()
+
+    def _write_rows(self, connection: sqlite3.Connection, pending: dict[tuple[str, str], dict[str, Any]]) -> None:
+        try:
+            with connection:
+                connection.execute("BEGIN")
+                for (table, _), row in pending.items():
+                    connection.execute(_INSERT[table], row)
+        except sqlite3.Error as error:
+            logger.warning("executions could not be recorded: %s", error)
+
+    def _flush(self, seconds: float) -> None:
+        """Have what is collected written now."""
+        if self._thread is not None and self._thread.is_alive():
+            self._written.clear()
+            self._hurry.set()
+            self._wake.set()
+            self._written.wait(seconds)
 
     def _connect(self) -> sqlite3.Connection | None:
         try:
@@ -158,10 +191,7 @@ class ExecutionStore:
         return connection
 
     def _read(self, query: str, parameters: tuple[Any, ...]) -> list[tuple[Any, ...]]:
-        if self._thread is not None:
-            written = threading.Event()
-            self._queue.put(written)
-            written.wait(2)
+        self._flush(2)
         if not self._file.exists():
             return []
         try:

@@ -1,0 +1,565 @@
+"""Live kernels through the tools: several at once, interrupts, restarts, status, variables, spares, limits, memory."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from conftest import AddKernelspec, Connect, ConnectStdio
+from helpers import (
+    call,
+    cell,
+    facts_of,
+    read_json,
+    refused,
+    stdio_client_of,
+    stdout_in,
+    stdout_of,
+    text_of,
+    until,
+    wait_gone,
+    write_notebook,
+)
+from mcp import Client
+
+pytestmark = pytest.mark.kernel
+
+
+async def start(client: Client, **arguments: Any) -> str:
+    """Start a kernel. Returns its id."""
+    return str((await call(client, "start_kernel", **arguments))["kernel_id"])
+
+
+async def running(client: Client, kernel_id: str, code: str) -> str:
+    """Have a kernel run code that goes on. Returns the execution id once the code has put something out."""
+    begun = await call(client, "execute_cell", kernel_id=kernel_id, code=f"print('on')\n{code}", wait=0)
+    execution_id = str(begun["execution_id"])
+    async with asyncio.timeout(10):
+        while not (await call(client, "get_execution", execution_id=execution_id)).get("outputs"):
+            await asyncio.sleep(0.02)
+    return execution_id
+
+
+async def run(client: Client, kernel_id: str, code: str, **arguments: Any) -> dict[str, Any]:
+    return await call(client, "execute_cell", kernel_id=kernel_id, code=code, **arguments)
+
+
+# Several at once
+
+
+async def test_four_kernels_that_sleep_a_second_finish_together(client: Connect) -> None:
+    """Kernels do not wait for one another."""
+    async with client() as c:
+        kernels = await asyncio.gather(*(start(c) for _ in range(4)))
+        began = time.monotonic()
+        results = await asyncio.gather(
+            *(run(c, kernel, "import time; time.sleep(1); print('x')") for kernel in kernels)
+        )
+        assert [stdout_of(result) for result in results] == ["x\n"] * 4
+        assert time.monotonic() - began < 2.5  # four seconds if they waited
+
+
+async def test_no_more_kernels_than_the_limit_and_the_message_names_those_there_are(client: Connect) -> None:
+    async with client(max_kernels=2) as c:
+        first, second = await start(c), await start(c)
+        message = await refused(c, "start_kernel")
+        assert message.startswith("LIMIT_REACHED")
+        assert first in message
+        assert second in message
+        await call(c, "stop_kernel", kernel_id=first)
+        await start(c)
+
+
+async def test_twenty_requests_at_once_start_no_more_than_the_limit(client: Connect) -> None:
+    """Kernels that are starting count, too."""
+    async with client(max_kernels=3) as c:
+        replies = await asyncio.gather(*(c.call_tool("start_kernel", {}) for _ in range(20)))
+        assert sum(not reply.is_error for reply in replies) == 3
+        assert all("LIMIT_REACHED" in text_of(reply) for reply in replies if reply.is_error)
+
+
+async def test_all_kernels_are_stopped_and_no_other(
+    client: Connect, process_check: Callable[[], list[psutil.Process]]
+) -> None:
+    """An ipykernel that this server did not start lives on."""
+    stranger = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "ipykernel_launcher", stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
+    )
+    try:
+        async with client() as c:
+            kernels = [await start(c), await start(c)]
+            await running(c, kernels[1], "while True: pass")
+            stopped = await call(c, "cleanup_all_kernels")
+            assert sorted(stopped["stopped"]) == sorted(kernels)
+            assert stopped["stopped_count"] == 2
+            assert stopped["failed"] == []
+            assert (await call(c, "list_kernels"))["active"] == []
+        assert stranger.returncode is None
+        assert stranger.pid in {process.pid for process in process_check()}
+    finally:
+        stranger.kill()
+        await stranger.wait()
+
+
+# Interrupt and restart
+
+
+async def test_an_interrupt_tells_that_it_worked_and_variables_stay(client: Connect) -> None:
+    async with client() as c:
+        kernel = await start(c)
+        await run(c, kernel, "x = 41")
+        execution = await running(c, kernel, "import time\ntime.sleep(60)")
+        told = await call(c, "interrupt_kernel", kernel_id=kernel)
+        assert told["result"] == "interrupted"
+        assert (await call(c, "get_execution", execution_id=execution))["status"] == "interrupted"
+        assert stdout_of(await run(c, kernel, "print(x + 1)")) == "42\n"
+
+
+async def test_an_interrupt_of_an_idle_kernel_says_idle(client: Connect) -> None:
+    async with client() as c:
+        kernel = await start(c)
+        assert (await call(c, "interrupt_kernel", kernel_id=kernel))["result"] == "idle"
+
+
+async def test_a_kernel_that_ignores_interrupts_is_told_as_such_and_a_restart_helps(client: Connect) -> None:
+    """Within 6 s the caller knows, and within 3 s more the kernel is new."""
+    async with client() as c:
+        kernel = await start(c)
+        # ipykernel installs its handler anew for each cell, so the cell itself must ignore the signal.
+        code = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True: pass"
+        execution = await running(c, kernel, code)
+        began = time.monotonic()
+        told = await call(c, "interrupt_kernel", kernel_id=kernel)
+        assert told["result"] == "still_running"
+        assert "restart_kernel" in told["advice"]
+        assert time.monotonic() - began < 6
+        assert "ignores interrupts" in (await call(c, "get_kernel_status", kernel_id=kernel))["note"]
+        seen = await call(c, "get_execution", execution_id=execution)
+        assert any("ignores interrupts" in note for note in seen["notes"])
+        began = time.monotonic()
+        restarted = await call(c, "restart_kernel", kernel_id=kernel)
+        assert time.monotonic() - began < 3
+        assert restarted["kernel_id"] == kernel
+        assert stdout_of(await run(c, kernel, "print('new')")) == "new\n"
+
+
+async def test_a_restart_aborts_what_runs_and_what_waits_and_forgets_variables(client: Connect) -> None:
+    """What is queued must not run in the new process."""
+    async with client() as c:
+        kernel = await start(c)
+        await run(c, kernel, "x = 1")
+        first = await running(c, kernel, "import time; time.sleep(60)")
+        queued = await call(c, "execute_cell", kernel_id=kernel, code="open('ran', 'w')", wait=0)
+        before = (await call(c, "get_kernel_status", kernel_id=kernel))["pid"]
+        restarted = await call(c, "restart_kernel", kernel_id=kernel)
+        assert restarted["aborted"] == 2
+        assert restarted["pid"] != before
+        for execution in (first, queued["execution_id"]):
+            assert (await call(c, "get_execution", execution_id=execution))["status"] == "aborted"
+        result = await run(c, kernel, "import os; print(os.path.exists('ran')); x")
+        assert stdout_of(result) == "False\n"
+        assert result["error"]["ename"] == "NameError"
+        assert result["execution_count"] == 1
+
+
+async def test_a_dead_kernel_tells_how_it_ended_and_can_be_restarted_under_its_id(client: Connect) -> None:
+    async with client() as c:
+        kernel = await start(c)
+        died = await run(
+            c, kernel, "print('last', flush=True)\nimport os, time; time.sleep(0.3)\nos.kill(os.getpid(), 9)"
+        )
+        assert died["status"] == "died"
+        assert "SIGKILL" in died["error"]["evalue"]
+        assert stdout_of(died) == "last\n"
+        status = await call(c, "get_kernel_status", kernel_id=kernel)
+        assert (status["state"], status["exit_code"]) == ("dead", -9)
+        message = await refused(c, "execute_cell", kernel_id=kernel, code="1")
+        assert message.startswith("KERNEL_DIED")
+        assert "restart_kernel" in message
+        await call(c, "restart_kernel", kernel_id=kernel)
+        assert stdout_of(await run(c, kernel, "print('back')")) == "back\n"
+
+
+async def test_stopping_and_restarting_in_any_order_hangs_nothing(client: Connect) -> None:
+    """Restart while a cell runs, two restarts at once, stop while restarting, restart after stop."""
+    async with client() as c:
+        kernel = await start(c)
+        await running(c, kernel, "while True: pass")
+        await asyncio.gather(*(call(c, "restart_kernel", kernel_id=kernel) for _ in range(2)))
+        assert stdout_of(await run(c, kernel, "print(1)")) == "1\n"
+        restart = asyncio.create_task(c.call_tool("restart_kernel", {"kernel_id": kernel}))
+        await asyncio.sleep(0)
+        await call(c, "stop_kernel", kernel_id=kernel)
+        async with asyncio.timeout(10):
+            await restart  # either it came first, or it says that the kernel was stopped
+        assert (await refused(c, "restart_kernel", kernel_id=kernel)).startswith("KERNEL_NOT_FOUND")
+
+
+# Status and late output
+
+
+async def test_the_status_shows_what_runs_and_what_waits(client: Connect, workspace: Path) -> None:
+    async with client() as c:
+        kernel = await start(c)
+        execution = await running(c, kernel, "while True: pass")
+        await call(c, "execute_cell", kernel_id=kernel, code="1", wait=0)
+        status = await call(c, "get_kernel_status", kernel_id=kernel)
+        assert status["state"] == "busy"
+        assert status["running_execution"] == execution
+        assert status["queue_length"] == 1
+        assert status["memory_bytes"] > 10_000_000
+        assert status["cpu_percent"] > 10  # a busy loop
+        assert psutil.pid_exists(status["pid"])
+        await call(c, "interrupt_kernel", kernel_id=kernel)
+
+
+async def test_output_after_the_end_of_a_cell_is_shown_with_the_next_look(client: Connect) -> None:
+    async with client() as c:
+        kernel = await start(c)
+        done = await run(
+            c,
+            kernel,
+            "import asyncio\nasync def later():\n    await asyncio.sleep(0.2)\n    print('late')\n"
+            "task = asyncio.ensure_future(later())",
+        )
+        assert done["status"] == "ok"
+        assert "outputs" not in done
+
+        async def seen() -> dict[str, Any]:
+            return await call(c, "get_execution", execution_id=done["execution_id"], since=done["cursor"])
+
+        async with asyncio.timeout(5):
+            while not (await seen()).get("outputs"):
+                await asyncio.sleep(0.02)
+        assert stdout_of(await seen()) == "late\n"
+
+
+# Variables
+
+
+async def test_variables_are_shown_with_type_and_extent_and_nothing_is_left_behind(client: Connect) -> None:
+    async with client() as c:
+        kernel = await start(c)
+        await run(c, kernel, "import numpy as np\nimport pandas as pd\ntable = pd.DataFrame({'a': [1, 2]})\nn = 3")
+        await run(c, kernel, "names = ['x'] * 1000\n_hidden = 1\ngrid = np.zeros((2, 5))")
+        shown = await call(c, "inspect_variables", kernel_id=kernel)
+        rows = {row["name"]: row for row in shown["variables"]}
+        assert set(rows) == {"grid", "n", "names", "table"}
+        assert (rows["grid"]["type"], rows["grid"]["shape"]) == ("ndarray", [2, 5])
+        assert rows["table"]["shape"] == [2, 1]
+        assert rows["names"]["size"] == 1000
+        assert len(rows["names"]["preview"]) < 200
+        assert rows["n"]["preview"] == "3"
+        after = await run(c, kernel, "print(sorted(k for k in globals() if not k.startswith('_')), len(In))")
+        assert after["execution_count"] == 3
+        assert (
+            stdout_of(after)
+            == str(
+                sorted(["In", "Out", "exit", "get_ipython", "grid", "n", "names", "np", "open", "pd", "quit", "table"])
+            )
+            + " 4\n"
+        )
+
+
+async def test_variables_can_be_seen_while_a_cell_runs(client: Connect) -> None:
+    async with client() as c:
+        kernel = await start(c)
+        execution = await running(c, kernel, "import time\nfor step in range(1000):\n    time.sleep(0.05)")
+        began = time.monotonic()
+        shown = await call(c, "inspect_variables", kernel_id=kernel, pattern="st*")
+        assert time.monotonic() - began < 2
+        assert [row["name"] for row in shown["variables"]] == ["step"]
+        assert (await call(c, "get_execution", execution_id=execution))["status"] == "running"
+        await call(c, "cancel_execution", execution_id=execution)
+
+
+async def test_a_value_whose_repr_raises_does_not_hide_the_others(client: Connect) -> None:
+    async with client() as c:
+        kernel = await start(c)
+        await run(c, kernel, "class Bad:\n    def __repr__(self): raise ValueError('no')\nbad = Bad()\ngood = 1")
+        rows = (await call(c, "inspect_variables", kernel_id=kernel))["variables"]
+        assert {row["name"] for row in rows} == {"Bad", "bad", "good"}
+
+
+async def test_a_kernel_of_another_language_says_that_it_cannot_be_asked(client: Connect, bash_kernelspec: str) -> None:
+    async with client() as c:
+        kernel = await start(c, kernel_name=bash_kernelspec)
+        message = await refused(c, "inspect_variables", kernel_id=kernel)
+        assert message.startswith("INVALID_ARGUMENT")
+        assert "bash" in message
+
+
+# Spares and idle kernels
+
+
+async def test_a_spare_kernel_is_used_in_the_right_directory_and_replaced(
+    client: Connect, workspace: Path, process_check: Callable[[], list[psutil.Process]]
+) -> None:
+    """The kernel that answers was there before it was asked for."""
+    (workspace / "sub").mkdir()
+
+    def kernels() -> set[int]:
+        return {process.pid for process in process_check() if "ipykernel_launcher" in " ".join(process.cmdline())}
+
+    async with client(prewarm_kernels=1) as c:
+        await call(c, "list_kernels")
+        await until(lambda: bool(kernels()), seconds=10, what="a spare kernel was started")
+        before = kernels()
+        async with asyncio.timeout(20):
+            while True:  # the process is there before it is ready
+                started = await call(c, "start_kernel", cwd="sub")
+                if started["pid"] in before:
+                    break
+                await call(c, "stop_kernel", kernel_id=started["kernel_id"])
+        where = await run(c, started["kernel_id"], "import os; print(os.getcwd())")
+        assert stdout_of(where) == f"{workspace / 'sub'}\n"
+        assert where["execution_count"] == 1
+        await until(lambda: bool(kernels() - before), seconds=10, what="another spare kernel was started")
+
+
+async def test_an_idle_kernel_is_stopped_and_its_next_use_says_so(client: Connect) -> None:
+    async with client(kernel_idle_timeout=0.3, cleanup_interval=0.1) as c:
+        kernel = await start(c)
+        busy = await start(c)
+        await running(c, busy, "import time; time.sleep(60)")
+        async with asyncio.timeout(10):
+            while kernel in {k["kernel_id"] for k in (await call(c, "list_kernels"))["active"]}:
+                await asyncio.sleep(0.05)
+        message = await refused(c, "execute_cell", kernel_id=kernel, code="1")
+        assert message.startswith("KERNEL_NOT_FOUND")
+        assert "idleness" in message
+        assert (await call(c, "get_kernel_status", kernel_id=busy))["state"] == "busy"
+
+
+async def test_a_notebook_whose_kernel_was_stopped_gets_a_new_one_and_is_told(client: Connect, workspace: Path) -> None:
+    write_notebook(workspace / "a.ipynb", ["x = 1", "print(x)"])
+    async with client() as c:
+        first = await call(c, "execute_notebook", path="a.ipynb")
+        await call(c, "stop_kernel", kernel_id=first["kernel_id"])
+        second = await call(c, "execute_notebook_cell", path="a.ipynb", index=1)
+        assert second["kernel_id"] != first["kernel_id"]
+        assert second["error"]["ename"] == "NameError"
+        assert any("earlier variables are gone" in note for note in second["notes"])
+
+
+# Notebooks in place
+
+
+async def test_one_cell_of_a_notebook_is_run_and_saved(client: Connect, workspace: Path) -> None:
+    path = write_notebook(workspace / "a.ipynb", [cell("# Text", "markdown"), "print('one')", "print('two')"])
+    async with client() as c:
+        done = await call(c, "execute_notebook_cell", path="a.ipynb", cell_id="c2")
+        assert done["status"] == "ok"
+        assert stdout_of(done) == "two\n"
+        saved = read_json(path)["cells"]
+        assert stdout_in(saved[2]) == "two\n"
+        assert saved[1]["outputs"] == []
+        for wrong in ({}, {"index": 1, "cell_id": "c1"}, {"index": 0}):
+            assert (await refused(c, "execute_notebook_cell", path="a.ipynb", **wrong)).startswith("INVALID_ARGUMENT")
+        assert (await refused(c, "execute_notebook_cell", path="a.ipynb", index=9)).startswith("CELL_NOT_FOUND")
+
+
+async def test_a_run_is_taken_up_again_from_the_cell_that_failed(client: Connect, workspace: Path) -> None:
+    """The cells before it are not run again: their variables are still there."""
+    path = write_notebook(workspace / "a.ipynb", ["open('ran', 'a').write('x')\nn = 2", "n / zero", "print(n)"])
+    async with client() as c:
+        failed = await call(c, "execute_notebook", path="a.ipynb")
+        assert failed["status"] == "error"
+        assert failed["failed_cell"]["index"] == 1
+        assert failed["cells_done"] == 2
+        await run(c, failed["kernel_id"], "zero = 1")
+        again = await call(c, "execute_notebook", path="a.ipynb", cells="1-")
+        assert again["status"] == "ok"
+        assert (workspace / "ran").read_text() == "x"
+        assert stdout_in(read_json(path)["cells"][2]) == "2\n"
+
+
+async def test_the_second_run_of_a_notebook_estimates_the_time_left(client: Connect, workspace: Path) -> None:
+    write_notebook(workspace / "a.ipynb", ["import time; time.sleep(0.5)", "time.sleep(1.6)"])
+    async with client() as c:
+        messages: list[str] = []
+
+        async def note(progress: float, total: float | None, message: str | None) -> None:
+            messages.append(message or "")
+
+        await c.call_tool("execute_notebook", {"path": "a.ipynb"}, progress_callback=note)
+        assert messages
+        assert not any("left" in message for message in messages)
+        messages.clear()
+        await c.call_tool("execute_notebook", {"path": "a.ipynb"}, progress_callback=note)
+        assert any("left" in message for message in messages), messages
+
+
+async def test_a_notebook_that_is_being_run_is_not_run_twice(client: Connect, workspace: Path) -> None:
+    write_notebook(workspace / "a.ipynb", ["import time; time.sleep(30)"])
+    async with client() as c:
+        first = await call(c, "execute_notebook", path="a.ipynb", wait=0)
+        message = await refused(c, "execute_notebook", path="a.ipynb")
+        assert message.startswith("BUSY")
+        assert first["execution_id"] in message
+        ended = await call(c, "cancel_execution", execution_id=first["execution_id"])
+        assert ended["ended"] is True
+        assert ended["status"] == "interrupted"
+
+
+# Executions across server processes
+
+
+async def test_executions_of_an_earlier_server_are_listed_and_a_cut_off_one_is_marked(
+    stdio_client: ConnectStdio, workspace: Path, state_directory: Path
+) -> None:
+    """After kill -9 the next server says how far the run had come; its output on disk is whole."""
+    write_notebook(workspace / "a.ipynb", ["print('first')", "import time; time.sleep(60)"])
+    async with stdio_client_of(workspace, state_directory) as c:
+        ok = await call(c, "execute_notebook", path="a.ipynb", cells="0")
+        cut = await call(c, "execute_notebook_papermill", input_path="a.ipynb", output_path="out.ipynb", wait=3)
+        assert cut["status"] == "running"
+        server = next(p for p in psutil.Process().children() if "papermill_mcp.main" in " ".join(p.cmdline()))
+        os.kill(server.pid, signal.SIGKILL)
+        assert await wait_gone([server.pid], seconds=5) == []
+    async with stdio_client() as c:
+        rows = (await call(c, "list_executions"))["executions"]
+        assert [row["execution_id"] for row in rows] == [cut["execution_id"], ok["execution_id"]]
+        assert rows[0]["status"] == "aborted"
+        assert rows[0]["cut_off"] is True
+        assert rows[0]["at_cell"] == 1
+        assert rows[1]["status"] == "ok"
+        assert "cut_off" not in rows[1]
+        assert [r["execution_id"] for r in (await call(c, "list_executions", status="ok"))["executions"]] == [
+            ok["execution_id"]
+        ]
+        seen = await call(c, "get_execution", execution_id=cut["execution_id"])
+        assert any("cut off" in note for note in seen["notes"])
+        assert stdout_in(read_json(workspace / "out.ipynb")["cells"][0]) == "first\n"
+
+
+async def test_a_server_whose_state_directory_cannot_be_used_works_without_memory(
+    client: Connect, workspace: Path, tmp_path: Path
+) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("not a directory")
+    async with client(state_directory=blocked / "state") as c:
+        kernel = await start(c)
+        assert stdout_of(await run(c, kernel, "print(1)")) == "1\n"
+        assert (await call(c, "list_executions"))["executions"] == []
+
+
+# Other languages
+
+
+@pytest.fixture
+def deno(kernelspec: AddKernelspec) -> str:
+    """The name of a kernelspec for Deno's TypeScript kernel."""
+    found = Path(sys.executable).with_name("deno")
+    command = str(found) if found.exists() else shutil.which("deno")
+    if command is None:
+        pytest.skip("deno is not installed")
+    return kernelspec("deno", [command, "jupyter", "--kernel", "--conn", "{connection_file}"], language="typescript")
+
+
+async def test_a_kernel_that_dies_of_interrupts_says_so_and_restarts(client: Connect, deno: str) -> None:
+    async with client() as c:
+        kernel = await start(c, kernel_name=deno)
+        assert (await run(c, kernel, "const x: number = 20 + 1; x * 2"))["outputs"][0]["text"] == "42"
+        failed = await run(c, kernel, "throw new Error('boom')")
+        assert (failed["status"], failed["error"]["evalue"]) == ("error", "boom")
+        died = await run(c, kernel, "await new Promise(done => setTimeout(done, 30000))", timeout=0.5)
+        assert died["status"] == "died"
+        assert "of the interrupt" in died["error"]["evalue"]
+        await call(c, "restart_kernel", kernel_id=kernel)
+        assert (await run(c, kernel, "1 + 1"))["outputs"][0]["text"] == "2"
+
+
+async def test_a_bash_notebook_runs_with_parameters(client: Connect, workspace: Path, bash_kernelspec: str) -> None:
+    """Papermill translates for bash, but cannot inspect it: the reply says that names were not checked."""
+    write_notebook(
+        workspace / "b.ipynb",
+        [cell("name=world", tags=["parameters"]), 'echo "hello $name"'],
+        kernel=bash_kernelspec,
+        language="bash",
+    )
+    async with client() as c:
+        done = await call(c, "execute_notebook_papermill", input_path="b.ipynb", parameters={"name": "moon"})
+        assert done["status"] == "ok"
+        assert "hello moon" in str(done["results"])
+        assert any("not checked" in note for note in done["notes"])
+
+
+async def test_a_language_without_translator_is_refused_before_anything_runs(
+    client: Connect, workspace: Path, deno: str
+) -> None:
+    write_notebook(workspace / "d.ipynb", [cell("let n = 1", tags=["parameters"])], kernel=deno, language="typescript")
+    async with client() as c:
+        message = await refused(c, "execute_notebook_papermill", input_path="d.ipynb", parameters={"n": 2})
+        assert message.startswith("INVALID_PARAMETERS")
+        assert "papermill_translators.register" in message
+        assert not (workspace / "outputs").exists() or not list((workspace / "outputs").iterdir())
+
+
+# Much output, many kernels
+
+
+async def test_ten_megabytes_of_prints_leave_the_server_responsive(client: Connect) -> None:
+    async with client() as c:
+        kernel = await start(c)
+        code = "for i in range(200_000):\n    print(f'{i:049d}')"
+        work = asyncio.create_task(run(c, kernel, code, seconds=60))
+        slowest = 0.0
+        while not work.done():
+            began = time.monotonic()
+            await call(c, "get_kernel_status", kernel_id=kernel)
+            slowest = max(slowest, time.monotonic() - began)
+        done = await work
+        assert done["status"] == "ok"
+        shown = done["outputs"][0]
+        assert shown["text"].startswith("0" * 49)
+        assert f"{199_999:049d}" in shown["text"]
+        assert shown["omitted_chars"] > 9_900_000
+        assert slowest < 1.5  # the status itself takes a tenth of a second
+
+
+@pytest.mark.slow
+async def test_a_hundred_megabytes_of_prints_keep_memory_bounded(client: Connect) -> None:
+    """10 MiB of a cell are kept, and what is left out is counted."""
+    async with client() as c:
+        kernel = await start(c)
+        own = psutil.Process()
+        before = own.memory_info().rss
+        done = await run(c, kernel, "for i in range(100_000):\n    print('x' * 999)", seconds=100, timeout=90, wait=90)
+        assert done["status"] == "ok"
+        assert own.memory_info().rss - before < 150_000_000
+        assert "not kept" in str(done["outputs"])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+async def test_two_hundred_kernels_leave_nothing_behind(client: Connect, state_directory: Path) -> None:
+    """File descriptors, threads, processes and connection files are back where they were."""
+    own = psutil.Process()
+    async with client() as c:
+        await call(c, "stop_kernel", kernel_id=await start(c))
+        descriptors, threads = own.num_fds(), own.num_threads()
+        for _ in range(200):
+            kernel = await start(c)
+            await call(c, "stop_kernel", kernel_id=kernel)
+        assert own.num_fds() <= descriptors + 2
+        assert own.num_threads() <= threads + 2
+        assert not list(state_directory.rglob("kernel-*.json"))
+        assert len([p for p in own.children(recursive=True) if "ipykernel" in " ".join(p.cmdline())]) == 0
+
+
+def test_facts_of_is_strict() -> None:
+    """The helper of these tests fails where a reply is an error."""
+    from mcp_types import CallToolResult, TextContent
+
+    with pytest.raises(AssertionError):
+        facts_of(CallToolResult(content=[TextContent(type="text", text="CODE: no")], is_error=True))

@@ -1,0 +1,124 @@
+"""The memory of executions across server processes: a small SQLite file that nothing depends on."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from papermill_mcp.services.execution_store import MAX_RECORDS, ExecutionRecord, ExecutionStore
+from papermill_mcp.utils.process_guard import start_time
+
+
+def record(execution_id: str = "e1", *, started_at: float | None = None, **changes: object) -> ExecutionRecord:
+    """A record of this process."""
+    made = ExecutionRecord(
+        execution_id=execution_id,
+        kind="notebook",
+        status="running",
+        path="/x/a.ipynb",
+        output_path=None,
+        kernel_name="python3",
+        started_at=time.time() if started_at is None else started_at,
+        duration=1.5,
+        cells_total=3,
+        cells_done=1,
+        failed_cell=None,
+        server_pid=os.getpid(),
+        server_started=start_time(os.getpid()),
+    )
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def test_nothing_is_made_before_the_first_record(tmp_path: Path) -> None:
+    """Some clients start a server and leave again at once."""
+    store = ExecutionStore(tmp_path / "state")
+    assert store.records(limit=10) == []
+    assert store.record("e1") is None
+    store.close()
+    assert not (tmp_path / "state").exists()
+
+
+def test_the_newest_record_comes_first_and_a_later_one_replaces_it(tmp_path: Path) -> None:
+    store = ExecutionStore(tmp_path)
+    store.put(record("old", started_at=time.time() - 10))
+    store.put(record("new"))
+    store.put(record("new", status="ok", cells_done=3))
+    assert [(r.execution_id, r.status, r.cells_done) for r in store.records(limit=10)] == [
+        ("new", "ok", 3),
+        ("old", "running", 1),
+    ]
+    assert [r.execution_id for r in store.records(limit=1)] == ["new"]
+    store.close()
+
+
+def test_another_process_reads_what_was_written_before_the_close(tmp_path: Path) -> None:
+    store = ExecutionStore(tmp_path)
+    store.put(record())
+    store.put_timings("/x/a.ipynb", {"abc": 1.25})
+    store.close()
+    other = ExecutionStore(tmp_path)
+    assert other.record("e1") == replace(record(), started_at=other.records(limit=1)[0].started_at)
+    assert other.timings("/x/a.ipynb") == {"abc": 1.25}
+    assert other.timings("/x/b.ipynb") == {}
+
+
+def test_a_server_is_alive_only_if_it_is_the_same_process(tmp_path: Path) -> None:
+    """A pid that was given to somebody else is not our server."""
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        living = record(server_pid=child.pid, server_started=start_time(child.pid))
+        assert living.server_alive
+        assert not replace(living, server_started=living.server_started + 1).server_alive
+    finally:
+        child.communicate(b"\n", timeout=5)
+    assert not living.server_alive
+
+
+def test_old_records_and_those_beyond_the_limit_are_dropped_at_the_next_start(tmp_path: Path) -> None:
+    store = ExecutionStore(tmp_path)
+    now = time.time()
+    store.put(record("ancient", started_at=now - 31 * 86_400))
+    for number in range(MAX_RECORDS + 5):
+        store.put(record(f"e{number}", started_at=now - number))
+    store.close()
+    later = ExecutionStore(tmp_path)
+    later.put(record("newest"))
+    ids = [r.execution_id for r in later.records(limit=5000)]
+    assert len(ids) == MAX_RECORDS + 1
+    assert ids[0] == "newest"
+    assert "ancient" not in ids
+    assert f"e{MAX_RECORDS + 4}" not in ids
+    later.close()
+
+
+@pytest.mark.parametrize("damage", [b"not a database at all" * 100, b""])
+def test_a_damaged_file_costs_the_memory_and_nothing_else(
+    tmp_path: Path, damage: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "executions.sqlite").write_bytes(damage)
+    store = ExecutionStore(tmp_path)
+    store.put(record())
+    found = store.records(limit=10)
+    assert [r.execution_id for r in found] == ([] if damage else ["e1"])
+    assert store.timings("/x") == {}
+    store.close()
+    assert bool(caplog.records) == bool(damage)
+
+
+def test_the_file_holds_no_code_output_or_parameter(tmp_path: Path) -> None:
+    """Its columns are what the docstring says, and no more."""
+    store = ExecutionStore(tmp_path)
+    store.put(record())
+    store.close()
+    connection = sqlite3.connect(tmp_path / "executions.sqlite")
+    columns = {row[1] for row in connection.execute("PRAGMA table_info(executions)")}
+    connection.close()
+    assert columns == set(ExecutionRecord.__dataclass_fields__)
+    assert not columns & {"code", "source", "outputs", "parameters", "error"}
