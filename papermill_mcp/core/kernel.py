@@ -195,8 +195,7 @@ class Kernel:
             KernelStartFailedError: the new process did not come up; the kernel is dead then; try again.
         """
         async with self._restarting:
-            if self._state == KernelState.STOPPED:
-                self.require_alive()
+            self._require_not_stopped()
             polite = self._quiet
             self._state = KernelState.STARTING
             self._abort_executions("the kernel was restarted")
@@ -226,14 +225,12 @@ class Kernel:
             self._abort_executions("the kernel did not start")
             await asyncio.shield(self._discard_incarnation())
             raise
-        if self._state == KernelState.STOPPED:  # stopped while it started
-            await asyncio.shield(self._discard_incarnation())
-            self.require_alive()
         self._state = KernelState.IDLE
         self._touch()
         self._worker = asyncio.create_task(self._work(), name=f"kernel {self.kernel_id}")
 
     async def _start_once(self, deadline: float) -> None:
+        self._require_not_stopped()
         process = KernelProcess(
             self.kernel_name, self.spec, context=self._context, runtime=self._runtime, watchdog=self._watchdog
         )
@@ -243,6 +240,11 @@ class Kernel:
         await self._until_ready(process, self._wire, deadline)
         process.forget_output()
         self._reaper = asyncio.create_task(self._reap(process), name=f"reap {self.kernel_id}")
+
+    def _require_not_stopped(self) -> None:
+        """A stop may come while the kernel starts. It does not wait for the start, so the start must give way."""
+        if self._state == KernelState.STOPPED:
+            self.require_alive()
 
     async def _until_ready(self, process: KernelProcess, wire: Wire, deadline: float) -> None:
         """Ready means: the kernel answers, and a status with one of our requests as parent has come over iopub.
@@ -256,7 +258,8 @@ class Kernel:
         both = asyncio.gather(reply, heard.wait())
         try:
             while not both.done():
-                msg_id = await wire.send("shell", "kernel_info_request", {})
+                self._require_not_stopped()
+                msg_id = wire.send("shell", "kernel_info_request", {})
                 asked.append(msg_id)
                 self._probes[msg_id] = heard
                 self._replies[msg_id] = reply
@@ -275,6 +278,7 @@ class Kernel:
                         state="it was stopped",
                         advice="try again, or raise the setting jupyter_timeout",
                     )
+            self._require_not_stopped()
             self.info = reply.result()
         finally:
             both.cancel()
@@ -353,7 +357,7 @@ class Kernel:
         if execution.timeout_seconds is not None:
             timer = asyncio.get_running_loop().call_later(execution.timeout_seconds, self._on_timeout, execution)
         try:
-            await self._wire.send(
+            self._wire.send(
                 "shell",
                 "execute_request",
                 {
@@ -437,7 +441,7 @@ class Kernel:
         """Send a harmless request. An ipykernel whose `await` was interrupted answers only when another one comes."""
         if self._wire is None:
             return
-        msg_id = await self._wire.send("shell", "kernel_info_request", {})
+        msg_id = self._wire.send("shell", "kernel_info_request", {})
         self._probes[msg_id] = heard or asyncio.Event()
         asyncio.get_running_loop().call_later(60, self._probes.pop, msg_id, None)
 
@@ -502,7 +506,7 @@ class Kernel:
         self._replies[msg_id] = reply
         self._probes[msg_id] = asyncio.Event()
         try:
-            await self._wire.send(channel, msg_type, content, msg_id=msg_id, subshell_id=subshell_id)
+            self._wire.send(channel, msg_type, content, msg_id=msg_id, subshell_id=subshell_id)
             async with asyncio.timeout(timeout_seconds):
                 return await reply
         except TimeoutError:
@@ -562,7 +566,7 @@ class Kernel:
         if self._process is None or self._wire is None:
             return
         if self.spec.interrupt_mode == "message":
-            await self._wire.send("control", "interrupt_request", {})
+            self._wire.send("control", "interrupt_request", {})
         else:
             await self._process.interrupt()
         await self._nudge()
@@ -606,12 +610,12 @@ class Kernel:
         """End the process and everything that belongs to this incarnation."""
         if self._reaper is not None:
             self._reaper.cancel()
-        if self._process is not None:
-            await self._process.aclose()
-        self._close_wire()
         if self._worker is not None:
             self._worker.cancel()
             self._worker = None
+        self._close_wire()  # before anything is awaited: the context cannot be closed while a socket is open
+        if self._process is not None:
+            await self._process.aclose()
 
     @property
     def _quiet(self) -> bool:
@@ -622,7 +626,7 @@ class Kernel:
         if self._reaper is not None:
             self._reaper.cancel()  # this end is no death
         if polite and self._wire is not None and self._process is not None:
-            await self._wire.send("control", "shutdown_request", {"restart": False})
+            self._wire.send("control", "shutdown_request", {"restart": False})
             await self._process.wait_exit(_SHUTDOWN_GRACE)
         await self._discard_incarnation()
 

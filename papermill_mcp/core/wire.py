@@ -1,7 +1,7 @@
 """The sockets of one kernel process, and the messages on them (Jupyter messaging protocol 5.x).
 
-A `Wire` has three sockets: `shell` and `control` for requests, `iopub` for what the kernel broadcasts. Each has a
-reader task of its own that never stops reading, so the kernel never blocks on us and nothing is dropped. A wire belongs
+A `Wire` has three sockets: `shell` and `control` for requests, `iopub` for what the kernel broadcasts. Each is
+read whenever there is something, so the kernel never blocks on us and nothing is dropped. A wire belongs
 to one incarnation of a kernel: after a restart there is a new one, with new ports and a new key, because a request left
 in an old socket would otherwise run in the new process.
 """
@@ -70,6 +70,10 @@ class Message:
 class Wire:
     """Sends requests to one kernel process and hands every message that arrives to `on_message`.
 
+    The sockets are plain ones, read from the event loop by their descriptor: pyzmq's asyncio sockets cost a tenth of a
+    round trip. Such a descriptor becomes readable once per change of state, not per message, and a send may use the
+    change up. So each wake-up reads until nothing is left, and each send is followed by a look of its own.
+
     Args:
         ports: `shell_port`, `control_port` and `iopub_port`, with `ip`, of a connection file.
         session: signs messages with the key of this incarnation.
@@ -85,19 +89,25 @@ class Wire:
     ) -> None:
         self._session = session
         self._on_message = on_message
-        self._sockets: dict[Channel, zmq.asyncio.Socket] = {
-            "shell": self._socket(context, zmq.DEALER, ports["ip"], ports["shell_port"]),
-            "control": self._socket(context, zmq.DEALER, ports["ip"], ports["control_port"]),
-            "iopub": self._socket(context, zmq.SUB, ports["ip"], ports["iopub_port"]),
+        self._loop = asyncio.get_running_loop()
+        self._closed = False
+        plain: zmq.Context[zmq.Socket[bytes]] = zmq.Context.shadow(context.underlying)
+        self._sockets: dict[Channel, zmq.Socket[bytes]] = {
+            "shell": self._socket(plain, zmq.DEALER, ports["ip"], ports["shell_port"]),
+            "control": self._socket(plain, zmq.DEALER, ports["ip"], ports["control_port"]),
+            "iopub": self._socket(plain, zmq.SUB, ports["ip"], ports["iopub_port"]),
         }
-        self._readers = [asyncio.create_task(self._read(channel), name=f"read {channel}") for channel in self._sockets]
+        for channel, socket in self._sockets.items():
+            self._loop.add_reader(socket.fileno(), self._read, channel)
+            self._loop.call_soon(self._read, channel)
 
-    def _socket(self, context: zmq.asyncio.Context, kind: int, ip: str, port: int) -> zmq.asyncio.Socket:
+    def _socket(self, context: zmq.Context[zmq.Socket[bytes]], kind: int, ip: str, port: int) -> zmq.Socket[bytes]:
         socket = context.socket(kind)
         socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.RECONNECT_IVL, 10)  # the default, 100 ms, is a quarter of a kernel's start
         # The default limit of 1000 messages drops output, and even `idle`, while the reader is away.
         socket.setsockopt(zmq.RCVHWM, 0)
+        socket.setsockopt(zmq.SNDHWM, 0)  # a send never blocks
         if kind == zmq.SUB:
             socket.setsockopt(zmq.SUBSCRIBE, b"")
         else:
@@ -105,7 +115,7 @@ class Wire:
         socket.connect(f"tcp://{ip}:{port}")
         return socket
 
-    async def send(
+    def send(
         self,
         channel: Literal["shell", "control"],
         msg_type: str,
@@ -114,37 +124,38 @@ class Wire:
         msg_id: str | None = None,
         subshell_id: str | None = None,
     ) -> str:
-        """Send a request. Returns its message id, which its replies carry as parent.
-
-        Not `Session.send`: it writes behind the back of pyzmq's asyncio socket, which then misses the wake-up for a
-        reply that is there already, and hangs.
-        """
+        """Send a request. Returns its message id, which its replies carry as parent. After `close`, nothing is sent."""
         message = self._session.msg(msg_type, content)
         if msg_id is not None:
             message["header"]["msg_id"] = message["msg_id"] = msg_id
         if subshell_id is not None:
             message["header"]["subshell_id"] = subshell_id
-        await self._sockets[channel].send_multipart(self._session.serialize(message))
+        if not self._closed:
+            self._sockets[channel].send_multipart(self._session.serialize(message), zmq.NOBLOCK)
+            self._loop.call_soon(self._read, channel)
         return str(message["header"]["msg_id"])
 
-    async def _read(self, channel: Channel) -> None:
+    def _read(self, channel: Channel) -> None:
+        """Take every message that is there. After a while the rest of the server gets its turn first."""
         socket = self._sockets[channel]
         turn_ends = time.monotonic() + _TURN_SECONDS
-        while True:
+        while not self._closed:
             try:
-                frames = await socket.recv_multipart()
-            except zmq.ZMQError:
-                return  # the socket was closed under us
+                frames = socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            except zmq.ZMQError as error:
+                logger.warning("a socket of a kernel failed: %s", error)
+                return
             try:
                 message = self._parse(channel, frames)
                 if message is not None:
                     self._on_message(message)
             except Exception:
                 logger.exception("a message on %s could not be handled", channel)
-            now = time.monotonic()
-            if now >= turn_ends:
-                await asyncio.sleep(0)
-                turn_ends = time.monotonic() + _TURN_SECONDS
+            if time.monotonic() >= turn_ends:
+                self._loop.call_soon(self._read, channel)
+                return
 
     def _parse(self, channel: Channel, frames: list[bytes]) -> Message | None:
         try:
@@ -161,11 +172,13 @@ class Wire:
             if not hmac.compare_digest(signature, expected):
                 logger.warning("dropped a message with a wrong signature on %s", channel)
                 return None
-        return Message(channel, json.loads(header), json.loads(parent), content)
+        return Message(channel, json.loads(header.decode()), json.loads(parent.decode()), content)
 
     def close(self) -> None:
         """Stop reading and close the sockets. A second call does nothing."""
-        for reader in self._readers:
-            reader.cancel()
+        if self._closed:
+            return
+        self._closed = True
         for socket in self._sockets.values():
+            self._loop.remove_reader(socket.fileno())
             socket.close(linger=0)
