@@ -17,7 +17,6 @@ from pydantic import Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
-    JsonConfigSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
@@ -219,7 +218,15 @@ def _read_environment(environ: Mapping[str, str]) -> dict[str, _Given]:
     known = {f"{ENV_PREFIX}{name.upper()}": name for name in Config.model_fields}
     for variable in environ:
         if variable.startswith(ENV_PREFIX) and variable not in known and variable != CONFIG_VARIABLE:
-            raise ConfigError(_unknown("environment variable", variable, [*known, CONFIG_VARIABLE]))
+            # The prefix that all share would make every name look near.
+            short = [name.removeprefix(ENV_PREFIX) for name in (*known, CONFIG_VARIABLE)]
+            near = nearest(variable.removeprefix(ENV_PREFIX), short)
+            hint = (
+                f"did you mean {ENV_PREFIX}{near}?"
+                if near
+                else f"known are: {listed([*known, CONFIG_VARIABLE], limit=60)}"
+            )
+            raise ConfigError(f"unknown environment variable {variable}; {hint}")
     source = _Environment(Config, env_prefix=ENV_PREFIX)
     source.env_vars = {name.lower(): value for name, value in environ.items() if name in known}
     return {name: _Given(value, f"{ENV_PREFIX}{name.upper()}") for name, value in source().items()}
@@ -232,8 +239,10 @@ def _read_file(path: str | None) -> dict[str, _Given]:
             raise ConfigError(f"the settings file {path!r} does not exist")
         return {}
     try:
-        values = JsonConfigSettingsSource(Config, json_file=file)()
-    except (OSError, ValueError, TypeError) as error:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError("it holds something else")
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"the settings file {str(file)!r} cannot be read as a JSON object: {error}") from error
     values = {key: value for key, value in values.items() if not key.startswith("//")}
     for key in values:

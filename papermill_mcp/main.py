@@ -42,16 +42,16 @@ _INSTRUCTIONS = (
 
 def build_server(config: Config) -> MCPServer[Services]:
     """Join the layers into a server. Nothing starts before its lifespan is entered."""
-    from mcp.server.mcpserver import MCPServer  # noqa: PLC0415 - `--version` must not wait for the SDK
-
-    from papermill_mcp.services import Services  # noqa: PLC0415
+    from papermill_mcp.services import Services  # noqa: PLC0415 - `--version` must not wait for the SDK
     from papermill_mcp.services.execution_service import ExecutionService  # noqa: PLC0415
     from papermill_mcp.services.execution_store import ExecutionStore  # noqa: PLC0415
     from papermill_mcp.services.kernel_service import KernelService  # noqa: PLC0415
     from papermill_mcp.services.notebook_catalogue import NotebookCatalogue  # noqa: PLC0415
     from papermill_mcp.services.notebook_service import NotebookService  # noqa: PLC0415
+    from papermill_mcp.services.run_service import RunService  # noqa: PLC0415
     from papermill_mcp.services.workspace import Workspace  # noqa: PLC0415
     from papermill_mcp.tools import execution_tools, kernel_tools, notebook_tools  # noqa: PLC0415
+    from papermill_mcp.tools.toolset import NotebookServer  # noqa: PLC0415
 
     @asynccontextmanager
     async def lifespan(_: MCPServer[Services]) -> AsyncIterator[Services]:
@@ -60,14 +60,15 @@ def build_server(config: Config) -> MCPServer[Services]:
         notebooks = NotebookService(config, workspace, state)
         catalogue = NotebookCatalogue(config, workspace, notebooks)
         async with KernelService(config, workspace, state) as kernels:  # leaving it stops every kernel
-            executions = ExecutionService(config, workspace, notebooks, kernels, ExecutionStore(state))
+            executions = ExecutionService(config, workspace, ExecutionStore(state))
+            runs = RunService(config, workspace, notebooks, kernels, executions)
             try:
-                yield Services(notebooks, kernels, executions, catalogue)
+                yield Services(notebooks, kernels, executions, runs, catalogue)
             finally:
                 await executions.aclose()
 
     toolsets = (notebook_tools.toolset, kernel_tools.toolset, execution_tools.toolset)
-    return MCPServer[Services](
+    return NotebookServer(
         "jupyter-papermill",
         title="Jupyter and Papermill",
         instructions=_INSTRUCTIONS,

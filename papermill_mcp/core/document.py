@@ -57,6 +57,7 @@ from papermill_mcp.utils.json_text import (
 
 _SAMPLE = 50  # cells looked at to learn the style of a file
 _ESCAPES_LOOKED_AT = 20_000
+_BYTES_LOOKED_AT = 2_000_000
 _VALUES_LOOKED_AT = 5_000
 
 _SURROGATE_ESCAPE = re.compile(r"\\ud[89a-f]", re.IGNORECASE)
@@ -361,6 +362,12 @@ class NotebookDocument:
         pieces.append(self._shell[self._cells_end :].encode())
         return b"".join(pieces)
 
+    def outer_members(self) -> dict[str, Any]:
+        """The members of the top-level object but for the cells."""
+        top = TopLevel.read(self._shell)
+        assert top is not None
+        return {key: value for key, value in top.members.items() if key != "cells"}
+
     def new_cell_id(self) -> str:
         """An id that no cell has: 8 hex digits, as nbformat makes them."""
         taken = {cell.cell_id for cell in self.cells}
@@ -406,7 +413,7 @@ class NotebookDocument:
             raise InvalidNotebookError(
                 f"{self._shown} is a notebook of nbformat {self.nbformat}, which can be read but not edited",
                 state=NOTHING_DONE,
-                advice="Convert it first: jupyter nbconvert --to notebook --nbformat 4",
+                advice="Convert it first, with the operation `convert` of edit_notebook",
             )
         with _storable(self._shown):
             _ = self._style  # learned from the file as it came, not from what is left of it
@@ -565,7 +572,7 @@ class _FileStyle:
     def of(cls, shell: str, cells: Sequence[NotebookCell], source: bytes | None) -> _FileStyle:
         at = after_whitespace(shell, 0)
         members, end = read_members(shell, at)
-        like = Style(ascii_only=source is not None and _escapes_non_ascii(source.removeprefix(BOM)))
+        like = Style(ascii_only=source is not None and _escapes_non_ascii(source, cells))
         outer, closing = style_of_object(shell, at, members, end, like)
         sample = cells[:_SAMPLE]
         inner, cell_line = outer, ""
@@ -609,10 +616,16 @@ def _is_sorted(value: object) -> bool:
     return True
 
 
-def _escapes_non_ascii(data: bytes) -> bool:
-    """Whether characters outside ASCII are written as escapes. Without any, they are not."""
-    if not data.isascii():
+def _escapes_non_ascii(source: bytes, cells: Sequence[NotebookCell]) -> bool:
+    """Whether characters outside ASCII are written as escapes. Without any, they are not.
+
+    Of a large file, the sources and the first megabytes are looked at.
+    """
+    if not source.removeprefix(BOM).isascii():
         return False
+    if not all(cell.source.isascii() for cell in cells):
+        return True
+    data = source[:_BYTES_LOOKED_AT]
     at = data.find(b"\\u")
     for _ in range(_ESCAPES_LOOKED_AT):
         if at < 0:

@@ -88,6 +88,7 @@ class CellExecution:
         self._ended_clock: float | None = None
         self._reply: dict[str, Any] | None = None
         self._idle = False
+        self._overtaken = False
         self._ending: CellStatus | None = None  # why we interrupted it: INTERRUPTED or TIMEOUT
 
     @property
@@ -149,6 +150,14 @@ class CellExecution:
         self._idle = True
         self._finish_if_complete()
 
+    def take_later_reply(self) -> None:
+        """The kernel has answered a request that was sent after this one, so no reply to this one is outstanding.
+
+        Seen with ipykernel 7.4: interrupted right after `execute_input`, it says `idle` and never replies.
+        """
+        self._overtaken = True
+        self._finish_if_complete()
+
     def give_up_on_idle(self) -> None:
         """The reply is here and `idle` is lost: finish without it."""
         if not self.released.is_set() and self._reply is not None:
@@ -157,6 +166,8 @@ class CellExecution:
             self._finish_if_complete()
 
     def _finish_if_complete(self) -> None:
+        if self._reply is None and self._overtaken and self._idle:
+            self._reply = {"status": "abort"}
         if self._reply is None or not self._idle or self.released.is_set():
             return
         said = self._reply.get("status")

@@ -13,7 +13,7 @@ import os
 import secrets
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -42,6 +42,9 @@ _READY_INTERVAL = 0.1
 
 #: Seconds a kernel may take to say `idle` after its reply before it is asked again, and then before we go on without.
 _IDLE_GRACE = 2.0
+
+#: Seconds for which a request of our own is known, so that what it broadcasts is not taken for somebody's output.
+_PROBE_SECONDS = 60.0
 
 #: When interrupts are sent, in seconds after the first. One that comes right after the request is lost, since the
 #: kernel ignores SIGINT until it runs the code, so young code gets several. Code that has run for a while gets a second
@@ -116,7 +119,7 @@ class Kernel:
         self._reaper: asyncio.Task[None] | None = None
         self._running: CellExecution | None = None
         self._known: OrderedDict[str, CellExecution] = OrderedDict()
-        self._probes: dict[str, asyncio.Event] = {}  # our own requests, by id: set when an iopub status of them is here
+        self._probes: dict[str, asyncio.Future[None]] = {}  # our own requests: done when an iopub status of them came
         self._replies: dict[str, asyncio.Future[dict[str, Any]]] = {}
         self._ladder: asyncio.Task[bool] | None = None
         self._restarting = asyncio.Lock()
@@ -252,18 +255,18 @@ class Kernel:
         Before that, output could be lost. `iopub_welcome` says the same, but few kernels send it.
         """
         loop = asyncio.get_running_loop()
-        heard = asyncio.Event()
+        heard: asyncio.Future[None] = loop.create_future()
         reply: asyncio.Future[dict[str, Any]] = loop.create_future()
         asked: list[str] = []
-        both = asyncio.gather(reply, heard.wait())
         try:
-            while not both.done():
+            while outstanding := [future for future in (reply, heard) if not future.done()]:
                 self._require_not_stopped()
                 msg_id = wire.send("shell", "kernel_info_request", {})
                 asked.append(msg_id)
                 self._probes[msg_id] = heard
                 self._replies[msg_id] = reply
-                await asyncio.wait([both, process.exited], timeout=_READY_INTERVAL, return_when=asyncio.FIRST_COMPLETED)
+                first = asyncio.FIRST_COMPLETED
+                await asyncio.wait([*outstanding, process.exited], timeout=_READY_INTERVAL, return_when=first)
                 if process.exited.done():
                     raise KernelStartFailedError(
                         f"kernel {self.kernel_name!r} ended at its start: {process.exit_description()}",
@@ -271,7 +274,7 @@ class Kernel:
                         state="no kernel was started",
                         advice="mend what it says above; list_kernels shows which other kernels are installed",
                     )
-                if time.monotonic() > deadline and not both.done():
+                if time.monotonic() > deadline and not (reply.done() and heard.done()):
                     raise KernelStartFailedError(
                         f"kernel {self.kernel_name!r} did not answer in the time it was given",
                         allowed=_tail(process),
@@ -281,10 +284,8 @@ class Kernel:
             self._require_not_stopped()
             self.info = reply.result()
         finally:
-            both.cancel()
             for msg_id in asked:
-                self._probes.pop(msg_id, None)
-                self._replies.pop(msg_id, None)
+                self._forget_probe(msg_id)
 
     # Run code
 
@@ -404,8 +405,8 @@ class Kernel:
         if message.msg_type == "status":
             state = message.content.get("execution_state")
             probe = self._probes.get(message.parent_id)
-            if probe is not None:
-                probe.set()
+            if probe is not None and not probe.done():
+                probe.set_result(None)
             if execution is not None and state in ("busy", "idle"):
                 execution.timing[f"iopub.status.{state}"] = message.date
                 if state == "idle":
@@ -427,23 +428,29 @@ class Kernel:
         """The reply came, `idle` did not. A status of a later request shows that it is lost."""
         if execution.released.is_set() or self._wire is None:
             return
-        asyncio.get_running_loop().call_later(_IDLE_GRACE, execution.give_up_on_idle)
-        heard = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        loop.call_later(_IDLE_GRACE, execution.give_up_on_idle)
+        heard: asyncio.Future[None] = loop.create_future()
+        heard.add_done_callback(lambda done: None if done.cancelled() else execution.give_up_on_idle())
+        self._nudge(heard)
 
-        async def ask() -> None:
-            await self._nudge(heard)
-            await heard.wait()
-            execution.give_up_on_idle()
+    def _nudge(self, heard: asyncio.Future[None] | None = None) -> asyncio.Future[dict[str, Any]]:
+        """Send a harmless request. Returns its reply; `heard` is completed when an iopub status of it is here.
 
-        _background(ask(), timeout_seconds=_IDLE_GRACE)
+        An ipykernel whose `await` was interrupted answers only when another request comes.
+        """
+        loop = asyncio.get_running_loop()
+        reply: asyncio.Future[dict[str, Any]] = loop.create_future()
+        if self._wire is not None:
+            msg_id = self._wire.send("shell", "kernel_info_request", {})
+            self._replies[msg_id] = reply
+            self._probes[msg_id] = heard or loop.create_future()
+            loop.call_later(_PROBE_SECONDS, self._forget_probe, msg_id)
+        return reply
 
-    async def _nudge(self, heard: asyncio.Event | None = None) -> None:
-        """Send a harmless request. An ipykernel whose `await` was interrupted answers only when another one comes."""
-        if self._wire is None:
-            return
-        msg_id = self._wire.send("shell", "kernel_info_request", {})
-        self._probes[msg_id] = heard or asyncio.Event()
-        asyncio.get_running_loop().call_later(60, self._probes.pop, msg_id, None)
+    def _forget_probe(self, msg_id: str) -> None:
+        self._probes.pop(msg_id, None)
+        self._replies.pop(msg_id, None)
 
     # Look inside
 
@@ -504,7 +511,7 @@ class Kernel:
         msg_id = secrets.token_hex(16)
         reply: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._replies[msg_id] = reply
-        self._probes[msg_id] = asyncio.Event()
+        self._probes[msg_id] = asyncio.get_running_loop().create_future()
         try:
             self._wire.send(channel, msg_type, content, msg_id=msg_id, subshell_id=subshell_id)
             async with asyncio.timeout(timeout_seconds):
@@ -517,7 +524,7 @@ class Kernel:
             ) from None
         finally:
             self._replies.pop(msg_id, None)
-            asyncio.get_running_loop().call_later(5, self._probes.pop, msg_id, None)
+            asyncio.get_running_loop().call_later(_PROBE_SECONDS, self._forget_probe, msg_id)
 
     async def move_to(self, cwd: Path) -> None:
         """Change the working directory of a Python kernel that was started ahead of time."""
@@ -556,20 +563,21 @@ class Kernel:
         for at in _INTERRUPTS_YOUNG if execution.duration < _YOUNG_SECONDS else _INTERRUPTS:
             if await _set_within(execution.released, began + at - time.monotonic()):
                 return True
-            await self._send_interrupt()
+            await self._send_interrupt(execution)
         if await _set_within(execution.released, began + INTERRUPT_PATIENCE - time.monotonic()):
             return True
         execution.give_up_on_interrupt()
         return False
 
-    async def _send_interrupt(self) -> None:
+    async def _send_interrupt(self, execution: CellExecution) -> None:
         if self._process is None or self._wire is None:
             return
         if self.spec.interrupt_mode == "message":
             self._wire.send("control", "interrupt_request", {})
         else:
             await self._process.interrupt()
-        await self._nudge()
+        reply = self._nudge()
+        reply.add_done_callback(lambda done: None if done.cancelled() else execution.take_later_reply())
 
     # End
 
@@ -673,15 +681,12 @@ async def _set_within(event: asyncio.Event, seconds: float) -> bool:
 _tasks: set[asyncio.Task[Any]] = set()
 
 
-def _background(work: Any, *, timeout_seconds: float | None = None) -> None:
+def _background(work: Coroutine[Any, Any, Any]) -> None:
     """Run a coroutine to its end without anybody waiting for it. The reference keeps it from being collected."""
 
     async def run() -> None:
         try:
-            async with asyncio.timeout(timeout_seconds):
-                await work
-        except TimeoutError:
-            pass
+            await work
         except Exception:
             logger.exception("background work on a kernel failed")
 

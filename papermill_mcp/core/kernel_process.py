@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import signal
+import subprocess
 import sys
 import uuid
 from collections import deque
@@ -74,6 +75,7 @@ class KernelProcess:
         self._pidfd: int | None = None
         self._poller: asyncio.Task[None] | None = None
         self._closed = False
+        self._launch: asyncio.Future[None] | None = None
 
     @property
     def session(self) -> Session:
@@ -100,23 +102,25 @@ class KernelProcess:
         if self.spec.language == "python" and any("ipykernel" in part for part in self.spec.argv):
             # History of an agent's cells does not belong into the user's history file.
             extra.append("--HistoryManager.hist_file=:memory:")
-        try:
-            await self._manager.start_kernel(
+        self._launch = asyncio.ensure_future(
+            self._manager.start_kernel(
                 cwd=str(cwd),
                 env=env,
                 extra_arguments=extra,
-                stdin=-3,  # subprocess.DEVNULL
+                stdin=subprocess.DEVNULL,
                 stdout=write_fd,
                 stderr=write_fd,
             )
+        )
+        self._launch.add_done_callback(lambda _: os.close(write_fd))
+        try:
+            await asyncio.shield(self._launch)  # half a launch could not be cleaned up; `aclose` waits for the whole
         except Exception as error:
             raise KernelStartFailedError(
                 f"kernel {self._manager.kernel_name!r} could not be started: {error}",
                 state="nothing was started",
                 advice=f"check the command of its kernelspec: {' '.join(self.spec.argv[:3])}",
             ) from error
-        finally:
-            os.close(write_fd)
         self._watch()
 
     def _watch(self) -> None:
@@ -225,8 +229,10 @@ class KernelProcess:
                 if not await asyncio.to_thread(process_guard.kill_tree, self.pid, self._started):
                     break
                 await asyncio.sleep(0.02)
-        elif self._manager.provisioner is not None and not self.exited.done():
+        elif self._manager.provisioner is not None and self._manager.has_kernel:
             await self._manager.provisioner.kill()
+        else:
+            return []  # there never was a process
         await self.wait_exit(2)
         if self.pid is None:
             return []
@@ -237,6 +243,10 @@ class KernelProcess:
         if self._closed:
             return
         self._closed = True
+        if self._launch is not None and self.pid is None:
+            await asyncio.wait([self._launch])
+            if self._launch.exception() is None:
+                self._watch()
         survivors = await self.kill()
         if survivors:
             logger.error("processes of a kernel survived their end", extra={"pids": survivors})

@@ -43,9 +43,7 @@ class Displays:
     def update(self, display_id: str, content: dict[str, Any]) -> None:
         """Replace the data of every output with this id."""
         for owner, output in self._by_id.get(display_id, []):
-            output["data"] = content.get("data") or {}
-            output["metadata"] = content.get("metadata") or {}
-            owner.version += 1
+            owner.replace_display(output, content)
 
 
 class _Stream:
@@ -115,16 +113,19 @@ class _Stream:
                 self._tail_chars -= len(gone)
                 self._dropped += len(gone)
 
+    @property
+    def dropped(self) -> int:
+        """Characters between head and tail that are not kept."""
+        return self._dropped + max(0, self._tail_chars - STREAM_TAIL_CHARS)
+
     def output(self) -> Output:
         if len(self._head) > 1:
             self._head = ["".join(self._head)]
         text = "".join(self._head)
         if self._full:
             tail = "".join(self._tail)
-            dropped = self._dropped
-            if len(tail) > STREAM_TAIL_CHARS:
-                dropped += len(tail) - STREAM_TAIL_CHARS
-                tail = tail[-STREAM_TAIL_CHARS:]
+            tail = tail[-STREAM_TAIL_CHARS:]
+            dropped = self.dropped
             if dropped:
                 text += f"\n[… {dropped:,} characters not kept: a cell keeps {MAX_CELL_CHARS:,} characters …]\n"
             text += tail
@@ -186,12 +187,18 @@ class OutputCollector:
         """The outputs as nbformat has them. The dictionaries of displays are shared: do not change them."""
         shown = [item.output() if isinstance(item, _Stream) else item for item in self._items]
         if self.omitted_outputs:
-            notice = f"[{self.omitted_outputs:,} further outputs not kept: a cell keeps {MAX_CELL_OUTPUTS:,} outputs]\n"
+            limits = f"{MAX_CELL_OUTPUTS:,} outputs and {MAX_CELL_CHARS:,} characters"
+            notice = f"[{self.omitted_outputs:,} further outputs not kept: a cell keeps {limits}]\n"
             shown.append({"output_type": "stream", "name": "stderr", "text": notice})
         return shown
 
     def __iter__(self) -> Iterator[Output]:
         return iter(self.outputs())
+
+    @property
+    def dropped_chars(self) -> int:
+        """Characters of streams that were put out and are not kept."""
+        return sum(item.dropped for item in self._items if isinstance(item, _Stream))
 
     def text(self) -> str:
         """All text on stdout and stderr."""
@@ -235,11 +242,24 @@ class OutputCollector:
         if display_id is not None:
             self._displays.update(str(display_id), content)
 
+    def replace_display(self, output: Output, content: dict[str, Any]) -> None:
+        """Give one of our displays other data, if there is room for it."""
+        new = {"data": content.get("data") or {}, "metadata": content.get("metadata") or {}}
+        grown = _size(new) - _size(output)
+        if grown > MAX_CELL_CHARS - self._chars:
+            self.omitted_outputs += 1
+        else:
+            self._chars += grown
+            output.update(new)
+        self.version += 1
+
     def _append(self, output: Output) -> bool:
         size = _size(output)
-        if len(self._items) >= MAX_CELL_OUTPUTS or (output["output_type"] != "error" and self._grant(size) < size):
+        fits = size <= MAX_CELL_CHARS - self._chars or output["output_type"] == "error"
+        if len(self._items) >= MAX_CELL_OUTPUTS or not fits:
             self.omitted_outputs += 1
             return False
+        self._chars += size
         self._items.append(output)
         return True
 

@@ -12,7 +12,7 @@ import keyword
 import logging
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from papermill_mcp.core.document import NotebookDocument
@@ -82,9 +82,9 @@ class PreparedRun:
     """A notebook ready to run: parameters injected, earlier results gone."""
 
     node: Any
+    manager: NotebookExecutionManager
     document: NotebookDocument
     parameters: dict[str, Any]
-    warnings: list[str] = field(default_factory=list)
 
 
 def inspect_parameters(document: NotebookDocument, kernel_name: str, language: str) -> tuple[list[Parameter], bool]:
@@ -102,10 +102,33 @@ def inspect_parameters(document: NotebookDocument, kernel_name: str, language: s
         papermill_translators.find_translator(kernel_name, language).inspect(node.cells[0])
     except (PapermillException, NotImplementedError):
         return [], False
-    return [
+    parameters = [
         Parameter(p.name, p.default, None if p.inferred_type_name == "None" else p.inferred_type_name, p.help)
         for p in found
-    ], True
+    ]
+    if language == "python":
+        seen = {parameter.name for parameter in parameters}
+        parameters += [parameter for parameter in _assigned(cell.source) if parameter.name not in seen]
+    return parameters, True
+
+
+def _assigned(source: str) -> list[Parameter]:
+    """Names that Python code assigns at its top level.
+
+    Papermill's inspection goes by lines and misses some, such as `x: int | None = 1` or `a = b = 1`.
+    """
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        return []
+    found = []
+    for node in tree.body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
+            found.append(Parameter(node.target.id, ast.unparse(node.value), ast.unparse(node.annotation), ""))
+        elif isinstance(node, ast.Assign):
+            names = [target.id for target in node.targets if isinstance(target, ast.Name)]
+            found += [Parameter(name, ast.unparse(node.value), None, "") for name in names]
+    return found
 
 
 def check_parameters(
@@ -197,18 +220,40 @@ def _allowed_types(parameter: Parameter) -> tuple[type, ...] | None:
     return (int, float) if kind in (int, float) else (kind,)
 
 
-def _annotated(name: str) -> tuple[type, ...] | None:
-    parts = [part.strip() for part in name.split("|")]
-    optional = re.fullmatch(r"(?:typing\.)?Optional\[(.+)\]", name.strip())
-    if optional:
-        parts = [optional.group(1), "None"]
-    allowed: list[type] = []
-    for part in parts:
-        kinds = _TYPES.get(part.partition("[")[0].rpartition(".")[2].strip().lower())
+def _annotated(annotation: str) -> tuple[type, ...] | None:
+    """The JSON types that fit an annotation, None when that cannot be judged."""
+    try:
+        return _types_of(ast.parse(annotation.strip(), mode="eval").body)
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        return None
+
+
+def _types_of(node: ast.expr) -> tuple[type, ...] | None:
+    match node:
+        case ast.Constant(value=None):
+            return (type(None),)
+        case ast.Constant(value=str() as quoted):
+            return _annotated(quoted)
+        case ast.Name(id=name) | ast.Attribute(attr=name):
+            return _TYPES.get(name.lower())
+        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
+            return _union([left, right])
+        case ast.Subscript(value=ast.Name(id=name) | ast.Attribute(attr=name), slice=inner):
+            parts = inner.elts if isinstance(inner, ast.Tuple) else [inner]
+            if name == "Optional":
+                return _union([*parts, ast.Constant(None)])
+            return _union(parts) if name == "Union" else _TYPES.get(name.lower())
+    return None
+
+
+def _union(nodes: list[ast.expr]) -> tuple[type, ...] | None:
+    found: list[type] = []
+    for node in nodes:
+        kinds = _types_of(node)
         if kinds is None:
             return None
-        allowed.extend(kinds)
-    return tuple(allowed)
+        found.extend(kinds)
+    return tuple(found)
 
 
 def prepare(
@@ -240,9 +285,11 @@ def prepare(
             ) from error
     node = prepare_notebook_metadata(node, input_path, output_path, report_mode)
     node = remove_error_markers(node)
+    manager = NotebookExecutionManager(node, progress_bar=False, autosave_cell_every=0)
+    manager.notebook_start()
     known, _ = inspect_parameters(document, kernel_name, language)
     injected = {parameter.name: _default_value(parameter) for parameter in known} | dict(values)
-    return PreparedRun(node, NotebookDocument.from_node(node), injected)
+    return PreparedRun(node, manager, NotebookDocument.from_node(node), injected)
 
 
 def _default_value(parameter: Parameter) -> Any:
@@ -291,15 +338,8 @@ class PapermillObserver:
     def __init__(self, prepared: PreparedRun, file: RunFile) -> None:
         self._node = prepared.node
         self._file = file
-        self._manager = NotebookExecutionManager(self._node, progress_bar=False, autosave_cell_every=0)
+        self._manager = prepared.manager
         self._passed = 0  # cells up to here have been told to papermill
-
-    def begin(self) -> None:
-        """Reset the metadata of all cells, as papermill does when a run starts."""
-        self._manager.notebook_start()
-        for index in range(len(self._node.cells)):
-            self._record(index)
-        self._record_notebook()
 
     def cell_started(self, cell: RunCell) -> None:
         """Cells before it that do not run are complete, as papermill counts them."""

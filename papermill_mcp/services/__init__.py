@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 from papermill_mcp.services.execution_service import ExecutionService
 from papermill_mcp.services.kernel_service import KernelService
+from papermill_mcp.services.notebook_catalogue import NotebookCatalogue
 from papermill_mcp.services.notebook_service import NotebookService
+from papermill_mcp.services.run_service import RunService
 
 
 @dataclass(frozen=True)
@@ -16,3 +18,5 @@ class Services:
     notebooks: NotebookService
     kernels: KernelService
     executions: ExecutionService
+    runs: RunService
+    catalogue: NotebookCatalogue

@@ -6,39 +6,63 @@ Owns the lock of each file. Nothing is cached: the file is the truth, and every 
 from __future__ import annotations
 
 import asyncio
-import re
+import logging
 import time
-from collections import defaultdict
-from collections.abc import AsyncIterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any
 
 import anyio
 import anyio.to_thread
-from pydantic import BaseModel, Field, PrivateAttr
+from pydantic import WithJsonSchema
 
 from papermill_mcp.config import Config
-from papermill_mcp.core.document import NotebookCell, NotebookDocument
+from papermill_mcp.core.document import NotebookDocument
+from papermill_mcp.core.notebook_check import content_problems, is_valid
 from papermill_mcp.errors import (
     BusyError,
-    CellNotFoundError,
     ConflictError,
     InvalidArgumentError,
     InvalidNotebookError,
     NotANotebookError,
+    listed,
 )
-from papermill_mcp.services.output_view import (
-    OutputBudget,
-    OutputView,
-    ShownImage,
-    show_outputs,
-    summarise_outputs,
+from papermill_mcp.services.notebook_edits import (
+    Add,
+    CellKind,
+    CellRef,
+    NewCell,
+    NotebookEdit,
+    Operation,
+    Remove,
+    Update,
+    at_position,
+    operation,
 )
+from papermill_mcp.services.notebook_view import (
+    NotebookView,
+    Outline,
+    Outputs,
+    Result,
+    SourceView,
+    outline_around,
+    outline_page,
+    page,
+    ranges,
+    short_metadata,
+    source_view,
+)
+from papermill_mcp.services.notebook_view import select as select  # the runs of execution_service select cells too
+from papermill_mcp.services.output_view import OutputBudget
 from papermill_mcp.services.workspace import Workspace
 from papermill_mcp.utils.file_utils import FileContent, read_file, write_file
-from papermill_mcp.utils.text_utils import one_line
+from papermill_mcp.utils.lock_files import HeldLock, LockFiles, LocksUnavailableError
+
+logger = logging.getLogger(__name__)
 
 #: Seconds an edit waits for another one of the same file.
 _LOCK_SECONDS = 10.0
@@ -47,45 +71,16 @@ _LOCK_SECONDS = 10.0
 _REREAD_SECONDS = 0.3
 
 
-class OutlineRow(BaseModel):
-    """One cell in a line."""
+#: Seconds between two looks at a lock that another process holds: the first, and the longest.
+_POLL_SECONDS = (0.002, 0.05)
 
-    index: int
-    id: str | None = None
-    cell_type: str
-    first_line: str
+#: Characters of the diff in a reply, at most.
+_DIFF_CHARS = 8000
 
-
-class CellView(BaseModel):
-    """One cell as it is shown."""
-
-    index: int
-    id: str | None = None
-    cell_type: str
-    source: str
-    execution_count: int | None = None
-    tags: list[str] | None = None
-    outputs: list[OutputView] | None = None
-    truncated: bool = False
+_Cell = Annotated[SourceView, WithJsonSchema({"type": "object"})]
 
 
-class NotebookView(BaseModel):
-    """A notebook, or a page of it."""
-
-    path: str
-    revision: str
-    nbformat: int
-    nbformat_minor: int
-    kernel_name: str | None = None
-    language: str | None = None
-    metadata: dict[str, Any] = Field(default_factory=dict)
-    cell_count: int
-    cells: list[CellView]
-    next_cells: str | None = None
-    _images: list[ShownImage] = PrivateAttr(default_factory=list)
-
-
-class CreatedNotebook(BaseModel):
+class CreatedNotebook(Result):
     """A notebook that is new."""
 
     path: str
@@ -95,43 +90,43 @@ class CreatedNotebook(BaseModel):
     cell_count: int
 
 
-class SourceView(BaseModel):
-    """A cell without what it put out."""
-
-    index: int
-    id: str | None = None
-    cell_type: str
-    source: str
-    tags: list[str] | None = None
-
-
-class AddedCell(BaseModel):
-    """A new cell and what stands around it."""
+class WrittenNotebook(Result):
+    """A notebook that was written as a whole."""
 
     path: str
     revision: str
-    cell: SourceView
-    outline: list[OutlineRow]
+    size: int
+    cell_count: int
+    created: bool
 
 
-@dataclass(frozen=True)
-class NewCell:
-    """A cell to be made."""
+class EditedNotebook(Result):
+    """What an edit has changed."""
 
-    cell_type: Literal["code", "markdown", "raw"]
-    source: str
-    tags: Sequence[str] = ()
-    metadata: dict[str, Any] | None = None
+    path: str
+    revision: str
+    changed: bool
+    diff: str
+    outline: Outline
 
-    def data(self) -> dict[str, Any]:
-        """The cell as nbformat 4 has it, without id."""
-        metadata = dict(self.metadata or {})
-        if self.tags:
-            metadata["tags"] = list(self.tags)
-        data: dict[str, Any] = {"cell_type": self.cell_type, "metadata": metadata, "source": self.source}
-        if self.cell_type == "code":
-            data |= {"execution_count": None, "outputs": []}
-        return data
+
+class AddedCell(EditedNotebook):
+    """A new cell and what stands around it."""
+
+    cell: _Cell
+
+
+class UpdatedCell(EditedNotebook):
+    """A cell after a change, without its outputs."""
+
+    cell: _Cell
+
+
+class RemovedCell(EditedNotebook):
+    """A cell that is gone from the notebook, so that it can be put back."""
+
+    cell: _Cell
+    outputs_dropped: int
 
 
 @dataclass
@@ -156,34 +151,66 @@ class OpenNotebook:
 class NotebookService:
     """Reads and edits notebook files. Every path passes through the workspace first."""
 
-    def __init__(self, config: Config, workspace: Workspace) -> None:
+    def __init__(self, config: Config, workspace: Workspace, state: Path | None = None) -> None:
+        """Use files in the directory `state` as locks between servers; without it, only this process takes turns."""
         self._config = config
         self._workspace = workspace
         self._locks: defaultdict[Path, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._lock_files = LockFiles(state / "locks") if state is not None else None
 
     @asynccontextmanager
     async def lock(self, path: Path) -> AsyncIterator[None]:
-        """Hold the lock of one file; edits and saves of this process take turns.
+        """Hold the lock of one file; edits and saves of this server, and of others of its kind, take turns.
 
         Raises:
             BusyError: somebody else holds it for longer than the wait is bounded to.
         """
+        deadline = asyncio.get_running_loop().time() + _LOCK_SECONDS
         lock = self._locks[path]
         try:
-            async with asyncio.timeout(_LOCK_SECONDS):
+            async with asyncio.timeout_at(deadline):
                 await lock.acquire()
         except TimeoutError:
-            raise BusyError(
-                f"{self._workspace.shown(path)} is being saved by another request",
-                state="nothing was changed",
-                advice="try again",
-            ) from None
+            raise self._busy(path, "another request") from None
+        held: HeldLock | None = None
         try:
+            held = await self._lock_file(path, deadline)
             yield
         finally:
+            if held is not None:
+                held.release()
             lock.release()
             if not lock.locked():
                 self._locks.pop(path, None)
+
+    async def _lock_file(self, path: Path, deadline: float) -> HeldLock | None:
+        """The lock between processes. None when there can be none: each save still compares with what was read."""
+        pause, longest = _POLL_SECONDS
+        while self._lock_files is not None:
+            try:
+                # Shielded, so that a lock taken for a request that is cancelled meanwhile is not lost.
+                with anyio.CancelScope(shield=True):
+                    held = await anyio.to_thread.run_sync(self._lock_files.try_acquire, path)
+            except LocksUnavailableError as error:
+                self._lock_files = None
+                logger.warning(
+                    "no locks between servers: the state directory cannot be used", extra={"error": str(error)}
+                )
+                break
+            if held is not None:
+                return held
+            if asyncio.get_running_loop().time() > deadline:
+                raise self._busy(path, "another server")
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, longest)
+        return None
+
+    def _busy(self, path: Path, holder: str) -> BusyError:
+        return BusyError(
+            f"{self._workspace.shown(path)} is being saved by {holder}",
+            state="nothing was changed",
+            advice="try again",
+        )
 
     async def open(self, path: str, *, writing: bool = False) -> OpenNotebook:
         """Read a notebook.
@@ -210,16 +237,17 @@ class NotebookService:
         await asyncio.sleep(_REREAD_SECONDS)  # JupyterLab writes in place: it may have been half-way
         return await asyncio.to_thread(read)
 
-    async def save(self, notebook: OpenNotebook) -> str:
+    async def save(self, notebook: OpenNotebook, data: bytes | None = None) -> str:
         """Write a notebook over the version it was made from, or as a new file. Returns the new revision.
 
-        The caller holds the file's lock. Once begun, a save is carried to its end even if the request is cancelled.
+        `data` is the rendered document, if the caller has it. The caller holds the file's lock. Once begun, a save is
+        carried to its end even if the request is cancelled.
         """
 
         def write() -> FileContent:
             return write_file(
                 notebook.path,
-                notebook.document.render(),
+                notebook.document.render() if data is None else data,
                 expected=notebook.content,
                 shown=notebook.shown,
                 max_bytes=self._config.max_notebook_bytes,
@@ -282,6 +310,41 @@ class NotebookService:
             cell_count=len(document.cells),
         )
 
+    async def write(
+        self, path: str, content: Mapping[str, Any], *, overwrite: bool = False, if_revision: str | None = None
+    ) -> WrittenNotebook:
+        """Write a whole notebook of nbformat 4. Ids are kept; missing ones, and empty required members, are made.
+
+        Raises:
+            InvalidArgumentError: the content is no valid notebook.
+            AlreadyExistsError, NotANotebookError, InvalidNotebookError: as for `create`.
+            ConflictError: the file is not `if_revision`.
+        """
+        file = self._workspace.notebook(path, writing=True)
+        shown = self._workspace.shown(file)
+        document = await asyncio.to_thread(_document_of, content)
+        data = await asyncio.to_thread(document.render)
+        async with self.lock(file):
+            expected: FileContent | None = None
+            if (overwrite or if_revision is not None) and await asyncio.to_thread(file.exists):
+                found = await self._read(file)  # a file that is no notebook is never replaced
+                self.require_revision(found, if_revision)
+                expected = found.content if overwrite else None
+            elif if_revision is not None:
+                raise ConflictError(
+                    f"{shown} does not exist, and revision {if_revision[:64]} was expected",
+                    state="nothing was written",
+                    advice="leave if_revision out to make a new notebook",
+                )
+            revision = await self.save(OpenNotebook(file, shown, expected, document), data)
+        return WrittenNotebook(
+            path=shown,
+            revision=revision,
+            size=len(data),
+            cell_count=len(document.cells),
+            created=expected is None,
+        )
+
     async def add_cell(
         self,
         path: str,
@@ -301,40 +364,123 @@ class NotebookService:
             CellNotFoundError: there is no such place.
             ConflictError: the file is not `if_revision`, or was changed while it was edited.
         """
-        if index is not None and after_cell_id is not None:
+        edited, edit = await self._edit(path, lambda edit: edit.apply(Add(cell, index, after_cell_id)), if_revision)
+        return AddedCell(**dict(edited), cell=source_view(edit.document.cells[edit.place], edit.place))
+
+    async def update_cell(
+        self,
+        path: str,
+        at: CellRef,
+        *,
+        source: str | None = None,
+        old_text: str | None = None,
+        new_text: str | None = None,
+        cell_type: CellKind | None = None,
+        tags: Sequence[str] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        if_revision: str | None = None,
+    ) -> UpdatedCell:
+        """Change a cell and save. A code cell whose source changes loses its outputs.
+
+        Args:
+            old_text: replaced by `new_text`; it must stand in the source exactly once.
+            metadata: keys to set; a value of None removes one.
+
+        Raises:
+            InvalidArgumentError: nothing is to be changed, or what is to be changed is not clear.
+            CellNotFoundError, ConflictError: as for `add_cell`.
+        """
+        change = Update(at, source, old_text, new_text, cell_type, tags, metadata)
+        if change == Update(at):
             raise InvalidArgumentError(
-                "index and after_cell_id are both given", allowed="give one of them, or neither for the end"
+                "update_cell is told no change",
+                allowed="give source, or old_text and new_text, or cell_type, tags or metadata",
+                state="nothing was changed",
             )
+        edited, edit = await self._edit(path, lambda edit: edit.apply(change), if_revision)
+        return UpdatedCell(**dict(edited), cell=source_view(edit.document.cells[edit.place], edit.place))
+
+    async def remove_cell(self, path: str, at: CellRef, *, if_revision: str | None = None) -> RemovedCell:
+        """Take a cell out and save.
+
+        Raises:
+            InvalidArgumentError, CellNotFoundError, ConflictError: as for `update_cell`.
+        """
+        removed: list[tuple[SourceView, int]] = []
+
+        def apply(edit: NotebookEdit) -> None:
+            place = edit.document.find(index=at.index, cell_id=at.cell_id, shown=shown)
+            cell = edit.document.cells[place]
+            removed.append((source_view(cell, place, metadata=True), len(cell.outputs)))
+            edit.apply(Remove(at))
+
+        shown = self._workspace.shown(self._workspace.notebook(path, writing=True))
+        edited, _ = await self._edit(path, apply, if_revision)
+        view, outputs = removed[0]
+        return RemovedCell(**dict(edited), cell=view, outputs_dropped=outputs)
+
+    async def edit(
+        self, path: str, operations: Sequence[Mapping[str, Any]], *, if_revision: str | None = None
+    ) -> EditedNotebook:
+        """Apply operations in order, all or none, and save once.
+
+        Args:
+            operations: flat objects with `op`, as `notebook_edits.operation` reads them.
+
+        Raises:
+            ServerError: as the operation says; the message names its position. Nothing was written.
+        """
+        wanted: list[Operation] = []
+        for position, fields in enumerate(operations):
+            try:
+                wanted.append(operation(fields))
+            except InvalidArgumentError as error:
+                raise at_position(error, position) from error
+        if not wanted:
+            raise InvalidArgumentError("operations is empty", allowed="at least one", state="nothing was changed")
+        edited, _ = await self._edit(path, lambda edit: edit.apply_all(wanted), if_revision)
+        return edited
+
+    async def _edit(
+        self, path: str, apply: Callable[[NotebookEdit], None], if_revision: str | None
+    ) -> tuple[EditedNotebook, NotebookEdit]:
+        """Read, change, save and tell. Without a change the file is not touched."""
         file = self._workspace.notebook(path, writing=True)
         async with self.lock(file):
             notebook = await self._read(file)
             self.require_revision(notebook, if_revision)
-            document = notebook.document
-            if after_cell_id is not None:
-                place = document.find(cell_id=after_cell_id, shown=notebook.shown) + 1
-            else:
-                place = insertion_point(index, len(document.cells), notebook.shown)
-            document.insert(place, cell.data())
-            revision = await self.save(notebook)
-        return AddedCell(
-            path=notebook.shown,
-            revision=revision,
-            cell=source_view(document.cells[place], place),
-            outline=outline(document, around=place),
-        )
+            edit = NotebookEdit(notebook.document, notebook.shown)
+
+            def change() -> tuple[bytes, EditedNotebook]:
+                apply(edit)
+                diff = edit.diff(_DIFF_CHARS)
+                rows = outline_around(edit.document, edit.touched() or [min(edit.place, len(edit.document.cells) - 1)])
+                data = edit.document.render()
+                changed = notebook.content is None or data != notebook.content.data
+                return data, EditedNotebook(
+                    path=notebook.shown, revision=notebook.revision, changed=changed, diff=diff, outline=rows
+                )
+
+            data, edited = await asyncio.to_thread(change)
+            notebook.document = edit.document
+            if edited.changed:
+                edited.revision = await self.save(notebook, data)
+        return edited, edit
 
     async def read(
         self,
         path: str,
         *,
         cells: str | None = None,
-        outputs: Literal["none", "summary", "full"] = "summary",
+        outputs: Outputs = "summary",
+        outline: bool = False,
         max_chars: int | None = None,
     ) -> NotebookView:
         """Show a notebook, cell by cell, until the budget of characters ends the page.
 
         Args:
             cells: a selection such as `0-9`, `3,5,-1`, or cell ids.
+            outline: a line for each cell in place of its source and outputs.
             max_chars: characters of sources and outputs; the default is the setting `max_output_chars`.
 
         Raises:
@@ -342,23 +488,87 @@ class NotebookService:
         """
         notebook = await self.open(path)
         document = notebook.document
-        chosen = select(document, cells, notebook.shown)
-        budget = OutputBudget.of(self._config, chars=max_chars)
-        shown, images, rest = await asyncio.to_thread(_page, document, chosen, outputs, budget)
-        view = NotebookView(
-            path=notebook.shown,
-            revision=notebook.revision,
-            nbformat=document.nbformat,
-            nbformat_minor=document.nbformat_minor,
-            kernel_name=document.kernel_name,
-            language=document.language,
-            metadata=_short_metadata(document.metadata),
-            cell_count=len(document.cells),
-            cells=shown,
-            next_cells=ranges(rest) if rest else None,
+
+        def show() -> NotebookView:
+            chosen = select(document, cells, notebook.shown)
+            budget = OutputBudget.of(self._config, chars=max_chars)
+            view = NotebookView(
+                path=notebook.shown,
+                revision=notebook.revision,
+                nbformat=document.nbformat,
+                nbformat_minor=document.nbformat_minor,
+                kernel_name=document.kernel_name,
+                language=document.language,
+                metadata=short_metadata(document.metadata),
+                cell_count=len(document.cells),
+                cells=[],
+            )
+            if outline:
+                view.outline, rest = outline_page(document, chosen, budget.chars)
+            else:
+                view.cells, view._images, rest = page(document, chosen, outputs, budget)
+            if rest:
+                view.next_cells, view.cells_left = ranges(rest), len(rest)
+            if document.nbformat < 4:
+                view.note = "version 3: can be read; to edit it, use the operation `convert` of edit_notebook first"
+            return view
+
+        return await asyncio.to_thread(show)
+
+
+def _document_of(content: Mapping[str, Any]) -> NotebookDocument:
+    """The document of a whole notebook that a client has sent."""
+    if not isinstance(content.get("cells"), list):
+        raise InvalidArgumentError(
+            "content has no list of cells",
+            allowed="content is a notebook of nbformat 4: {cells, metadata, nbformat, nbformat_minor}",
+            state="nothing was written",
         )
-        view._images = images
-        return view
+    try:
+        node: dict[str, Any] = {"metadata": {}, **deepcopy(dict(content))}
+        if "nbformat" not in node and "nbformat_minor" not in node:
+            node |= {"nbformat": 4, "nbformat_minor": 5}
+        if node.get("nbformat") != 4:
+            raise InvalidArgumentError(
+                f"content has the nbformat {str(node.get('nbformat'))[:60]}", allowed="4", state="nothing was written"
+            )
+        _fill_in(node)
+        problems = [] if is_valid(node) else content_problems(node)
+    except RecursionError:
+        problems = ["a value is nested too deeply"]
+    if problems:
+        raise InvalidArgumentError(
+            f"content is no valid notebook: {'; '.join(problems[:5])}",
+            allowed=f"{len(problems) - 5} more problems were found" if len(problems) > 5 else "",
+            state="nothing was written",
+        )
+    ids = Counter(cell["id"] for cell in node["cells"] if "id" in cell)
+    if doubled := [cell_id for cell_id, number in ids.items() if number > 1]:
+        raise InvalidArgumentError(
+            f"content has more than one cell with the id {listed(map(repr, doubled), limit=5)}",
+            allowed="each id stands once; cells without an id get one",
+            state="nothing was written",
+        )
+    return NotebookDocument.from_node(node, final_newline=True)
+
+
+def _fill_in(node: dict[str, Any]) -> None:
+    """Put in what the format requires and what can only be empty, and ids."""
+    cells = [cell for cell in node["cells"] if isinstance(cell, dict)]
+    minor = node.get("nbformat_minor")
+    with_ids = isinstance(minor, int) and minor >= 5
+    maker = NotebookDocument.new({})
+    taken = {cell.get("id") for cell in cells if isinstance(cell.get("id"), str)}
+    for cell in cells:
+        cell.setdefault("metadata", {})
+        if cell.get("cell_type") == "code":
+            cell.setdefault("outputs", [])
+            cell.setdefault("execution_count", None)
+        if with_ids and cell.get("id") is None:
+            while (made := maker.new_cell_id()) in taken:
+                pass
+            taken.add(made)
+            cell["id"] = made
 
 
 def _young(file: Path) -> bool:
@@ -366,140 +576,3 @@ def _young(file: Path) -> bool:
         return time.time() - file.stat().st_mtime < 2
     except OSError:
         return False
-
-
-def _page(
-    document: NotebookDocument, chosen: Sequence[int], outputs: str, budget: OutputBudget
-) -> tuple[list[CellView], list[ShownImage], list[int]]:
-    """Cells until the budget ends, the images among them, and the indexes that did not fit.
-
-    The first cell is shown in any case, cut if need be: a page that shows nothing would repeat itself for ever.
-    """
-    shown: list[CellView] = []
-    images: list[ShownImage] = []
-    for number, index in enumerate(chosen):
-        cell = document.cells[index]
-        if shown and len(cell.source) > budget.chars:
-            return shown, images, list(chosen[number:])
-        view = cell_view(cell, index)
-        if len(view.source) > budget.chars:
-            view.source = view.source[: budget.chars]
-            view.truncated = True
-        budget.chars -= len(view.source)
-        if outputs == "summary":
-            view.outputs = summarise_outputs(cell.outputs) or None
-            budget.chars = max(0, budget.chars - sum(len(o.text or "") + len(o.note or "") for o in view.outputs or []))
-        elif outputs == "full":
-            views, found = show_outputs(cell.outputs, budget, label=f"cell {index}")
-            view.outputs = views or None
-            view.truncated = view.truncated or any(output.omitted_chars for output in views)
-            images.extend(found)
-        shown.append(view)
-    return shown, images, []
-
-
-def cell_view(cell: NotebookCell, index: int) -> CellView:
-    """A cell without its outputs."""
-    count = cell.data.get("execution_count")
-    return CellView(
-        index=index,
-        id=cell.cell_id,
-        cell_type=cell.cell_type,
-        source=cell.source,
-        execution_count=count if isinstance(count, int) else None,
-        tags=cell.tags or None,
-    )
-
-
-def source_view(cell: NotebookCell, index: int) -> SourceView:
-    """A cell as an edit shows it."""
-    return SourceView(
-        index=index, id=cell.cell_id, cell_type=cell.cell_type, source=cell.source, tags=cell.tags or None
-    )
-
-
-def outline(document: NotebookDocument, *, around: int | None = None, reach: int = 2) -> list[OutlineRow]:
-    """A line for each cell, or for those near `around`."""
-    first, last = (0, len(document.cells)) if around is None else (max(0, around - reach), around + reach + 1)
-    return [
-        OutlineRow(
-            index=first + offset,
-            id=cell.cell_id,
-            cell_type=cell.cell_type,
-            first_line=one_line(cell.source, 80),
-        )
-        for offset, cell in enumerate(document.cells[first:last])
-    ]
-
-
-def insertion_point(index: int | None, count: int, shown: str) -> int:
-    """Where a new cell goes. Negative indexes count from the end, so -1 is before the last cell.
-
-    Raises:
-        CellNotFoundError: there is no such place.
-    """
-    if index is None:
-        return count
-    place = index if index >= 0 else count + index
-    if not 0 <= place <= count:
-        raise CellNotFoundError(
-            f"{shown} has no place {str(index)[:40]} for a cell",
-            allowed=f"it has {count} cells, so an index from {-count} to {count}",
-            state="nothing was changed",
-        )
-    return place
-
-
-def select(document: NotebookDocument, selection: str | None, shown: str) -> list[int]:
-    """The indexes that a selection such as `0-9`, `3,5,-1` or `intro,plot` names, in its order, each once.
-
-    Raises:
-        InvalidArgumentError: it cannot be read.
-        CellNotFoundError: it names a cell that is not there.
-    """
-    count = len(document.cells)
-    if selection is None or not selection.strip():
-        return list(range(count))
-    found: list[int] = []
-    for part in (part.strip() for part in selection.split(",")):
-        span = re.fullmatch(r"(-?\d{1,9})\s*-\s*(-?\d{1,9})?", part)
-        if not part:
-            raise InvalidArgumentError(
-                f"the selection {selection[:100]!r} has an empty part",
-                allowed='a selection reads like "0-9", "3,5,-1", "12-" or cell ids',
-            )
-        if any(cell.cell_id == part for cell in document.cells):
-            found.append(document.find(cell_id=part, shown=shown))
-        elif re.fullmatch(r"-?\d{1,9}", part):
-            found.append(document.find(index=int(part), shown=shown))
-        elif span:
-            first = document.find(index=int(span.group(1)), shown=shown)
-            last = document.find(index=int(span.group(2)), shown=shown) if span.group(2) else count - 1
-            if last < first:
-                raise InvalidArgumentError(f"the selection {part!r} ends before it begins")
-            found.extend(range(first, last + 1))
-        else:
-            document.find(cell_id=part, shown=shown)
-    return list(dict.fromkeys(found))
-
-
-def ranges(indexes: Sequence[int]) -> str:
-    """Indexes as a selection: `3-9,12`."""
-    spans: list[list[int]] = []
-    for index in indexes:
-        if spans and index == spans[-1][1] + 1:
-            spans[-1][1] = index
-        else:
-            spans.append([index, index])
-    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in spans)
-
-
-def _short_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
-    """Notebook metadata without what the header shows already and what would fill a page."""
-    short = {}
-    for key, value in metadata.items():
-        if key in ("kernelspec", "language_info"):
-            continue
-        text = str(value)
-        short[key] = value if len(text) <= 500 else f"({len(text)} characters)"
-    return short

@@ -112,6 +112,10 @@ class Workspace:
         except ValueError:
             return path.as_posix()
 
+    def is_private(self, path: Path) -> bool:
+        """Whether a real path belongs to this server alone."""
+        return any(path.is_relative_to(directory) for directory in self._private)
+
     def same_file(self, a: Path, b: Path) -> bool:
         """Whether both names lead to one file: device and inode, so links and spellings do not matter."""
         if a == b:
@@ -124,7 +128,7 @@ class Workspace:
     def _resolve(self, path: str) -> Path:
         self._check_text(path)
         real = self._followed(path)
-        if any(real.is_relative_to(directory) for directory in self._private):
+        if self.is_private(real):
             self._refuse(f"{_shown(path)} is inside a directory that belongs to this server", roots=False)
         return real
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from papermill_mcp.services.execution_service import CancelledExecution, ExecutionList, ExecutionView
+from papermill_mcp.services.execution_view import CancelledExecution, ExecutionList, ExecutionView
 from papermill_mcp.tools.toolset import (
     READS,
     RUNS_NOTEBOOKS,
@@ -16,6 +16,7 @@ from papermill_mcp.tools.toolset import (
     Executions,
     NotebookPath,
     ReportProgress,
+    Runs,
     Timeout,
     Toolset,
     Wait,
@@ -27,7 +28,7 @@ toolset = Toolset("execution")
 @toolset.tool("Run a notebook in place", RUNS_NOTEBOOKS, images=True)
 async def execute_notebook(
     path: NotebookPath,
-    executions: Executions,
+    runs: Runs,
     progress: ReportProgress,
     kernel_id: Annotated[
         str | None,
@@ -47,7 +48,7 @@ async def execute_notebook(
     The kernel stays alive with its variables, so after a failure the cell can be mended and the run taken up from
     there: cells="7-". For a run with parameters into a new file, use execute_notebook_papermill.
     """
-    return await executions.execute_notebook(
+    return await runs.execute_notebook(
         path,
         kernel_id=kernel_id,
         cells=cells,
@@ -62,7 +63,7 @@ async def execute_notebook(
 @toolset.tool("Run one cell of a notebook", RUNS_NOTEBOOKS, images=True)
 async def execute_notebook_cell(
     path: NotebookPath,
-    executions: Executions,
+    runs: Runs,
     progress: ReportProgress,
     index: Annotated[int | None, Field(description="0-based; negative counts from the end.")] = None,
     cell_id: Annotated[str | None, Field(description="The cell's id, instead of index.")] = None,
@@ -73,7 +74,7 @@ async def execute_notebook_cell(
     wait: Wait = None,
 ) -> ExecutionView:
     """Run one code cell of a notebook in its kernel and save its outputs into it."""
-    return await executions.execute_notebook_cell(
+    return await runs.execute_notebook_cell(
         path,
         index=index,
         cell_id=cell_id,
@@ -87,7 +88,7 @@ async def execute_notebook_cell(
 @toolset.tool("Run a notebook with parameters", RUNS_NOTEBOOKS, images=True)
 async def execute_notebook_papermill(
     input_path: NotebookPath,
-    executions: Executions,
+    runs: Runs,
     progress: ReportProgress,
     output_path: Annotated[
         str | None,
@@ -113,7 +114,7 @@ async def execute_notebook_papermill(
 
     The output is saved as the run goes on, and kept when it fails.
     """
-    return await executions.execute_papermill(
+    return await runs.execute_papermill(
         input_path,
         output_path=output_path,
         parameters=parameters,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from papermill_mcp.services.execution_service import ExecutionView
+from papermill_mcp.services.execution_view import ExecutionView
 from papermill_mcp.services.kernel_service import (
     InterruptedKernel,
     KernelList,
@@ -18,14 +18,15 @@ from papermill_mcp.services.kernel_service import (
     VariableList,
 )
 from papermill_mcp.tools.toolset import (
+    LOOKS_INSIDE,
     READS,
     RUNS_CODE,
     STARTS,
     STOPS,
-    Executions,
     KernelId,
     Kernels,
     ReportProgress,
+    Runs,
     Timeout,
     Toolset,
     Wait,
@@ -90,7 +91,7 @@ async def cleanup_all_kernels(kernels: Kernels) -> StoppedKernels:
     return await kernels.stop_all()
 
 
-@toolset.tool("Look at variables", READS)
+@toolset.tool("Look at variables", LOOKS_INSIDE)
 async def inspect_variables(
     kernel_id: KernelId,
     kernels: Kernels,
@@ -105,7 +106,7 @@ async def inspect_variables(
 async def execute_cell(
     kernel_id: KernelId,
     code: Annotated[str, Field(description="Code in the kernel's language.")],
-    executions: Executions,
+    runs: Runs,
     progress: ReportProgress,
     timeout: Timeout = None,
     wait: Wait = None,
@@ -117,6 +118,6 @@ async def execute_cell(
 
     Code that raises has status "error". Code that takes longer than wait has status "running": see get_execution.
     """
-    return await executions.execute_cell(
+    return await runs.execute_cell(
         kernel_id, code, timeout=timeout, wait=wait, store_history=store_history, progress=progress
     )

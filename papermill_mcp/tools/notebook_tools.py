@@ -1,4 +1,4 @@
-"""Tools that read and edit notebook files. None of them runs code."""
+"""Tools that find, read and edit notebook files. None of them runs code."""
 
 from __future__ import annotations
 
@@ -7,12 +7,37 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import ConfigDict, Field
 from typing_extensions import TypedDict
 
-from papermill_mcp.services.notebook_service import AddedCell, CreatedNotebook, NewCell, NotebookView
-from papermill_mcp.tools.toolset import ADDS, EDITS, READS, IfRevision, Kernels, NotebookPath, Notebooks, Tags, Toolset
+from papermill_mcp.services.notebook_catalogue import NotebookInfo, NotebookList, SearchResult
+from papermill_mcp.services.notebook_edits import CellRef, NewCell
+from papermill_mcp.services.notebook_service import (
+    AddedCell,
+    CreatedNotebook,
+    EditedNotebook,
+    RemovedCell,
+    UpdatedCell,
+    WrittenNotebook,
+)
+from papermill_mcp.services.notebook_view import NotebookView
+from papermill_mcp.tools.toolset import (
+    ADDS,
+    EDITS,
+    READS,
+    Catalogue,
+    IfRevision,
+    Kernels,
+    NotebookPath,
+    Notebooks,
+    Tags,
+    Toolset,
+)
 
 toolset = Toolset("notebook")
 
 CellType = Annotated[Literal["code", "markdown", "raw"], Field(description='"code", "markdown" or "raw".')]
+CellId = Annotated[str | None, Field(description="Id of the cell. Give this or index.")]
+CellIndex = Annotated[int | None, Field(description="Index of the cell, 0-based; negative counts from the end.")]
+Overwrite = Annotated[bool, Field(description="Replace a notebook that is there. Default false.")]
+Directory = Annotated[str, Field(description='Directory, as for path. Default ".", the workspace.')]
 
 
 class CellToMake(TypedDict):
@@ -25,6 +50,36 @@ class CellToMake(TypedDict):
     tags: NotRequired[list[str]]
 
 
+class EditOperation(TypedDict):
+    """One step of edit_notebook: `op`, and the fields that it takes."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # type: ignore[misc]
+
+    op: Literal[
+        "add",
+        "update",
+        "replace_text",
+        "remove",
+        "move",
+        "set_type",
+        "set_tags",
+        "clear_outputs",
+        "set_metadata",
+        "add_ids",
+        "convert",
+    ]
+    cell_id: NotRequired[str]
+    index: NotRequired[int]
+    after_cell_id: NotRequired[str]
+    to: NotRequired[int]
+    cell_type: NotRequired[Literal["code", "markdown", "raw"]]
+    source: NotRequired[str]
+    old_text: NotRequired[str]
+    new_text: NotRequired[str]
+    tags: NotRequired[list[str]]
+    metadata: NotRequired[dict[str, Any]]
+
+
 @toolset.tool("Create a notebook", EDITS)
 async def create_notebook(
     path: NotebookPath,
@@ -35,7 +90,7 @@ async def create_notebook(
         list[CellToMake] | None,
         Field(description="Cells in order: {cell_type, source, tags?}. Default: none."),
     ] = None,
-    overwrite: Annotated[bool, Field(description="Replace a notebook that is there. Default false.")] = False,
+    overwrite: Overwrite = False,
 ) -> CreatedNotebook:
     """Make a notebook, with cells if given. Does not run it.
 
@@ -51,6 +106,20 @@ async def create_notebook(
         cells=made,
         overwrite=overwrite,
     )
+
+
+@toolset.tool("Write a notebook", EDITS)
+async def write_notebook(
+    path: NotebookPath,
+    content: Annotated[
+        dict[str, Any], Field(description="A notebook of nbformat 4: {cells, metadata, nbformat, nbformat_minor}.")
+    ],
+    notebooks: Notebooks,
+    overwrite: Overwrite = False,
+    if_revision: IfRevision = None,
+) -> WrittenNotebook:
+    """Write a whole notebook. Cell ids are kept, missing ones made. To change cells, use the edit tools instead."""
+    return await notebooks.write(path, content, overwrite=overwrite, if_revision=if_revision)
 
 
 @toolset.tool("Add a cell", ADDS)
@@ -80,6 +149,67 @@ async def add_cell(
     )
 
 
+@toolset.tool("Update a cell", EDITS)
+async def update_cell(
+    path: NotebookPath,
+    notebooks: Notebooks,
+    cell_id: CellId = None,
+    index: CellIndex = None,
+    source: Annotated[str | None, Field(description="The whole new source; or give old_text and new_text.")] = None,
+    old_text: Annotated[str | None, Field(description="Part of the source, found exactly once.")] = None,
+    new_text: Annotated[str | None, Field(description="What replaces old_text.")] = None,
+    cell_type: CellType | None = None,
+    tags: Annotated[list[str] | None, Field(description="All tags from now on; [] for none.")] = None,
+    metadata: Annotated[dict[str, Any] | None, Field(description="Metadata keys to set; null removes one.")] = None,
+    if_revision: IfRevision = None,
+) -> UpdatedCell:
+    """Change one cell and save. Does not run it. A code cell whose source changes loses its outputs."""
+    return await notebooks.update_cell(
+        path,
+        CellRef(index, cell_id),
+        source=source,
+        old_text=old_text,
+        new_text=new_text,
+        cell_type=cell_type,
+        tags=tags,
+        metadata=metadata,
+        if_revision=if_revision,
+    )
+
+
+@toolset.tool("Remove a cell", EDITS)
+async def remove_cell(
+    path: NotebookPath,
+    notebooks: Notebooks,
+    cell_id: CellId = None,
+    index: CellIndex = None,
+    if_revision: IfRevision = None,
+) -> RemovedCell:
+    """Take one cell out and save. The reply shows it, so that it can be put back."""
+    return await notebooks.remove_cell(path, CellRef(index, cell_id), if_revision=if_revision)
+
+
+@toolset.tool("Edit a notebook", EDITS)
+async def edit_notebook(
+    path: NotebookPath,
+    operations: Annotated[
+        list[EditOperation],
+        Field(
+            max_length=1000,
+            description="1 to 1000 steps {op, …} in order; indexes count after the steps before. Most take cell_id or "
+            "index. add: cell_type, source, index | after_cell_id, cell_id (its new id). update: source, cell_type, "
+            "tags, metadata. replace_text: old_text (found once), new_text. move: to (index) | after_cell_id. "
+            "set_metadata (null removes a key), clear_outputs: without a cell, of the notebook. add_ids: where missing "
+            "or doubled. convert: version 3 to 4.5.",
+        ),
+    ],
+    notebooks: Notebooks,
+    if_revision: IfRevision = None,
+) -> EditedNotebook:
+    """Make several changes, all or none, with one save. Does not run anything."""
+    return await notebooks.edit(path, operations, if_revision=if_revision)
+
+
 @toolset.tool("Read a notebook", READS, images=True)
 async def read_notebook(
     path: NotebookPath,
@@ -92,6 +222,7 @@ async def read_notebook(
         Literal["none", "summary", "full"],
         Field(description='"none", "summary" (a line each) or "full" (with images). Default "summary".'),
     ] = "summary",
+    outline: Annotated[bool, Field(description="One line per cell, for an overview. Default false.")] = False,
     max_chars: Annotated[
         int | None,
         Field(
@@ -103,4 +234,44 @@ async def read_notebook(
 
     A long one comes in pages: pass the next_cells of a reply as cells. Cell ids stay, indexes change with edits.
     """
-    return await notebooks.read(path, cells=cells, outputs=outputs, max_chars=max_chars)
+    return await notebooks.read(path, cells=cells, outputs=outputs, outline=outline, max_chars=max_chars)
+
+
+@toolset.tool("Notebook facts", READS)
+async def get_notebook_info(path: NotebookPath, catalogue: Catalogue) -> NotebookInfo:
+    """Headings, parameters, last papermill run and validation problems of a notebook, without its cells."""
+    return await catalogue.info(path)
+
+
+@toolset.tool("List notebooks", READS)
+async def list_notebook_files(
+    catalogue: Catalogue,
+    directory: Directory = ".",
+    recursive: Annotated[bool, Field(description="Look below the directory too. Default false.")] = False,
+    pattern: Annotated[str, Field(max_length=200, description='Of the names. Default "*.ipynb".')] = "*.ipynb",
+    limit: Annotated[int, Field(ge=1, le=1000, description="Rows, 1 to 1000. Default 100.")] = 100,
+    cursor: Annotated[
+        str | None, Field(max_length=5000, description="next_cursor of the reply before, for the next page.")
+    ] = None,
+) -> NotebookList:
+    """List notebooks with kernel, cell count and, for broken ones, the problem."""
+    return await catalogue.list(directory, recursive=recursive, pattern=pattern, limit=limit, cursor=cursor)
+
+
+@toolset.tool("Search notebooks", READS)
+async def search_notebooks(
+    query: Annotated[str, Field(max_length=1000, description="Text, in any case; or a regular expression.")],
+    catalogue: Catalogue,
+    directory: Annotated[
+        str, Field(description='Directory, searched with all below; or a notebook. Default ".".')
+    ] = ".",
+    regex: Annotated[bool, Field(description="Read query as a Python regular expression. Default false.")] = False,
+    cell_types: Annotated[list[Literal["code", "markdown", "raw"]] | None, Field(description="Default: all.")] = None,
+    where: Annotated[
+        Literal["source", "outputs", "both"],
+        Field(validation_alias="in", description='"source", "outputs" or "both". Default "source".'),
+    ] = "source",
+    limit: Annotated[int, Field(ge=1, le=500, description="Matches shown, 1 to 500. Default 50.")] = 50,
+) -> SearchResult:
+    """Find lines in the cells of notebooks, with the lines beside them. All matches are counted."""
+    return await catalogue.search(query, directory, regex=regex, cell_types=cell_types, where=where, limit=limit)

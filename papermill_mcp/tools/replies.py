@@ -14,11 +14,13 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from papermill_mcp.services.execution_service import CellResult, ExecutionList, ExecutionView
+from papermill_mcp.services.execution_view import CellResult, ExecutionList, ExecutionView
 from papermill_mcp.services.kernel_service import KernelList, StoppedKernels, VariableList
-from papermill_mcp.services.notebook_service import AddedCell, CellView, NotebookView, OutlineRow, SourceView
+from papermill_mcp.services.notebook_catalogue import Match, NotebookInfo, NotebookList, SearchResult
+from papermill_mcp.services.notebook_service import EditedNotebook, RemovedCell
+from papermill_mcp.services.notebook_view import CellView, NotebookView, OutlineRow, SourceView
 from papermill_mcp.services.output_view import ErrorView, OutputView
-from papermill_mcp.utils.text_utils import clean_text, one_line
+from papermill_mcp.utils.text_utils import clean_text, count_noun, one_line
 
 
 @singledispatch
@@ -79,22 +81,107 @@ def _(reply: NotebookView) -> str:
     header.append(f"nbformat: {reply.nbformat}.{reply.nbformat_minor}")
     if reply.metadata:
         header.append(f"metadata: {_inline(reply.metadata)}")
-    header.append(f"cells: {len(reply.cells)} of {reply.cell_count}")
+    header.append(f"cells: {len(reply.cells or reply.outline or ())} of {reply.cell_count}")
+    if reply.note:
+        header.append(f"note: {reply.note}")
     blocks = ["\n".join(header)]
+    if reply.outline is not None:
+        blocks.append("\n".join(_outline(reply.outline)))
     blocks += [_cell(cell) for cell in reply.cells]
     if reply.next_cells:
-        blocks.append(
-            f'next_cells: {reply.next_cells} (the page is full; pass cells="{reply.next_cells}" for the rest)'
-        )
+        left = count_noun(reply.cells_left or 0, "cell")
+        blocks.append(f"next_cells: {reply.next_cells} (the page is full; {left} left: pass this as cells)")
     return "\n\n".join(blocks)
 
 
 @render.register
-def _(reply: AddedCell) -> str:
+def _(reply: EditedNotebook) -> str:
     lines = _header({"path": reply.path, "revision": reply.revision})
-    lines += [f"cell {_name(reply.cell.index, reply.cell.id)} · {_facts(reply.cell)}", *_fenced(reply.cell.source)]
-    lines.append("around it:")
-    return "\n".join([*lines, *_outline(reply.outline, marked=reply.cell.index)])
+    cell: SourceView | None = getattr(reply, "cell", None)
+    marked = None
+    if not reply.changed:
+        lines.append("changed: nothing; the file was not touched")
+    if isinstance(reply, RemovedCell):
+        outputs = f" · {count_noun(reply.outputs_dropped, 'output')} dropped" if reply.outputs_dropped else ""
+        lines.append(f"removed cell {_name(reply.cell.index, reply.cell.id)} · {_facts(reply.cell)}{outputs}")
+        if reply.cell.metadata:
+            lines.append(f"metadata: {_inline(reply.cell.metadata)}")
+        lines += _fenced(reply.cell.source)
+    else:
+        if cell is not None:
+            marked = cell.index
+            lines.append(f"cell {_name(cell.index, cell.id)} · {_facts(cell)}")
+        if reply.diff:
+            lines += _fenced(reply.diff, "diff")
+    if reply.outline:
+        lines += ["around it:", *_outline(reply.outline, marked=marked)]
+    return "\n".join(lines)
+
+
+@render.register
+def _(reply: NotebookList) -> str:
+    lines = [f"directory: {_inline(reply.directory)}", f"notebooks: {len(reply.notebooks)} of {reply.count}"]
+    for row in reply.notebooks:
+        facts = [_inline(row.path), f"{row.size:,} bytes", row.modified]
+        if row.problem is None:
+            facts += [f"{row.cell_count} cells", one_line(row.kernel_name or "no kernel", 60)]
+            if row.language:
+                facts.append(one_line(row.language, 40))
+        else:
+            facts.append(f"problem: {_inline(row.problem)}")
+        lines.append("- " + " · ".join(facts))
+    lines += [f"note: {_inline(note)}" for note in reply.notes or []]
+    if reply.next_cursor is not None:
+        lines.append(f"next_cursor: {_inline(reply.next_cursor)}")
+    return "\n".join(lines)
+
+
+@render.register
+def _(reply: SearchResult) -> str:
+    lines = [f"query: {_inline(reply.query)}", f"matches: {len(reply.matches)} of {reply.total} lines"]
+    lines.append(f"searched: {count_noun(reply.searched, 'notebook')}")
+    path = None
+    for match in reply.matches:
+        if match.path != path:
+            path = match.path
+            lines.append(f"{_inline(path)}:")
+        lines += _match(match)
+    if reply.truncated:
+        lines.append("truncated: raise limit, or search a part: one notebook, a cell type, a longer query")
+    return "\n".join([*lines, *(f"note: {_inline(note)}" for note in reply.notes or [])])
+
+
+@render.register
+def _(reply: NotebookInfo) -> str:
+    plain = {"path", "revision", "size", "modified", "kernel_name", "language"}
+    lines = _header(reply.model_dump(exclude_none=True, include=plain))
+    lines.append(f"nbformat: {reply.nbformat}.{reply.nbformat_minor}")
+    if reply.metadata:
+        lines.append(f"metadata: {_inline(reply.metadata)}")
+    kinds = ", ".join(f"{number} {kind}" for kind, number in reply.cells_by_type.items())
+    lines.append(f"cells: {reply.cell_count}" + (f" ({kinds})" if kinds else ""))
+    if reply.outline:
+        lines.append(f"headings: {len(reply.outline)} of {reply.headings}")
+    lines += [f"{'  ' * (row.level - 1)}- {_name(row.index, row.id)} {row.text}" for row in reply.outline]
+    lines.append("parameters:" if reply.parameters else "parameters: none")
+    for parameter in reply.parameters:
+        kind = f": {one_line(parameter.type, 80)}" if parameter.type else ""
+        told = f" · {one_line(parameter.help, 200)}" if parameter.help else ""
+        lines.append(f"- {one_line(parameter.name, 100)}{kind} = {one_line(parameter.default, 200)}{told}")
+    if reply.papermill is not None:
+        facts = reply.papermill.model_dump(exclude_none=True)
+        lines.append("last papermill run: " + " · ".join(f"{key} {_inline(value)}" for key, value in facts.items()))
+    lines.append("problems:" if reply.problems else "problems: none")
+    return "\n".join([*lines, *(f"- {_inline(problem)}" for problem in reply.problems)])
+
+
+def _match(match: Match) -> list[str]:
+    where = f"output {match.output} line" if match.output is not None else "line"
+    name = f"{_name(match.index, match.id)} · {match.cell_type} · {where} {match.line}"
+    before, after = match.context or ("", "")
+    beside = [f"    {line}" for line in (before, after)]
+    shown = [f"- {name}: {match.text}"]
+    return [*([beside[0]] if before else []), *shown, *([beside[1]] if after else [])]
 
 
 @render.register
@@ -162,7 +249,8 @@ def _cell(cell: CellView) -> str:
     if cell.execution_count is not None:
         facts += f" · In [{cell.execution_count}]"
     if cell.truncated:
-        facts += " · cut: pass this cell alone with a larger max_chars for the whole"
+        left = f"{cell.omitted_chars} characters of the source left out" if cell.omitted_chars else "cut"
+        facts += f" · {left}: pass this cell alone with a larger max_chars for the whole"
     lines = [f"cell {_name(cell.index, cell.id)} · {facts}"]
     lines += _fenced(cell.source)
     return "\n".join(lines + _outputs(cell.outputs))
@@ -177,9 +265,18 @@ def _facts(cell: CellView | SourceView) -> str:
 
 def _outline(rows: Iterable[OutlineRow], *, marked: int | None = None) -> list[str]:
     return [
-        f"{'>' if row.index == marked else '-'} {_name(row.index, row.id)} · {row.cell_type} · {row.first_line}"
+        f"{'>' if row.index == marked else '-'} {_name(row.index, row.id)} · {_kind(row)} · {row.first_line}"
         for row in rows
     ]
+
+
+def _kind(row: OutlineRow) -> str:
+    facts = [one_line(row.cell_type, 40) or "unknown type"]
+    if row.lines is not None:
+        facts.append(count_noun(row.lines, "line"))
+    if row.outputs:
+        facts.append(count_noun(row.outputs, "output"))
+    return ", ".join(facts)
 
 
 def _outputs(outputs: list[OutputView] | None) -> list[str]:

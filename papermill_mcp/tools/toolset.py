@@ -15,12 +15,12 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
-from mcp.server.mcpserver import Context
+from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.mcpserver.resolve import Resolve
 from mcp.server.mcpserver.tools import Tool
 from mcp.server.mcpserver.utilities.func_metadata import FuncMetadata
-from mcp_types import CallToolResult, ImageContent, TextContent, ToolAnnotations
+from mcp_types import CallToolResult, ImageContent, InputRequiredResult, TextContent, ToolAnnotations
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from papermill_mcp.config import Config
@@ -28,7 +28,9 @@ from papermill_mcp.errors import InvalidArgumentError, ServerError, UnknownArgum
 from papermill_mcp.services import Services
 from papermill_mcp.services.execution_service import ExecutionService, Progress
 from papermill_mcp.services.kernel_service import KernelService
+from papermill_mcp.services.notebook_catalogue import NotebookCatalogue
 from papermill_mcp.services.notebook_service import NotebookService
+from papermill_mcp.services.run_service import RunService
 from papermill_mcp.tools.replies import render
 from papermill_mcp.utils.text_utils import safe_utf8
 
@@ -62,6 +64,8 @@ class Hints:
 
 #: Looks, changes nothing.
 READS = Hints(read_only=True, idempotent=True)
+#: Looks into a kernel, which calls the `repr` of the user's values.
+LOOKS_INSIDE = Hints(read_only=True, idempotent=True, runs_code=True)
 #: Adds to a notebook; what is there stays.
 ADDS = Hints(writes_files=True)
 #: May replace a notebook or a part of one.
@@ -81,6 +85,10 @@ async def _notebooks(ctx: Context[Services]) -> NotebookService:
     return ctx.request_context.lifespan_context.notebooks
 
 
+async def _catalogue(ctx: Context[Services]) -> NotebookCatalogue:
+    return ctx.request_context.lifespan_context.catalogue
+
+
 async def _kernels(ctx: Context[Services]) -> KernelService:
     return ctx.request_context.lifespan_context.kernels
 
@@ -89,13 +97,19 @@ async def _executions(ctx: Context[Services]) -> ExecutionService:
     return ctx.request_context.lifespan_context.executions
 
 
+async def _runs(ctx: Context[Services]) -> RunService:
+    return ctx.request_context.lifespan_context.runs
+
+
 async def _progress(ctx: Context[Services]) -> Progress:
     return ctx.report_progress
 
 
 Notebooks = Annotated[NotebookService, Resolve(_notebooks)]
+Catalogue = Annotated[NotebookCatalogue, Resolve(_catalogue)]
 Kernels = Annotated[KernelService, Resolve(_kernels)]
 Executions = Annotated[ExecutionService, Resolve(_executions)]
+Runs = Annotated[RunService, Resolve(_runs)]
 ReportProgress = Annotated[Progress, Resolve(_progress)]
 
 NotebookPath = Annotated[
@@ -169,6 +183,29 @@ class ServiceTool(Tool):
                     "outcome": outcome,
                 },
             )
+
+
+class NotebookServer(MCPServer[Services]):
+    """The SDK's server, with an answer of ours to a tool that is not there: the SDK repeats the name, however long."""
+
+    def __init__(self, name: str, *, tools: list[Tool], **options: Any) -> None:
+        super().__init__(name, tools=tools, **options)
+        self._names = [tool.name for tool in tools]
+
+    async def call_tool(
+        self, name: str, arguments: dict[str, Any], context: Context[Services, Any] | None = None
+    ) -> CallToolResult | InputRequiredResult:
+        """Call a tool by name."""
+        if name in self._names:
+            return await super().call_tool(name, arguments, context)
+        known = self._names
+        near = nearest(name[:100], known)
+        error = InvalidArgumentError(
+            f"there is no tool {name[:100]!r}" + (f"; did you mean {near!r}?" if near else ""),
+            allowed=f"the tools: {listed(known, limit=60)}",
+            state="nothing was done",
+        )
+        return CallToolResult(content=[_text(str(error))], is_error=True)
 
 
 @dataclass(frozen=True)

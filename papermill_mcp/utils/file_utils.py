@@ -17,10 +17,12 @@ import hashlib
 import os
 import secrets
 import stat
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 from papermill_mcp.errors import (
     AlreadyExistsError,
@@ -36,6 +38,8 @@ from papermill_mcp.errors import (
 SETTLED_NS = 2_000_000_000
 """A file looked at this soon after a change may change again within one tick of its clock, and look the same."""
 
+_DIGESTED_AT_ONCE = 1_000_000  # bytes
+
 _UNCHANGED = "The file is unchanged"
 _NOT_READ = "Nothing was read"
 
@@ -47,6 +51,7 @@ _O_CLOEXEC = getattr(os, "O_CLOEXEC", 0)
 _O_BINARY = getattr(os, "O_BINARY", 0)
 _READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | _O_CLOEXEC | _O_NOFOLLOW | _O_BINARY
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _O_CLOEXEC | _O_NOFOLLOW | _O_BINARY
+_LIST = os.O_RDONLY | _O_DIRECTORY | _O_CLOEXEC
 _DESCEND = (_O_PATH or os.O_RDONLY) | _O_DIRECTORY | _O_NOFOLLOW | _O_CLOEXEC
 
 _BY_DESCRIPTOR = bool(_O_DIRECTORY) and {os.open, os.stat, os.unlink, os.rename, os.mkdir} <= os.supports_dir_fd
@@ -89,13 +94,45 @@ class FileStamp:
         )
 
 
+class _Digest:
+    """The digest of some bytes, made beside other work: for a large file it takes as long as reading it."""
+
+    def __init__(self, data: bytes) -> None:
+        self._thread: threading.Thread | None = None
+        self._made = ""
+        if len(data) < _DIGESTED_AT_ONCE:
+            self._made = revision_of(data)
+            return
+
+        def make() -> None:
+            self._made = revision_of(data)
+
+        try:
+            thread = threading.Thread(target=make, name="digest", daemon=True)
+            thread.start()
+            self._thread = thread
+        except RuntimeError:  # no more threads
+            make()
+
+    def value(self) -> str:
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        return self._made
+
+
 @dataclass(frozen=True)
 class FileContent:
     """One version of a file."""
 
     data: bytes
     stamp: FileStamp
-    revision: str
+    digest: _Digest = field(compare=False, repr=False)
+
+    @property
+    def revision(self) -> str:
+        """The digest that names the bytes."""
+        return self.digest.value()
 
 
 def revision_of(data: bytes) -> str:
@@ -121,7 +158,7 @@ def read_file(path: Path, *, max_bytes: int, shown: str) -> FileContent:
     """
     with _Parent.of(path.parent, shown, _NOT_READ) as parent, _reported(shown, "read", _NOT_READ):
         data, stamp = _read(parent, path.name, max_bytes, shown)
-    return FileContent(data, stamp, revision_of(data))
+    return FileContent(data, stamp, _Digest(data))
 
 
 def write_file(
@@ -161,7 +198,7 @@ def write_file(
             status = _status(parent, path.name, shown)
             _check_target(parent, path.name, status, shown, expected=expected, overwrite=overwrite)
             if expected is not None and data == expected.data and status is not None:
-                return FileContent(data, FileStamp.of(status), expected.revision)
+                return FileContent(data, FileStamp.of(status), expected.digest)
         return _save(parent, path.name, data, status, shown, expected=expected, overwrite=overwrite, durable=durable)
 
 
@@ -169,6 +206,48 @@ def make_directory(path: Path, *, shown: str) -> None:
     """Make a directory and the missing ones above it. One that exists is fine."""
     with _Parent.of(path, shown, "Nothing was written", create=True):
         pass
+
+
+@dataclass(slots=True)
+class Entry:
+    """What a directory says of one name in it. Links are not followed."""
+
+    name: str
+    kind: Literal["file", "directory", "link", "other"]
+    size: int = 0
+    mtime_ns: int = 0
+
+
+def list_directory(path: Path, *, shown: str, suffix: str, limit: int) -> tuple[list[Entry], bool]:
+    """The directories, links and files with `suffix` in a directory, by name, and whether there are more.
+
+    Looks at `limit` names at most. Other files are left out, and so are files that go away meanwhile.
+
+    Raises:
+        NotFoundError, PermissionDeniedError, PathNotAllowedError: as the system says.
+    """
+    found: list[Entry] = []
+    with _Parent.of(path, shown, _NOT_READ) as parent, _reported(shown, "open the directory", _NOT_READ):
+        # A descriptor made with O_PATH cannot be listed.
+        own = None if parent.descriptor is None else os.open(".", _LIST, dir_fd=parent.descriptor)
+        try:
+            with os.scandir(path if own is None else own) as entries:
+                for number, entry in enumerate(entries):
+                    if number >= limit:
+                        return sorted(found, key=lambda entry: entry.name), True
+                    if entry.is_symlink():
+                        found.append(Entry(entry.name, "link"))
+                    elif entry.is_dir(follow_symlinks=False):
+                        found.append(Entry(entry.name, "directory"))
+                    elif entry.name.lower().endswith(suffix):
+                        with contextlib.suppress(FileNotFoundError):
+                            status = entry.stat(follow_symlinks=False)
+                            kind: Literal["file", "other"] = "file" if stat.S_ISREG(status.st_mode) else "other"
+                            found.append(Entry(entry.name, kind, status.st_size, status.st_mtime_ns))
+        finally:
+            if own is not None:
+                os.close(own)
+    return sorted(found, key=lambda entry: entry.name), False
 
 
 class _Parent:
@@ -188,7 +267,8 @@ class _Parent:
             yield cls(path, descriptor)
         finally:
             if descriptor is not None:
-                os.close(descriptor)
+                with contextlib.suppress(OSError):  # nothing was written through it, so nothing can be lost
+                    os.close(descriptor)
 
     def at(self, name: str) -> str | Path:
         return name if self.descriptor is not None else self.path / name
@@ -353,6 +433,7 @@ def _save(
     durable: bool,
 ) -> FileContent:
     temporary = f".{secrets.token_hex(8)}.tmp"
+    digest = _Digest(data)
     exists = False  # the temporary file
     try:
         with _reported(shown, "make a temporary file", _UNCHANGED):
@@ -389,7 +470,7 @@ def _save(
         in_place = "The new version is in place, but may not survive a power cut"
         with _reported(shown, "flush the directory", in_place):
             _sync_directory(parent)
-    return FileContent(data, _stamp_of_saved(parent, name, written), revision_of(data))
+    return FileContent(data, _stamp_of_saved(parent, name, written), digest)
 
 
 def _stamp_of_saved(parent: _Parent, name: str, written: FileStamp) -> FileStamp:

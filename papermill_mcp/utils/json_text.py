@@ -358,7 +358,9 @@ def spliced(text: str, changed: Mapping[str, Any], dropped: Collection[str], sty
             text[member.value_end : comma],
         )
         if member.key in changed and last_of[member.key] == position:
-            written = _member_style(own, usual).dump(changed[member.key], line_of(entry.before) or usual)
+            old = text[member.value_start : member.value_end]
+            line_here = line_of(entry.before) or usual
+            written = _rewritten(old, member.value, changed[member.key], _member_style(own, usual), line_here)
             entry.body = text[member.key_start : member.value_start] + written
         entries.append(entry)
         start = comma + 1
@@ -378,6 +380,14 @@ def spliced(text: str, changed: Mapping[str, Any], dropped: Collection[str], sty
         put(entries, place, entry, gaps)
     body = ",".join(f"{entry.before}{entry.body}{entry.after}" for entry in entries)
     return f"{text[: at + 1]}{body}{text[end - 1 :]}"
+
+
+def _rewritten(text: str, old: object, new: Any, style: Style, line: str) -> str:
+    """A value in the place of another. Of an object that stays an object, only what changed is written anew."""
+    if not isinstance(old, Mapping) or not isinstance(new, Mapping) or not old.keys() & new.keys():
+        return style.dump(new, line)
+    changed = {key: value for key, value in new.items() if key not in old or not same(old[key], value)}
+    return spliced(text, changed, old.keys() - new.keys(), style, line)
 
 
 def _gap_start(text: str, member: Member, at: int) -> int:

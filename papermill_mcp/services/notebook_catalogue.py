@@ -1,0 +1,503 @@
+"""Finding notebooks and telling about them: lists, searches, and what one is like. Reads only."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal, Protocol, TypeVar
+
+from pydantic import BaseModel, Field, WithJsonSchema
+
+from papermill_mcp.config import Config
+from papermill_mcp.core.document import NotebookCell, NotebookDocument
+from papermill_mcp.core.notebook_check import find_problems
+from papermill_mcp.core.notebook_text import joined
+from papermill_mcp.errors import ExecutionTimeoutError, InvalidArgumentError, ServerError
+from papermill_mcp.services.notebook_service import NotebookService, OpenNotebook
+from papermill_mcp.services.notebook_view import Result, headings, short_metadata
+from papermill_mcp.services.notebook_walk import FoundNotebook, Walk, walk
+from papermill_mcp.services.workspace import Workspace
+from papermill_mcp.utils.file_utils import read_file
+from papermill_mcp.utils.regex_search import BadPatternError, RegexSearch, RegexTimeoutError
+from papermill_mcp.utils.text_utils import clean_text, count_noun, one_line
+
+_LIST_SECONDS = 4.0  # for opening the files of a page
+_SEARCH_SECONDS = 15.0
+_REGEX_SECONDS = 5.0  # for one notebook
+_CHECK_SECONDS = 3.0
+_LINE_CHARS = 200  # of a line that matches
+_CONTEXT_CHARS = 120  # of the lines beside it
+_FOLDED_CHARS = 1_000_000  # of a line, at a time: longer ones would hold up other threads
+_BATCH_CHARS = 4_000_000
+_HEADINGS = 100
+_PARAMETER_CHARS = 20_000  # papermill looks for parameters with patterns that are slow for long lines
+_PARAMETER_LINE_CHARS = 1000
+_PROBLEM_CHARS = 400
+_TEXT_TYPES = ("text/plain", "text/markdown", "text/latex")
+
+_T = TypeVar("_T")
+_Rows = WithJsonSchema({"type": "array", "items": {"type": "object"}})
+_Object = WithJsonSchema({"type": "object"})
+
+
+class ListedNotebook(BaseModel):
+    """A notebook in a list."""
+
+    path: str
+    name: str
+    size: int
+    modified: str
+    kernel_name: str | None = None
+    language: str | None = None
+    cell_count: int | None = None
+    problem: str | None = None
+
+
+class NotebookList(Result):
+    """A page of the notebooks in a directory."""
+
+    directory: str
+    notebooks: Annotated[list[ListedNotebook], _Rows]
+    count: int
+    """All that were found, on whatever page."""
+    next_cursor: str | None = None
+    notes: list[str] | None = None
+
+
+class Match(BaseModel):
+    """A line that matches."""
+
+    path: str
+    index: int
+    id: str | None = None
+    cell_type: str
+    output: int | None = None
+    """Which output of the cell; None: the source."""
+    line: int
+    text: str
+    context: list[str] | None = None
+    """The lines before and after it."""
+
+
+class SearchResult(Result):
+    """The lines that were found."""
+
+    query: str
+    matches: Annotated[list[Match], _Rows]
+    total: int
+    truncated: bool
+    searched: int
+    """Notebooks."""
+    notes: list[str] | None = None
+
+
+class Heading(BaseModel):
+    """A Markdown heading."""
+
+    index: int
+    id: str | None = None
+    level: int
+    text: str
+
+
+class ParameterView(BaseModel):
+    """A parameter of a notebook."""
+
+    name: str
+    default: str
+    type: str | None = None
+    help: str | None = None
+
+
+class LastRun(BaseModel):
+    """What papermill has written down of its last run."""
+
+    status: Literal["completed", "failed", "unfinished"]
+    started: str | None = None
+    duration: float | None = None
+    failed_cell: int | None = None
+    parameters: dict[str, Any] | None = None
+
+
+class NotebookInfo(Result):
+    """What a notebook is like, without its cells."""
+
+    path: str
+    revision: str
+    size: int
+    modified: str
+    nbformat: int
+    nbformat_minor: int
+    kernel_name: str | None = None
+    language: str | None = None
+    metadata: Annotated[dict[str, Any], _Object] = Field(default_factory=dict)
+    cell_count: int
+    cells_by_type: Annotated[dict[str, int], _Object]
+    outline: Annotated[list[Heading], _Rows]
+    headings: int
+    """All there are; `outline` has the first ones."""
+    parameters: Annotated[list[ParameterView], _Rows]
+    papermill: Annotated[LastRun | None, _Object] = None
+    problems: list[str]
+
+
+@dataclass(frozen=True)
+class _Text:
+    """A text that is searched: a source or the text of an output."""
+
+    cell: int
+    output: int | None
+    text: str
+
+
+class _Matcher(Protocol):
+    async def lines(self, texts: Sequence[str], *, keep: int) -> tuple[list[tuple[int, int]], int]: ...
+
+
+class NotebookCatalogue:
+    """Lists, searches and describes notebooks. Every path passes through the workspace first."""
+
+    def __init__(self, config: Config, workspace: Workspace, notebooks: NotebookService) -> None:
+        self._config = config
+        self._workspace = workspace
+        self._notebooks = notebooks
+
+    async def list(
+        self,
+        directory: str = ".",
+        *,
+        recursive: bool = False,
+        pattern: str = "*.ipynb",
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> NotebookList:
+        """A page of the notebooks in a directory, in the order of their paths.
+
+        Args:
+            pattern: of the names, as shells have them.
+            cursor: the path after which the page begins.
+
+        Raises:
+            PathNotAllowedError, NotFoundError, PermissionDeniedError: of the directory. What is wrong with a file is
+                told beside it.
+        """
+        top = self._workspace.directory(directory)
+
+        def find() -> NotebookList:
+            found = walk(top, self._workspace, recursive=recursive, pattern=pattern)
+            after = None if cursor is None else _parts(cursor)
+            begun = [one for one in found.found if after is None or _parts(one.shown) > after]
+            deadline = time.monotonic() + _LIST_SECONDS
+            rows: list[ListedNotebook] = []
+            for one in begun[:limit]:
+                if rows and time.monotonic() > deadline:  # the page ends here; the cursor goes on
+                    break
+                rows.append(self._row(one))
+            return NotebookList(
+                directory=self._workspace.shown(top),
+                notebooks=rows,
+                count=len(found.found),
+                next_cursor=rows[-1].path if len(rows) < len(begun) else None,
+                notes=found.notes() or None,
+            )
+
+        return await asyncio.to_thread(find)
+
+    def _row(self, found: FoundNotebook) -> ListedNotebook:
+        row = ListedNotebook(path=found.shown, name=found.name, size=found.size, modified=_time(found.mtime_ns))
+        try:
+            document = self._document(found.shown)
+        except ServerError as error:
+            row.problem = str(error)[:_PROBLEM_CHARS]
+            return row
+        row.kernel_name = document.kernel_name
+        row.language = document.language
+        row.cell_count = len(document.cells)
+        return row
+
+    def _document(self, shown: str) -> NotebookDocument:
+        file = self._workspace.notebook(shown)
+        content = read_file(file, max_bytes=self._config.max_notebook_bytes, shown=shown)
+        return NotebookDocument.parse(content.data, shown=shown)
+
+    async def search(
+        self,
+        query: str,
+        directory: str = ".",
+        *,
+        regex: bool = False,
+        cell_types: Sequence[str] | None = None,
+        where: Literal["source", "outputs", "both"] = "source",
+        limit: int = 50,
+    ) -> SearchResult:
+        """The lines of notebooks that hold a text, in whatever case, or match a regular expression.
+
+        Args:
+            directory: searched with all below it; or one notebook.
+
+        Raises:
+            InvalidArgumentError: the query is empty, or no regular expression.
+            ExecutionTimeoutError: the regular expression took too long.
+        """
+        if not query or "\n" in query:
+            raise InvalidArgumentError("query is empty or has a line end", allowed="lines are searched one by one")
+        found = await self._places(directory)
+        result = SearchResult(query=query, matches=[], total=0, truncated=False, searched=0)
+        notes = found.notes()
+        deadline = time.monotonic() + _SEARCH_SECONDS
+        problems = 0
+        async with self._matcher(query, regex=regex) as matcher:
+            for number, one in enumerate(found.found):
+                if time.monotonic() > deadline:
+                    notes.append(f"{count_noun(len(found.found) - number, 'notebook')} not searched: it took too long")
+                    break
+                try:
+                    document = await asyncio.to_thread(self._document, one.shown)
+                except ServerError:
+                    problems += 1
+                    continue
+                try:
+                    await self._search_one(document, one.shown, matcher, result, cell_types, where, limit)
+                except RegexTimeoutError:
+                    raise ExecutionTimeoutError(
+                        f"the regular expression took too long on {one.shown}",
+                        allowed=f"{_REGEX_SECONDS:g} s for a notebook",
+                        state="the search was stopped",
+                        advice="write it without nested repeats such as (a+)+, or search for a text",
+                    ) from None
+                result.searched += 1
+        if problems:
+            notes.append(f"{count_noun(problems, 'notebook')} could not be read: list_notebook_files tells why")
+        result.truncated = result.total > len(result.matches)
+        result.notes = notes or None
+        return result
+
+    async def _places(self, directory: str) -> Walk:
+        if directory.lower().endswith(".ipynb"):
+            with contextlib.suppress(ServerError):
+                if (file := self._workspace.notebook(directory)).is_file():
+                    return Walk([FoundNotebook(file.parent, file.name, self._workspace.shown(file))])
+        top = self._workspace.directory(directory)
+        return await asyncio.to_thread(walk, top, self._workspace, recursive=True)
+
+    @asynccontextmanager
+    async def _matcher(self, query: str, *, regex: bool) -> AsyncIterator[_Matcher]:
+        if not regex:
+            yield _PlainText(query)
+            return
+        try:
+            async with RegexSearch.opened(
+                query, seconds=_REGEX_SECONDS, total_seconds=_SEARCH_SECONDS + 2 * _REGEX_SECONDS
+            ) as search:
+                yield search
+        except BadPatternError as error:
+            raise InvalidArgumentError(
+                f"query is no regular expression: {error}",
+                allowed="the syntax of Python's re",
+                state="nothing was done",
+            ) from None
+
+    async def _search_one(
+        self,
+        document: NotebookDocument,
+        shown: str,
+        matcher: _Matcher,
+        result: SearchResult,
+        cell_types: Sequence[str] | None,
+        where: str,
+        limit: int,
+    ) -> None:
+        def batches() -> list[tuple[list[_Text], list[str]]]:
+            return [(batch, [text.text for text in batch]) for batch in _batches(_texts(document, cell_types, where))]
+
+        for batch, texts in await asyncio.to_thread(batches):
+            lines, number = await matcher.lines(texts, keep=limit - len(result.matches))
+            result.total += number
+            for place, line in lines:
+                result.matches.append(_match(document, shown, batch[place], line))
+
+    async def info(self, path: str) -> NotebookInfo:
+        """What a notebook is like: headings, parameters, the last run by papermill, and what is wrong with it.
+
+        Raises:
+            ServerError: it cannot be read at all, as for `NotebookService.open`.
+        """
+        notebook = await self._notebooks.open(path)
+        return await asyncio.to_thread(_info, notebook)
+
+
+class _PlainText:
+    """Finds a text in lines, in whatever case."""
+
+    def __init__(self, query: str) -> None:
+        self._query = query.casefold()
+        self._overlap = 4 * len(query)  # folding may make a text three times as long
+
+    async def lines(self, texts: Sequence[str], *, keep: int) -> tuple[list[tuple[int, int]], int]:
+        return await asyncio.to_thread(self._find, texts, keep)
+
+    def _find(self, texts: Sequence[str], keep: int) -> tuple[list[tuple[int, int]], int]:
+        found: list[tuple[int, int]] = []
+        number = 0
+        for place, text in enumerate(texts):
+            if not self._in(text):
+                continue
+            for line, content in enumerate(text.split("\n")):
+                if self._in(content):
+                    number += 1
+                    if len(found) < keep:
+                        found.append((place, line))
+        return found, number
+
+    def _in(self, text: str) -> bool:
+        if len(text) <= _FOLDED_CHARS:
+            return self._query in text.casefold()
+        starts = range(0, len(text), _FOLDED_CHARS)
+        return any(self._query in text[at : at + _FOLDED_CHARS + self._overlap].casefold() for at in starts)
+
+
+def _texts(document: NotebookDocument, cell_types: Sequence[str] | None, where: str) -> Iterator[_Text]:
+    for index, cell in enumerate(document.cells):
+        if cell_types and cell.cell_type not in cell_types:
+            continue
+        if where != "outputs":
+            yield _Text(index, None, cell.source)
+        if where != "source" and cell.cell_type == "code":
+            for number, output in enumerate(cell.outputs):
+                for text in _output_texts(output):
+                    yield _Text(index, number, clean_text(text))
+
+
+def _output_texts(output: dict[str, Any]) -> Iterator[str]:
+    kind = output.get("output_type")
+    if kind == "stream":
+        yield joined(output.get("text"))
+    elif kind == "error":
+        traceback = output.get("traceback")
+        lines = [line for line in traceback if isinstance(line, str)] if isinstance(traceback, list) else []
+        yield "\n".join(lines) or f"{joined(output.get('ename'))}: {joined(output.get('evalue'))}"
+    elif isinstance(data := output.get("data"), dict):
+        for mime in _TEXT_TYPES:
+            if mime in data:
+                yield joined(data[mime])
+
+
+def _batches(texts: Iterable[_Text]) -> Iterator[list[_Text]]:
+    batch: list[_Text] = []
+    size = 0
+    for text in texts:
+        batch.append(text)
+        size += len(text.text)
+        if size > _BATCH_CHARS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _match(document: NotebookDocument, shown: str, found: _Text, line: int) -> Match:
+    cell = document.cells[found.cell]
+    start = 0
+    for _ in range(line):
+        start = found.text.find("\n", start) + 1
+    end = found.text.find("\n", start)
+    before = found.text[found.text.rfind("\n", 0, max(start - 1, 0)) + 1 : max(start - 1, 0)] if line else ""
+    rest = found.text[end + 1 : end + 1 + 2000].partition("\n")[0] if end >= 0 else ""
+    context = [one_line(text, _CONTEXT_CHARS) for text in (before[:2000], rest)]
+    return Match(
+        path=shown,
+        index=found.cell,
+        id=cell.cell_id,
+        cell_type=cell.cell_type,
+        output=found.output,
+        line=line + 1,
+        text=one_line(found.text[start : end if end >= 0 else None], _LINE_CHARS),
+        context=context if any(context) else None,
+    )
+
+
+def _info(notebook: OpenNotebook) -> NotebookInfo:
+    document = notebook.document
+    assert notebook.content is not None
+    rows, number = headings(document, limit=_HEADINGS)
+    problems = find_problems(document, seconds=_CHECK_SECONDS)
+    return NotebookInfo(
+        path=notebook.shown,
+        revision=notebook.revision,
+        size=len(notebook.content.data),
+        modified=_time(notebook.content.stamp.mtime_ns),
+        nbformat=document.nbformat,
+        nbformat_minor=document.nbformat_minor,
+        kernel_name=document.kernel_name,
+        language=document.language,
+        metadata=short_metadata({key: value for key, value in document.metadata.items() if key != "papermill"}),
+        cell_count=len(document.cells),
+        cells_by_type=dict(Counter(one_line(cell.cell_type, 40) or "none" for cell in document.cells).most_common(20)),
+        outline=[Heading(index=at, id=cell_id, level=level, text=text) for at, cell_id, level, text in rows],
+        headings=number,
+        parameters=_parameters(document, problems),
+        papermill=_last_run(document),
+        problems=[clean_text(problem)[:_PROBLEM_CHARS] for problem in problems],
+    )
+
+
+def _parameters(document: NotebookDocument, problems: list[str]) -> list[ParameterView]:
+    cell = next((cell for cell in document.cells if "parameters" in cell.tags), None)
+    if cell is None:
+        return []
+    source = cell.source
+    if len(source) > _PARAMETER_CHARS or max(map(len, source.split("\n"))) > _PARAMETER_LINE_CHARS:
+        problems.append("the parameters are not listed: their cell is too long")
+        return []
+    from papermill_mcp.core.papermill_executor import inspect_parameters  # noqa: PLC0415 - half a second
+
+    language = document.language or ""
+    try:
+        found, inspected = inspect_parameters(document, document.kernel_name or language, language)
+    except Exception as error:  # papermill evaluates nothing, but its patterns meet the texts of others
+        problems.append(f"the parameters are not listed: {type(error).__name__}: {error}")
+        return []
+    if not inspected:
+        problems.append(f"papermill cannot tell the parameters of {language or 'a notebook without language'}")
+    return [
+        ParameterView(name=one.name, default=one.default, type=one.type_name, help=one.help or None) for one in found
+    ]
+
+
+def _last_run(document: NotebookDocument) -> LastRun | None:
+    run = document.metadata.get("papermill")
+    if not isinstance(run, dict) or not (run.get("start_time") or run.get("duration")):
+        return None
+    failed = next((index for index, cell in enumerate(document.cells) if _failed(cell)), None)
+    ended = isinstance(run.get("end_time"), str)
+    status: Literal["completed", "failed", "unfinished"] = "completed" if ended else "unfinished"
+    if failed is not None or run.get("exception"):
+        status = "failed"
+    duration, parameters, started = (run.get(key) for key in ("duration", "parameters", "start_time"))
+    return LastRun(
+        status=status,
+        started=started[:40] if isinstance(started, str) else None,
+        duration=float(duration) if isinstance(duration, int | float) else None,
+        failed_cell=failed,
+        parameters=short_metadata(parameters) if isinstance(parameters, dict) and parameters else None,
+    )
+
+
+def _failed(cell: NotebookCell) -> bool:
+    metadata = cell.data.get("metadata")
+    run = metadata.get("papermill") if isinstance(metadata, dict) else None
+    return isinstance(run, dict) and (run.get("exception") is True or run.get("status") == "failed")
+
+
+def _parts(shown: str) -> tuple[str, ...]:
+    return tuple(shown.split("/"))
+
+
+def _time(nanoseconds: int) -> str:
+    return datetime.fromtimestamp(nanoseconds / 1e9, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -1,0 +1,283 @@
+"""How a notebook is shown: pages of cells, outlines, and the selections that name cells."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, WithJsonSchema
+
+from papermill_mcp.core.document import NotebookCell, NotebookDocument
+from papermill_mcp.errors import CellNotFoundError, InvalidArgumentError
+from papermill_mcp.services.output_view import OutputBudget, OutputView, ShownImage, show_outputs, summarise_outputs
+from papermill_mcp.utils.text_utils import one_line
+
+_SELECTION_CHARS = 20_000
+_TITLE_CHARS = 80
+
+
+class OutlineRow(BaseModel):
+    """One cell in a line."""
+
+    index: int
+    id: str | None = None
+    cell_type: str
+    first_line: str
+    lines: int | None = None
+    outputs: int | None = None
+
+
+class Result(BaseModel):
+    """A result whose output schema costs few tokens: it names what there may be, not what there must be."""
+
+    model_config = ConfigDict(json_schema_extra=lambda schema: schema.pop("required", None) and None)
+
+
+# A schema that says no more than this: the shape of a row would cost every client more than it tells.
+Outline = Annotated[list[OutlineRow], WithJsonSchema({"type": "array", "items": {"type": "object"}})]
+
+
+class CellView(BaseModel):
+    """One cell as it is shown."""
+
+    index: int
+    id: str | None = None
+    cell_type: str
+    source: str
+    execution_count: int | None = None
+    tags: list[str] | None = None
+    outputs: list[OutputView] | None = None
+    truncated: bool = False
+    omitted_chars: int | None = None
+    """Of the source, when it alone is larger than a page."""
+
+
+class NotebookView(BaseModel):
+    """A notebook, or a page of it: cells, or rows of an outline."""
+
+    path: str
+    revision: str
+    nbformat: int
+    nbformat_minor: int
+    kernel_name: str | None = None
+    language: str | None = None
+    metadata: dict[str, Any] = Field(default_factory=dict)
+    cell_count: int
+    cells: list[CellView]
+    outline: list[OutlineRow] | None = None
+    next_cells: str | None = None
+    cells_left: int | None = None
+    note: str | None = None
+    _images: list[ShownImage] = PrivateAttr(default_factory=list)
+
+
+class SourceView(BaseModel):
+    """A cell without what it put out."""
+
+    index: int
+    id: str | None = None
+    cell_type: str
+    source: str
+    tags: list[str] | None = None
+    metadata: dict[str, Any] | None = None
+
+
+def page(
+    document: NotebookDocument, chosen: Sequence[int], outputs: str, budget: OutputBudget
+) -> tuple[list[CellView], list[ShownImage], list[int]]:
+    """Cells until the budget ends, the images among them, and the indexes that did not fit.
+
+    Sources are shown whole, but for a first cell that is larger than the budget: a page that shows nothing would repeat
+    itself for ever.
+    """
+    shown: list[CellView] = []
+    images: list[ShownImage] = []
+    for number, index in enumerate(chosen):
+        cell = document.cells[index]
+        if shown and (budget.chars <= 0 or len(cell.source) > budget.chars):
+            return shown, images, list(chosen[number:])
+        view = cell_view(cell, index)
+        if len(view.source) > budget.chars:
+            view.omitted_chars = len(view.source) - budget.chars
+            view.source = view.source[: budget.chars]
+            view.truncated = True
+        budget.chars -= len(view.source)
+        if outputs == "summary":
+            view.outputs = summarise_outputs(cell.outputs) or None
+            budget.chars = max(0, budget.chars - sum(len(o.text or "") + len(o.note or "") for o in view.outputs or []))
+        elif outputs == "full":
+            views, found = show_outputs(cell.outputs, budget, label=f"cell {index}")
+            view.outputs = views or None
+            view.truncated = view.truncated or any(output.omitted_chars for output in views)
+            images.extend(found)
+        budget.chars = max(0, budget.chars - _CELL_HEADER_CHARS)
+        shown.append(view)
+    return shown, images, []
+
+
+#: What the line above a cell takes, about. Without it, 20,000 empty cells would fit into any page.
+_CELL_HEADER_CHARS = 40
+
+
+def outline_page(
+    document: NotebookDocument, chosen: Sequence[int], max_chars: int
+) -> tuple[list[OutlineRow], list[int]]:
+    """Rows until the budget of characters ends, and the indexes that did not fit."""
+    rows: list[OutlineRow] = []
+    for number, index in enumerate(chosen):
+        row = outline_row(document.cells[index], index, sizes=True)
+        max_chars -= len(row.first_line) + _CELL_HEADER_CHARS
+        if rows and max_chars < 0:
+            return rows, list(chosen[number:])
+        rows.append(row)
+    return rows, []
+
+
+def cell_view(cell: NotebookCell, index: int) -> CellView:
+    """A cell without its outputs."""
+    count = cell.data.get("execution_count")
+    return CellView(
+        index=index,
+        id=cell.cell_id,
+        cell_type=cell.cell_type,
+        source=cell.source,
+        execution_count=count if isinstance(count, int) else None,
+        tags=cell.tags or None,
+    )
+
+
+def source_view(cell: NotebookCell, index: int, *, metadata: bool = False) -> SourceView:
+    """A cell as an edit shows it."""
+    view = SourceView(
+        index=index, id=cell.cell_id, cell_type=cell.cell_type, source=cell.source, tags=cell.tags or None
+    )
+    found = cell.data.get("metadata")
+    if metadata and isinstance(found, dict):
+        view.metadata = {key: value for key, value in found.items() if key != "tags"} or None
+    return view
+
+
+def outline_row(cell: NotebookCell, index: int, *, sizes: bool = False) -> OutlineRow:
+    """A cell in a line; with `sizes`, the number of its lines and outputs too."""
+    source = cell.source
+    row = OutlineRow(index=index, id=cell.cell_id, cell_type=cell.cell_type, first_line=one_line(source, _TITLE_CHARS))
+    if sizes:
+        row.lines = source.count("\n") + 1 if source else 0
+        row.outputs = len(cell.outputs) if cell.cell_type == "code" else None
+    return row
+
+
+def outline_around(
+    document: NotebookDocument, places: Iterable[int], *, reach: int = 2, limit: int = 40
+) -> list[OutlineRow]:
+    """A line for each cell near one of `places`, at most `limit`."""
+    near = {at for place in places for at in range(place - reach, place + reach + 1) if 0 <= at < len(document.cells)}
+    return [outline_row(document.cells[at], at) for at in sorted(near)[:limit]]
+
+
+def insertion_point(index: int | None, count: int, shown: str) -> int:
+    """Where a new cell goes. Negative indexes count from the end, so -1 is before the last cell.
+
+    Raises:
+        CellNotFoundError: there is no such place.
+    """
+    if index is None:
+        return count
+    place = index if index >= 0 else count + index
+    if not 0 <= place <= count:
+        raise CellNotFoundError(
+            f"{shown} has no place {str(index)[:40]} for a cell",
+            allowed=f"it has {count} cells, so an index from {-count} to {count}",
+            state="nothing was changed",
+        )
+    return place
+
+
+def select(document: NotebookDocument, selection: str | None, shown: str) -> list[int]:
+    """The indexes that a selection such as `0-9`, `3,5,-1` or `intro,plot` names, in its order, each once.
+
+    Raises:
+        InvalidArgumentError: it cannot be read.
+        CellNotFoundError: it names a cell that is not there.
+    """
+    count = len(document.cells)
+    if selection is None or not selection.strip():
+        return list(range(count))
+    if len(selection) > _SELECTION_CHARS:
+        raise InvalidArgumentError(
+            f"the selection has {len(selection):,} characters",
+            allowed=f"at most {_SELECTION_CHARS:,}; ranges such as 0-99 are shorter",
+        )
+    ids = {cell.cell_id for cell in document.cells}
+    found: dict[int, None] = {}
+    for part in (part.strip() for part in selection.split(",")):
+        span = re.fullmatch(r"(-?\d{1,9})\s*-\s*(-?\d{1,9})?", part)
+        if not part:
+            raise InvalidArgumentError(
+                f"the selection {selection[:100]!r} has an empty part",
+                allowed='a selection reads like "0-9", "3,5,-1", "12-" or cell ids',
+            )
+        if part in ids:
+            found[document.find(cell_id=part, shown=shown)] = None
+        elif re.fullmatch(r"-?\d{1,9}", part):
+            found[document.find(index=int(part), shown=shown)] = None
+        elif span:
+            first = document.find(index=int(span.group(1)), shown=shown)
+            last = document.find(index=int(span.group(2)), shown=shown) if span.group(2) else count - 1
+            if last < first:
+                raise InvalidArgumentError(f"the selection {part!r} ends before it begins")
+            if len(found) < count:
+                found.update(dict.fromkeys(range(first, last + 1)))
+        else:
+            document.find(cell_id=part, shown=shown)
+    return list(found)
+
+
+def ranges(indexes: Sequence[int]) -> str:
+    """Indexes as a selection: `3-9,12`."""
+    spans: list[list[int]] = []
+    for index in indexes:
+        if spans and index == spans[-1][1] + 1:
+            spans[-1][1] = index
+        else:
+            spans.append([index, index])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in spans)
+
+
+def short_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Notebook metadata without what the header shows already and what would fill a page."""
+    short = {}
+    for key, value in metadata.items():
+        if key in ("kernelspec", "language_info"):
+            continue
+        text = str(value)
+        short[key] = value if len(text) <= 500 else f"({len(text)} characters)"
+    return short
+
+
+def headings(document: NotebookDocument, *, limit: int) -> tuple[list[tuple[int, str | None, int, str]], int]:
+    """The Markdown headings as index, id, level and text, at most `limit`, and how many there are in all."""
+    found: list[tuple[int, str | None, int, str]] = []
+    number = 0
+    for index, cell in enumerate(document.cells):
+        if cell.cell_type != "markdown":
+            continue
+        fence = ""
+        for line in cell.source.split("\n"):
+            mark = re.match(r" {0,3}(`{3,}|~{3,})", line)
+            if mark:
+                if not fence:
+                    fence = mark[1]
+                elif mark[1].startswith(fence):
+                    fence = ""
+            heading = None if fence else re.match(r" {0,3}(#{1,6})[ \t]+(?=\S)", line)
+            if heading:
+                number += 1
+                if len(found) < limit:
+                    text = one_line(line[heading.end() : heading.end() + 1000], 120).rstrip("#").rstrip()
+                    found.append((index, cell.cell_id, len(heading[1]), text))
+    return found, number
+
+
+Outputs = Literal["none", "summary", "full"]

@@ -1,0 +1,126 @@
+"""Which notebooks there are below a directory: bounded, and without leaving it."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from papermill_mcp.errors import ServerError
+from papermill_mcp.services.workspace import Workspace
+from papermill_mcp.utils.file_utils import Entry, list_directory
+
+_SUFFIX = ".ipynb"
+MAX_ENTRIES = 300_000
+MAX_DEPTH = 40
+WALK_SECONDS = 3.0
+
+
+@dataclass(slots=True)
+class FoundNotebook:
+    """A notebook as its directory shows it. Cheap to make: a directory may hold 100,000 of them."""
+
+    parent: Path
+    name: str
+    shown: str
+    size: int = 0
+    mtime_ns: int = 0
+
+    @property
+    def path(self) -> Path:
+        return self.parent / self.name
+
+
+@dataclass
+class Walk:
+    """What was found, in the order of the paths, and what was not looked at."""
+
+    found: list[FoundNotebook] = field(default_factory=list)
+    skipped: Counter[str] = field(default_factory=Counter)
+    cut: str | None = None
+    """Why it ended early."""
+
+    def notes(self) -> list[str]:
+        """What was not looked at, in words, with exact numbers."""
+        notes = [f"{what}: {number} skipped" for what, number in self.skipped.items()]
+        return [*notes, self.cut] if self.cut else notes
+
+
+def walk(directory: Path, workspace: Workspace, *, recursive: bool, pattern: str = "*") -> Walk:
+    """The notebooks below a real directory.
+
+    Links to directories are not followed, and hidden directories and files are not looked at; both are counted. A link
+    to a notebook counts when it stays inside the roots.
+    """
+    result = Walk()
+    matches = re.compile(fnmatch.translate(pattern)).match
+    deadline = time.monotonic() + WALK_SECONDS
+    left = MAX_ENTRIES
+    pending: list[tuple[Path, str, Iterator[Entry]]] = []
+
+    def enter(path: Path) -> None:
+        nonlocal left
+        shown = workspace.shown(path)
+        try:
+            entries, more = list_directory(path, shown=shown, suffix=_SUFFIX, limit=left)
+        except ServerError:
+            if not pending:
+                raise
+            result.skipped["unreadable directories"] += 1
+            return
+        left -= len(entries)
+        if more or left <= 0:
+            left = 0
+            result.cut = f"the search ended at {MAX_ENTRIES:,} entries: choose a directory further down"
+        pending.append((path, "" if shown == "." else f"{shown.rstrip('/')}/", iter(entries)))
+
+    enter(directory)
+    while pending and time.monotonic() < deadline:
+        parent, prefix, entries = pending[-1]
+        entry = next(entries, None)
+        if entry is None:
+            pending.pop()
+            continue
+        if entry.kind == "directory":
+            if not recursive:
+                continue
+            path = parent / entry.name
+            if entry.name.startswith(".") or workspace.is_private(path):
+                result.skipped["hidden directories"] += 1
+            elif len(pending) >= MAX_DEPTH:
+                result.skipped[f"directories deeper than {MAX_DEPTH} levels"] += 1
+            elif left > 0:
+                enter(path)
+            else:
+                result.skipped["directories"] += 1
+            continue
+        named = entry.name.lower().endswith(_SUFFIX) and len(entry.name) > len(_SUFFIX)
+        if named and entry.name.startswith("."):
+            result.skipped["hidden notebooks"] += 1
+        elif named and matches(entry.name):
+            if entry.kind == "file":
+                shown = prefix + entry.name
+                result.found.append(FoundNotebook(parent, entry.name, shown, entry.size, entry.mtime_ns))
+            elif found := _linked(parent, entry, prefix + entry.name, workspace):
+                result.found.append(found)
+            else:
+                result.skipped["links out of the roots, and special files"] += 1
+        elif entry.kind == "link" and not named and recursive:
+            result.skipped["links that may be directories"] += 1
+    if pending:
+        result.cut = f"the search ended after {WALK_SECONDS:g} s: choose a directory further down"
+    return result
+
+
+def _linked(parent: Path, entry: Entry, shown: str, workspace: Workspace) -> FoundNotebook | None:
+    if entry.kind != "link":
+        return None
+    try:
+        status = workspace.notebook(shown).stat()
+    except (ServerError, OSError):
+        return None
+    return FoundNotebook(parent, entry.name, shown, status.st_size, status.st_mtime_ns)

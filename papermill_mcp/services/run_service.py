@@ -1,0 +1,452 @@
+"""Runs: a piece of code, a notebook in place, and a notebook with parameters by papermill.
+
+Decides whether a run may begin, in which kernel and into which file, and what it leaves behind. Waiting for it and
+asking about it is the business of `ExecutionService`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from papermill_mcp.config import Config
+from papermill_mcp.core.document import NotebookDocument
+from papermill_mcp.core.run_file import RunFile
+from papermill_mcp.errors import AlreadyExistsError, BusyError, InvalidArgumentError, ServerError
+from papermill_mcp.services.execution_service import Execution, ExecutionService, Progress
+from papermill_mcp.services.execution_view import ExecutionView
+from papermill_mcp.services.kernel_service import KernelService
+from papermill_mcp.services.notebook_service import NotebookService, OpenNotebook
+from papermill_mcp.services.notebook_view import select
+from papermill_mcp.services.workspace import Workspace
+from papermill_mcp.utils.file_utils import FileContent
+
+if TYPE_CHECKING:
+    from papermill_mcp.core.execution import CellExecution
+    from papermill_mcp.core.kernel import Kernel
+    from papermill_mcp.core.notebook_run import NotebookRun, RunObserver
+
+
+class RunService:
+    """Begins runs. What runs is held by the executions."""
+
+    def __init__(
+        self,
+        config: Config,
+        workspace: Workspace,
+        notebooks: NotebookService,
+        kernels: KernelService,
+        executions: ExecutionService,
+    ) -> None:
+        self._config = config
+        self._workspace = workspace
+        self._notebooks = notebooks
+        self._kernels = kernels
+        self._executions = executions
+        self._running_paths: dict[Path, str] = {}
+
+    async def execute_cell(
+        self,
+        kernel_id: str,
+        code: str,
+        *,
+        timeout: float | None = None,
+        wait: float | None = None,
+        store_history: bool = True,
+        progress: Progress,
+    ) -> ExecutionView:
+        """Run code in a kernel and wait for it, at most `wait` seconds.
+
+        Raises:
+            KernelNotFoundError, KernelDiedError: there is no kernel to run it.
+        """
+        kernel = self._kernels.get(kernel_id)
+        execution = Execution("cell", kernel)
+        execution.cell = kernel.submit(
+            code,
+            timeout_seconds=self._timeout(timeout),
+            store_history=store_history,
+            owner=execution.execution_id,
+        )
+        self._executions.begin(execution, self._follow_cell(execution, execution.cell))
+        return await self._executions.answer(execution, wait, progress)
+
+    async def _follow_cell(self, execution: Execution, cell: CellExecution) -> None:
+        try:
+            await cell.settled.wait()
+        except asyncio.CancelledError:
+            execution.finish("interrupted")
+            raise
+        _note_cell_end(execution, cell, "the code")
+        execution.finish(cell.status)
+
+    async def execute_notebook(
+        self,
+        path: str,
+        *,
+        kernel_id: str | None = None,
+        cells: str | None = None,
+        timeout: float | None = None,
+        continue_on_error: bool | None = None,
+        save: bool = True,
+        wait: float | None = None,
+        one_cell: bool = False,
+        progress: Progress,
+    ) -> ExecutionView:
+        """Run the code cells of a notebook in its kernel, saving results into it as the run goes on.
+
+        Args:
+            one_cell: show the execution as that of its only cell.
+
+        Raises:
+            CellNotFoundError, InvalidArgumentError: the selection names no code cell.
+            BusyError: the notebook is being run already.
+        """
+        from papermill_mcp.core.notebook_run import (  # noqa: PLC0415 - imports the engine, see KernelService
+            InPlaceObserver,
+            NotebookRun,
+            run_cells,
+        )
+
+        notebook = await self._notebooks.open(path, writing=save)
+        document = notebook.document
+        if save and document.nbformat != 4:
+            document.insert(0, {})  # raises: a notebook of version 3 cannot be edited
+        chosen = None if cells is None else select(document, cells, notebook.shown)
+        timings = await asyncio.to_thread(self._executions.timings, notebook.path)
+        to_run = run_cells(document.cells, chosen, timings=timings)
+        if not to_run:
+            raise InvalidArgumentError(
+                f"{notebook.shown} has no code cell to run" + (f" in the selection {cells[:100]!r}" if cells else ""),
+                state="nothing was run",
+                advice="read_notebook shows its cells",
+            )
+        execution = Execution(
+            "notebook", path=notebook.shown, revision=notebook.revision, file=notebook.path, one_cell=one_cell
+        )
+        self._claim(notebook.path, notebook.shown, execution)
+        try:
+            kernel, remark = await self._kernels.for_notebook(
+                notebook.path, document.kernel_name or "python3", kernel_id
+            )
+            file = self._run_file(notebook) if save else None
+        except BaseException:
+            self._running_paths.pop(notebook.path, None)
+            raise
+        execution.kernel = kernel
+        if remark:
+            execution.notes.append(remark)
+        observer = InPlaceObserver(file, document.cells)
+        execution.run = NotebookRun(
+            to_run,
+            observer,
+            timeout_seconds=self._timeout(timeout),
+            continue_on_error=self._continue(continue_on_error),
+            owner=execution.execution_id,
+            on_change=lambda: self._executions.on_change(execution),
+        )
+        self._executions.begin(
+            execution, self._run_in_place(execution, execution.run, kernel, file, observer, notebook)
+        )
+        return await self._executions.answer(execution, wait, progress)
+
+    async def _run_in_place(
+        self,
+        execution: Execution,
+        run: NotebookRun,
+        kernel: Kernel,
+        file: RunFile | None,
+        observer: RunObserver,
+        notebook: OpenNotebook,
+    ) -> None:
+        status = "interrupted"
+        try:
+            if file is not None:
+                file.start()
+            await run.run(kernel)
+            status = str(run.status)
+            run.record_late_output()
+        except asyncio.CancelledError:
+            run.cut_off("the server was closed")
+        finally:
+            if file is not None:
+                if kernel.info.get("language_info") and status != "interrupted":
+                    file.record_metadata({"language_info": kernel.info["language_info"]})
+                await self._close_file(execution, file)
+            self._running_paths.pop(notebook.path, None)
+            self._note_end(execution, run)
+            execution.finish(status)
+
+    async def execute_notebook_cell(
+        self,
+        path: str,
+        *,
+        index: int | None = None,
+        cell_id: str | None = None,
+        kernel_id: str | None = None,
+        timeout: float | None = None,
+        wait: float | None = None,
+        progress: Progress,
+    ) -> ExecutionView:
+        """Run one code cell of a notebook in its kernel and save the result into it.
+
+        Raises:
+            InvalidArgumentError: not exactly one of `index` and `cell_id` is given, or it is no code cell.
+            CellNotFoundError: there is no such cell.
+        """
+        if (index is None) == (cell_id is None):
+            raise InvalidArgumentError("give exactly one of index and cell_id", state="nothing was run")
+        return await self.execute_notebook(
+            path,
+            kernel_id=kernel_id,
+            cells=cell_id if cell_id is not None else str(index),
+            timeout=timeout,
+            wait=wait,
+            one_cell=True,
+            progress=progress,
+        )
+
+    async def execute_papermill(
+        self,
+        input_path: str,
+        *,
+        output_path: str | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        kernel_name: str | None = None,
+        timeout: float | None = None,
+        continue_on_error: bool | None = None,
+        strict_parameters: bool = True,
+        keep_kernel: bool = False,
+        report_mode: bool = False,
+        overwrite: bool = False,
+        wait: float | None = None,
+        progress: Progress,
+    ) -> ExecutionView:
+        """Run a notebook with parameters into an output notebook, in a kernel of its own.
+
+        The input is never changed. The output is there from the first cell on, and whole at every instant.
+
+        Raises:
+            InvalidParametersError: the parameters do not fit the notebook.
+            AlreadyExistsError: the output exists and `overwrite` is false.
+            KernelSpecNotFoundError, KernelStartFailedError, LimitReachedError: there is no kernel for it.
+        """
+        executor = await asyncio.to_thread(_import_executor)
+        notebook = await self._notebooks.open(input_path)
+        document = notebook.document
+        name = kernel_name or document.kernel_name or "python3"
+        spec = await self._kernels.installed(name)
+        language = spec.language if kernel_name else (document.language or spec.language)
+        values = dict(parameters or {})
+        warnings = await asyncio.to_thread(
+            executor.check_parameters,
+            values,
+            document,
+            kernel_name=name,
+            language=language,
+            strict=strict_parameters,
+        )
+        output = self._output_file(output_path, notebook, overwrite)
+        shown = self._workspace.shown(output)
+        execution = Execution(
+            "papermill",
+            file=notebook.path,
+            output_file=output,
+            input_path=notebook.shown,
+            output_path=shown,
+            notes=warnings,
+        )
+        self._claim(output, shown, execution)
+        kernel = None
+        try:
+            prepared = await asyncio.to_thread(
+                executor.prepare,
+                document,
+                values,
+                kernel_name=name,
+                language=language,
+                input_path=str(notebook.path),
+                output_path=str(output),
+                report_mode=report_mode,
+                shown=notebook.shown,
+            )
+            kernel = await self._kernels.launch(name, cwd=notebook.path.parent)
+            result = await self._new_output(output, prepared.document, overwrite)
+        except BaseException:
+            self._running_paths.pop(output, None)
+            if kernel is not None:
+                await asyncio.shield(self._kernels.end(kernel, "was stopped: the run it was for did not begin"))
+            raise
+        execution.parameters = prepared.parameters
+        execution.kernel = kernel
+        timings = await asyncio.to_thread(self._executions.timings, notebook.path)
+        file = self._run_file(result)
+        observer = executor.PapermillObserver(prepared, file)
+        from papermill_mcp.core.notebook_run import NotebookRun, run_cells  # noqa: PLC0415
+
+        execution.run = NotebookRun(
+            run_cells(result.document.cells, timings=timings),
+            observer,
+            timeout_seconds=self._timeout(timeout),
+            continue_on_error=self._continue(continue_on_error),
+            owner=execution.execution_id,
+            on_change=lambda: self._executions.on_change(execution),
+        )
+        work = self._run_papermill(execution, execution.run, kernel, file, observer, executor, output, keep_kernel)
+        self._executions.begin(execution, work)
+        return await self._executions.answer(execution, wait, progress)
+
+    async def _run_papermill(
+        self,
+        execution: Execution,
+        run: NotebookRun,
+        kernel: Kernel,
+        file: RunFile,
+        observer: Any,
+        executor: Any,
+        output: Path,
+        keep_kernel: bool,
+    ) -> None:
+        status, complete, mark_error = "interrupted", False, False
+        try:
+            file.start()
+            await run.run(kernel)
+            status = str(run.status)
+            run.record_late_output()
+            complete = status == "ok" or (status == "error" and run.continues)
+            mark_error = status == "error" and not run.continues
+            if mark_error and executor.exit_is_clean(run.failed_cells[-1]):
+                status, mark_error = "ok", False
+                execution.notes.append(f"cell {run.failed_cells[-1].index} left by sys.exit(); the run ended there")
+        except asyncio.CancelledError:
+            run.cut_off("the server was closed")
+        finally:
+            final = observer.finish(kernel.info.get("language_info"), complete=complete, mark_error=mark_error)
+            await self._close_file(execution, file, final)
+            self._running_paths.pop(output, None)
+            self._note_end(execution, run)
+            if keep_kernel and status != "ok" and kernel.alive:
+                execution.notes.append(f"kernel {kernel.kernel_id} is kept, with the variables of the run")
+            else:
+                execution.keeps_kernel = False
+                await self._kernels.end(kernel, "was stopped at the end of the run it was started for")
+            execution.finish(status)
+
+    def _output_file(self, output_path: str | None, notebook: OpenNotebook, overwrite: bool) -> Path:
+        """Where the output goes: as given, else a name with the time in the output directory.
+
+        Raises:
+            PathNotAllowedError: it is outside the roots, or is the input itself.
+            AlreadyExistsError: it is there and may not be replaced.
+        """
+        if output_path is None:
+            directory = self._workspace.directory(str(self._config.output_directory), create=True)
+            stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+            stem = notebook.path.stem
+            output = directory / f"{stem}-{stamp}.ipynb"
+            number = 1
+            while output.exists() or output in self._running_paths:
+                number += 1
+                output = directory / f"{stem}-{stamp}-{number}.ipynb"
+            return output
+        output = self._workspace.notebook(output_path, writing=True)
+        if output.exists():
+            if self._workspace.same_file(output, notebook.path):
+                raise InvalidArgumentError(
+                    f"output_path and input_path are the same file, {notebook.shown}",
+                    state="nothing was run",
+                    advice="give another output_path, or use execute_notebook to run a notebook in place",
+                )
+            if not overwrite:
+                raise AlreadyExistsError(
+                    f"{self._workspace.shown(output)} exists",
+                    state="nothing was run",
+                    advice="give another output_path, leave it out for a new name, or pass overwrite=true",
+                )
+        return output
+
+    async def _new_output(self, output: Path, document: NotebookDocument, overwrite: bool) -> OpenNotebook:
+        shown = self._workspace.shown(output)
+        async with self._notebooks.lock(output):
+            expected: FileContent | None = None
+            if overwrite and await asyncio.to_thread(output.exists):
+                expected = (await self._notebooks.open(str(output), writing=True)).content
+            notebook = OpenNotebook(output, shown, expected, document)
+            await self._notebooks.save(notebook)
+        return notebook
+
+    def _claim(self, path: Path, shown: str, execution: Execution) -> None:
+        other = self._running_paths.get(path)
+        if other is not None:
+            raise BusyError(
+                f"{shown} is being run by execution {other}",
+                state="nothing was started",
+                advice="wait for it with get_execution, or end it with cancel_execution",
+            )
+        self._running_paths[path] = execution.execution_id
+
+    def _run_file(self, notebook: OpenNotebook) -> RunFile:
+        assert notebook.content is not None  # it was read, or has just been written
+        return RunFile(
+            notebook.path,
+            notebook.document,
+            notebook.content,
+            shown=notebook.shown,
+            max_bytes=self._config.max_notebook_bytes,
+            lock=lambda: self._notebooks.lock(notebook.path),
+        )
+
+    async def _close_file(self, execution: Execution, file: RunFile, final: NotebookDocument | None = None) -> None:
+        try:
+            await file.close(final)
+        except ServerError as error:
+            execution.notes.append(f"the last save failed, so the file has an earlier state of the run: {error}")
+        execution.revision = file.revision
+        if file.unsaved:
+            execution.notes.append(
+                f"cells {', '.join(map(str, sorted(file.unsaved)))} were changed or removed by somebody else during "
+                "the run, so their results are not in the file"
+            )
+
+    def _note_end(self, execution: Execution, run: NotebookRun) -> None:
+        if run.problem is not None:
+            execution.notes.append(str(run.problem))
+        for cell in run.cells:
+            if cell.execution is not None:
+                _note_cell_end(execution, cell.execution, f"cell {cell.index}")
+
+    def _timeout(self, timeout: float | None) -> float | None:
+        seconds = self._config.execution_timeout if timeout is None else timeout
+        return seconds or None
+
+    def _continue(self, continue_on_error: bool | None) -> bool:
+        return self._config.continue_on_error if continue_on_error is None else continue_on_error
+
+
+_DEAF = (
+    "the kernel ignores interrupts: the code is still running in it, and what is queued there waits. "
+    "restart_kernel ends it; its variables are lost then"
+)
+
+
+def _note_cell_end(execution: Execution, cell: CellExecution, name: str) -> None:
+    if cell.status == "timeout":
+        execution.notes.append(
+            f"{name} ran longer than its timeout of {cell.timeout_seconds:g} s and was interrupted; pass a larger "
+            "timeout, or 0 for none"
+        )
+    if cell.error is not None and cell.error.ename == "StdinNotImplementedError":
+        execution.notes.append("nobody can answer input() here; set the value in the code, or pass it as a parameter")
+    if cell.still_running:
+        execution.notes.append(_DEAF)
+    if cell.output_incomplete:
+        execution.notes.append(f"the kernel never said that {name} was over, so output may be missing")
+
+
+def _import_executor() -> Any:
+    from papermill_mcp.core import papermill_executor  # noqa: PLC0415 - half a second: not before it is needed
+
+    return papermill_executor

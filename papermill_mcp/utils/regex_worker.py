@@ -1,0 +1,64 @@
+"""Matches a regular expression line by line, as a process of its own. Run as a script by `regex_search`.
+
+`re` holds the interpreter lock while it matches, and a hostile pattern matches for years. So it does that here, where
+it can be killed. A timer of the system ends this process even if nobody is left to kill it.
+
+Standard input: a line of JSON with `pattern` and `seconds`; then for each request a line `[keep, sizes]` and texts of
+so many bytes. Standard output: a line of JSON for each, `{}` or `{"error": …}` for the first, then `[matches, number]`
+with at most `keep` matches `[text, line]`, both counted from 0.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import sys
+from typing import Any
+
+_MEMORY = 2 << 30
+
+
+def _limit(seconds: float) -> None:
+    try:
+        import resource  # noqa: PLC0415 - not on Windows
+
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process, inside a match too
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+    except (ImportError, AttributeError, OSError, ValueError):
+        pass  # the parent kills us
+
+
+def _answer(value: Any) -> None:
+    sys.stdout.write(json.dumps(value) + "\n")
+    sys.stdout.flush()
+
+
+def main() -> None:
+    """Serve requests until standard input ends."""
+    stdin = sys.stdin.buffer
+    first = json.loads(stdin.readline())
+    _limit(first["seconds"])
+    try:
+        search = re.compile(first["pattern"]).search
+    except (re.error, OverflowError, RecursionError, MemoryError) as error:
+        _answer({"error": str(error) or type(error).__name__})
+        return
+    _answer({})
+    while request := stdin.readline():
+        keep, sizes = json.loads(request)
+        found: list[list[int]] = []
+        number = 0
+        for place, size in enumerate(sizes):
+            text = stdin.read(size).decode("utf-8", "surrogatepass")
+            for line, content in enumerate(text.split("\n")):
+                if search(content):
+                    number += 1
+                    if len(found) < keep:
+                        found.append([place, line])
+        _answer([found, number])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,203 @@
+"""Fixtures for all tests: a workspace, servers and their clients, kernelspecs, and a look for what is left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import psutil
+import pytest
+from helpers import MARKER, RawServer, marked_processes, stdio_client_of, zombies
+from mcp import Client
+from mcp.client.client import ConnectMode
+
+from papermill_mcp.config import Config
+from papermill_mcp.main import build_server
+
+#: Seconds that processes get to be gone after a test.
+_GRACE = 2.0
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--update-snapshots", action="store_true", help="write tests/snapshots anew instead of comparing with it"
+    )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _clean_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Neither the settings nor the IPython profile of a developer matter to the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("JUPYTER_MCP_")]:
+            patch.delenv(name)
+        patch.setenv("IPYTHONDIR", str(tmp_path_factory.mktemp("ipython")))
+        patch.setenv("MPLCONFIGDIR", os.environ.get("MPLCONFIGDIR") or str(tmp_path_factory.mktemp("matplotlib")))
+        yield
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    """The one root of the server under test."""
+    root = tmp_path / "workspace"
+    root.mkdir()
+    return root
+
+
+@pytest.fixture
+def state_directory(tmp_path: Path) -> Path:
+    """Where the server under test keeps its state. It makes the directory itself."""
+    return tmp_path / "state"
+
+
+class MakeConfig(Protocol):
+    """Makes settings for a server in the workspace; keywords replace the defaults."""
+
+    def __call__(self, **settings: Any) -> Config: ...
+
+
+@pytest.fixture
+def config(workspace: Path, state_directory: Path) -> MakeConfig:
+    """A factory of settings."""
+
+    def make(**settings: Any) -> Config:
+        defaults: dict[str, Any] = {
+            "roots": [workspace],
+            "state_directory": state_directory,
+            "jupyter_timeout": 30,
+            "log_level": "WARNING",
+        }
+        return Config(**(defaults | settings))
+
+    return make
+
+
+class Connect(Protocol):
+    """Makes a client in memory, of a server with these settings, as a context manager.
+
+    A context manager and not a fixture: a client holds cancel scopes, which must be left in the task that entered them.
+    """
+
+    def __call__(self, **settings: Any) -> AbstractAsyncContextManager[Client]: ...
+
+
+@pytest.fixture
+def client(config: MakeConfig) -> Connect:
+    """`async with client() as c:` is a client of a server in this process."""
+
+    @asynccontextmanager
+    async def connect(**settings: Any) -> AsyncIterator[Client]:
+        async with Client(build_server(config(**settings))) as connected:
+            yield connected
+
+    return connect
+
+
+class ConnectStdio(Protocol):
+    """Makes a client of a server process with these flags, as a context manager."""
+
+    def __call__(self, *flags: str, mode: ConnectMode = "auto") -> AbstractAsyncContextManager[Client]: ...
+
+
+@pytest.fixture
+def stdio_client(workspace: Path, state_directory: Path) -> ConnectStdio:
+    """`async with stdio_client(mode="legacy") as c:` is a client of a server process."""
+
+    def connect(*flags: str, mode: ConnectMode = "auto") -> AbstractAsyncContextManager[Client]:
+        return stdio_client_of(workspace, state_directory, *flags, mode=mode)
+
+    return connect
+
+
+class StartRaw(Protocol):
+    """Starts a server process that is driven line by line, as a context manager."""
+
+    def __call__(self, *flags: str) -> AbstractAsyncContextManager[RawServer]: ...
+
+
+@pytest.fixture
+def raw_server(workspace: Path, state_directory: Path) -> StartRaw:
+    """`async with raw_server() as s:` is a server process after the handshake of the older protocol era."""
+
+    def start(*flags: str) -> AbstractAsyncContextManager[RawServer]:
+        return RawServer.running(workspace, state_directory, *flags)
+
+    return start
+
+
+class AddKernelspec(Protocol):
+    """Installs a kernelspec for one test. Text instead of a command becomes the whole kernel.json."""
+
+    def __call__(self, name: str, argv: list[str] | str, **members: Any) -> str: ...
+
+
+@pytest.fixture
+def kernelspec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AddKernelspec:
+    """A factory of kernelspecs. Returns their names."""
+    directory = tmp_path / "jupyter"
+    before = os.environ.get("JUPYTER_PATH")
+    monkeypatch.setenv("JUPYTER_PATH", os.pathsep.join([str(directory), *([before] if before else [])]))
+
+    def add(name: str, argv: list[str] | str, **members: Any) -> str:
+        spec = directory / "kernels" / name
+        spec.mkdir(parents=True)
+        written = {"argv": argv, "display_name": name, "language": "python", **members}
+        (spec / "kernel.json").write_text(argv if isinstance(argv, str) else json.dumps(written))
+        return name
+
+    return add
+
+
+@pytest.fixture
+def bash_kernelspec(kernelspec: AddKernelspec) -> str:
+    """The name of a kernelspec for the bash kernel of this environment."""
+    pytest.importorskip("bash_kernel")
+    return kernelspec(
+        "bash",
+        [sys.executable, "-m", "bash_kernel", "-f", "{connection_file}"],
+        display_name="Bash",
+        language="bash",
+        env={"PS1": "$"},
+    )
+
+
+@pytest.fixture(autouse=True)
+def process_check(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[], list[psutil.Process]] | None]:
+    """After a test with kernels, no process it started is left, and no file that should have been removed.
+
+    Gives a function that lists the living processes which the test has started.
+    """
+    if request.node.get_closest_marker("kernel") is None:
+        yield None
+        return
+    tmp_path: Path = request.getfixturevalue("tmp_path")
+    marker = uuid.uuid4().hex
+    monkeypatch.setenv(MARKER, marker)
+    before = zombies()
+
+    yield lambda: marked_processes(marker)
+
+    # Those that have just been told to end may take a moment.
+    psutil.wait_procs(marked_processes(marker), timeout=_GRACE)
+    left = marked_processes(marker)
+    described = [f"{process.pid} {' '.join(process.cmdline())[:150]}" for process in left]
+    for process in left:
+        process.kill()
+    psutil.wait_procs(left, timeout=_GRACE)
+    assert not described, f"processes are left: {described}"
+    assert not zombies() - before, "dead children were not waited for"
+    files = leftovers(tmp_path)
+    assert not files, f"files are left: {files}"
+
+
+def leftovers(directory: Path) -> list[str]:
+    """Temporary and connection files below a directory, and directories for the latter."""
+    patterns = ("runtime-*", "kernel-*.json", ".*.tmp", "*.tmp")
+    return sorted({str(path.relative_to(directory)) for pattern in patterns for path in directory.rglob(pattern)})

@@ -1,0 +1,672 @@
+"""Bad input through the protocol, for each tool: one clear error, files as they were, nothing left running."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import http.server
+import json
+import os
+import re
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import AddKernelspec, Connect
+from helpers import call, cell, facts_of, refused, stdout_in, stdout_of, text_of, write_notebook
+from mcp import Client
+from mcp_types import Tool
+
+from papermill_mcp.config import Config
+from papermill_mcp.errors import ErrorCode
+from papermill_mcp.main import build_server
+
+pytestmark = pytest.mark.kernel
+
+_TOOLS = {
+    tool.name: Tool(name=tool.name, input_schema=tool.parameters)
+    for tool in build_server(Config())._tool_manager.list_tools()
+}
+_PATHS = ("path", "input_path", "output_path", "cwd", "directory", "root_directory", "output_directory")
+_WRITES = ("create_notebook", "write_notebook")
+
+#: Each tool that takes the path of something, with the name of that argument.
+_PATH_ARGUMENTS = [
+    (name, argument)
+    for name, tool in _TOOLS.items()
+    for argument in _PATHS
+    if argument in tool.input_schema.get("properties", {})
+]
+_NOTEBOOK_ARGUMENTS = [
+    (name, argument) for name, argument in _PATH_ARGUMENTS if argument in ("path", "input_path") and name not in _WRITES
+]
+_KERNEL_TOOLS = [name for name, tool in _TOOLS.items() if "kernel_id" in tool.input_schema.get("required", [])]
+_EXECUTION_TOOLS = [name for name, tool in _TOOLS.items() if "execution_id" in tool.input_schema.get("required", [])]
+
+#: Arguments that make a call complete, for those that a tool may need.
+_COMPLETE: dict[str, Any] = {
+    "path": "good.ipynb",
+    "input_path": "good.ipynb",
+    "cell_type": "code",
+    "source": "x",
+    "content": {"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5},
+    "operations": [{"op": "remove", "index": 0}],
+    "query": "x",
+    "code": "1",
+    "kernel_id": "0" * 24,
+    "execution_id": "0" * 24,
+    "index": 0,
+    "parameters": {},
+}
+
+
+def arguments(tool: str, **given: Any) -> dict[str, Any]:
+    """Arguments of a call that would succeed, with those given in place of the good ones."""
+    schema = _TOOLS[tool].input_schema
+    chosen = {name: _COMPLETE[name] for name in schema.get("required", [])}
+    if tool in ("remove_cell", "update_cell", "execute_notebook_cell"):
+        chosen["index"] = 0
+    if tool == "update_cell":
+        chosen["source"] = "y"
+    if tool == "execute_notebook_batch":
+        chosen["parameters"] = [{}]
+    return chosen | given
+
+
+def content_of(directory: Path) -> dict[str, str]:
+    """A hash of each file below a directory, links and special files by what they are."""
+    found = {}
+    for path in sorted(directory.rglob("*")):
+        name = str(path.relative_to(directory))
+        if path.is_symlink():
+            found[name] = f"link to {os.readlink(path)}"
+        elif path.is_file():
+            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+        else:
+            found[name] = "other"
+    return found
+
+
+@pytest.fixture(autouse=True)
+def good(workspace: Path) -> Path:
+    """A notebook that nothing is wrong with."""
+    return write_notebook(workspace / "good.ipynb", [cell("x = 1", tags=["parameters"]), "print(x)"])
+
+
+@contextmanager
+def about(what: str) -> Iterator[None]:
+    """Name what a failure is about, where one test looks at many things."""
+    try:
+        yield
+    except BaseException as error:
+        error.add_note(f"with {what}")
+        raise
+
+
+@contextmanager
+def unchanged(workspace: Path) -> Iterator[None]:
+    """Nothing in the workspace or beside it changes."""
+    before = content_of(workspace.parent)
+    state = {name for name in before if name.startswith("state")}
+    yield
+    after = {name: value for name, value in content_of(workspace.parent).items() if not name.startswith("state")}
+    assert after == {name: value for name, value in before.items() if name not in state}
+
+
+def check_form(message: str, *codes: str) -> None:
+    """An error has a published code and reads like a sentence, not like a traceback."""
+    code = message.partition(":")[0]
+    assert code in {str(known) for known in ErrorCode}
+    assert code in codes, message
+    assert message.endswith((".", "!", "?")), message
+    assert "Traceback" not in message
+    assert len(message) < 3000
+
+
+async def no_kernels(client: Client) -> None:
+    """The server lives, and no kernel was started."""
+    assert "active: none" in text_of(await client.call_tool("list_kernels", {}))
+
+
+# Paths
+
+_LEAVING = [
+    "../x.ipynb",
+    "a/../../x.ipynb",
+    "/etc/passwd",
+    "//etc/passwd",
+    "/proc/self/environ",
+    "/x.ipynb",
+    "../workspace-2/x.ipynb",
+    "..",
+]
+_CHARACTERS = {
+    "a\x00.ipynb": "U+0000",
+    "a\n.ipynb": "U+000A",
+    "a\x1b[31m.ipynb": "U+001B",
+    "a\u202e.ipynb": "U+202E",
+    "a\u200b.ipynb": "U+200B",
+    "\U000e0041.ipynb": "U+E0041",
+    "a.ipynb ": "U+0020",
+    'a.ipynb"': "U+0022",
+    "a.ipynb.": "U+002E",
+    "\ud800.ipynb": "U+D800",
+}
+_URLS = [
+    "{canary}/x.ipynb",
+    "HTTP://127.0.0.1:{port}/x.ipynb",
+    " s3://bucket/x.ipynb",
+    "gs://bucket/x.ipynb",
+    "file:///etc/x.ipynb",
+    "hdfs://host/x.ipynb",
+    "adl://host/x.ipynb",
+    "abs://host/x.ipynb",
+    "https://github.com/a/b/x.ipynb",
+]
+
+
+async def test_a_path_that_leaves_the_roots_is_refused(client: Connect, workspace: Path) -> None:
+    (workspace.parent / "x.ipynb").write_text("CANARY")
+    (workspace.parent / "workspace-2").mkdir()
+    (workspace.parent / "workspace-2" / "x.ipynb").write_text("CANARY")
+    async with client() as connected:
+        for tool, argument in _PATH_ARGUMENTS:
+            with about(f"{tool} {argument}"), unchanged(workspace):
+                for path in _LEAVING:
+                    message = await refused(connected, tool, **arguments(tool, **{argument: path}))
+                    check_form(message, "PATH_NOT_ALLOWED")
+                    assert str(workspace) in message
+                    assert "Nothing was" in message
+                    assert "CANARY" not in message
+        await no_kernels(connected)
+
+
+async def test_a_path_outside_is_answered_alike_whether_or_not_it_exists(client: Connect, workspace: Path) -> None:
+    (workspace.parent / "there.ipynb").write_text("x")
+    async with client() as connected:
+        for tool, argument in _PATH_ARGUMENTS:
+            with about(f"{tool} {argument}"):
+                there = await refused(connected, tool, **arguments(tool, **{argument: "../there.ipynb"}))
+                gone = await refused(connected, tool, **arguments(tool, **{argument: "../other.ipynb"}))
+
+            assert there.replace("there", "other") == gone
+
+
+async def test_a_path_with_a_character_that_hides_is_refused_by_its_name(client: Connect, workspace: Path) -> None:
+    async with client() as connected:
+        for tool, argument in _PATH_ARGUMENTS:
+            with about(f"{tool} {argument}"), unchanged(workspace):
+                for path, name in _CHARACTERS.items():
+                    if name == "U+D800":
+                        continue  # a client cannot even send it as UTF-8
+                    message = await refused(connected, tool, **arguments(tool, **{argument: path}))
+                    check_form(message, "PATH_NOT_ALLOWED")
+                    assert name in message
+        await no_kernels(connected)
+
+
+async def test_a_path_that_is_a_url_is_refused_and_nothing_is_fetched(client: Connect, workspace: Path) -> None:
+    asked: list[str] = []
+
+    class Canary(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_error(404)
+
+        do_PUT = do_HEAD = do_GET
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Canary)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    port = server.server_address[1]
+    try:
+        async with client() as connected:
+            for tool, argument in _PATH_ARGUMENTS:
+                with about(f"{tool} {argument}"), unchanged(workspace):
+                    for url in _URLS:
+                        path = url.format(canary=f"http://127.0.0.1:{port}", port=port)
+                        message = await refused(connected, tool, **arguments(tool, **{argument: path}))
+                        check_form(message, "PATH_NOT_ALLOWED")
+            await no_kernels(connected)
+    finally:
+        server.shutdown()
+        thread.join(5)
+        server.server_close()
+    assert asked == []
+
+
+async def test_a_path_that_is_too_long_is_refused(client: Connect, workspace: Path) -> None:
+    paths = ["a" * 5000 + ".ipynb", "a" * 300 + ".ipynb", "a/" * 3000 + "a.ipynb", "a/" * 300 + "a.ipynb"]
+    async with client() as connected:
+        for tool, argument in _PATH_ARGUMENTS:
+            with about(f"{tool} {argument}"), unchanged(workspace):
+                for path in paths:
+                    message = await refused(connected, tool, **arguments(tool, **{argument: path}))
+                    check_form(message, "PATH_NOT_ALLOWED")
+                    assert re.search(r"\b(255|256|4,096)\b", message), message
+                    assert len(message) < 1500
+
+
+async def test_what_is_no_regular_file_is_refused_at_once(client: Connect, workspace: Path) -> None:
+    os.mkfifo(workspace / "pipe.ipynb")
+    (workspace / "directory.ipynb").mkdir()
+    (workspace / "zero.ipynb").symlink_to("/dev/zero")
+    (workspace / "loop.ipynb").symlink_to("loop.ipynb")
+    with socket.socket(socket.AF_UNIX) as listener:
+        with chdir(workspace):  # the path of a socket must be short
+            listener.bind("socket.ipynb")
+        async with client() as connected:
+            for tool, argument in _NOTEBOOK_ARGUMENTS:
+                with about(f"{tool} {argument}"), unchanged(workspace):
+                    for name in ("pipe", "directory", "zero", "loop", "socket"):
+                        began = time.monotonic()
+                        path = f"{name}.ipynb"
+                        message = await refused(connected, tool, **arguments(tool, **{argument: path}))
+                        assert time.monotonic() - began < 1
+                        check_form(message, "PATH_NOT_ALLOWED")
+            await no_kernels(connected)
+
+
+async def test_a_file_of_another_kind_is_refused_by_its_name(client: Connect, workspace: Path, good: Path) -> None:
+    names = ["a.txt", "a.py", "a", "a.ipynb.bak", ".ipynb", "ipynb"]
+    for name in names:
+        (workspace / name).write_bytes(good.read_bytes())
+    async with client() as connected:
+        for tool, argument in _NOTEBOOK_ARGUMENTS:
+            with about(f"{tool} {argument}"), unchanged(workspace):
+                for name in names:
+                    message = await refused(connected, tool, **arguments(tool, **{argument: name}))
+                    check_form(message, "PATH_NOT_ALLOWED")
+                    assert ".ipynb" in message
+        await no_kernels(connected)
+
+
+async def test_a_notebook_that_is_not_there_is_not_found(client: Connect, workspace: Path) -> None:
+    """Neither the home directory nor variables are put in, and nothing is decoded."""
+    names = ["none.ipynb", "none/none.ipynb", "~/x.ipynb", "$HOME/x.ipynb", "%2e%2e/x.ipynb", "{x}.ipynb"]
+    async with client() as connected:
+        for tool, argument in _NOTEBOOK_ARGUMENTS:
+            with about(f"{tool} {argument}"), unchanged(workspace):
+                for name in names:
+                    message = await refused(connected, tool, **arguments(tool, **{argument: name}))
+                    check_form(message, "NOT_FOUND")
+                    assert name in message
+        await no_kernels(connected)
+
+
+@pytest.mark.parametrize("tool", [name for name in ("create_notebook", "write_notebook") if name in _TOOLS])
+@pytest.mark.parametrize("path", [".git/x.ipynb", ".ipynb_checkpoints/x.ipynb", ".x.ipynb", "none/x.ipynb", "x.json"])
+async def test_a_notebook_cannot_be_made_where_none_belongs(
+    path: str, tool: str, client: Connect, workspace: Path
+) -> None:
+    (workspace / ".git").mkdir()
+    (workspace / ".ipynb_checkpoints").mkdir()
+    async with client() as connected:
+        with unchanged(workspace):
+            check_form(await refused(connected, tool, **arguments(tool, path=path)), "PATH_NOT_ALLOWED", "NOT_FOUND")
+
+
+# Contents
+
+_BROKEN: dict[str, tuple[bytes, str]] = {
+    "empty": (b"", "NOT_A_NOTEBOOK"),
+    "list": (b"[]", "NOT_A_NOTEBOOK"),
+    "number": (b"3", "NOT_A_NOTEBOOK"),
+    "null": (b"null", "NOT_A_NOTEBOOK"),
+    "text": (b"my diary", "NOT_A_NOTEBOOK"),
+    "object": (b'{"a": 1}', "NOT_A_NOTEBOOK"),
+    "no cells": (b'{"nbformat": 4, "nbformat_minor": 5, "metadata": {}}', "NOT_A_NOTEBOOK"),
+    "UTF-16": ('{"cells": []}'.encode("utf-16"), "NOT_A_NOTEBOOK"),
+    "latin-1": (b'{"nbformat": 4, "cells": [], "metadata": {"a": "\xe9"}}', "INVALID_NOTEBOOK"),
+    "NULs": (b"\0" * 100, "NOT_A_NOTEBOOK"),
+    "LFS pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "NOT_A_NOTEBOOK"),
+    "merge markers": (b'{\n<<<<<<< HEAD\n "a": 1,\n=======\n>>>>>>> x\n}', "INVALID_NOTEBOOK"),
+    "cut off": (b'{"cells": [{"cell_type": "code", "sour', "INVALID_NOTEBOOK"),
+    "deep": (b'{"cells": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "INVALID_NOTEBOOK"),
+    "version 99": (b'{"cells": [], "metadata": {}, "nbformat": 99, "nbformat_minor": 0}', "INVALID_NOTEBOOK"),
+    "cells an object": (b'{"cells": {}, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}', "INVALID_NOTEBOOK"),
+    "cell a number": (b'{"cells": [3], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}', "INVALID_NOTEBOOK"),
+}
+
+
+async def test_a_broken_notebook_is_told_with_what_is_wrong(client: Connect, workspace: Path) -> None:
+    for name, (data, _) in _BROKEN.items():
+        file = workspace / f"{name}.ipynb"
+        file.write_bytes(data)
+        os.utime(file, (1, 1))  # a young file is read twice
+    async with client() as connected:
+        for tool, argument in _NOTEBOOK_ARGUMENTS:
+            with about(f"{tool} {argument}"), unchanged(workspace):
+                for name, (_, code) in _BROKEN.items():
+                    result = await connected.call_tool(tool, arguments(tool, **{argument: f"{name}.ipynb"}))
+                    if not result.is_error:
+                        # A tool that describes notebooks may name what is wrong in a reply.
+                        assert facts_of(result).get("problems"), (name, text_of(result))
+                        continue
+                    check_form(text_of(result), code)
+                    assert name in text_of(result)
+                    assert "AttributeError" not in text_of(result)
+                    assert "RecursionError" not in text_of(result)
+        await no_kernels(connected)
+
+
+async def test_a_notebook_over_the_limit_is_refused_with_the_limit(
+    client: Connect, workspace: Path, good: Path
+) -> None:
+    write_notebook(workspace / "large.ipynb", ["x" * 5000])
+    async with client(max_notebook_bytes=4096) as connected:
+        with unchanged(workspace):
+            for tool, argument in _NOTEBOOK_ARGUMENTS:
+                message = await refused(connected, tool, **arguments(tool, **{argument: "large.ipynb"}))
+                check_form(message, "TOO_LARGE")
+                assert "4,096" in message or "4096" in message
+        await no_kernels(connected)
+
+
+# Kernels and executions
+
+
+@pytest.mark.parametrize(
+    "name", ["python4", "../../x", "-c", "..", "python3;id", "x" * 300, "", "Python3 ", "none/python3"]
+)
+async def test_a_kernel_that_is_not_installed_is_answered_with_those_that_are(
+    name: str, client: Connect, workspace: Path
+) -> None:
+    calls: list[tuple[str, dict[str, Any]]] = [
+        ("start_kernel", {"kernel_name": name}),
+        ("create_notebook", {"path": "new.ipynb", "kernel": name}),
+        ("execute_notebook_papermill", {"input_path": "good.ipynb", "kernel_name": name}),
+    ]
+    async with client() as connected:
+        with unchanged(workspace):
+            for tool, given in calls:
+                if not name and tool == "execute_notebook_papermill":
+                    continue
+                message = await refused(connected, tool, **given)
+                check_form(message, "KERNELSPEC_NOT_FOUND")
+                assert "python3" in message
+                assert len(message) < 1000
+        await no_kernels(connected)
+
+
+async def test_a_notebook_of_a_kernel_that_is_not_installed_is_not_run(client: Connect, workspace: Path) -> None:
+    write_notebook(workspace / "other.ipynb", ["1"], kernel="cobol", language="cobol")
+    async with client() as connected:
+        with unchanged(workspace):
+            for tool, argument in (("execute_notebook", "path"), ("execute_notebook_papermill", "input_path")):
+                message = await refused(connected, tool, **{argument: "other.ipynb"})
+                check_form(message, "KERNELSPEC_NOT_FOUND")
+                assert "'cobol'" in message
+        await no_kernels(connected)
+
+
+async def test_metadata_of_a_notebook_cannot_define_a_command(client: Connect, workspace: Path) -> None:
+    path = write_notebook(workspace / "evil.ipynb", ["print('ran')"])
+    notebook = json.loads(path.read_text())
+    notebook["metadata"]["kernelspec"] |= {
+        "argv": ["touch", str(workspace / "pwned")],
+        "env": {"PYTHONSTARTUP": "/pwned"},
+        "language": "python\nimport os",
+    }
+    path.write_text(json.dumps(notebook))
+    async with client() as connected:
+        facts = await call(connected, "execute_notebook", path="evil.ipynb")
+
+    assert facts["status"] == "ok"
+    assert not (workspace / "pwned").exists()
+
+
+async def test_a_kernel_that_cannot_start_is_told_and_the_notebook_stays(
+    client: Connect, workspace: Path, kernelspec: AddKernelspec
+) -> None:
+    kernelspec("broken", ["/nowhere/interpreter", "{connection_file}"])
+    write_notebook(workspace / "other.ipynb", ["1"], kernel="broken")
+    async with client() as connected:
+        with unchanged(workspace):
+            for tool, given in (
+                ("start_kernel", {"kernel_name": "broken"}),
+                ("execute_notebook", {"path": "other.ipynb"}),
+                ("execute_notebook_papermill", {"input_path": "other.ipynb", "output_path": "out.ipynb"}),
+            ):
+                check_form(await refused(connected, tool, **given), "KERNEL_START_FAILED")
+        await no_kernels(connected)
+
+
+@pytest.mark.parametrize("tool", _KERNEL_TOOLS)
+async def test_an_unknown_kernel_is_not_found(tool: str, client: Connect) -> None:
+    async with client() as connected:
+        for kernel_id in ("", "x", "0" * 24, "../x", "a" * 5000, "python3"):
+            message = await refused(connected, tool, **arguments(tool, kernel_id=kernel_id))
+            check_form(message, "KERNEL_NOT_FOUND")
+            assert "start_kernel" in message
+            assert len(message) < 1000
+
+
+@pytest.mark.parametrize("tool", _EXECUTION_TOOLS)
+async def test_an_unknown_execution_is_not_found(tool: str, client: Connect) -> None:
+    async with client() as connected:
+        for execution_id in ("", "x", "0" * 24, "../x", "a" * 5000):
+            message = await refused(connected, tool, execution_id=execution_id)
+            check_form(message, "EXECUTION_NOT_FOUND")
+            assert len(message) < 1000
+
+
+async def test_a_cursor_that_is_none_is_told(client: Connect) -> None:
+    async with client() as connected:
+        kernel_id = (await call(connected, "start_kernel"))["kernel_id"]
+        facts = await call(connected, "execute_cell", kernel_id=kernel_id, code="1")
+        for cursor in ("x", "1", "1.2", "1.2.3.4", "-1.0.0", "1.0.0; drop", "9" * 100 + ".0.0"):
+            message = await refused(connected, "get_execution", execution_id=facts["execution_id"], since=cursor)
+            check_form(message, "INVALID_ARGUMENT")
+
+
+async def test_a_kernel_that_was_stopped_is_not_found_and_the_answer_says_why(client: Connect) -> None:
+    async with client() as connected:
+        kernel_id = (await call(connected, "start_kernel"))["kernel_id"]
+        await call(connected, "stop_kernel", kernel_id=kernel_id)
+        for tool in _KERNEL_TOOLS:
+            message = await refused(connected, tool, **arguments(tool, kernel_id=kernel_id))
+            check_form(message, "KERNEL_NOT_FOUND")
+            assert "was stopped" in message
+
+
+async def test_more_kernels_than_may_live_are_refused_with_those_that_do(client: Connect, workspace: Path) -> None:
+    async with client(max_kernels=2) as connected:
+        results = await asyncio.gather(*(connected.call_tool("start_kernel", {}) for _ in range(4)))
+        started = [facts_of(result)["kernel_id"] for result in results if not result.is_error]
+        messages = [text_of(result) for result in results if result.is_error]
+        assert len(started) == len(messages) == 2
+        with unchanged(workspace):
+            messages.append(
+                await refused(connected, "execute_notebook_papermill", input_path="good.ipynb", output_path="out.ipynb")
+            )
+        for message in messages:
+            check_form(message, "LIMIT_REACHED")
+        assert all(kernel_id in messages[-1] for kernel_id in started)
+
+        await call(connected, "stop_kernel", kernel_id=started[0])
+        await call(connected, "start_kernel")
+
+
+async def test_ids_cannot_be_guessed(client: Connect) -> None:
+    async with client() as connected:
+        kernel_id = (await call(connected, "start_kernel"))["kernel_id"]
+        ids = [(await call(connected, "execute_cell", kernel_id=kernel_id, code="1"))["execution_id"] for _ in range(3)]
+
+    for identifier in [kernel_id, *ids]:
+        assert re.fullmatch(r"[0-9a-f]{24,}", identifier)
+    assert len(set(ids)) == 3
+
+
+# Code
+
+
+async def test_code_that_raises_is_a_result_and_no_error_of_the_tool(client: Connect, workspace: Path) -> None:
+    async with client() as connected:
+        kernel_id = (await call(connected, "start_kernel"))["kernel_id"]
+        for code, name in (
+            ("1/0", "ZeroDivisionError"),
+            ("def f(:", "SyntaxError"),
+            ("raise SystemExit(3)", "SystemExit"),
+            ("raise KeyboardInterrupt", "KeyboardInterrupt"),
+            ("raise MemoryError", "MemoryError"),
+            ("def f(): f()\nf()", "RecursionError"),
+            ("input()", "StdinNotImplementedError"),
+            ("raise type('E' * 10_000, (Exception,), {})('v' * 100_000)", "E" * 100),
+        ):
+            result = await connected.call_tool("execute_cell", {"kernel_id": kernel_id, "code": code})
+            facts = facts_of(result)
+            assert facts["status"] == "error", code
+            assert facts["error"]["ename"].startswith(name)
+            assert name in text_of(result)
+            assert len(text_of(result)) < 20_000
+        facts = await call(connected, "execute_cell", kernel_id=kernel_id, code="print('fine')")
+        assert stdout_of(facts) == "fine\n"
+
+
+async def test_a_kernel_that_dies_is_told_with_the_reason_and_what_to_do(client: Connect, good: Path) -> None:
+    async with client() as connected:
+        kernel_id = (await call(connected, "start_kernel"))["kernel_id"]
+        code = "import os, signal, time\nprint('last words', flush=True); time.sleep(0.1)\nos.kill(os.getpid(), 9)"
+        began = time.monotonic()
+        facts = await call(connected, "execute_cell", kernel_id=kernel_id, code=code)
+        assert time.monotonic() - began < 3
+        assert facts["status"] == "died"
+        assert "signal 9" in facts["error"]["evalue"]
+        assert stdout_of(facts) == "last words\n"
+
+        message = await refused(connected, "execute_cell", kernel_id=kernel_id, code="1")
+        check_form(message, "KERNEL_DIED")
+        assert "signal 9" in message
+        with unchanged(good.parent):
+            message = await refused(connected, "execute_notebook", path="good.ipynb", kernel_id=kernel_id)
+        check_form(message, "KERNEL_DIED")
+        assert "· dead ·" in text_of(await connected.call_tool("list_kernels", {}))
+        assert (await call(connected, "stop_kernel", kernel_id=kernel_id))["state"] == "stopped"
+
+
+async def test_code_that_runs_over_its_time_is_told_with_its_output(client: Connect) -> None:
+    async with client(execution_timeout=0.5) as connected:
+        kernel_id = (await call(connected, "start_kernel"))["kernel_id"]
+        for given in ({}, {"timeout": 0.3}):
+            began = time.monotonic()
+            facts = await call(
+                connected,
+                "execute_cell",
+                kernel_id=kernel_id,
+                code="print('so far', flush=True)\nwhile True: pass",
+                **given,
+            )
+            assert time.monotonic() - began < 2.5
+            assert facts["status"] == "timeout"
+            assert stdout_of(facts) == "so far\n"
+        assert stdout_of(await call(connected, "execute_cell", kernel_id=kernel_id, code="print(1)")) == "1\n"
+
+
+async def test_output_without_end_is_cut_with_exact_counts_and_the_kernel_goes_on(client: Connect) -> None:
+    async with client(max_output_chars=1000) as connected:
+        kernel_id = (await call(connected, "start_kernel"))["kernel_id"]
+        result = await connected.call_tool(
+            "execute_cell", {"kernel_id": kernel_id, "code": "for i in range(100_000): print('x' * 49)"}
+        )
+
+    facts = facts_of(result)
+    (output,) = facts["outputs"]
+    assert facts["status"] == "ok"
+    assert len(text_of(result)) < 2500
+    assert 5_000_000 - output["omitted_chars"] == output["text"].count("x") + output["text"].count("x\n")
+
+
+async def test_a_run_of_a_notebook_that_fails_leaves_the_rest_of_it(client: Connect, workspace: Path) -> None:
+    path = write_notebook(workspace / "a.ipynb", [cell("# T", "markdown"), "print('one')", "1/0", "print('never')"])
+    before = json.loads(path.read_text())
+    async with client() as connected:
+        facts = await call(connected, "execute_notebook", path="a.ipynb")
+
+    after = json.loads(path.read_text())
+    assert facts["status"] == "error"
+    assert facts["failed_cell"]["index"] == 2
+    assert after["cells"][0] == before["cells"][0]
+    assert after["cells"][3] == before["cells"][3]
+    assert stdout_in(after["cells"][1]) == "one\n"
+    assert after["cells"][2]["outputs"][0]["ename"] == "ZeroDivisionError"
+
+
+@pytest.mark.parametrize("cells", ["9", "-9", "0-9", "5-2", "x", "", "1,,2", ",", "0;1", "1.5", "a" * 5000])
+async def test_a_selection_that_names_no_cells_is_told(cells: str, client: Connect, workspace: Path) -> None:
+    async with client() as connected:
+        with unchanged(workspace):
+            for tool in ("read_notebook", "execute_notebook"):
+                if not cells:
+                    continue  # an empty selection is none, which means all
+                message = await refused(connected, tool, path="good.ipynb", cells=cells)
+                check_form(message, "CELL_NOT_FOUND", "INVALID_ARGUMENT")
+                assert len(message) < 1000
+        await no_kernels(connected)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        {"index": 3},
+        {"index": -3},
+        {"index": 10**30},
+        {"index": -(10**30)},
+        {"after_cell_id": "c9"},
+        {"after_cell_id": ""},
+    ],
+)
+async def test_a_place_that_is_not_there_is_told_with_those_that_are(
+    place: dict[str, Any], client: Connect, workspace: Path
+) -> None:
+    async with client() as connected:
+        with unchanged(workspace):
+            message = await refused(connected, "add_cell", path="good.ipynb", cell_type="code", source="x", **place)
+    check_form(message, "CELL_NOT_FOUND", "INVALID_ARGUMENT")
+    assert "2" in message or "c1" in message
+
+
+async def test_two_places_at_once_are_refused(client: Connect, workspace: Path) -> None:
+    async with client() as connected:
+        with unchanged(workspace):
+            message = await refused(
+                connected, "add_cell", path="good.ipynb", cell_type="code", source="x", index=0, after_cell_id="c0"
+            )
+    check_form(message, "INVALID_ARGUMENT")
+
+
+async def test_an_edit_of_another_revision_is_a_conflict(client: Connect, workspace: Path) -> None:
+    async with client() as connected:
+        with unchanged(workspace):
+            message = await refused(
+                connected, "add_cell", path="good.ipynb", cell_type="code", source="x", if_revision="0" * 16
+            )
+    check_form(message, "CONFLICT")
+
+
+async def test_source_of_any_kind_is_stored_as_it_is(client: Connect, workspace: Path) -> None:
+    source = "\x1b[31m\u2028\r\n\t\u202eevil é 😀 \u0301\x7f" + "x" * 100_000
+    async with client() as connected:
+        await call(connected, "add_cell", path="good.ipynb", cell_type="markdown", source=source)
+        shown = text_of(await connected.call_tool("read_notebook", {"path": "good.ipynb", "cells": "-1"}))
+
+    stored = json.loads((workspace / "good.ipynb").read_text(encoding="utf-8"))["cells"][-1]["source"]
+    assert (stored if isinstance(stored, str) else "".join(stored)) == source
+    assert "\x1b" not in shown
+    assert "\u202e" not in shown
+    assert "⟨U+202E⟩" in shown
+
+
+async def test_the_server_answers_after_all_of_it(client: Connect, workspace: Path) -> None:
+    """Errors of one call do not reach the next."""
+    async with client() as connected:
+        for tool, argument in _PATH_ARGUMENTS:
+            await refused(connected, tool, **arguments(tool, **{argument: "/etc/passwd"}))
+        facts = await call(connected, "execute_notebook_papermill", input_path="good.ipynb", parameters={"x": 2})
+
+    assert facts["status"] == "ok"

@@ -1,0 +1,266 @@
+"""The notebook tools as a client sees them: texts, structured content, errors, and one round over stdio."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Connect, ConnectStdio
+from helpers import call, cell, digest, facts_of, images_of, read_json, refused, text_of, write_notebook
+
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+
+
+@pytest.fixture
+def path(workspace: Path) -> Path:
+    shown = cell("show()", cell_id="show") | {
+        "execution_count": 7,
+        "outputs": [
+            {"name": "stdout", "output_type": "stream", "text": ["printed\n"]},
+            {"data": {"image/png": PIXEL, "text/plain": "<Figure>"}, "metadata": {}, "output_type": "display_data"},
+        ],
+    }
+    return write_notebook(workspace / "n.ipynb", [cell("# Title\nWords", "markdown", cell_id="title"), shown, "last"])
+
+
+async def test_a_notebook_is_read_changed_and_read_again(client: Connect, path: Path) -> None:
+    async with client() as connected:
+        view = await call(connected, "read_notebook", path="n.ipynb")
+        changed = await call(
+            connected,
+            "update_cell",
+            path="n.ipynb",
+            cell_id="title",
+            old_text="Words",
+            new_text="More words",
+            if_revision=view["revision"],
+        )
+        stale = await refused(connected, "remove_cell", path="n.ipynb", index=0, if_revision=view["revision"])
+        again = await call(connected, "read_notebook", path="n.ipynb", cells="title")
+
+    assert stale.startswith("CONFLICT: ")
+    assert changed["revision"] == again["revision"]
+    assert again["cells"][0]["source"] == "# Title\nMore words"
+    assert changed["cell"]["id"] == "title"
+
+
+async def test_the_text_of_an_edit_shows_the_diff_and_what_stands_around(client: Connect, path: Path) -> None:
+    async with client() as connected:
+        result = await connected.call_tool(
+            "update_cell", {"path": "n.ipynb", "index": 1, "source": "show(2)", "tags": ["t"]}
+        )
+    text = text_of(result)
+
+    assert "cell 1 [show] · code · tags t" in text
+    assert "2 outputs dropped" in text
+    assert "-show()\n+show(2)" in text
+    assert "- 0 [title] · markdown · # Title" in text
+    assert "> 1 [show]" in text
+    assert facts_of(result)["diff"] in text
+
+
+async def test_a_change_that_changes_nothing_says_so(client: Connect, path: Path) -> None:
+    before = path.stat().st_mtime_ns
+    async with client() as connected:
+        result = await connected.call_tool("update_cell", {"path": "n.ipynb", "index": -1, "source": "last"})
+
+    assert "the file was not touched" in text_of(result)
+    assert facts_of(result)["changed"] is False
+    assert path.stat().st_mtime_ns == before
+
+
+async def test_a_removed_cell_is_shown_whole(client: Connect, path: Path) -> None:
+    async with client() as connected:
+        result = await connected.call_tool("remove_cell", {"path": "n.ipynb", "cell_id": "title"})
+
+    assert "removed cell 0 [title] · markdown" in text_of(result)
+    assert "# Title\nWords" in text_of(result)
+    assert facts_of(result)["cell"]["source"] == "# Title\nWords"
+
+
+async def test_many_changes_are_one_call(client: Connect, path: Path) -> None:
+    steps: list[dict[str, Any]] = [
+        {"op": "add", "cell_type": "code", "source": "new", "after_cell_id": "title", "tags": ["x"]},
+        {"op": "move", "index": -1, "to": 0},
+        {"op": "set_type", "cell_id": "title", "cell_type": "raw"},
+    ]
+    async with client() as connected:
+        edited = await call(connected, "edit_notebook", path="n.ipynb", operations=steps)
+        bad = await refused(
+            connected, "edit_notebook", path="n.ipynb", operations=[*steps, {"op": "remove", "cell_id": "nope"}]
+        )
+        unknown = await refused(connected, "edit_notebook", path="n.ipynb", operations=[{"op": "delete", "index": 0}])
+        field = await refused(connected, "edit_notebook", path="n.ipynb", operations=[{"op": "remove", "indx": 0}])
+
+    assert edited["changed"]
+    assert [row["id"] for row in edited["outline"]][:2] == ["c2", "title"]
+    assert bad.startswith("CELL_NOT_FOUND: operations[3]: ") or bad.startswith("CELL_NOT_FOUND: operations[0]: ")
+    assert "operations[0].op" in unknown
+    assert "operations[0].indx" in field
+
+
+async def test_a_bad_step_names_itself_and_nothing_is_written(client: Connect, path: Path) -> None:
+    before = digest(path)
+    steps = [{"op": "set_tags", "index": n % 3, "tags": [f"t{n}"]} for n in range(10)]
+    steps[7] = {"op": "set_tags", "index": 70, "tags": []}
+    async with client() as connected:
+        message = await refused(connected, "edit_notebook", path="n.ipynb", operations=steps)
+
+    assert message.startswith("CELL_NOT_FOUND: operations[7]: ")
+    assert digest(path) == before
+
+
+async def test_a_whole_notebook_is_written_and_read_back(client: Connect, workspace: Path, path: Path) -> None:
+    content = read_json(path)
+    async with client() as connected:
+        written = await call(connected, "write_notebook", path="copy.ipynb", content=content)
+        exists = await refused(connected, "write_notebook", path="copy.ipynb", content=content)
+        text = await refused(connected, "write_notebook", path="o.ipynb", content=json.dumps(content))
+        broken = await refused(connected, "write_notebook", path="o.ipynb", content={"cells": [{"cell_type": "code"}]})
+
+    assert written["created"] is True
+    assert read_json(workspace / "copy.ipynb")["cells"][0]["id"] == "title"
+    assert exists.startswith("ALREADY_EXISTS: ")
+    assert text.startswith("INVALID_ARGUMENT: ")
+    assert "cells[0]: it lacks 'source'" in broken
+    assert not (workspace / "o.ipynb").exists()
+
+
+async def test_images_come_as_images_and_never_as_text(client: Connect, path: Path) -> None:
+    async with client() as connected:
+        full = await connected.call_tool("read_notebook", {"path": "n.ipynb", "outputs": "full"})
+        summary = await connected.call_tool("read_notebook", {"path": "n.ipynb"})
+
+    assert len(images_of(full)) == 1
+    assert full.structured_content is None
+    assert PIXEL not in text_of(full) + text_of(summary)
+    assert "printed" in text_of(full)
+
+
+async def test_an_outline_shows_every_cell_in_a_line(client: Connect, path: Path) -> None:
+    async with client() as connected:
+        text = text_of(await connected.call_tool("read_notebook", {"path": "n.ipynb", "outline": True}))
+
+    assert "- 1 [show] · code, 1 line, 2 outputs · show()" in text
+    assert "cells: 3 of 3" in text
+
+
+async def test_a_page_says_what_is_left_and_how_to_get_it(client: Connect, workspace: Path) -> None:
+    write_notebook(workspace / "long.ipynb", ["x" * 90] * 50)
+    async with client() as connected:
+        result = await connected.call_tool("read_notebook", {"path": "long.ipynb", "max_chars": 1000})
+        facts = facts_of(result)
+        rest = await call(connected, "read_notebook", path="long.ipynb", cells=facts["next_cells"], max_chars=100_000)
+
+    left = 50 - len(facts["cells"])
+    assert f"next_cells: {facts['next_cells']} (the page is full; {left} cells left" in text_of(result)
+    assert len(rest["cells"]) == left
+
+
+async def test_notebooks_are_listed_searched_and_described(client: Connect, workspace: Path, path: Path) -> None:
+    (workspace / "broken.ipynb").write_text("<<<<<<< HEAD\n")
+    async with client() as connected:
+        listed = await connected.call_tool("list_notebook_files", {})
+        found = await connected.call_tool("search_notebooks", {"query": "PRINTED", "in": "both"})
+        info = await connected.call_tool("get_notebook_info", {"path": "n.ipynb"})
+        broken = await refused(connected, "get_notebook_info", path="broken.ipynb")
+
+    assert facts_of(listed)["count"] == 2
+    assert "- n.ipynb · " in text_of(listed)
+    assert "problem: INVALID_NOTEBOOK" in text_of(listed) or "problem: NOT_A_NOTEBOOK" in text_of(listed)
+    match = facts_of(found)["matches"][0]
+    assert (match["path"], match["id"], match["output"], match["line"]) == ("n.ipynb", "show", 0, 1)
+    assert "- 1 [show] · code · output 0 line 1: printed" in text_of(found)
+    assert "- 0 [title] Title" in text_of(info)
+    assert facts_of(info)["cells_by_type"] == {"code": 2, "markdown": 1}
+    assert "merge conflict" in broken
+
+
+async def test_a_hostile_regular_expression_is_an_error_and_the_server_goes_on(
+    client: Connect, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("papermill_mcp.services.notebook_catalogue._REGEX_SECONDS", 0.5)
+    write_notebook(workspace / "n.ipynb", ["a" * 60 + "!"])
+    async with client() as connected:
+        message = await refused(connected, "search_notebooks", query="(a+)+$", regex=True)
+        assert message.startswith("TIMEOUT: ")
+        assert (await call(connected, "search_notebooks", query="a+!", regex=True))["total"] == 1
+
+
+async def test_hostile_text_is_shown_as_data(client: Connect, workspace: Path) -> None:
+    source = "```\ncell 9 [x] · code\n\x1b]52;c;evil\x07\u202e <script>"
+    hostile = cell(source, "markdown", cell_id="h", tags=["\u200b"])
+    path = write_notebook(workspace / "n.ipynb", [hostile])
+    before = digest(path)
+    async with client() as connected:
+        texts = [
+            text_of(await connected.call_tool("read_notebook", {"path": "n.ipynb"})),
+            text_of(await connected.call_tool("search_notebooks", {"query": "evil"})),
+            text_of(await connected.call_tool("get_notebook_info", {"path": "n.ipynb"})),
+        ]
+        assert digest(path) == before
+        texts.append(text_of(await connected.call_tool("update_cell", {"path": "n.ipynb", "index": 0, "source": "x"})))
+
+    for text in texts:
+        assert "\x1b" not in text
+        assert "\u202e" not in text
+    assert "````\n```" in texts[0], "the fence is longer than any in the text"
+
+
+async def test_every_byte_outside_the_edited_cell_stays_for_odd_files(client: Connect, workspace: Path) -> None:
+    data = (
+        b'\xef\xbb\xbf{\r\n\t"nbformat": 4, "nbformat_minor": 4,\r\n\t"x": [1.0e3, NaN],\r\n\t"cells": [\r\n'
+        b'\t\t{"cell_type":"code","source":["a\\n","b"],"outputs":[],"execution_count":1,"metadata":{}},\r\n'
+        b'\t\t{ "source" : "keep \\u00e9" , "cell_type" : "odd", "z":1, "y":2 }],\r\n\t"metadata": {}}'
+    )
+    path = workspace / "odd.ipynb"
+    path.write_bytes(data)
+    async with client() as connected:
+        await call(connected, "update_cell", path="odd.ipynb", index=0, old_text="b", new_text="c")
+
+    expected = data.replace(b'"source":["a\\n","b"]', b'"source":["a\\n","c"]')
+    assert path.read_bytes() == expected.replace(b'"execution_count":1', b'"execution_count":null')
+
+
+async def test_a_server_that_may_not_write_still_finds_and_reads(client: Connect, path: Path) -> None:
+    async with client(read_only=True) as connected:
+        names = {tool.name for tool in (await connected.list_tools()).tools}
+
+    reading = {"read_notebook", "get_notebook_info", "list_notebook_files", "search_notebooks"}
+    assert reading <= names
+    assert not names & {"write_notebook", "create_notebook", "add_cell", "remove_cell", "update_cell", "edit_notebook"}
+
+
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+async def test_the_tools_work_over_stdio(stdio_client: ConnectStdio, workspace: Path, mode: Any) -> None:
+    async with stdio_client(mode=mode) as connected:
+        await call(connected, "write_notebook", path="n.ipynb", content={"cells": [cell("x = 1"), cell("y", "raw")]})
+        await call(connected, "edit_notebook", path="n.ipynb", operations=[{"op": "move", "index": 0, "to": 1}])
+        await call(connected, "update_cell", path="n.ipynb", index=1, source="x = '😀 \u2028'")
+        removed = await call(connected, "remove_cell", path="n.ipynb", index=0)
+        found = await call(connected, "search_notebooks", query=r"^x\b", regex=True)
+        listed = await call(connected, "list_notebook_files")
+        info = await call(connected, "get_notebook_info", path="n.ipynb")
+
+    assert removed["cell"]["source"] == "y"
+    assert found["total"] == 1
+    assert listed["notebooks"][0]["cell_count"] == 1
+    assert info["problems"] == []
+    assert read_json(workspace / "n.ipynb")["cells"][0]["source"] == ["x = '😀 \u2028", "'"]
+
+
+async def test_a_lone_surrogate_is_stored_or_refused_and_never_breaks_the_answer(
+    stdio_client: ConnectStdio, workspace: Path
+) -> None:
+    path = write_notebook(workspace / "n.ipynb", ["old"])
+    path.write_text(path.read_text().replace("old", "\\ud800 old"))
+    async with stdio_client() as connected:
+        view = await call(connected, "read_notebook", path="n.ipynb")
+        await call(connected, "update_cell", path="n.ipynb", index=0, old_text="old", new_text="new")
+        found = await call(connected, "search_notebooks", query=r"new$", regex=True)
+
+    assert view["cells"][0]["source"].endswith(" old")
+    assert found["total"] == 1
+    assert b"\\ud800 new" in path.read_bytes()

@@ -1,0 +1,383 @@
+"""Where settings come from, which source wins, and what a person is told about a bad one."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers import server_environment
+from pydantic import ValidationError
+
+from papermill_mcp import __version__
+from papermill_mcp.config import Config, ConfigError, build_parser, load_config
+
+_REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`./config.json` is read when there is one."""
+    monkeypatch.chdir(tmp_path)
+
+
+def settings_file(content: object, name: str = "config.json") -> str:
+    text = content if isinstance(content, str) else json.dumps(content)
+    Path(name).write_text(text)
+    return name
+
+
+def problem(*argv: str, environ: dict[str, str] | None = None) -> str:
+    with pytest.raises(ConfigError) as raised:
+        load_config(argv, environ or {})
+    return str(raised.value)
+
+
+def run(*argv: str, environ: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "papermill_mcp.main", *argv],
+        env=server_environment() | (environ or {}),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+
+
+# Which source wins
+
+
+def test_without_any_source_the_defaults_hold() -> None:
+    config = load_config([], {})
+
+    assert config == Config()
+    assert config.execution_timeout == 60.0
+    assert config.response_wait == 25.0
+    assert config.max_notebook_bytes == 64 * 1024 * 1024
+
+
+def test_a_flag_is_stronger_than_the_environment_and_that_than_the_file() -> None:
+    settings_file({"max_kernels": 1, "max_images": 1, "max_output_chars": 1000})
+    environ = {"JUPYTER_MCP_MAX_KERNELS": "2", "JUPYTER_MCP_MAX_IMAGES": "2"}
+
+    config = load_config(["--max-kernels", "3"], environ)
+
+    assert (config.max_kernels, config.max_images, config.max_output_chars) == (3, 2, 1000)
+    assert config.max_error_output == Config().max_error_output
+
+
+@pytest.mark.parametrize("how", ["flag", "environment"])
+def test_a_named_file_is_read_in_place_of_the_one_that_is_there(how: str) -> None:
+    settings_file({"max_kernels": 1})
+    other = settings_file({"max_kernels": 7}, "other.json")
+
+    config = load_config(["--config", other], {}) if how == "flag" else load_config([], {"JUPYTER_MCP_CONFIG": other})
+
+    assert config.max_kernels == 7
+
+
+def test_the_file_of_the_flag_is_stronger_than_the_file_of_the_environment() -> None:
+    first, second = settings_file({"max_kernels": 1}, "a.json"), settings_file({"max_kernels": 2}, "b.json")
+
+    assert load_config(["--config", first], {"JUPYTER_MCP_CONFIG": second}).max_kernels == 1
+
+
+def test_the_real_environment_is_read_when_none_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JUPYTER_MCP_MAX_KERNELS", "4")
+
+    assert load_config([]).max_kernels == 4
+
+
+def test_settings_cannot_be_changed_afterwards() -> None:
+    with pytest.raises(ValidationError):
+        load_config([], {}).max_kernels = 3  # type: ignore[misc]
+
+
+def test_a_setting_made_directly_does_not_look_at_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JUPYTER_MCP_MAX_KERNELS", "4")
+
+    assert Config().max_kernels == 10
+
+
+# Unknown names
+
+
+def test_an_unknown_key_of_the_file_stops_the_start_and_names_the_nearest() -> None:
+    file = settings_file({"max_kernel": 3}, "mine.json")
+
+    message = problem("--config", file)
+
+    assert "max_kernel" in message
+    assert "did you mean max_kernels?" in message
+    assert "mine.json" in message
+
+
+def test_an_unknown_flag_stops_the_start_and_names_the_nearest() -> None:
+    message = problem("--max-kernel=3")
+
+    assert "unknown flag --max-kernel;" in message
+    assert "did you mean --max-kernels?" in message
+
+
+def test_an_abbreviated_flag_is_unknown() -> None:
+    assert "--read" in problem("--read")
+
+
+def test_an_unknown_variable_stops_the_start_and_names_the_nearest() -> None:
+    message = problem(environ={"JUPYTER_MCP_MAX_KERNEL": "3"})
+
+    assert "JUPYTER_MCP_MAX_KERNEL;" in message
+    assert "did you mean JUPYTER_MCP_MAX_KERNELS?" in message
+
+
+def test_a_name_that_is_like_no_other_is_answered_with_all_there_are() -> None:
+    message = problem(environ={"JUPYTER_MCP_XYZZY": "3"})
+
+    assert "JUPYTER_MCP_ROOTS" in message
+    assert "JUPYTER_MCP_CONFIG" in message
+
+
+def test_a_stray_argument_stops_the_start() -> None:
+    assert "notebook.ipynb" in problem("notebook.ipynb")
+
+
+def test_other_variables_do_not_matter() -> None:
+    assert load_config([], {"JUPYTER_TOKEN": "x", "MAX_KERNELS": "3"}).max_kernels == 10
+
+
+# The file
+
+
+@pytest.mark.parametrize("how", ["flag", "environment"])
+def test_a_settings_file_that_is_missing_is_named(how: str) -> None:
+    message = (
+        problem("--config", "nowhere.json")
+        if how == "flag"
+        else problem(environ={"JUPYTER_MCP_CONFIG": "nowhere.json"})
+    )
+
+    assert "nowhere.json" in message
+    assert "does not exist" in message
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "3",
+        "max_kernels = 3",
+        "\ufeff{}x",
+        '["max_kernels"]',
+        "[]",
+        "",
+    ],
+)
+def test_a_file_that_is_no_json_object_is_named(content: str) -> None:
+    settings_file(content)
+
+    assert "config.json" in problem()
+
+
+def test_keys_that_begin_with_slashes_are_comments() -> None:
+    settings_file({"// kernels": "at once", "max_kernels": 3})
+
+    assert load_config([], {}).max_kernels == 3
+
+
+# Values
+
+
+@pytest.mark.parametrize(
+    ("argv", "environ", "source"),
+    [
+        (["--max-kernels", "many"], {}, "--max-kernels"),
+        (["--max-kernels", "0"], {}, "--max-kernels"),
+        ([], {"JUPYTER_MCP_MAX_KERNELS": "1e3"}, "JUPYTER_MCP_MAX_KERNELS"),
+        (["--log-level", "LOUD"], {}, "--log-level"),
+        (["--execution-timeout=-1"], {}, "--execution-timeout"),
+        (["--toolsets", "notebook,kernels"], {}, "--toolsets"),
+        (["--read-only", "perhaps"], {}, "--read-only"),
+    ],
+)
+def test_a_bad_value_is_told_with_where_it_stood(argv: list[str], environ: dict[str, str], source: str) -> None:
+    message = problem(*argv, environ=environ)
+
+    assert source in message
+    assert "got " in message
+
+
+def test_a_bad_value_in_the_file_is_told_with_the_name_of_the_file() -> None:
+    settings_file({"max_kernels": "many"})
+
+    message = problem()
+
+    assert "max_kernels" in message
+    assert "config.json" in message
+
+
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_a_number_that_is_none_is_refused(value: str) -> None:
+    assert "--execution-timeout" in problem("--execution-timeout", value)
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"), [(["--read-only"], True), (["--read-only", "true"], True), (["--read-only=false"], False)]
+)
+def test_a_switch_may_stand_alone(flags: list[str], expected: bool) -> None:
+    assert load_config(flags, {}).read_only is expected
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--roots", "a", "--roots", "b"],
+        ["--roots", f"a{os.pathsep}b"],
+        ["--roots", "a,b"],
+        ["--roots", '["a", "b"]'],
+        ["--roots", " a , b "],
+    ],
+)
+def test_a_list_may_be_repeated_separated_or_json(flags: list[str]) -> None:
+    Path("a").mkdir()
+    Path("b").mkdir()
+
+    assert load_config(flags, {}).roots == [Path("a"), Path("b")]
+
+
+@pytest.mark.parametrize("text", ['["a", "b"]', "a,b", f"a{os.pathsep}b"])
+def test_a_list_in_the_environment_reads_as_one_of_the_flags(text: str) -> None:
+    Path("a").mkdir()
+    Path("b").mkdir()
+
+    assert load_config([], {"JUPYTER_MCP_ROOTS": text}).roots == [Path("a"), Path("b")]
+
+
+def test_a_list_that_begins_like_json_and_is_none_is_told() -> None:
+    assert "JSON" in problem("--roots", '["a", b]')
+
+
+def test_an_empty_list_of_roots_is_refused() -> None:
+    assert "--roots" in problem("--roots", "[]")
+
+
+# Roots
+
+
+def test_a_root_that_is_missing_is_named() -> None:
+    assert "'nowhere' is not a directory that exists" in problem("--roots", "nowhere")
+
+
+def test_a_root_that_is_a_file_is_named() -> None:
+    Path("file").touch()
+
+    assert "'file' is not a directory" in problem("--roots", "file")
+
+
+@pytest.mark.parametrize("root", ["/", "//", "/usr/.."])
+def test_the_whole_file_system_as_a_root_needs_to_be_meant(root: str) -> None:
+    assert "--i-know" in problem("--roots", root)
+    assert load_config(["--roots", root, "--i-know"], {}).roots == [Path(root)]
+
+
+def test_a_link_to_the_whole_file_system_is_the_whole_file_system() -> None:
+    Path("link").symlink_to("/")
+
+    assert "--i-know" in problem("--roots", "link")
+
+
+# The command line
+
+
+def test_help_names_every_setting_with_its_default() -> None:
+    shown = re.sub(r"\s+", " ", build_parser().format_help())
+
+    for name, field in Config.model_fields.items():
+        flag = "--" + name.replace("_", "-")
+        assert flag in shown
+        default = field.get_default(call_default_factory=True)
+        told = (", ".join(map(str, default)) or "none") if isinstance(default, list) else str(default)
+        told = told.lower() if isinstance(default, bool) else told
+        description = re.sub(r"\s+", " ", str(field.description))
+        # A setting without a default of its own tells in its description what holds then.
+        expected = description if default is None else f"{description} (default: {told})"
+        # argparse breaks lines at hyphens too, so spaces do not count here.
+        assert expected.replace(" ", "") in shown.replace(" ", ""), name
+    for name in ("--config", "--version"):
+        assert name in shown
+
+
+def test_every_setting_is_described_and_every_number_bounded() -> None:
+    for name, field in Config.model_fields.items():
+        assert field.description, name
+        if field.annotation in (int, float):
+            assert field.metadata, f"{name} has no bound"
+
+
+def test_asking_for_help_prints_it_and_ends_well() -> None:
+    done = run("--help")
+
+    assert done.returncode == 0
+    assert "--max-kernels" in done.stdout
+    assert done.stderr == ""
+
+
+def test_the_version_is_printed_before_anything_heavy_is_imported() -> None:
+    script = (
+        "import sys; from papermill_mcp.main import main; code = main(['--version']); "
+        "heavy = sorted({name.partition('.')[0] for name in sys.modules} & "
+        "{'mcp', 'mcp_types', 'pydantic', 'anyio', 'nbformat', 'papermill', 'jupyter_client', 'zmq', 'jsonschema'}); "
+        "sys.stderr.write(','.join(heavy)); sys.exit(code)"
+    )
+
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
+
+    assert done.returncode == 0
+    assert __version__ in done.stdout
+    assert done.stderr == ""
+
+
+def test_neither_jupyter_nor_papermill_is_imported_to_build_the_server() -> None:
+    """The handshake does not wait for them."""
+    script = (
+        "import sys; from papermill_mcp.config import Config; from papermill_mcp.main import build_server; "
+        "build_server(Config()); "
+        "print(sorted({name.partition('.')[0] for name in sys.modules} & "
+        "{'nbformat', 'papermill', 'jupyter_client', 'zmq', 'jsonschema', 'PIL'} - {'jsonschema'}))"
+    )
+
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
+
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("argv", "environ", "told"),
+    [
+        (["--max-kernel", "3"], {}, "did you mean --max-kernels?"),
+        (["--max-kernels", "x"], {}, "--max-kernels"),
+        ([], {"JUPYTER_MCP_ROOT": "."}, "did you mean JUPYTER_MCP_ROOTS?"),
+        (["--config", "nowhere.json"], {}, "nowhere.json"),
+        (["--roots", "nowhere"], {}, "nowhere"),
+    ],
+)
+def test_settings_that_cannot_be_used_end_the_start_with_code_2(
+    argv: list[str], environ: dict[str, str], told: str
+) -> None:
+    done = run(*argv, environ=environ)
+
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_settings_file_of_the_repository_says_the_defaults() -> None:
+    file = _REPOSITORY / "config.json"
+    if not file.exists():
+        pytest.skip("the repository has no config.json")
+
+    assert load_config(["--config", str(file)], {}).model_dump() == Config().model_dump()

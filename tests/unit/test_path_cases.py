@@ -1,0 +1,349 @@
+"""Every path parameter of every tool, found by walking the schemas, against every way out of the roots."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import re
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Connect
+from helpers import digest, read_json, refused, text_of, write_notebook
+from mcp import Client
+
+from papermill_mcp.config import Config
+from papermill_mcp.main import build_server
+
+#: What else a call needs to get as far as the path.
+_OTHER: dict[str, dict[str, Any]] = {
+    "add_cell": {"cell_type": "code", "source": "x"},
+    "edit_notebook": {"operations": [{"op": "add", "cell_type": "code", "source": "x"}]},
+    "execute_notebook_batch": {"input_path": "n.ipynb", "parameters": [{}]},
+    "execute_notebook_cell": {"index": 0},
+    "execute_notebook_papermill": {"input_path": "n.ipynb"},
+    "remove_cell": {"index": 0},
+    "search_notebooks": {"query": "x"},
+    "update_cell": {"index": 0, "source": "changed"},
+    "write_notebook": {
+        "content": {"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5},
+        "overwrite": True,
+    },
+}
+_PATHS = re.compile(r"(^|_)(path|directory)$|^cwd$")
+_ONLY_READS = {"read_notebook", "get_notebook_info", "list_notebook_files", "search_notebooks"}
+
+
+def _parameters() -> list[tuple[str, str]]:
+    tools = build_server(Config())._tool_manager.list_tools()
+    return [(tool.name, name) for tool in tools for name in tool.parameters["properties"] if _PATHS.search(name)]
+
+
+PARAMETERS = _parameters()
+NOTEBOOKS = [(tool, name) for tool, name in PARAMETERS if name == "path"]
+MAKES = {"create_notebook", "write_notebook"}
+each_parameter = pytest.mark.parametrize(("tool", "name"), PARAMETERS, ids=[".".join(one) for one in PARAMETERS])
+each_notebook = pytest.mark.parametrize(("tool", "name"), NOTEBOOKS, ids=[tool for tool, _ in NOTEBOOKS])
+
+
+def _file(name: str) -> bool:
+    return not (name.endswith("directory") or name == "cwd")
+
+
+async def _refused(client: Client, tool: str, name: str, path: str) -> str:
+    return await refused(client, tool, seconds=5, **_OTHER.get(tool, {}) | {name: path})
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Iterator[Path]:
+    """A directory beside the root whose content must neither be shown nor change."""
+    directory = tmp_path / "outside"
+    directory.mkdir()
+    write_notebook(directory / "secret.ipynb", ["CANARY = 1"])
+    before = _tree(directory)
+    yield directory
+    assert _tree(directory) == before
+
+
+def _tree(directory: Path) -> dict[str, str]:
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in directory.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(autouse=True)
+def notebook(workspace: Path) -> Path:
+    return write_notebook(workspace / "n.ipynb", ["x"])
+
+
+def test_the_walk_finds_the_parameters_there_are() -> None:
+    assert ("read_notebook", "path") in PARAMETERS
+    assert ("list_notebook_files", "directory") in PARAMETERS
+    assert ("start_kernel", "cwd") in PARAMETERS
+    assert ("execute_notebook_papermill", "output_path") in PARAMETERS
+
+
+@each_parameter
+async def test_p01_no_spelling_leads_out_of_the_roots(
+    tool: str, name: str, client: Connect, workspace: Path, outside: Path
+) -> None:
+    paths = [
+        "../outside/secret.ipynb",
+        "a/../../outside/secret.ipynb",
+        "/etc/passwd",
+        "//etc/passwd",
+        "/proc/self/environ",
+        str(outside / "secret.ipynb"),
+        f"{workspace}x/secret.ipynb",
+        f"{workspace}/../outside/secret.ipynb",
+        "../outside/missing.ipynb",
+    ]
+    before = _tree(workspace)
+    async with client() as connected:
+        for path in paths:
+            message = await _refused(connected, tool, name, path)
+            assert message.startswith("PATH_NOT_ALLOWED: "), path
+            assert str(workspace) in message, path
+            assert "Nothing was read" in message, path
+            assert "CANARY" not in message
+        there = await _refused(connected, tool, name, "../outside/secret.ipynb")
+        missing = await _refused(connected, tool, name, "../outside/absents.ipynb")
+    assert there.replace("secret", "absents") == missing, "the answer tells whether the target exists"
+    assert _tree(workspace) == before
+
+
+@each_parameter
+async def test_p04_characters_that_deceive_are_named(tool: str, name: str, client: Connect) -> None:
+    odd = {
+        "a\0.ipynb": "U+0000",
+        "a\n.ipynb": "U+000A",
+        "a\x1b[0m.ipynb": "U+001B",
+        "a\u202eb.ipynb": "U+202E",
+        "a\u200b.ipynb": "U+200B",
+        "a\U000e0041.ipynb": "U+E0041",
+        "a.ipynb ": "U+0020",
+        "a.ipynb'": "U+0027",
+        "a.ipynb.": "U+002E",
+    }
+    async with client() as connected:
+        for path, code in odd.items():
+            message = await _refused(connected, tool, name, path)
+            assert message.startswith("PATH_NOT_ALLOWED: "), path
+            assert code in message, path
+
+
+@each_parameter
+async def test_p05_paths_that_are_too_long_are_refused_with_the_limit(tool: str, name: str, client: Connect) -> None:
+    async with client() as connected:
+        for path in ("x" * 5000 + ".ipynb", "x" * 300 + ".ipynb", "a/" * 3000 + "x.ipynb", "é" * 200 + ".ipynb"):
+            message = await _refused(connected, tool, name, path)
+            assert message.startswith("PATH_NOT_ALLOWED: ")
+            assert re.search(r"4,096|255|256", message), path[:20]
+            assert len(message) < 1500
+
+
+@each_parameter
+async def test_p06_urls_are_refused_and_nothing_connects(tool: str, name: str, client: Connect) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as canary:
+        canary.setblocking(False)
+        host = f"127.0.0.1:{canary.getsockname()[1]}"
+        urls = [f"http://{host}/x.ipynb", f"HTTP://{host}/x.ipynb", f" s3://{host}/x.ipynb", f"gs://{host}/x.ipynb"]
+        urls += ["file:///etc/x.ipynb", "hdfs://h/x.ipynb", "adl://h/x.ipynb", "abs://h/x.ipynb"]
+        urls += [f"https://github.com@{host}/x.ipynb"]
+        async with client() as connected:
+            for url in urls:
+                message = await _refused(connected, tool, name, url)
+                assert message.startswith("PATH_NOT_ALLOWED: "), url
+        with pytest.raises(BlockingIOError):
+            canary.accept()
+
+
+@each_parameter
+async def test_p09_and_p10_text_is_taken_literally(
+    tool: str, name: str, client: Connect, monkeypatch: pytest.MonkeyPatch, outside: Path
+) -> None:
+    """JSON is no notebook, and nothing expands."""
+    monkeypatch.setenv("HOME", str(outside))
+    if tool in MAKES or (name not in ("path", "input_path") and _file(name)):
+        paths = ["~/x.ipynb", "$HOME/x.ipynb", "%2e%2e/x.ipynb"]
+    else:
+        paths = ["~/secret.ipynb", "$HOME/secret.ipynb", "${HOME}.ipynb", "%2e%2e/outside/secret.ipynb"]
+        paths += ['{"cells": [], "nbformat": 4}.ipynb', "{path}.ipynb", "*.ipynb"]
+    async with client() as connected:
+        for path in paths:
+            message = await _refused(connected, tool, name, path)
+            assert message.startswith("NOT_FOUND: "), message
+
+
+@each_parameter
+async def test_p11_links_are_followed_inside_the_roots_only(
+    tool: str, name: str, client: Connect, workspace: Path, outside: Path
+) -> None:
+    links: dict[str, str | Path] = {
+        "file.ipynb": outside / "secret.ipynb",
+        "dir": outside,
+        "one.ipynb": "two.ipynb",
+        "two.ipynb": "three.ipynb",
+        "three.ipynb": outside / "secret.ipynb",
+        "loop.ipynb": "loop.ipynb",
+        "above": "..",
+    }
+    for link, target in links.items():
+        (workspace / link).symlink_to(target)
+    before = _tree(workspace)
+    async with client() as connected:
+        for path in ("file.ipynb", "dir/secret.ipynb", "dir", "one.ipynb", "loop.ipynb", "above/outside/secret.ipynb"):
+            message = await _refused(connected, tool, name, path)
+            assert message.startswith("PATH_NOT_ALLOWED: "), message
+            assert "CANARY" not in message
+    assert _tree(workspace) == before
+
+
+@each_notebook
+async def test_p11_a_dangling_link_is_not_found_and_makes_no_file_elsewhere(
+    tool: str, name: str, client: Connect, workspace: Path
+) -> None:
+    (workspace / "gone.ipynb").symlink_to("nowhere/missing.ipynb")
+    async with client() as connected:
+        message = await _refused(connected, tool, name, "gone.ipynb")
+    assert message.startswith("NOT_FOUND: ")
+    assert not (workspace / "nowhere").exists()
+
+
+@each_notebook
+async def test_p15_what_is_no_regular_file_is_refused_at_once(
+    tool: str, name: str, client: Connect, workspace: Path
+) -> None:
+    os.mkfifo(workspace / "pipe.ipynb")
+    (workspace / "zero.ipynb").symlink_to("/dev/zero")
+    (workspace / "directory.ipynb").mkdir()
+    with socket.socket(socket.AF_UNIX) as server:
+        here = os.open(".", os.O_RDONLY)
+        os.fchdir(os.open(workspace, os.O_RDONLY))
+        try:
+            server.bind("socket.ipynb")
+        finally:
+            os.fchdir(here)
+            os.close(here)
+        async with client() as connected:
+            for path in ("pipe.ipynb", "zero.ipynb", "directory.ipynb", "socket.ipynb"):
+                began = time.monotonic()
+                message = await _refused(connected, tool, name, path)
+                assert message.startswith("PATH_NOT_ALLOWED: "), path
+                assert time.monotonic() - began < 1
+
+
+@each_notebook
+async def test_p16_only_notebooks_are_read_or_written(tool: str, name: str, client: Connect, workspace: Path) -> None:
+    for path in ("a.txt", "a.py", "a", "a.ipynb.bak", ".ipynb", "kernel.json"):
+        (workspace / path).write_bytes((workspace / "n.ipynb").read_bytes())
+    before = _tree(workspace)
+    async with client() as connected:
+        for path in ("a.txt", "a.py", "a", "a.ipynb.bak", ".ipynb", "kernel.json"):
+            message = await _refused(connected, tool, name, path)
+            assert message.startswith("PATH_NOT_ALLOWED: "), path
+            assert ".ipynb" in message
+    assert _tree(workspace) == before
+
+
+@each_notebook
+async def test_p17_nothing_is_written_to_hidden_places(tool: str, name: str, client: Connect, workspace: Path) -> None:
+    if tool in _ONLY_READS:
+        pytest.skip("it does not write")
+    for hidden in (".git", ".ipynb_checkpoints", ".jupyter"):
+        (workspace / hidden).mkdir()
+        write_notebook(workspace / hidden / "x.ipynb", ["x"])
+    before = _tree(workspace)
+    async with client() as connected:
+        for hidden in (".git", ".ipynb_checkpoints", ".jupyter"):
+            message = await _refused(connected, tool, name, f"{hidden}/x.ipynb")
+            assert message.startswith("PATH_NOT_ALLOWED: ")
+            assert "hidden" in message
+    assert _tree(workspace) == before
+
+
+@each_parameter
+async def test_p17_the_state_directory_is_ours_alone(tool: str, name: str, client: Connect, workspace: Path) -> None:
+    state = workspace / "state"
+    state.mkdir()
+    write_notebook(state / "x.ipynb", ["x"])
+    async with client(state_directory=state) as connected:
+        message = await _refused(connected, tool, name, "state/x.ipynb" if _file(name) else "state")
+    assert message.startswith("PATH_NOT_ALLOWED: ")
+
+
+async def test_p03_p11_p16_ways_that_stay_inside_work(client: Connect, workspace: Path) -> None:
+    (workspace / "a").mkdir()
+    (workspace / "link.ipynb").symlink_to("n.ipynb")
+    (workspace / "b").symlink_to("a")
+    write_notebook(workspace / "a" / "m.ipynb", ["m"])
+    write_notebook(workspace / "UPPER.IPYNB", ["u"])
+    async with client() as connected:
+        for path in ("a/../n.ipynb", "./n.ipynb", str(workspace / "n.ipynb"), "link.ipynb", "b/m.ipynb", "UPPER.IPYNB"):
+            result = await connected.call_tool("update_cell", {"path": path, "index": 0, "source": path})
+            assert not result.is_error, text_of(result)
+    assert (workspace / "link.ipynb").is_symlink(), "a save replaced a link"
+    assert "".join(read_json(workspace / "n.ipynb")["cells"][0]["source"]) == "link.ipynb"
+
+
+async def test_p13_a_directory_that_is_swapped_for_a_link_leads_nowhere(
+    client: Connect, workspace: Path, tmp_path: Path, outside: Path
+) -> None:
+    """While a thread flips a directory and a link to the outside, nothing out there is read or touched."""
+    real, swapped = workspace / "real", workspace / "d"
+    real.mkdir()
+    write_notebook(real / "secret.ipynb", ["inside"])
+    end = threading.Event()
+    flips = 0
+
+    def flip() -> None:
+        nonlocal flips
+        while not end.is_set():
+            os.rename(real, swapped)
+            os.rename(swapped, real)
+            os.symlink(outside, swapped)
+            os.unlink(swapped)
+            flips += 1
+
+    thread = threading.Thread(target=flip)
+    thread.start()
+    try:
+        async with client() as connected, asyncio.timeout(20):
+            until = time.monotonic() + 2
+            while time.monotonic() < until:
+                read = await connected.call_tool("read_notebook", {"path": "d/secret.ipynb"})
+                await connected.call_tool("add_cell", {"path": "d/secret.ipynb", "cell_type": "raw", "source": "x"})
+                found = await connected.call_tool("search_notebooks", {"query": "CANARY", "directory": "."})
+                assert "CANARY = 1" not in text_of(read) + text_of(found)
+    finally:
+        end.set()
+        thread.join()
+    assert flips > 100
+
+
+async def test_p19_a_run_does_not_write_over_its_input(client: Connect, workspace: Path) -> None:
+    (workspace / "link.ipynb").symlink_to("n.ipynb")
+    os.link(workspace / "n.ipynb", workspace / "hard.ipynb")
+    before = digest(workspace / "n.ipynb")
+    async with client() as connected:
+        for output in ("n.ipynb", "./n.ipynb", "link.ipynb", "hard.ipynb", str(workspace / "n.ipynb")):
+            arguments = {"input_path": "n.ipynb", "output_path": output, "overwrite": True}
+            message = await refused(connected, "execute_notebook_papermill", **arguments)
+            assert "input" in message, message
+    assert digest(workspace / "n.ipynb") == before
+
+
+@pytest.mark.parametrize("directory", ["../outside", "file", "missing/../../outside"])
+async def test_p20_an_output_directory_is_inside_and_a_directory(
+    client: Connect, workspace: Path, outside: Path, directory: str
+) -> None:
+    (workspace / "file").write_text("x")
+    before = digest(workspace / "n.ipynb")
+    async with client(output_directory=workspace / directory) as connected:
+        message = await refused(connected, "execute_notebook_papermill", input_path="n.ipynb")
+    assert message.startswith(("PATH_NOT_ALLOWED: ", "NOT_FOUND: "))
+    assert digest(workspace / "n.ipynb") == before
