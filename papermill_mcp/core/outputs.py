@@ -106,6 +106,9 @@ class _Stream:
             text = text[granted:]
             self._full = bool(text)
         if text:
+            if len(text) > STREAM_TAIL_CHARS:  # one message may hold a hundred megabytes
+                self._dropped += len(text) - STREAM_TAIL_CHARS
+                text = text[-STREAM_TAIL_CHARS:]
             self._tail.append(text)
             self._tail_chars += len(text)
             while self._tail_chars - len(self._tail[0]) >= STREAM_TAIL_CHARS:
