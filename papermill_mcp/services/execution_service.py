@@ -16,9 +16,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from weakref import WeakValueDictionary
 
 from papermill_mcp.config import Config
-from papermill_mcp.errors import ExecutionNotFoundError, ServerError, listed
+from papermill_mcp.errors import ExecutionNotFoundError, InvalidArgumentError, ServerError, listed
 from papermill_mcp.services.execution_store import ExecutionRecord, ExecutionStore
 from papermill_mcp.services.execution_view import (
     CancelledExecution,
@@ -86,6 +87,7 @@ class Execution:
     cancelled: bool = False
     task: asyncio.Task[None] | None = None
     one_cell: bool = False
+    idempotency_key: str | None = None
     recorded_at: float = 0.0
     record_due: bool = False
 
@@ -110,6 +112,7 @@ class ExecutionService:
         self._store = store
         self._executions: OrderedDict[str, Execution] = OrderedDict()
         self._background: set[asyncio.Task[Any]] = set()
+        self._keys: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def aclose(self) -> None:
         """Cancel every execution and give each a moment to save what it has."""
@@ -175,6 +178,7 @@ class ExecutionService:
                 failed_cell=failed,
                 server_pid=self._store.pid,
                 server_started=self._store.server_started,
+                idempotency_key=execution.idempotency_key,
             )
         )
 
@@ -244,8 +248,55 @@ class ExecutionService:
         elif execution.cell is not None and execution.kernel is not None:
             await execution.kernel.interrupt(execution.cell)
 
-    async def answer(self, execution: Execution, wait: float | None, progress: Progress) -> ExecutionView:
-        """Wait for an execution that this call began, and show it. If the call is cancelled, so is the execution."""
+    async def follow(
+        self,
+        kind: Kind,
+        begin: Callable[[], Awaitable[Execution]],
+        *,
+        idempotency_key: str | None = None,
+        wait: float | None = None,
+        progress: Progress,
+    ) -> ExecutionView:
+        """Begin an execution, wait for it, at most `wait` seconds, and show it. If the call is cancelled, so is it.
+
+        Args:
+            idempotency_key: a request with a key that was used before runs nothing: it follows the execution of then,
+                also one of an earlier server process.
+
+        Raises:
+            InvalidArgumentError: the key was used for something else.
+        """
+        if idempotency_key is None:
+            return await self._answer(await begin(), wait, progress)
+        async with self._keys.setdefault(idempotency_key, asyncio.Lock()):  # the same request may come twice at once
+            earlier = await self._with_key(idempotency_key)
+            execution = await begin() if earlier is None else earlier
+            if isinstance(execution, Execution) and earlier is None:
+                execution.idempotency_key = idempotency_key
+                self._record(execution)
+        if execution.kind != kind:
+            raise InvalidArgumentError(
+                f"idempotency_key {idempotency_key[:100]!r} was used for an execution of another kind "
+                f"({execution.execution_id}, {execution.kind})",
+                state="nothing was run",
+                advice="use a new key for a new request",
+            )
+        if isinstance(execution, ExecutionRecord):
+            return view_of(row_of(execution, self._workspace))
+        if earlier is None:
+            return await self._answer(execution, wait, progress)
+        await self._wait(execution, self._wait_seconds(wait), progress)
+        view = await self._view(execution)
+        view.notes = [*(view.notes or []), "this idempotency_key was used before, so nothing was run again"]
+        return view
+
+    async def _with_key(self, key: str) -> Execution | ExecutionRecord | None:
+        for execution in self._executions.values():
+            if execution.idempotency_key == key:
+                return execution
+        return await asyncio.to_thread(self._store.record_with_key, key)
+
+    async def _answer(self, execution: Execution, wait: float | None, progress: Progress) -> ExecutionView:
         try:
             await self._wait(execution, self._wait_seconds(wait), progress)
         except asyncio.CancelledError:

@@ -28,7 +28,7 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS executions (
     execution_id TEXT PRIMARY KEY, kind TEXT NOT NULL, status TEXT NOT NULL, path TEXT, output_path TEXT,
     kernel_name TEXT, started_at REAL NOT NULL, duration REAL NOT NULL, cells_total INTEGER, cells_done INTEGER,
-    failed_cell INTEGER, server_pid INTEGER NOT NULL, server_started INTEGER NOT NULL
+    failed_cell INTEGER, server_pid INTEGER NOT NULL, server_started INTEGER NOT NULL, idempotency_key TEXT
 );
 CREATE TABLE IF NOT EXISTS timings (path TEXT PRIMARY KEY, seconds TEXT NOT NULL, updated REAL NOT NULL);
 PRAGMA user_version = 1;
@@ -58,6 +58,7 @@ class ExecutionRecord:
     failed_cell: int | None
     server_pid: int
     server_started: int
+    idempotency_key: str | None = None
 
     @property
     def server_alive(self) -> bool:
@@ -107,6 +108,12 @@ class ExecutionStore:
     def record(self, execution_id: str) -> ExecutionRecord | None:
         """The record of one execution. Blocks: call it in a thread."""
         rows = self._read(f"SELECT {_COLUMNS} FROM executions WHERE execution_id = ?", (execution_id,))
+        return ExecutionRecord(*rows[0]) if rows else None
+
+    def record_with_key(self, key: str) -> ExecutionRecord | None:
+        """The newest record with that idempotency key. Blocks: call it in a thread."""
+        query = f"SELECT {_COLUMNS} FROM executions WHERE idempotency_key = ? ORDER BY started_at DESC LIMIT 1"
+        rows = self._read(query, (key,))
         return ExecutionRecord(*rows[0]) if rows else None
 
     def timings(self, path: str) -> dict[str, float]:

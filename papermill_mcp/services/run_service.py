@@ -16,8 +16,7 @@ from papermill_mcp.config import Config
 from papermill_mcp.core.document import NotebookDocument
 from papermill_mcp.core.run_file import RunFile
 from papermill_mcp.errors import AlreadyExistsError, BusyError, InvalidArgumentError, ServerError
-from papermill_mcp.services.execution_service import Execution, ExecutionService, Progress
-from papermill_mcp.services.execution_view import ExecutionView
+from papermill_mcp.services.execution_service import Execution, ExecutionService
 from papermill_mcp.services.kernel_service import KernelService
 from papermill_mcp.services.notebook_service import NotebookService, OpenNotebook
 from papermill_mcp.services.notebook_view import select
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class RunService:
-    """Begins runs. What runs is held by the executions."""
+    """Begins runs. Each method returns the execution as soon as it goes on; `ExecutionService.follow` waits for it."""
 
     def __init__(
         self,
@@ -54,11 +53,9 @@ class RunService:
         code: str,
         *,
         timeout: float | None = None,
-        wait: float | None = None,
         store_history: bool = True,
-        progress: Progress,
-    ) -> ExecutionView:
-        """Run code in a kernel and wait for it, at most `wait` seconds.
+    ) -> Execution:
+        """Run code in a kernel.
 
         Raises:
             KernelNotFoundError, KernelDiedError: there is no kernel to run it.
@@ -72,7 +69,7 @@ class RunService:
             owner=execution.execution_id,
         )
         self._executions.begin(execution, self._follow_cell(execution, execution.cell))
-        return await self._executions.answer(execution, wait, progress)
+        return execution
 
     async def _follow_cell(self, execution: Execution, cell: CellExecution) -> None:
         try:
@@ -92,10 +89,8 @@ class RunService:
         timeout: float | None = None,
         continue_on_error: bool | None = None,
         save: bool = True,
-        wait: float | None = None,
         one_cell: bool = False,
-        progress: Progress,
-    ) -> ExecutionView:
+    ) -> Execution:
         """Run the code cells of a notebook in its kernel, saving results into it as the run goes on.
 
         Args:
@@ -151,7 +146,7 @@ class RunService:
         self._executions.begin(
             execution, self._run_in_place(execution, execution.run, kernel, file, observer, notebook)
         )
-        return await self._executions.answer(execution, wait, progress)
+        return execution
 
     async def _run_in_place(
         self,
@@ -188,9 +183,7 @@ class RunService:
         cell_id: str | None = None,
         kernel_id: str | None = None,
         timeout: float | None = None,
-        wait: float | None = None,
-        progress: Progress,
-    ) -> ExecutionView:
+    ) -> Execution:
         """Run one code cell of a notebook in its kernel and save the result into it.
 
         Raises:
@@ -204,9 +197,7 @@ class RunService:
             kernel_id=kernel_id,
             cells=cell_id if cell_id is not None else str(index),
             timeout=timeout,
-            wait=wait,
             one_cell=True,
-            progress=progress,
         )
 
     async def execute_papermill(
@@ -222,9 +213,7 @@ class RunService:
         keep_kernel: bool = False,
         report_mode: bool = False,
         overwrite: bool = False,
-        wait: float | None = None,
-        progress: Progress,
-    ) -> ExecutionView:
+    ) -> Execution:
         """Run a notebook with parameters into an output notebook, in a kernel of its own.
 
         The input is never changed. The output is there from the first cell on, and whole at every instant.
@@ -297,7 +286,7 @@ class RunService:
         )
         work = self._run_papermill(execution, execution.run, kernel, file, observer, executor, output, keep_kernel)
         self._executions.begin(execution, work)
-        return await self._executions.answer(execution, wait, progress)
+        return execution
 
     async def _run_papermill(
         self,

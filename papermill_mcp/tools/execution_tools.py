@@ -14,6 +14,7 @@ from papermill_mcp.tools.toolset import (
     ContinueOnError,
     ExecutionId,
     Executions,
+    IdempotencyKey,
     NotebookPath,
     ReportProgress,
     Runs,
@@ -29,6 +30,7 @@ toolset = Toolset("execution")
 async def execute_notebook(
     path: NotebookPath,
     runs: Runs,
+    executions: Executions,
     progress: ReportProgress,
     kernel_id: Annotated[
         str | None,
@@ -42,19 +44,19 @@ async def execute_notebook(
     continue_on_error: ContinueOnError = None,
     save: Annotated[bool, Field(description="Save outputs into the notebook as the run goes on. Default true.")] = True,
     wait: Wait = None,
+    idempotency_key: IdempotencyKey = None,
 ) -> ExecutionView:
     """Run the code cells of a notebook in its kernel and save outputs, counts and timings into it.
 
     The kernel stays alive with its variables, so after a failure the cell can be mended and the run taken up from
     there: cells="7-". For a run with parameters into a new file, use execute_notebook_papermill.
     """
-    return await runs.execute_notebook(
-        path,
-        kernel_id=kernel_id,
-        cells=cells,
-        timeout=timeout,
-        continue_on_error=continue_on_error,
-        save=save,
+    return await executions.follow(
+        "notebook",
+        lambda: runs.execute_notebook(
+            path, kernel_id=kernel_id, cells=cells, timeout=timeout, continue_on_error=continue_on_error, save=save
+        ),
+        idempotency_key=idempotency_key,
         wait=wait,
         progress=progress,
     )
@@ -64,6 +66,7 @@ async def execute_notebook(
 async def execute_notebook_cell(
     path: NotebookPath,
     runs: Runs,
+    executions: Executions,
     progress: ReportProgress,
     index: Annotated[int | None, Field(description="0-based; negative counts from the end.")] = None,
     cell_id: Annotated[str | None, Field(description="The cell's id, instead of index.")] = None,
@@ -72,14 +75,13 @@ async def execute_notebook_cell(
     ] = None,
     timeout: Timeout = None,
     wait: Wait = None,
+    idempotency_key: IdempotencyKey = None,
 ) -> ExecutionView:
     """Run one code cell of a notebook in its kernel and save its outputs into it."""
-    return await runs.execute_notebook_cell(
-        path,
-        index=index,
-        cell_id=cell_id,
-        kernel_id=kernel_id,
-        timeout=timeout,
+    return await executions.follow(
+        "notebook",
+        lambda: runs.execute_notebook_cell(path, index=index, cell_id=cell_id, kernel_id=kernel_id, timeout=timeout),
+        idempotency_key=idempotency_key,
         wait=wait,
         progress=progress,
     )
@@ -89,6 +91,7 @@ async def execute_notebook_cell(
 async def execute_notebook_papermill(
     input_path: NotebookPath,
     runs: Runs,
+    executions: Executions,
     progress: ReportProgress,
     output_path: Annotated[
         str | None,
@@ -109,22 +112,27 @@ async def execute_notebook_papermill(
     report_mode: Annotated[bool, Field(description="Hide the code in the output. Default false.")] = False,
     overwrite: Annotated[bool, Field(description="Replace an output that is there. Default false.")] = False,
     wait: Wait = None,
+    idempotency_key: IdempotencyKey = None,
 ) -> ExecutionView:
     """Run a notebook with parameters by Papermill: a fresh kernel, a new output notebook; the input stays as it is.
 
     The output is saved as the run goes on, and kept when it fails.
     """
-    return await runs.execute_papermill(
-        input_path,
-        output_path=output_path,
-        parameters=parameters,
-        kernel_name=kernel_name,
-        timeout=timeout,
-        continue_on_error=continue_on_error,
-        strict_parameters=strict_parameters,
-        keep_kernel=keep_kernel,
-        report_mode=report_mode,
-        overwrite=overwrite,
+    return await executions.follow(
+        "papermill",
+        lambda: runs.execute_papermill(
+            input_path,
+            output_path=output_path,
+            parameters=parameters,
+            kernel_name=kernel_name,
+            timeout=timeout,
+            continue_on_error=continue_on_error,
+            strict_parameters=strict_parameters,
+            keep_kernel=keep_kernel,
+            report_mode=report_mode,
+            overwrite=overwrite,
+        ),
+        idempotency_key=idempotency_key,
         wait=wait,
         progress=progress,
     )

@@ -23,6 +23,8 @@ from papermill_mcp.tools.toolset import (
     RUNS_CODE,
     STARTS,
     STOPS,
+    Executions,
+    IdempotencyKey,
     KernelId,
     Kernels,
     ReportProgress,
@@ -107,17 +109,23 @@ async def execute_cell(
     kernel_id: KernelId,
     code: Annotated[str, Field(description="Code in the kernel's language.")],
     runs: Runs,
+    executions: Executions,
     progress: ReportProgress,
     timeout: Timeout = None,
     wait: Wait = None,
     store_history: Annotated[
         bool, Field(description="Count it as In [n] and keep it in the kernel's history. Default true.")
     ] = True,
+    idempotency_key: IdempotencyKey = None,
 ) -> ExecutionView:
     """Run code in a kernel and show what it puts out, plots as images. No notebook is touched.
 
     Code that raises has status "error". Code that takes longer than wait has status "running": see get_execution.
     """
-    return await runs.execute_cell(
-        kernel_id, code, timeout=timeout, wait=wait, store_history=store_history, progress=progress
+    return await executions.follow(
+        "cell",
+        lambda: runs.execute_cell(kernel_id, code, timeout=timeout, store_history=store_history),
+        idempotency_key=idempotency_key,
+        wait=wait,
+        progress=progress,
     )

@@ -145,6 +145,12 @@ ContinueOnError = Annotated[
 ]
 
 
+IdempotencyKey = Annotated[
+    str | None,
+    Field(description="A key of yours. A request repeated with it is not run again.", min_length=1, max_length=200),
+]
+
+
 class _StrictMetadata(FuncMetadata):
     """Arguments as they were sent: no JSON is read out of strings, `null` means not given, nothing is converted."""
 

@@ -447,6 +447,36 @@ async def test_executions_of_an_earlier_server_are_listed_and_a_cut_off_one_is_m
         assert stdout_in(read_json(workspace / "out.ipynb")["cells"][0]) == "first\n"
 
 
+async def test_a_repeated_request_with_the_same_key_runs_once_also_in_the_next_server(
+    stdio_client: ConnectStdio, workspace: Path
+) -> None:
+    """Clients repeat requests whose answer they did not get. The side effect happens once."""
+    write_notebook(workspace / "a.ipynb", ["with open('count', 'a') as f: f.write('x')\nimport time; time.sleep(0.3)"])
+    request = {"input_path": "a.ipynb", "output_path": "out.ipynb", "idempotency_key": "once"}
+    async with stdio_client() as c:
+        first, second = await asyncio.gather(*(call(c, "execute_notebook_papermill", **request) for _ in range(2)))
+        third = await call(c, "execute_notebook_papermill", **request)
+        assert first["execution_id"] == second["execution_id"] == third["execution_id"]
+        assert third["status"] == "ok"
+        assert any("nothing was run again" in note for note in third["notes"])
+        assert (await refused(c, "execute_notebook", path="a.ipynb", idempotency_key="once")).startswith("INVALID_ARG")
+    async with stdio_client() as c:
+        later = await call(c, "execute_notebook_papermill", **request)
+        assert (later["execution_id"], later["status"]) == (first["execution_id"], "ok")
+        assert later["output_path"] == "out.ipynb"
+        other = await call(c, "execute_notebook_papermill", **(request | {"idempotency_key": "2", "overwrite": True}))
+        assert other["execution_id"] != first["execution_id"]
+    assert (workspace / "count").read_text() == "xx"
+
+
+async def test_a_key_of_a_request_that_could_not_begin_is_free_again(client: Connect, workspace: Path) -> None:
+    async with client() as c:
+        wrong = {"path": "a.ipynb", "idempotency_key": "k"}
+        assert (await refused(c, "execute_notebook", **wrong)).startswith("NOT_FOUND")
+        write_notebook(workspace / "a.ipynb", ["1"])
+        assert (await call(c, "execute_notebook", **wrong))["status"] == "ok"
+
+
 async def test_a_server_whose_state_directory_cannot_be_used_works_without_memory(
     client: Connect, workspace: Path, tmp_path: Path
 ) -> None:
