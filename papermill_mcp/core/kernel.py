@@ -33,6 +33,7 @@ from papermill_mcp.errors import (
     KernelNotFoundError,
     KernelStartFailedError,
     KernelUnresponsiveError,
+    LimitReachedError,
 )
 
 logger = logging.getLogger(__name__)
@@ -58,6 +59,9 @@ INTERRUPT_PATIENCE = 5.0
 
 #: Seconds an idle kernel gets to shut down by itself.
 _SHUTDOWN_GRACE = 1.0
+
+#: Executions that may wait for one kernel.
+MAX_QUEUED = 64
 
 #: Finished executions whose late output still finds them.
 _REMEMBERED = 200
@@ -302,9 +306,16 @@ class Kernel:
         """Queue code. It runs when what was queued before it is done.
 
         Raises:
-            KernelDiedError: there is no process to run it.
+            KernelNotFoundError, KernelDiedError: there is no process to run it.
+            LimitReachedError: too much waits already.
         """
         self.require_alive()
+        if len(self._queue) >= MAX_QUEUED:
+            raise LimitReachedError(
+                f"kernel {self.kernel_id} has {len(self._queue)} executions waiting, and no more may wait",
+                state="this one was not taken; what waits stays",
+                advice="wait for some of them with get_execution, or use another kernel",
+            )
         execution = CellExecution(
             code,
             self._displays,

@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
-from conftest import AddKernelspec, Connect, ConnectStdio
+from conftest import AddKernelspec, Connect, ConnectStdio, StartRaw
 from helpers import (
     call,
     cell,
@@ -90,6 +90,52 @@ async def test_twenty_requests_at_once_start_no_more_than_the_limit(client: Conn
         replies = await asyncio.gather(*(c.call_tool("start_kernel", {}) for _ in range(20)))
         assert sum(not reply.is_error for reply in replies) == 3
         assert all("LIMIT_REACHED" in text_of(reply) for reply in replies if reply.is_error)
+
+
+async def test_a_queue_that_is_full_refuses_more_and_loses_none(client: Connect) -> None:
+    """200 requests at once: one runs, 64 wait, and the rest is refused with a hint."""
+    async with client() as c:
+        kernel = await start(c)
+        first = await running(c, kernel, "import time; time.sleep(60)")
+        request = {"kernel_id": kernel, "code": "n = globals().get('n', 0) + 1", "wait": 0}
+        replies = await asyncio.gather(*(c.call_tool("execute_cell", request) for _ in range(200)))
+        refusals = [text_of(reply) for reply in replies if reply.is_error]
+        assert len(refusals) == 200 - 64
+        assert all(text.startswith("LIMIT_REACHED") and "get_execution" in text for text in refusals)
+        await call(c, "cancel_execution", execution_id=first)
+        assert stdout_of(await run(c, kernel, "print(n)")) == "64\n"
+
+
+async def test_a_flood_of_cancellations_leaves_the_server_responsive(raw_server: StartRaw) -> None:
+    """Unknown and malformed ones are ignored, one of our own ends only its own request (J10, J11)."""
+    async with raw_server() as server:
+        kernel = (await server.call("start_kernel"))["kernel_id"]
+        slow = {"name": "execute_cell", "arguments": {"kernel_id": kernel, "code": "import time; time.sleep(60)"}}
+        wanted = {"name": "execute_cell", "arguments": {"kernel_id": kernel, "code": "print('kept')"}}
+        doomed, _ = await server.send("tools/call", slow)
+        _, kept = await server.send("tools/call", wanted)
+        for number in range(10_000):
+            await server.notify("notifications/cancelled", {"requestId": f"no-{number}"})
+        malformed: list[dict[str, Any]] = [{}, {"requestId": None}, {"requestId": []}]
+        for wrong in malformed:
+            await server.notify("notifications/cancelled", wrong)
+        began = time.monotonic()
+        await server.request("ping", {})
+        assert time.monotonic() - began < 5
+        await server.notify("notifications/cancelled", {"requestId": doomed})
+        async with asyncio.timeout(15):
+            answer = await kept
+        assert "kept" in str(answer)
+
+
+async def test_a_cell_that_runs_out_of_memory_is_an_error_and_the_kernel_lives(client: Connect) -> None:
+    """The limit is that of the kernel's process (K02)."""
+    async with client() as c:
+        kernel = await start(c)
+        await run(c, kernel, "import resource; resource.setrlimit(resource.RLIMIT_AS, (2 * 10**9, 2 * 10**9))")
+        failed = await run(c, kernel, "x = bytearray(4 * 10**9)")
+        assert (failed["status"], failed["error"]["ename"]) == ("error", "MemoryError")
+        assert stdout_of(await run(c, kernel, "print('alive')")) == "alive\n"
 
 
 async def test_all_kernels_are_stopped_and_no_other(
