@@ -97,10 +97,10 @@ class Bench:
         """A bare server, not yet spoken to."""
         return Server(BARE, self)
 
-    def ours(self) -> Server:
+    def ours(self, *flags: str) -> Server:
         """Our server, not yet spoken to."""
         state = str(self.scratch / "state")
-        return Server([*OURS, "--roots", str(self.workspace), "--state-directory", state], self)
+        return Server([*OURS, "--roots", str(self.workspace), "--state-directory", state, *flags], self)
 
     def kernel(self) -> RawKernel:
         """A raw kernel that has just been started."""
@@ -505,6 +505,55 @@ def kernel_start(bench: Bench, rounds: int | None) -> list[Row]:
     return [_row("kernel_start", floors, ours, 1.1)]
 
 
+def spare_kernel(bench: Bench, rounds: int | None) -> list[Row]:
+    """From `start_kernel` to the first result with a spare kernel, against the same without one."""
+    with bench.ours() as cold, bench.ours("--prewarm-kernels", "1") as warm:
+        for server in (cold, warm):
+            server.handshake()
+            server.call("list_kernels")
+
+        def first_result(server: Server) -> float:
+            taken: list[float] = []
+            with _timed(taken):
+                kernel_id = server.start_kernel()
+                server.one_plus_one(kernel_id)
+            server.call("stop_kernel", kernel_id=kernel_id)
+            return taken[0]
+
+        def with_spare() -> float:
+            time.sleep(4)  # the next spare is started 2 s after the last was used
+            return first_result(warm)
+
+        first_result(cold)
+        with_spare()
+        floors, ours = _turns(rounds or 7, lambda: first_result(cold), with_spare)
+    return [_row("spare_kernel, of a cold start", floors, ours, 0.1)]
+
+
+def in_place_20mb(bench: Bench, rounds: int | None) -> list[Row]:
+    """A notebook whose 100 cells put out 20 MB, run in place with saving, against the same without."""
+    path = bench.workspace / "large.ipynb"
+    source = "print('x' * 200_000); import time; time.sleep(0.02)"
+    empty: dict[str, Any] = {"metadata": {}, "outputs": [], "execution_count": None}
+    cells = [{"cell_type": "code", "id": f"c{n}", "source": source, **empty} for n in range(100)]
+    spec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    path.write_text(json.dumps({"cells": cells, "metadata": {"kernelspec": spec}, "nbformat": 4, "nbformat_minor": 5}))
+    with bench.ours() as server:
+        server.handshake()
+
+        def run(save: bool) -> float:
+            taken: list[float] = []
+            with _timed(taken):
+                reply = server.call("execute_notebook", path=path.name, save=save, wait=600)
+            if reply["status"] != "ok":
+                raise RuntimeError(f"execute_notebook: {reply}")
+            return taken[0]
+
+        run(True)
+        floors, ours = _turns(rounds or 5, lambda: run(False), lambda: run(True))
+    return [_seconds(_row("in_place_20mb, saving on", floors, ours, 1.3))]
+
+
 def memory(bench: Bench, rounds: int | None) -> list[Row]:
     """Resident memory of the server, right after the handshake and once it has come to rest."""
 
@@ -527,7 +576,8 @@ def memory(bench: Bench, rounds: int | None) -> list[Row]:
     return [_row("memory, after the handshake", *first, None, "MB"), _row("memory, 3 s later", *rest, None, "MB")]
 
 
-BENCHMARKS = {one.__name__: one for one in (cold_start, execute, notebook_100, notebook_400, kernel_start, memory)}
+_ALL = (cold_start, execute, notebook_100, notebook_400, in_place_20mb, kernel_start, spare_kernel, memory)
+BENCHMARKS = {one.__name__: one for one in _ALL}
 SLOW = {one.__name__: one for one in (notebook_400_saves,)}
 
 
