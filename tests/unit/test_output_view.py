@@ -338,7 +338,7 @@ def test_a_short_traceback_is_shown_whole_and_clean() -> None:
     error = show_error(failure(traceback_of(1)), budget_of())
 
     assert (error.ename, error.evalue) == ("ValueError", "bad value")
-    assert error.traceback.splitlines()[1] == "ValueError    Traceback (most recent call last)"
+    assert error.traceback.splitlines()[0] == "ValueError    Traceback (most recent call last)"
     assert error.traceback.endswith("----> 2 step0()\nValueError: bad value")
 
 

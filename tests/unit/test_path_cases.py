@@ -19,7 +19,10 @@ from helpers import digest, read_json, refused, text_of, write_notebook
 from mcp import Client
 
 from papermill_mcp.config import Config
+from papermill_mcp.errors import ServerError
 from papermill_mcp.main import build_server
+from papermill_mcp.services.workspace import Workspace
+from papermill_mcp.utils.file_utils import read_file, write_file
 
 #: What else a call needs to get as far as the path.
 _OTHER: dict[str, dict[str, Any]] = {
@@ -347,3 +350,49 @@ async def test_p20_an_output_directory_is_inside_and_a_directory(
         message = await refused(connected, "execute_notebook_papermill", input_path="n.ipynb")
     assert message.startswith(("PATH_NOT_ALLOWED: ", "NOT_FOUND: "))
     assert digest(workspace / "n.ipynb") == before
+
+
+def test_a_directory_that_is_swapped_for_a_link_while_calls_run_leads_nowhere(tmp_path: Path) -> None:
+    """P13: whatever the moment of the swap, nothing outside the root is read or written."""
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    (root / "d").mkdir(parents=True)
+    outside.mkdir()
+    (root / "d" / "x.ipynb").write_bytes(b"inside")
+    (outside / "x.ipynb").write_bytes(b"canary")
+    resolver = Workspace([root])
+    stop = threading.Event()
+    swaps = 0
+
+    def swap() -> None:
+        nonlocal swaps
+        while not stop.is_set():
+            (root / "d").rename(root / "aside")
+            (root / "d").symlink_to(outside)
+            swaps += 1
+            (root / "d").unlink()
+            (root / "aside").rename(root / "d")
+
+    swapper = threading.Thread(target=swap)
+    swapper.start()
+    read, refused = set(), 0
+    try:
+        deadline = time.monotonic() + 3
+        while time.monotonic() < deadline:
+            for writing in (False, True):
+                try:
+                    path = resolver.notebook("d/x.ipynb", writing=writing)
+                    if writing:
+                        write_file(path, b"inside", expected=None, overwrite=True, shown="d/x.ipynb", durable=False)
+                    else:
+                        read.add(read_file(path, max_bytes=1000, shown="d/x.ipynb").data)
+                except ServerError:
+                    refused += 1
+    finally:
+        stop.set()
+        swapper.join()
+
+    assert swaps > 100
+    assert refused > 0
+    assert read == {b"inside"}
+    assert [path.name for path in outside.iterdir()] == ["x.ipynb"]
+    assert (outside / "x.ipynb").read_bytes() == b"canary"
