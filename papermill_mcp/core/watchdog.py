@@ -24,6 +24,7 @@ class Watchdog:
         self._process: subprocess.Popen[bytes] | None = None
         self._trees: dict[int, int] = {}
         self._directory: Path | None = None
+        self._closed = False
 
     def guard_directory(self, directory: Path) -> None:
         """Have `directory` removed after this server's end."""
@@ -44,6 +45,7 @@ class Watchdog:
 
     def close(self) -> None:
         """Let the watchdog do what is left and go. It gets a second for that."""
+        self._closed = True
         process, self._process = self._process, None
         if process is None:
             return
@@ -60,6 +62,8 @@ class Watchdog:
             process.wait(1)
 
     def _tell(self, command: list[object]) -> None:
+        if self._closed:
+            return  # whoever still starts something is being cancelled, and ends it itself
         if self._process is None or self._process.poll() is not None:
             self._start()
             return  # the start has told everything, this included

@@ -199,6 +199,7 @@ class KernelService:
         self._closed = True
         for task in self._tasks:
             task.cancel()
+        await asyncio.wait(self._tasks, timeout=1)
         if self._manager is not None:
             await self._manager.aclose()
         self._kernels.clear()

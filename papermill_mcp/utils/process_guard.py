@@ -15,6 +15,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 from typing import NamedTuple, TextIO
 
 _PROC = "/proc"
@@ -78,6 +79,20 @@ def tree_of(leader: int, started: int) -> list[ProcessInfo]:
     return [table[pid] for pid in found if table[pid].state != "Z"]
 
 
+def naming(path: str) -> list[ProcessInfo]:
+    """Living processes whose command line has `path` in it. For paths that nobody else could name."""
+    found = []
+    for row in _table().values():
+        try:
+            with open(f"{_PROC}/{row.pid}/cmdline", "rb") as file:  # noqa: PTH123 - stdlib-only script
+                command = file.read()
+        except OSError:
+            continue
+        if os.fsencode(path) in command and row.pid != os.getpid():
+            found.append(row)
+    return found
+
+
 def kill_tree(leader: int, started: int) -> list[ProcessInfo]:
     """Send SIGKILL to every process of the tree of `leader`. Returns what was signalled."""
     doomed = tree_of(leader, started)
@@ -118,12 +133,15 @@ def watch(commands: TextIO) -> None:
             trees.pop(command[1], None)
         elif command[0] == "directory":
             directories.append(command[1])
-    for _ in range(3):  # a tree may have forked while it was read
+    for _ in range(5):  # a tree may have forked while it was read, or put a file back
         signalled = [kill_tree(pid, started) for pid, started in trees.items()]
-        if not any(signalled):
+        for directory in directories:
+            # A kernel that had just been started is not registered yet, but has a file there in its command.
+            signalled += [kill_tree(row.pid, row.started) for row in naming(directory)]
+            shutil.rmtree(directory, ignore_errors=True)
+        if not any(signalled) and not any(os.path.exists(directory) for directory in directories):  # noqa: PTH110
             break
-    for directory in directories:
-        shutil.rmtree(directory, ignore_errors=True)
+        time.sleep(0.05)
 
 
 if __name__ == "__main__":

@@ -391,7 +391,7 @@ def test_a_directory_that_is_swapped_for_a_link_while_calls_run_leads_nowhere(tm
         stop.set()
         swapper.join()
 
-    assert swaps > 100
+    assert swaps > 20
     assert refused > 0
     assert read == {b"inside"}
     assert [path.name for path in outside.iterdir()] == ["x.ipynb"]
