@@ -264,3 +264,7 @@ def _check_roots(config: Config) -> None:
         resolved = root.resolve()
         if resolved == Path(resolved.anchor) and not config.i_know:
             raise ConfigError(f"the root {str(root)!r} is the whole file system; add --i-know if you mean it")
+    roots = [root.resolve() for root in config.roots]
+    output = (roots[0] / config.output_directory).resolve()
+    if not any(output.is_relative_to(root) for root in roots):
+        raise ConfigError(f"output_directory {str(config.output_directory)!r} is not inside a root")

@@ -83,6 +83,7 @@ class CellExecution:
         self.settled = asyncio.Event()
         self.released = asyncio.Event()
         self.output_incomplete = False
+        self.pages: list[str] = []
         self._on_change = on_change
         self._started_clock: float | None = None
         self._ended_clock: float | None = None
@@ -141,6 +142,9 @@ class CellExecution:
     def take_reply(self, content: dict[str, Any]) -> None:
         """The kernel's `execute_reply` is here."""
         self._reply = content
+        for item in content.get("payload") or []:  # the help of `len?`, which front ends show in a pager
+            if isinstance(item, dict) and item.get("source") == "page":
+                self.pages.append(str((item.get("data") or {}).get("text/plain", "")))
         if content.get("execution_count") is not None:
             self.execution_count = content["execution_count"]
         self._finish_if_complete()
@@ -167,7 +171,7 @@ class CellExecution:
 
     def _finish_if_complete(self) -> None:
         if self._reply is None and self._overtaken and self._idle:
-            self._reply = {"status": "abort"}
+            self._reply = self._reply_from_outputs()
         if self._reply is None or not self._idle or self.released.is_set():
             return
         said = self._reply.get("status")
@@ -187,6 +191,14 @@ class CellExecution:
             status = CellStatus.INTERRUPTED
         self._end(status)
         self.released.set()
+
+    def _reply_from_outputs(self) -> dict[str, Any]:
+        """What the reply that never came must have said."""
+        if self._ending is not None:
+            return {"status": "abort"}
+        self.output_incomplete = True
+        errors = [output for output in self.collector if output["output_type"] == "error"]
+        return {"status": "error", **errors[-1]} if errors else {"status": "ok"}
 
     def give_up_on_interrupt(self) -> None:
         """The kernel ignores interrupts: give the caller its result, though the code goes on."""

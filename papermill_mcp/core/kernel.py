@@ -422,6 +422,8 @@ class Kernel:
                 execution.timing[f"iopub.status.{state}"] = message.date
                 if state == "idle":
                     execution.take_idle()
+                    if not execution.replied:
+                        asyncio.get_running_loop().call_later(_IDLE_GRACE, self._ask_for_reply, execution)
             return
         if execution is None:
             if message.parent_id not in self._probes and not message.too_large:
@@ -444,6 +446,12 @@ class Kernel:
         heard: asyncio.Future[None] = loop.create_future()
         heard.add_done_callback(lambda done: None if done.cancelled() else execution.give_up_on_idle())
         self._nudge(heard)
+
+    def _ask_for_reply(self, execution: CellExecution) -> None:
+        """`idle` came, the reply did not: the kernel may have failed to send it. The reply to a later request tells."""
+        if not execution.replied and not execution.released.is_set():
+            reply = self._nudge()
+            reply.add_done_callback(lambda done: None if done.cancelled() else execution.take_later_reply())
 
     def _nudge(self, heard: asyncio.Future[None] | None = None) -> asyncio.Future[dict[str, Any]]:
         """Send a harmless request. Returns its reply; `heard` is completed when an iopub status of it is here.

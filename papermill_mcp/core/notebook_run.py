@@ -26,7 +26,7 @@ SKIP_TAG = "skip-execution"
 RAISES_TAG = "raises-exception"
 
 #: Seconds between two records of a cell that is still running, for the file.
-_RECORD_INTERVAL = 10.0
+_RECORD_INTERVAL = 2.0
 
 
 @dataclass(eq=False)

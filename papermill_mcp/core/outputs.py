@@ -182,8 +182,8 @@ class OutputCollector:
 
     def note_too_large(self, msg_type: str, size: int) -> None:
         """An output message was too large to be decoded. It is counted, and a line says so."""
-        self.omitted_outputs += 1
-        self._stream("stderr", f"[an output of {size:,} bytes ({msg_type}) was not kept: it is over the limit]\n")
+        limit = "64 MiB, the limit of one message; save it to a file, or make it smaller"
+        self._stream("stderr", f"[an output of {size:,} bytes ({msg_type}) was not kept: it is over {limit}]\n")
         self.version += 1
 
     def outputs(self) -> list[Output]:

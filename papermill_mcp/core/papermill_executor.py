@@ -288,16 +288,21 @@ def prepare(
     manager = NotebookExecutionManager(node, progress_bar=False, autosave_cell_every=0)
     manager.notebook_start()
     known, _ = inspect_parameters(document, kernel_name, language)
-    injected = {parameter.name: _default_value(parameter) for parameter in known} | dict(values)
+    injected = _literal_defaults(known) | dict(values)
     return PreparedRun(node, manager, NotebookDocument.from_node(node), injected)
 
 
-def _default_value(parameter: Parameter) -> Any:
-    try:
-        value = ast.literal_eval(parameter.default)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return parameter.default
-    return value if isinstance(value, str | int | float | bool | list | dict | None) else parameter.default
+def _literal_defaults(parameters: list[Parameter]) -> dict[str, Any]:
+    """The defaults that are plain values. What an expression such as `5 * 2` gives, only the kernel knows."""
+    defaults = {}
+    for parameter in parameters:
+        try:
+            value = ast.literal_eval(parameter.default)
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            continue
+        if isinstance(value, str | int | float | bool | list | dict | None):
+            defaults[parameter.name] = value
+    return defaults
 
 
 def _as_node(document: NotebookDocument, shown: str) -> Any:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from papermill_mcp.core.execution import CellExecution
     from papermill_mcp.core.kernel import Kernel
     from papermill_mcp.core.notebook_run import NotebookRun
+    from papermill_mcp.core.run_file import RunFile
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +58,8 @@ _REMEMBERED = 100
 
 _OF_CANCELLED = set(CancelledExecution.model_fields) - {"ended"}
 
+_KEY_USED = "this idempotency_key was used before, so nothing was run again; what is shown is the request of then"
+
 Kind = Literal["cell", "notebook", "papermill"]
 
 
@@ -73,6 +76,7 @@ class Execution:
     status: str = "running"
     cell: CellExecution | None = None
     run: NotebookRun | None = None
+    run_file: RunFile | None = None
     file: Path | None = None
     output_file: Path | None = None
     path: str | None = None
@@ -229,6 +233,13 @@ class ExecutionService:
 
     async def cancel(self, execution_id: str) -> CancelledExecution:
         """Interrupt an execution and wait until it has really ended, or the kernel turns out to ignore interrupts."""
+        if execution_id not in self._executions:
+            record = await asyncio.to_thread(self._store.record, execution_id)
+            if record is not None:
+                earlier = view_of(row_of(record, self._workspace))
+                return CancelledExecution(
+                    ended=earlier.status != "running", **earlier.model_dump(include=_OF_CANCELLED)
+                )
         execution = self.get(execution_id)
         await self._cancel(execution)
         try:
@@ -282,12 +293,14 @@ class ExecutionService:
                 advice="use a new key for a new request",
             )
         if isinstance(execution, ExecutionRecord):
-            return view_of(row_of(execution, self._workspace))
+            view = view_of(row_of(execution, self._workspace))
+            view.notes = [*(view.notes or []), _KEY_USED]
+            return view
         if earlier is None:
             return await self._answer(execution, wait, progress)
         await self._wait(execution, self._wait_seconds(wait), progress)
         view = await self._view(execution)
-        view.notes = [*(view.notes or []), "this idempotency_key was used before, so nothing was run again"]
+        view.notes = [*(view.notes or []), _KEY_USED]
         return view
 
     async def _with_key(self, key: str) -> Execution | ExecutionRecord | None:

@@ -70,6 +70,8 @@ class ExecutionView(BaseModel):
     kind: str
     status: str
     kernel_id: str | None = None
+    index: int | None = None
+    id: str | None = None
     execution_count: int | None = None
     duration: float
     cursor: str
@@ -142,10 +144,12 @@ def show(execution: Execution, seen: Cursor, budget: OutputBudget) -> ExecutionV
         path=execution.path,
         input_path=execution.input_path,
         output_path=execution.output_path,
-        revision=execution.revision,
+        revision=execution.run_file.revision if execution.run_file else execution.revision,
         parameters=execution.parameters or None,
         notes=list(execution.notes) or None,
     )
+    if execution.run is not None and execution.one_cell:
+        view.index, view.id = execution.run.cells[0].index, execution.run.cells[0].cell_id
     only = execution.run.cells[0].execution if execution.run and execution.one_cell else execution.cell
     if only is not None:
         _show_cell(view, only, seen, budget)
@@ -177,10 +181,11 @@ def row_of(record: ExecutionRecord, workspace: Workspace) -> ExecutionRow:
 def _show_cell(view: ExecutionView, cell: CellExecution, seen: Cursor, budget: OutputBudget) -> None:
     every = cell.outputs
     fresh = seen.new_of(every)
-    view.execution_count = cell.execution_count
+    view.execution_count = cell.execution_count or None
     view.duration = round(cell.duration, 3)
     views, images = show_outputs([o for o in fresh if o["output_type"] != "error"], budget)
-    view.outputs = views or None
+    pages: list[Output] = [{"output_type": "stream", "name": "help", "text": page} for page in cell.pages]
+    view.outputs = [*views, *show_outputs(pages, budget)[0]] or None
     view._images = images
     if cell.collector.dropped_chars:
         lost = f"{cell.collector.dropped_chars:,} characters of its output were not kept, since a cell keeps 10 MiB"
@@ -191,14 +196,18 @@ def _show_cell(view: ExecutionView, cell: CellExecution, seen: Cursor, budget: O
 
 
 def _show_run(view: ExecutionView, run: NotebookRun, seen: Cursor, budget: OutputBudget) -> None:
+    current = run.current if run.current is not None and not run.current.status.final else None
     over = [cell for cell in run.cells if cell.status.final]
-    current = run.current
     rows = over[seen.cells :]
     left_out = max(0, len(rows) - _MAX_ROWS)
     view.cells_total = len(run.cells)
     view.cells_done = run.done
     view.cells_failed = len(run.failed_cells)
-    view.results = [_row(view, cell, cell.outputs, budget) for cell in rows[left_out:]]
+    view.results = [
+        # The first of them may have been shown while it ran.
+        _row(view, cell, seen.new_of(cell.outputs) if cell is rows[0] else cell.outputs, budget)
+        for cell in rows[left_out:]
+    ]
     if left_out:
         view.notes = [*(view.notes or []), f"the first {left_out} of {len(rows)} cells are not listed here"]
     if current is not None:

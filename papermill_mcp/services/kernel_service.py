@@ -272,6 +272,11 @@ class KernelService:
             LimitReachedError: as many kernels live as may.
             KernelSpecNotFoundError, KernelStartFailedError: it cannot be started.
         """
+        for name, value in (env or {}).items():
+            if not name or "=" in name or "\0" in name + value:
+                raise InvalidArgumentError(
+                    f"env has {name[:100]!r}, which cannot be an environment variable", state="no kernel was started"
+                )
         directory = self._workspace.directory(cwd) if cwd is not None else self._workspace.roots[0]
         interpreter = _interpreter(python, self._workspace.roots[0]) if python is not None else None
         kernel = await self.launch(kernel_name, cwd=directory, python=interpreter, env=dict(env or {}))
@@ -301,11 +306,11 @@ class KernelService:
         living = [kernel for kernel in self._kernels.values() if kernel.alive]
         if len(living) + self._starting >= self._config.max_kernels or self._closed:
             raise LimitReachedError(
-                f"{count_noun(len(living) + self._starting, 'kernel')} are alive, and max_kernels is "
+                f"{count_noun(len(living), 'kernel')} alive and {self._starting} starting, and max_kernels is "
                 f"{self._config.max_kernels}",
                 allowed=f"alive: {listed(f'{k.kernel_id} ({k.state})' for k in living)}",
                 state="no kernel was started",
-                advice="stop one with stop_kernel, or raise the setting max_kernels",
+                advice="stop one with stop_kernel, wait for one, or raise the setting max_kernels",
             )
         spare = None if python or env else await self._spare(kernel_name, cwd)
         if spare is not None:
@@ -546,7 +551,7 @@ class KernelService:
                 logger.info("idle kernel stopped", extra={"kernel_id": kernel.kernel_id, "idle_seconds": round(idle)})
                 await self.end(
                     kernel,
-                    f"was stopped after {idle / 60:.0f} min of idleness (kernel_idle_timeout); its variables are lost",
+                    f"was stopped after {idle / 60:.1f} min of idleness (kernel_idle_timeout); its variables are lost",
                 )
 
 

@@ -17,6 +17,10 @@ _SELECTION_CHARS = 20_000
 _TITLE_CHARS = 80
 
 
+#: Characters of a source that the reply to an edit shows.
+SOURCE_CHARS = 50_000
+
+
 class OutlineRow(BaseModel):
     """One cell in a line."""
 
@@ -79,6 +83,7 @@ class SourceView(BaseModel):
     id: str | None = None
     cell_type: str
     source: str
+    omitted_chars: int | None = None
     tags: list[str] | None = None
     metadata: dict[str, Any] | None = None
 
@@ -150,7 +155,12 @@ def cell_view(cell: NotebookCell, index: int) -> CellView:
 def source_view(cell: NotebookCell, index: int, *, metadata: bool = False) -> SourceView:
     """A cell as an edit shows it."""
     view = SourceView(
-        index=index, id=cell.cell_id, cell_type=cell.cell_type, source=cell.source, tags=cell.tags or None
+        index=index,
+        id=cell.cell_id,
+        cell_type=cell.cell_type,
+        source=cell.source[:SOURCE_CHARS],
+        omitted_chars=max(0, len(cell.source) - SOURCE_CHARS) or None,
+        tags=cell.tags or None,
     )
     found = cell.data.get("metadata")
     if metadata and isinstance(found, dict):
@@ -202,8 +212,10 @@ def select(document: NotebookDocument, selection: str | None, shown: str) -> lis
         CellNotFoundError: it names a cell that is not there.
     """
     count = len(document.cells)
-    if selection is None or not selection.strip():
+    if selection is None:
         return list(range(count))
+    if not selection.strip():
+        raise InvalidArgumentError("the selection of cells is empty", advice="leave `cells` out for all cells")
     if len(selection) > _SELECTION_CHARS:
         raise InvalidArgumentError(
             f"the selection has {len(selection):,} characters",

@@ -127,7 +127,7 @@ class RunService:
             kernel, remark = await self._kernels.for_notebook(
                 notebook.path, document.kernel_name or "python3", kernel_id
             )
-            file = self._run_file(notebook) if save else None
+            file = execution.run_file = self._run_file(notebook) if save else None
         except BaseException:
             self._running_paths.pop(notebook.path, None)
             raise
@@ -272,7 +272,7 @@ class RunService:
         execution.parameters = prepared.parameters
         execution.kernel = kernel
         timings = await asyncio.to_thread(self._executions.timings, notebook.path)
-        file = self._run_file(result)
+        file = execution.run_file = self._run_file(result)
         observer = executor.PapermillObserver(prepared, file)
         from papermill_mcp.core.notebook_run import NotebookRun, run_cells  # noqa: PLC0415
 
@@ -313,6 +313,12 @@ class RunService:
         except asyncio.CancelledError:
             run.cut_off("the server was closed")
         finally:
+            if mark_error:
+                cell = run.failed_cells[-1]
+                execution.notes.append(
+                    f"in the output the failed cell has index {cell.index + 2}: papermill put two cells before it"
+                    + (f"; its id is still {cell.cell_id}" if cell.cell_id else "")
+                )
             final = observer.finish(kernel.info.get("language_info"), complete=complete, mark_error=mark_error)
             await self._close_file(execution, file, final)
             self._running_paths.pop(output, None)
@@ -427,6 +433,8 @@ def _note_cell_end(execution: Execution, cell: CellExecution, name: str) -> None
             f"{name} ran longer than its timeout of {cell.timeout_seconds:g} s and was interrupted; pass a larger "
             "timeout, or 0 for none"
         )
+    if cell.status == "died":
+        execution.notes.append("restart_kernel gives the kernel a new process under the same id; variables are lost")
     if cell.error is not None and cell.error.ename == "StdinNotImplementedError":
         execution.notes.append("nobody can answer input() here; set the value in the code, or pass it as a parameter")
     if cell.still_running:

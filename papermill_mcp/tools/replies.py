@@ -18,7 +18,7 @@ from papermill_mcp.services.execution_view import CellResult, ExecutionList, Exe
 from papermill_mcp.services.kernel_service import KernelList, StoppedKernels, VariableList
 from papermill_mcp.services.notebook_catalogue import Match, NotebookInfo, NotebookList, SearchResult
 from papermill_mcp.services.notebook_service import EditedNotebook, RemovedCell
-from papermill_mcp.services.notebook_view import CellView, NotebookView, OutlineRow, SourceView
+from papermill_mcp.services.notebook_view import CellView, NotebookView, OutlineRow, SourceView, ranges
 from papermill_mcp.services.output_view import ErrorView, OutputView
 from papermill_mcp.utils.text_utils import clean_text, count_noun, one_line
 
@@ -191,11 +191,14 @@ def _(reply: ExecutionView) -> str:
         include={"execution_id", "status", "kernel_id", "path", "input_path", "output_path", "revision"},
     )
     lines = _header(facts)
+    if reply.index is not None:
+        lines.append(f"cell: {_name(reply.index, reply.id)}")
     if reply.execution_count is not None:
         lines.append(f"execution_count: {reply.execution_count}")
     lines.append(f"duration: {reply.duration:.2f} s")
     if reply.cells_total is not None:
-        lines.append(f"cells: {reply.cells_done} of {reply.cells_total} done, {reply.cells_failed} failed")
+        failed_cells = "" if reply.cells_failed is None else f", {reply.cells_failed} failed"
+        lines.append(f"cells: {reply.cells_done} of {reply.cells_total} done{failed_cells}")
     if reply.parameters is not None:
         lines.append(f"parameters: {_inline(reply.parameters)}")
     for value in reply.result or []:
@@ -223,16 +226,16 @@ def _(reply: ExecutionView) -> str:
 def _results(results: list[CellResult] | None, failed: int | None) -> list[str]:
     """Cells that ended well and showed nothing are told in one line. The failed one is told at the end."""
     lines: list[str] = []
-    silent: list[str] = []
+    silent: list[int] = []
 
     def flush() -> None:
         if silent:
-            lines.append(f"cell{'s' if len(silent) > 1 else ''} {', '.join(silent)}: ok, no output")
+            lines.append(f"cell{'s' if len(silent) > 1 else ''} {ranges(silent)}: ok, no output")
             silent.clear()
 
     for row in results or []:
         if row.status == "ok" and not row.outputs:
-            silent.append(str(row.index))
+            silent.append(row.index)
             continue
         flush()
         count = f" In [{row.execution_count}]" if row.execution_count is not None else ""

@@ -10,6 +10,7 @@ import base64
 import inspect
 import json
 import logging
+import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -328,7 +329,7 @@ def _argument_error(tool: str, error: ValidationError, schema: Mapping[str, Any]
             allowed=_about(place[0], schema),
             state="nothing was done",
         )
-    rule = first["msg"].replace("Input should be", "must be")
+    rule = re.sub(r"^\w+ should", "must", first["msg"])
     return InvalidArgumentError(
         f"argument {name!r} {rule}, got {_kind(first['input'])}",
         allowed=_about(place[0], schema),

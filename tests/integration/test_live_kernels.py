@@ -31,6 +31,8 @@ from helpers import (
 )
 from mcp import Client
 
+from papermill_mcp.utils.file_utils import revision_of
+
 pytestmark = pytest.mark.kernel
 
 
@@ -448,6 +450,40 @@ async def test_the_second_run_of_a_notebook_estimates_the_time_left(client: Conn
         messages.clear()
         await c.call_tool("execute_notebook", {"path": "a.ipynb"}, progress_callback=note)
         assert any("left" in message for message in messages), messages
+
+
+async def test_a_cell_that_was_seen_while_it_ran_is_shown_with_its_rest_only(client: Connect, workspace: Path) -> None:
+    """The cursor holds over the end of the cell; the revision is that of the file in between."""
+    code = "import time\nfor n in range(12):\n    print('tick', n, flush=True)\n    time.sleep(0.25)"
+    path = write_notebook(workspace / "a.ipynb", [code, "print('next')"])
+    async with client() as c:
+        begun = await call(c, "execute_notebook", path="a.ipynb", wait=1.5)
+        seen = begun["results"][0]["outputs"][0]["text"]
+        assert begun["status"] == "running"
+        assert "tick 0" in seen
+        rest = await call(
+            c, "get_execution", execution_id=begun["execution_id"], since=begun["cursor"], wait=20, seconds=30
+        )
+        told = rest["results"][0]["outputs"][0]["text"]
+        assert (seen + "\n" + told).split() == " ".join(f"tick {n}" for n in range(12)).split()
+        assert [row["index"] for row in rest["results"]] == [0, 1]
+        assert rest["revision"] == revision_of(path.read_bytes())
+
+
+async def test_an_empty_selection_runs_nothing(client: Connect, workspace: Path) -> None:
+    """It is not taken for all cells."""
+    write_notebook(workspace / "a.ipynb", ["open('ran', 'w')"])
+    async with client() as c:
+        assert (await refused(c, "execute_notebook", path="a.ipynb", cells=" ")).startswith("INVALID_ARGUMENT")
+        assert not (workspace / "ran").exists()
+
+
+async def test_the_help_of_a_name_is_shown(client: Connect) -> None:
+    """What Jupyter shows in its pager comes with the reply."""
+    async with client() as c:
+        kernel = await start(c)
+        shown = await run(c, kernel, "len?")
+        assert "number of items" in shown["outputs"][0]["text"]
 
 
 async def test_a_notebook_that_is_being_run_is_not_run_twice(client: Connect, workspace: Path) -> None:

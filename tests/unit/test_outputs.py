@@ -400,12 +400,14 @@ def test_the_notice_of_a_display_that_is_too_large_tells_the_limit_that_it_is_ov
     assert f"{MAX_CELL_CHARS:,}" in only_text(collector)
 
 
-def test_a_message_too_large_to_decode_is_counted_and_told(collector: OutputCollector) -> None:
+def test_a_message_too_large_to_decode_is_told_with_its_limit(collector: OutputCollector) -> None:
     write(collector, "a")
     collector.note_too_large("display_data", 70_000_000)
 
-    assert "70,000,000 bytes (display_data)" in str(collector.outputs())
-    assert "[1 further outputs not kept" in str(collector.outputs())
+    told = str(collector.outputs())
+    assert "70,000,000 bytes (display_data)" in told
+    assert "64 MiB" in told
+    assert "further outputs" not in told  # said once, with the limit that it is over
 
 
 def test_reading_the_outputs_does_not_change_them(collector: OutputCollector) -> None:

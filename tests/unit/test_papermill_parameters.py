@@ -316,7 +316,7 @@ def test_the_effective_parameters_have_the_defaults_too() -> None:
     assert parameters["count"] == 3
     assert parameters["items"] == [1, 2]
     assert parameters["nothing"] is None
-    assert parameters["computed"] == "2 * 3"
+    assert "computed" not in parameters  # only the kernel knows what an expression gives
 
 
 @pytest.mark.parametrize("value", ['"""', "'''", "\\", "{x}", "%s", "\u2028", "\x00", "a\r\nb", "é😀", "$(id)", "`id`"])
