@@ -31,8 +31,10 @@ CREATE TABLE IF NOT EXISTS executions (
     failed_cell INTEGER, server_pid INTEGER NOT NULL, server_started INTEGER NOT NULL, idempotency_key TEXT
 );
 CREATE TABLE IF NOT EXISTS timings (path TEXT PRIMARY KEY, seconds TEXT NOT NULL, updated REAL NOT NULL);
-PRAGMA user_version = 1;
 """
+
+#: The form of the tables. A file of another form is begun anew: what it remembers is a convenience.
+_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -183,7 +185,9 @@ class ExecutionStore:
             connection = sqlite3.connect(self._file, timeout=5, isolation_level=None)
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = NORMAL")
-            connection.executescript(_SCHEMA)
+            if _version(connection) != _VERSION:
+                connection.executescript("DROP TABLE IF EXISTS executions; DROP TABLE IF EXISTS timings;")
+            connection.executescript(f"{_SCHEMA} PRAGMA user_version = {_VERSION};")
             oldest = time.time() - MAX_AGE_DAYS * 86_400
             connection.execute("DELETE FROM executions WHERE started_at < ?", (oldest,))
             connection.execute("DELETE FROM timings WHERE updated < ?", (oldest,))
@@ -204,9 +208,15 @@ class ExecutionStore:
         try:
             connection = sqlite3.connect(f"file:{self._file}?mode=ro", uri=True, timeout=2)
             try:
+                if _version(connection) != _VERSION:
+                    return []
                 return connection.execute(query, parameters).fetchall()
             finally:
                 connection.close()
         except sqlite3.Error as error:
             logger.warning("earlier executions cannot be read: %s", error)
             return []
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])

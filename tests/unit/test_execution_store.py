@@ -112,6 +112,19 @@ def test_a_damaged_file_costs_the_memory_and_nothing_else(
     assert bool(caplog.records) == bool(damage)
 
 
+def test_a_file_of_an_earlier_form_is_begun_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """An update of the server must not cost it its memory for good."""
+    connection = sqlite3.connect(tmp_path / "executions.sqlite")
+    connection.executescript("CREATE TABLE executions (execution_id TEXT); PRAGMA user_version = 1;")
+    connection.close()
+    store = ExecutionStore(tmp_path)
+    assert store.records(limit=5) == []
+    store.put(record())
+    assert [r.execution_id for r in store.records(limit=5)] == ["e1"]
+    store.close()
+    assert caplog.records == []
+
+
 def test_the_file_holds_no_code_output_or_parameter(tmp_path: Path) -> None:
     """Its columns are what the docstring says, and no more."""
     store = ExecutionStore(tmp_path)
