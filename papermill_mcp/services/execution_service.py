@@ -7,11 +7,13 @@ An execution outlives the call that began it. A call waits for it for a while an
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 import logging
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -92,6 +94,7 @@ class Execution:
     task: asyncio.Task[None] | None = None
     one_cell: bool = False
     idempotency_key: str | None = None
+    request_digest: str | None = None
     recorded_at: float = 0.0
     record_due: bool = False
 
@@ -183,6 +186,7 @@ class ExecutionService:
                 server_pid=self._store.pid,
                 server_started=self._store.server_started,
                 idempotency_key=execution.idempotency_key,
+                request_digest=execution.request_digest,
             )
         )
 
@@ -264,6 +268,7 @@ class ExecutionService:
         kind: Kind,
         begin: Callable[[], Awaitable[Execution]],
         *,
+        request: Sequence[object] = (),
         idempotency_key: str | None = None,
         wait: float | None = None,
         progress: Progress,
@@ -271,6 +276,7 @@ class ExecutionService:
         """Begin an execution, wait for it, at most `wait` seconds, and show it. If the call is cancelled, so is it.
 
         Args:
+            request: what is to be run, to tell a request that is repeated from another one with the same key.
             idempotency_key: a request with a key that was used before runs nothing: it follows the execution of then,
                 also one of an earlier server process.
 
@@ -279,16 +285,17 @@ class ExecutionService:
         """
         if idempotency_key is None:
             return await self._answer(await begin(), wait, progress)
+        digest = hashlib.sha256(json.dumps([kind, *request], sort_keys=True).encode()).hexdigest()[:16]
         async with self._keys.setdefault(idempotency_key, asyncio.Lock()):  # the same request may come twice at once
             earlier = await self._with_key(idempotency_key)
             execution = await begin() if earlier is None else earlier
             if isinstance(execution, Execution) and earlier is None:
-                execution.idempotency_key = idempotency_key
+                execution.idempotency_key, execution.request_digest = idempotency_key, digest
                 self._record(execution)
-        if execution.kind != kind:
+        if execution.request_digest != digest:
             raise InvalidArgumentError(
-                f"idempotency_key {idempotency_key[:100]!r} was used for an execution of another kind "
-                f"({execution.execution_id}, {execution.kind})",
+                f"idempotency_key {idempotency_key[:100]!r} was used for another request "
+                f"({execution.kind}, {execution.execution_id})",
                 state="nothing was run",
                 advice="use a new key for a new request",
             )

@@ -28,13 +28,14 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS executions (
     execution_id TEXT PRIMARY KEY, kind TEXT NOT NULL, status TEXT NOT NULL, path TEXT, output_path TEXT,
     kernel_name TEXT, started_at REAL NOT NULL, duration REAL NOT NULL, cells_total INTEGER, cells_done INTEGER,
-    failed_cell INTEGER, server_pid INTEGER NOT NULL, server_started INTEGER NOT NULL, idempotency_key TEXT
+    failed_cell INTEGER, server_pid INTEGER NOT NULL, server_started INTEGER NOT NULL, idempotency_key TEXT,
+    request_digest TEXT
 );
 CREATE TABLE IF NOT EXISTS timings (path TEXT PRIMARY KEY, seconds TEXT NOT NULL, updated REAL NOT NULL);
 """
 
 #: The form of the tables. A file of another form is begun anew: what it remembers is a convenience.
-_VERSION = 2
+_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class ExecutionRecord:
     server_pid: int
     server_started: int
     idempotency_key: str | None = None
+    request_digest: str | None = None
 
     @property
     def server_alive(self) -> bool:

@@ -56,6 +56,7 @@ async def execute_notebook(
         lambda: runs.execute_notebook(
             path, kernel_id=kernel_id, cells=cells, timeout=timeout, continue_on_error=continue_on_error, save=save
         ),
+        request=(path, kernel_id, cells, save),
         idempotency_key=idempotency_key,
         wait=wait,
         progress=progress,
@@ -81,6 +82,7 @@ async def execute_notebook_cell(
     return await executions.follow(
         "notebook",
         lambda: runs.execute_notebook_cell(path, index=index, cell_id=cell_id, kernel_id=kernel_id, timeout=timeout),
+        request=(path, index, cell_id, kernel_id),
         idempotency_key=idempotency_key,
         wait=wait,
         progress=progress,
@@ -132,6 +134,7 @@ async def execute_notebook_papermill(
             report_mode=report_mode,
             overwrite=overwrite,
         ),
+        request=(input_path, output_path, parameters, kernel_name),
         idempotency_key=idempotency_key,
         wait=wait,
         progress=progress,

@@ -125,6 +125,7 @@ async def execute_cell(
     return await executions.follow(
         "cell",
         lambda: runs.execute_cell(kernel_id, code, timeout=timeout, store_history=store_history),
+        request=(kernel_id, code),
         idempotency_key=idempotency_key,
         wait=wait,
         progress=progress,

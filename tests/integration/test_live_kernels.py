@@ -542,6 +542,8 @@ async def test_a_repeated_request_with_the_same_key_runs_once_also_in_the_next_s
         assert third["status"] == "ok"
         assert any("nothing was run again" in note for note in third["notes"])
         assert (await refused(c, "execute_notebook", path="a.ipynb", idempotency_key="once")).startswith("INVALID_ARG")
+        other_values = request | {"output_path": "other.ipynb"}
+        assert "another request" in await refused(c, "execute_notebook_papermill", **other_values)
     async with stdio_client() as c:
         later = await call(c, "execute_notebook_papermill", **request)
         assert (later["execution_id"], later["status"]) == (first["execution_id"], "ok")
