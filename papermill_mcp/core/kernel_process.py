@@ -252,6 +252,13 @@ class KernelProcess:
             logger.error("processes of a kernel survived their end", extra={"pids": survivors})
         elif self.pid is not None:
             self._watchdog.release(self.pid)
+        process = getattr(self._manager.provisioner, "process", None)
+        if process is not None and process.returncode is None:
+            # Its end was not seen, for whatever reason: wait for it here, or it stays in the process table.
+            try:
+                self._on_exit(await asyncio.to_thread(process.wait, 2))
+            except subprocess.TimeoutExpired:
+                logger.error("a kernel process did not end", extra={"pid": self.pid})
         if self._poller is not None:
             self._poller.cancel()
         self._close_pidfd()

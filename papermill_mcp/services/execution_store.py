@@ -182,6 +182,7 @@ class ExecutionStore:
             self._written.wait(seconds)
 
     def _connect(self) -> sqlite3.Connection | None:
+        connection = None
         try:
             self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             connection = sqlite3.connect(self._file, timeout=5, isolation_level=None)
@@ -200,6 +201,8 @@ class ExecutionStore:
             )
         except (OSError, sqlite3.Error) as error:
             logger.warning("executions are not remembered, since %s cannot be used: %s", self._file, error)
+            if connection is not None:
+                connection.close()
             return None
         return connection
 
