@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -59,6 +60,7 @@ class RunFile:
         self._pending: dict[int, dict[str, Any]] = {}
         self._metadata: dict[str, Any] = {}
         self._metadata_pending = False
+        self._recording = threading.Lock()  # the run records in the event loop while a save applies in a thread
         self._places: dict[int, int] | None = None  # where each of our cells stands now; None: where it always stood
         self._wake = asyncio.Event()
         self._saver: asyncio.Task[None] | None = None
@@ -79,14 +81,16 @@ class RunFile:
 
     def record(self, index: int, members: dict[str, Any]) -> None:
         """Set members of a cell, such as `outputs` and `execution_count`. They are saved soon, or by `close`."""
-        self._results.setdefault(index, {}).update(members)
-        self._pending.setdefault(index, {}).update(members)
+        with self._recording:
+            self._results.setdefault(index, {}).update(members)
+            self._pending.setdefault(index, {}).update(members)
         self._wake.set()
 
     def record_metadata(self, members: dict[str, Any]) -> None:
         """Set keys of the notebook's metadata."""
-        self._metadata.update(members)
-        self._metadata_pending = True
+        with self._recording:
+            self._metadata = self._metadata | members
+            self._metadata_pending = True
         self._wake.set()
 
     async def close(self, final: NotebookDocument | None = None) -> None:
@@ -163,8 +167,9 @@ class RunFile:
         self._document = NotebookDocument.parse(current.data, shown=self.shown)
         self.content = current
         self._places = self._find_places()
-        self._pending = {index: dict(members) for index, members in self._results.items()}
-        self._metadata_pending = bool(self._metadata)
+        with self._recording:
+            self._pending = {index: dict(members) for index, members in self._results.items()}
+            self._metadata_pending = bool(self._metadata)
         return None
 
     def _find_places(self) -> dict[int, int]:
@@ -177,7 +182,9 @@ class RunFile:
         return places
 
     def _apply(self, document: NotebookDocument) -> None:
-        pending, self._pending = self._pending, {}
+        with self._recording:
+            pending, self._pending = self._pending, {}
+            metadata, self._metadata_pending = self._metadata if self._metadata_pending else {}, False
         for index, members in pending.items():
             place = index if self._places is None else self._places.get(index)
             if place is None:
@@ -185,6 +192,5 @@ class RunFile:
                 continue
             self.unsaved.discard(index)
             document.update(place, members)
-        if self._metadata_pending:
-            self._metadata_pending = False
-            document.set_member("metadata", document.metadata | self._metadata)
+        if metadata:
+            document.set_member("metadata", document.metadata | metadata)
