@@ -245,7 +245,7 @@ class NotebookDocument:
 
     def insert(self, index: int, data: Mapping[str, Any]) -> None:
         """Put a new cell at `index`, 0 to the number of cells. It gets an id where the format has them."""
-        self._editable()
+        self.require_editable()
         if not 0 <= index <= len(self.cells):
             raise CellNotFoundError(
                 f"{self._shown} has no place {index} for a cell",
@@ -258,12 +258,12 @@ class NotebookDocument:
 
     def remove(self, index: int) -> dict[str, Any]:
         """Take a cell out and return its data."""
-        self._editable()
+        self.require_editable()
         return take(self.cells, self._at(index)).data
 
     def move(self, index: int, to: int) -> None:
         """Take a cell out and put it back so that it has the index `to`. Its text does not change."""
-        self._editable()
+        self.require_editable()
         index, to = self._at(index), self._at(to)
         if index == to:
             return
@@ -275,7 +275,7 @@ class NotebookDocument:
         A `source` given as one string is written as the cell writes its source; texts of outputs and attachments, as
         the file does.
         """
-        self._editable()
+        self.require_editable()
         index = self._at(index)
         cell = self.cells[index]
         style = self._style
@@ -298,7 +298,7 @@ class NotebookDocument:
 
     def replace(self, index: int, data: Mapping[str, Any]) -> None:
         """Write a whole cell anew. Without an id in `data` it keeps the one it has."""
-        self._editable()
+        self.require_editable()
         index = self._at(index)
         old = self.cells[index]
         made = self._made(self._with_id(dict(data), old), old.before)
@@ -309,7 +309,7 @@ class NotebookDocument:
 
         A notebook of nbformat 4.0 to 4.4, where cells have no ids, becomes one of 4.5.
         """
-        self._editable()
+        self.require_editable()
         if not self.supports_ids:
             self.set_member("nbformat_minor", 5)
         taken = {cell.cell_id for cell in self.cells}
@@ -331,7 +331,7 @@ class NotebookDocument:
 
     def set_member(self, key: str, value: Any) -> None:
         """Set a member of the top-level object, such as `metadata`. Cells have methods of their own."""
-        self._editable()
+        self.require_editable()
         if key == "cells":
             raise ValueError("cells are changed one by one")
         with _storable(self._shown):
@@ -408,7 +408,8 @@ class NotebookDocument:
             self._cached_style = _FileStyle.of(self._shell, self.cells, self._source_bytes)
         return self._cached_style
 
-    def _editable(self) -> None:
+    def require_editable(self) -> None:
+        """Raise if the notebook can be read but not edited, as those of version 3 are."""
         if self.nbformat < 4:
             raise InvalidNotebookError(
                 f"{self._shown} is a notebook of nbformat {self.nbformat}, which can be read but not edited",

@@ -7,7 +7,6 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
@@ -79,7 +78,6 @@ class CellExecution:
         self.execution_count: int | None = None
         self.error: CellError | None = None
         self.timing: dict[str, str] = {}  # the keys that nbclient writes to a cell's `execution` metadata
-        self.started_at: datetime | None = None
         self.settled = asyncio.Event()
         self.released = asyncio.Event()
         self.output_incomplete = False
@@ -122,7 +120,6 @@ class CellExecution:
     def begin(self) -> None:
         """The kernel gets the code now."""
         self.status = CellStatus.RUNNING
-        self.started_at = datetime.now(UTC)
         self._started_clock = time.monotonic()
         self._changed()
 

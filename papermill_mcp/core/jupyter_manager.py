@@ -13,7 +13,6 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import zmq.asyncio
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager, NoSuchKernel
@@ -111,7 +110,6 @@ class JupyterManager:
         python: Path | None = None,
         env: dict[str, str] | None = None,
         denied_env: list[str] | None = None,
-        on_exit: Any = None,
     ) -> Kernel:
         """Start a kernel and wait until it answers.
 
@@ -133,7 +131,6 @@ class JupyterManager:
             context=self._context,
             runtime=self._runtime_directory(),
             watchdog=self._watchdog,
-            on_exit=on_exit,
         )
         self._kernels.add(kernel)
         try:

@@ -96,7 +96,6 @@ class Kernel:
         context: zmq.asyncio.Context,
         runtime: Path,
         watchdog: Watchdog,
-        on_exit: Callable[[Kernel], None] | None = None,
     ) -> None:
         self.kernel_id = secrets.token_hex(12)
         self.kernel_name = kernel_name
@@ -112,7 +111,6 @@ class Kernel:
         self._context = context
         self._runtime = runtime
         self._watchdog = watchdog
-        self._on_exit = on_exit
         self._state = KernelState.STARTING
         self._idle_since = time.monotonic()
         self._process: KernelProcess | None = None
@@ -617,8 +615,6 @@ class Kernel:
             self._running.die(why)
         self._abort_executions(why)
         self._touch()
-        if self._on_exit is not None:
-            self._on_exit(self)
         self._close_wire()
         await process.aclose()  # what the kernel left of its own children goes, too
 
@@ -667,8 +663,6 @@ class Kernel:
         polite, self._state = self._quiet, KernelState.STOPPED
         self._abort_executions("the kernel was stopped")
         await self._end_process(polite=polite)
-        if self._on_exit is not None:
-            self._on_exit(self)
 
 
 def kernel_environment(spec: KernelSpec, extra: dict[str, str] | None, denied: list[str]) -> dict[str, str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ast
 import keyword
-import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,8 +31,6 @@ with without_uri_grammar():
     from papermill.iorw import load_notebook_node
     from papermill.parameterize import parameterize_notebook
     from papermill.translators import papermill_translators
-
-logger = logging.getLogger(__name__)
 
 _node: Any = nbformat.from_dict  # untyped upstream
 

@@ -67,7 +67,6 @@ class RunFile:
         self._began = time.monotonic()
         self._saving_seconds = 0.0
         self._last_save = 0.0
-        self.problem: str | None = None
         self.unsaved: set[int] = set()
 
     @property
@@ -118,10 +117,8 @@ class RunFile:
             self._wake.clear()
             try:
                 await asyncio.shield(self._save(durable=False))
-                self.problem = None
             except ServerError as error:
                 # The run goes on: the next save may succeed, and the last one reports if it does not.
-                self.problem = str(error)
                 logger.warning("a save during a run failed", extra={"path": self.shown, "error": str(error)})
 
     async def _save(self, *, durable: bool, final: NotebookDocument | None = None) -> None:

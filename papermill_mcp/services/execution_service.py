@@ -87,7 +87,6 @@ class Execution:
     revision: str | None = None
     parameters: dict[str, Any] | None = None
     notes: list[str] = field(default_factory=list)
-    failure: ServerError | None = None
     keeps_kernel: bool = True
     finished: asyncio.Event = field(default_factory=asyncio.Event)
     cancelled: bool = False
@@ -145,7 +144,6 @@ class ExecutionService:
         try:
             await work
         except ServerError as error:
-            execution.failure = error
             execution.notes.append(str(error))
         except Exception:
             logger.exception("an execution failed in the server", extra={"execution_id": execution.execution_id})

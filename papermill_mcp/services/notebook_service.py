@@ -271,6 +271,21 @@ class NotebookService:
                 advice="read it again, then repeat the edit on what is there now",
             )
 
+    async def put(self, file: Path, document: NotebookDocument, *, overwrite: bool) -> OpenNotebook:
+        """Write a document as a new file or, with `overwrite`, over the notebook that is there.
+
+        Raises:
+            AlreadyExistsError: there is a file and `overwrite` is false.
+            NotANotebookError, InvalidNotebookError: `overwrite` is true, but what is there is no notebook.
+        """
+        async with self.lock(file):
+            expected: FileContent | None = None
+            if overwrite and await asyncio.to_thread(file.exists):
+                expected = (await self._read(file)).content  # a file that is no notebook is never replaced
+            notebook = OpenNotebook(file, self._workspace.shown(file), expected, document)
+            await self.save(notebook)
+        return notebook
+
     async def create(
         self,
         path: str,
@@ -297,11 +312,7 @@ class NotebookService:
         )
         for cell in cells:
             document.insert(len(document.cells), cell.data())
-        async with self.lock(file):
-            expected: FileContent | None = None
-            if overwrite and await asyncio.to_thread(file.exists):
-                expected = (await self._read(file)).content  # a file that is no notebook is never replaced
-            revision = await self.save(OpenNotebook(file, shown, expected, document))
+        revision = (await self.put(file, document, overwrite=overwrite)).revision
         return CreatedNotebook(
             path=shown,
             revision=revision,

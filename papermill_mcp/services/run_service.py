@@ -21,7 +21,6 @@ from papermill_mcp.services.kernel_service import KernelService
 from papermill_mcp.services.notebook_service import NotebookService, OpenNotebook
 from papermill_mcp.services.notebook_view import select
 from papermill_mcp.services.workspace import Workspace
-from papermill_mcp.utils.file_utils import FileContent
 
 if TYPE_CHECKING:
     from papermill_mcp.core.execution import CellExecution
@@ -108,8 +107,8 @@ class RunService:
 
         notebook = await self._notebooks.open(path, writing=save)
         document = notebook.document
-        if save and document.nbformat != 4:
-            document.insert(0, {})  # raises: a notebook of version 3 cannot be edited
+        if save:
+            document.require_editable()
         chosen = None if cells is None else select(document, cells, notebook.shown)
         timings = await asyncio.to_thread(self._executions.timings, notebook.path)
         to_run = run_cells(document.cells, chosen, timings=timings)
@@ -263,7 +262,7 @@ class RunService:
                 shown=notebook.shown,
             )
             kernel = await self._kernels.launch(name, cwd=notebook.path.parent)
-            result = await self._new_output(output, prepared.document, overwrite)
+            result = await self._notebooks.put(output, prepared.document, overwrite=overwrite)
         except BaseException:
             self._running_paths.pop(output, None)
             if kernel is not None:
@@ -322,11 +321,11 @@ class RunService:
             final = observer.finish(kernel.info.get("language_info"), complete=complete, mark_error=mark_error)
             await self._close_file(execution, file, final)
             self._running_paths.pop(output, None)
+            execution.keeps_kernel = keep_kernel and status != "ok" and kernel.alive
             self._note_end(execution, run)
-            if keep_kernel and status != "ok" and kernel.alive:
+            if execution.keeps_kernel:
                 execution.notes.append(f"kernel {kernel.kernel_id} is kept, with the variables of the run")
             else:
-                execution.keeps_kernel = False
                 await self._kernels.end(kernel, "was stopped at the end of the run it was started for")
             execution.finish(status)
 
@@ -362,16 +361,6 @@ class RunService:
                     advice="give another output_path, leave it out for a new name, or pass overwrite=true",
                 )
         return output
-
-    async def _new_output(self, output: Path, document: NotebookDocument, overwrite: bool) -> OpenNotebook:
-        shown = self._workspace.shown(output)
-        async with self._notebooks.lock(output):
-            expected: FileContent | None = None
-            if overwrite and await asyncio.to_thread(output.exists):
-                expected = (await self._notebooks.open(str(output), writing=True)).content
-            notebook = OpenNotebook(output, shown, expected, document)
-            await self._notebooks.save(notebook)
-        return notebook
 
     def _claim(self, path: Path, shown: str, execution: Execution) -> None:
         other = self._running_paths.get(path)
@@ -433,7 +422,7 @@ def _note_cell_end(execution: Execution, cell: CellExecution, name: str) -> None
             f"{name} ran longer than its timeout of {cell.timeout_seconds:g} s and was interrupted; pass a larger "
             "timeout, or 0 for none"
         )
-    if cell.status == "died":
+    if cell.status == "died" and execution.keeps_kernel:
         execution.notes.append("restart_kernel gives the kernel a new process under the same id; variables are lost")
     if cell.error is not None and cell.error.ename == "StdinNotImplementedError":
         execution.notes.append("nobody can answer input() here; set the value in the code, or pass it as a parameter")
