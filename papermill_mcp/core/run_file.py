@@ -92,21 +92,28 @@ class RunFile:
             self._metadata_pending = True
         self._wake.set()
 
-    async def close(self, final: NotebookDocument | None = None) -> None:
-        """Save what is recorded and end the background task.
+    async def close(self, final: NotebookDocument | None = None) -> list[str]:
+        """Save what is recorded and end the background task. Returns what could not be saved, in words.
 
         Args:
             final: a document to save instead, when cells were added to it; ignored if somebody else changed the file.
-
-        Raises:
-            ServerError: the last save failed; the file on disk is an earlier save.
         """
         if self._saver is not None:
             self._saver.cancel()
             await asyncio.wait([self._saver])
             self._saver = None
-        # A caller that is cancelled must not stop the save between its steps.
-        await asyncio.shield(self._save(durable=True, final=final))
+        notes = []
+        try:
+            # A caller that is cancelled must not stop the save between its steps.
+            await asyncio.shield(self._save(durable=True, final=final))
+        except ServerError as error:
+            notes.append(f"the last save failed, so the file has an earlier state of the run: {error}")
+        if self.unsaved:
+            notes.append(
+                f"cells {', '.join(map(str, sorted(self.unsaved)))} were changed or removed by somebody else during "
+                "the run, so their results are not in the file"
+            )
+        return notes
 
     async def _save_now_and_then(self) -> None:
         while True:

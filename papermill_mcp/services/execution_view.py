@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 _MAX_ROWS = 200
 _CELL_CHARS = 1500
 
-_RECORD_TYPES = ("application/papermill.record+json", "application/scrapbook.scrap.json+json")
-
 
 class CellResult(BaseModel):
     """One cell of a run."""
@@ -223,7 +221,11 @@ def _show_run(view: ExecutionView, run: NotebookRun, seen: Cursor, budget: Outpu
             source=failed[-1].source[:2000],
             error=show_error(_error_of(error), budget) if error else None,
         )
-    view.result = [value for cell in over for value in _recorded(cell.outputs)] or None
+    view.result = recorded_view(run.recorded)
+
+
+def recorded_view(values: Mapping[str, Any]) -> list[RecordedValue] | None:
+    return [RecordedValue(name=name, value=value) for name, value in values.items()] or None
 
 
 def _row(view: ExecutionView, cell: RunCell, outputs: Sequence[Output], budget: OutputBudget) -> CellResult:
@@ -347,17 +349,3 @@ def _stream_text(output: Mapping[str, Any] | None) -> str:
 
 def _error_of(error: Any) -> dict[str, Any]:
     return {"ename": error.ename, "evalue": error.evalue, "traceback": error.traceback}
-
-
-def _recorded(outputs: Sequence[Output]) -> list[RecordedValue]:
-    """Values recorded by papermill's `record` or scrapbook's `glue`."""
-    found: list[RecordedValue] = []
-    for output in outputs:
-        data = output.get("data") or {}
-        for mime_type in _RECORD_TYPES:
-            value = data.get(mime_type)
-            if isinstance(value, dict) and mime_type.startswith("application/papermill"):
-                found.extend(RecordedValue(name=str(name), value=item) for name, item in value.items())
-            elif isinstance(value, dict) and "name" in value:
-                found.append(RecordedValue(name=str(value["name"]), value=value.get("data")))
-    return found

@@ -525,7 +525,7 @@ class KernelService:
         if kernel_id is not None:
             kernel = self.get(kernel_id)
             kernel.require_alive()
-            self._notebooks[path] = kernel_id
+            self.bind(path, kernel)
             return kernel, None
         remark = None
         bound = self._notebooks.get(path)
@@ -538,8 +538,12 @@ class KernelService:
                 f"the notebook's earlier kernel {bound} {fate}; a new one was started, so earlier variables are gone"
             )
         kernel = await self.launch(kernel_name, cwd=path.parent)
-        self._notebooks[path] = kernel.kernel_id
+        self.bind(path, kernel)
         return kernel, remark
+
+    def bind(self, path: Path, kernel: Kernel) -> None:
+        """Have runs of the notebook use this kernel from now on."""
+        self._notebooks[path] = kernel.kernel_id
 
     async def _stop_idle_kernels(self) -> None:
         while True:

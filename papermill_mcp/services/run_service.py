@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from papermill_mcp.config import Config
-from papermill_mcp.core.document import NotebookDocument
 from papermill_mcp.core.run_file import RunFile
-from papermill_mcp.errors import AlreadyExistsError, BusyError, InvalidArgumentError, ServerError
+from papermill_mcp.errors import AlreadyExistsError, BusyError, InvalidArgumentError
 from papermill_mcp.services.execution_service import Execution, ExecutionService
 from papermill_mcp.services.kernel_service import KernelService
 from papermill_mcp.services.notebook_service import NotebookService, OpenNotebook
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from papermill_mcp.core.execution import CellExecution
     from papermill_mcp.core.kernel import Kernel
     from papermill_mcp.core.notebook_run import NotebookRun, RunObserver
+    from papermill_mcp.core.papermill_run import PapermillRun
 
 
 class RunService:
@@ -169,7 +169,8 @@ class RunService:
             if file is not None:
                 if kernel.info.get("language_info") and status != "interrupted":
                     file.record_metadata({"language_info": kernel.info["language_info"]})
-                await self._close_file(execution, file)
+                execution.notes += await file.close()
+                execution.revision = file.revision
             self._running_paths.pop(notebook.path, None)
             self._note_end(execution, run)
             execution.finish(status)
@@ -222,7 +223,7 @@ class RunService:
             AlreadyExistsError: the output exists and `overwrite` is false.
             KernelSpecNotFoundError, KernelStartFailedError, LimitReachedError: there is no kernel for it.
         """
-        executor = await asyncio.to_thread(_import_executor)
+        executor, papermill_run = await asyncio.to_thread(_import_papermill)
         notebook = await self._notebooks.open(input_path)
         document = notebook.document
         name = kernel_name or document.kernel_name or "python3"
@@ -262,7 +263,9 @@ class RunService:
                 shown=notebook.shown,
             )
             kernel = await self._kernels.launch(name, cwd=notebook.path.parent)
-            result = await self._notebooks.put(output, prepared.document, overwrite=overwrite)
+            execution.run_file = self._run_file(
+                await self._notebooks.put(output, prepared.document, overwrite=overwrite)
+            )
         except BaseException:
             self._running_paths.pop(output, None)
             if kernel is not None:
@@ -270,64 +273,54 @@ class RunService:
             raise
         execution.parameters = prepared.parameters
         execution.kernel = kernel
-        timings = await asyncio.to_thread(self._executions.timings, notebook.path)
-        file = execution.run_file = self._run_file(result)
-        observer = executor.PapermillObserver(prepared, file)
-        from papermill_mcp.core.notebook_run import NotebookRun, run_cells  # noqa: PLC0415
-
-        execution.run = NotebookRun(
-            run_cells(result.document.cells, timings=timings),
-            observer,
+        run = papermill_run.PapermillRun(
+            prepared,
+            execution.run_file,
             timeout_seconds=self._timeout(timeout),
             continue_on_error=self._continue(continue_on_error),
+            timings=await asyncio.to_thread(self._executions.timings, notebook.path),
             owner=execution.execution_id,
             on_change=lambda: self._executions.on_change(execution),
         )
-        work = self._run_papermill(execution, execution.run, kernel, file, observer, executor, output, keep_kernel)
-        self._executions.begin(execution, work)
+        execution.run = run.cells
+        self._executions.begin(execution, self._run_papermill(execution, run, kernel, output, keep_kernel))
         return execution
 
     async def _run_papermill(
-        self,
-        execution: Execution,
-        run: NotebookRun,
-        kernel: Kernel,
-        file: RunFile,
-        observer: Any,
-        executor: Any,
-        output: Path,
-        keep_kernel: bool,
+        self, execution: Execution, run: PapermillRun, kernel: Kernel, output: Path, keep_kernel: bool
     ) -> None:
-        status, complete, mark_error = "interrupted", False, False
         try:
-            file.start()
             await run.run(kernel)
-            status = str(run.status)
-            run.record_late_output()
-            complete = status == "ok" or (status == "error" and run.continues)
-            mark_error = status == "error" and not run.continues
-            if mark_error and executor.exit_is_clean(run.failed_cells[-1]):
-                status, mark_error = "ok", False
-                execution.notes.append(f"cell {run.failed_cells[-1].index} left by sys.exit(); the run ended there")
-        except asyncio.CancelledError:
-            run.cut_off("the server was closed")
         finally:
-            if mark_error:
-                cell = run.failed_cells[-1]
-                execution.notes.append(
-                    f"in the output the failed cell has index {cell.index + 2}: papermill put two cells before it"
-                    + (f"; its id is still {cell.cell_id}" if cell.cell_id else "")
-                )
-            final = observer.finish(kernel.info.get("language_info"), complete=complete, mark_error=mark_error)
-            await self._close_file(execution, file, final)
+            assert execution.run_file is not None
+            execution.revision = execution.run_file.revision
+            execution.notes += run.notes
             self._running_paths.pop(output, None)
-            execution.keeps_kernel = keep_kernel and status != "ok" and kernel.alive
-            self._note_end(execution, run)
+            execution.keeps_kernel = keep_kernel and run.status != "ok" and kernel.alive
+            self._note_end(execution, run.cells)
+            if run.place_of_failure is not None:
+                execution.notes.append(self._way_on(execution, kernel, run.place_of_failure))
             if execution.keeps_kernel:
-                execution.notes.append(f"kernel {kernel.kernel_id} is kept, with the variables of the run")
+                self._kernels.bind(output, kernel)
             else:
                 await self._kernels.end(kernel, "was stopped at the end of the run it was started for")
-            execution.finish(status)
+            execution.finish(run.status)
+
+    def _way_on(self, execution: Execution, kernel: Kernel, place: int) -> str:
+        """What can be done after a failure, in words. The cell's index is another one in the output."""
+        assert execution.run is not None
+        cell = execution.run.failed_cells[-1]
+        where = f"in the output the failed cell has index {place}"
+        if place != cell.index:
+            where += ", since papermill put two cells before it"
+        if not execution.keeps_kernel:
+            return (
+                f"{where}; its kernel is gone: with keep_kernel=true the cell can be mended and the run taken up there"
+            )
+        return (
+            f"{where}; kernel {kernel.kernel_id} is kept with the variables of the run: look at them, mend the cell in "
+            f'the output, and go on from there with execute_notebook, path={execution.output_path}, cells="{place}-"'
+        )
 
     def _output_file(self, output_path: str | None, notebook: OpenNotebook, overwrite: bool) -> Path:
         """Where the output goes: as given, else a name with the time in the output directory.
@@ -383,18 +376,6 @@ class RunService:
             lock=lambda: self._notebooks.lock(notebook.path),
         )
 
-    async def _close_file(self, execution: Execution, file: RunFile, final: NotebookDocument | None = None) -> None:
-        try:
-            await file.close(final)
-        except ServerError as error:
-            execution.notes.append(f"the last save failed, so the file has an earlier state of the run: {error}")
-        execution.revision = file.revision
-        if file.unsaved:
-            execution.notes.append(
-                f"cells {', '.join(map(str, sorted(file.unsaved)))} were changed or removed by somebody else during "
-                "the run, so their results are not in the file"
-            )
-
     def _note_end(self, execution: Execution, run: NotebookRun) -> None:
         if run.problem is not None:
             execution.notes.append(str(run.problem))
@@ -432,7 +413,7 @@ def _note_cell_end(execution: Execution, cell: CellExecution, name: str) -> None
         execution.notes.append(f"the kernel never said that {name} was over, so output may be missing")
 
 
-def _import_executor() -> Any:
-    from papermill_mcp.core import papermill_executor  # noqa: PLC0415 - half a second: not before it is needed
+def _import_papermill() -> tuple[Any, Any]:
+    from papermill_mcp.core import papermill_executor, papermill_run  # noqa: PLC0415 - half a second: not before need
 
-    return papermill_executor
+    return papermill_executor, papermill_run

@@ -1,0 +1,77 @@
+"""One papermill run, from its first cell to its last save: in the kernel, the output file, and papermill's metadata."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+from papermill_mcp.core.kernel import Kernel
+from papermill_mcp.core.notebook_run import NotebookRun, run_cells
+from papermill_mcp.core.papermill_executor import PapermillObserver, PreparedRun, exit_is_clean
+from papermill_mcp.core.run_file import RunFile
+
+
+class PapermillRun:
+    """A run over the cells of a prepared notebook.
+
+    Args:
+        file: the output, which holds the prepared notebook already.
+        timings: seconds that cells took last time, by the digest of their source.
+
+    Attributes:
+        cells: the run of the cells, to look at while it goes on, and to cancel.
+        status: how it ended; `interrupted` until then.
+        notes: what a caller should know besides.
+    """
+
+    def __init__(
+        self,
+        prepared: PreparedRun,
+        file: RunFile,
+        *,
+        timeout_seconds: float | None,
+        continue_on_error: bool,
+        timings: Mapping[str, float] | None = None,
+        owner: str | None = None,
+        on_change: Callable[[], None] | None = None,
+    ) -> None:
+        self._file = file
+        self._observer = PapermillObserver(prepared, file)
+        self.cells = NotebookRun(
+            run_cells(prepared.document.cells, timings=timings),
+            self._observer,
+            timeout_seconds=timeout_seconds,
+            continue_on_error=continue_on_error,
+            owner=owner,
+            on_change=on_change,
+        )
+        self.status = "interrupted"
+        self.notes: list[str] = []
+
+    async def run(self, kernel: Kernel) -> None:
+        """Run the cells in `kernel`, saving as they end. If the task is cancelled, what there is so far is saved."""
+        complete, mark_error = False, False
+        try:
+            self._file.start()
+            await self.cells.run(kernel)
+            self.cells.record_late_output()
+            self.status = str(self.cells.status)
+            complete = self.status == "ok" or (self.status == "error" and self.cells.continues)
+            mark_error = self.status == "error" and not self.cells.continues
+            if mark_error and exit_is_clean(self.cells.failed_cells[-1]):
+                self.status, mark_error = "ok", False
+                self.notes.append(f"cell {self.cells.failed_cells[-1].index} left by sys.exit(); the run ended there")
+        except asyncio.CancelledError:
+            self.cells.cut_off("the server was closed")
+        finally:
+            final = self._observer.finish(kernel.info.get("language_info"), complete=complete, mark_error=mark_error)
+            self.notes += await self._file.close(final)
+
+    @property
+    def place_of_failure(self) -> int | None:
+        """The index of the failed cell in the output, where papermill's error markers stand before it."""
+        failed = self.cells.failed_cells
+        if not failed or self.status == "ok":
+            return None
+        marked = self.status == "error" and not self.cells.continues
+        return failed[-1].index + (2 if marked else 0)
