@@ -90,6 +90,23 @@ class RunObserver(Protocol):
         """The cell has ended, in whatever way."""
 
 
+@dataclass(frozen=True)
+class RunSummary:
+    """A run in a few plain values, which can also be sent to another process.
+
+    Attributes:
+        failed_index: index of the cell that ended it badly.
+        error: what went wrong, in a line.
+        recorded: values that the notebook recorded, by name.
+    """
+
+    cells_total: int
+    cells_done: int
+    failed_index: int | None
+    error: str | None
+    recorded: dict[str, Any]
+
+
 class NotebookRun:
     """A run over cells of a notebook. `run` returns when it is over; `cancel` ends it early.
 
@@ -158,6 +175,12 @@ class NotebookRun:
             if cell.status.final:
                 values |= recorded_values(cell.outputs)
         return values
+
+    def summary(self) -> RunSummary:
+        """The run in short."""
+        failed = self.failed_cells[-1] if self.failed_cells else None
+        error = str(self.problem) if self.problem else _what_failed(failed) if failed else None
+        return RunSummary(len(self.cells), self.done, failed.index if failed else None, error, self.recorded)
 
     async def run(self, kernel: Kernel) -> None:
         """Run the cells in `kernel`. Returns when the last has ended, one has failed, or the run was cancelled."""
@@ -322,6 +345,14 @@ def run_cells(
         )
         first_below = False
     return found
+
+
+def _what_failed(cell: RunCell) -> str:
+    assert cell.execution is not None
+    if cell.status == CellStatus.TIMEOUT:
+        return f"it ran longer than its timeout of {cell.execution.timeout_seconds:g} s"
+    error = cell.execution.error
+    return one_line(f"{error.ename}: {error.evalue}", 500) if error else str(cell.status)
 
 
 def source_digest(source: str) -> str:
