@@ -43,6 +43,7 @@ _INSTRUCTIONS = (
 def build_server(config: Config) -> MCPServer[Services]:
     """Join the layers into a server. Nothing starts before its lifespan is entered."""
     from papermill_mcp.services import Services  # noqa: PLC0415 - `--version` must not wait for the SDK
+    from papermill_mcp.services.batch_service import BatchService  # noqa: PLC0415
     from papermill_mcp.services.execution_service import ExecutionService  # noqa: PLC0415
     from papermill_mcp.services.execution_store import ExecutionStore  # noqa: PLC0415
     from papermill_mcp.services.kernel_service import KernelService  # noqa: PLC0415
@@ -62,8 +63,9 @@ def build_server(config: Config) -> MCPServer[Services]:
         async with KernelService(config, workspace, state) as kernels:  # leaving it stops every kernel
             executions = ExecutionService(config, workspace, ExecutionStore(state))
             runs = RunService(config, workspace, notebooks, kernels, executions)
+            batches = BatchService(config, workspace, notebooks, runs, executions)
             try:
-                yield Services(notebooks, kernels, executions, runs, catalogue)
+                yield Services(notebooks, kernels, executions, runs, batches, catalogue)
             finally:
                 await executions.aclose()
 

@@ -301,16 +301,20 @@ class InPlaceObserver:
     def _record(self, cell: RunCell) -> None:
         if self._file is None or cell.execution is None:
             return
-        metadata = dict(self._cells[cell.index].data.get("metadata") or {})
-        metadata["execution"] = dict(cell.execution.timing)
         self._file.record(
             cell.index,
             {
                 "execution_count": cell.execution.execution_count,
-                "metadata": metadata,
+                "metadata": self._metadata(cell),
                 "outputs": cell.outputs,
             },
         )
+
+    def _metadata(self, cell: RunCell) -> dict[str, Any]:
+        metadata = dict(self._cells[cell.index].data.get("metadata") or {})
+        if cell.execution is not None:
+            metadata["execution"] = dict(cell.execution.timing)
+        return metadata
 
 
 def run_cells(
@@ -352,7 +356,7 @@ def _what_failed(cell: RunCell) -> str:
     if cell.status == CellStatus.TIMEOUT:
         return f"it ran longer than its timeout of {cell.execution.timeout_seconds:g} s"
     error = cell.execution.error
-    return one_line(f"{error.ename}: {error.evalue}", 500) if error else str(cell.status)
+    return one_line(": ".join(filter(None, (error.ename, error.evalue))), 500) if error else str(cell.status)
 
 
 def source_digest(source: str) -> str:

@@ -427,12 +427,28 @@ class PapermillObserver:
         self._file.record_metadata(metadata)
 
 
+def completed_run(document: NotebookDocument) -> dict[str, Any] | None:
+    """The parameters of the papermill run that a notebook is the output of, if that run ended well; else None."""
+    metadata = document.metadata.get("papermill")
+    if not isinstance(metadata, dict) or not metadata.get("end_time"):
+        return None
+    for cell in document.cells:
+        of_cell = (cell.data.get("metadata") or {}).get("papermill")
+        if not isinstance(of_cell, dict):
+            return None
+        if any(_is_clean_exit(output.get("ename"), output.get("evalue")) for output in cell.outputs):
+            break  # what comes behind it never runs
+        if of_cell.get("status") != NotebookExecutionManager.COMPLETED:
+            return None
+    parameters = metadata.get("parameters")
+    return parameters if isinstance(parameters, dict) else {}
+
+
 def exit_is_clean(cell: RunCell) -> bool:
     """Whether a cell left by `sys.exit()` or `sys.exit(0)`, which papermill does not count as a failure."""
     error = cell.execution.error if cell.execution else None
-    return (
-        cell.status == CellStatus.ERROR
-        and error is not None
-        and error.ename == "SystemExit"
-        and error.evalue in ("", "0")
-    )
+    return cell.status == CellStatus.ERROR and error is not None and _is_clean_exit(error.ename, error.evalue)
+
+
+def _is_clean_exit(ename: object, evalue: object) -> bool:
+    return ename == "SystemExit" and evalue in ("", "0")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from papermill_mcp.core.kernel import Kernel
-from papermill_mcp.core.notebook_run import NotebookRun, run_cells
+from papermill_mcp.core.notebook_run import NotebookRun, RunSummary, run_cells
 from papermill_mcp.core.papermill_executor import PapermillObserver, PreparedRun, exit_is_clean
 from papermill_mcp.core.run_file import RunFile
 
@@ -66,6 +67,11 @@ class PapermillRun:
         finally:
             final = self._observer.finish(kernel.info.get("language_info"), complete=complete, mark_error=mark_error)
             self.notes += await self._file.close(final)
+
+    def summary(self) -> RunSummary:
+        """The run in short. The index of the failed cell is its index in the output."""
+        summary = replace(self.cells.summary(), failed_index=self.place_of_failure)
+        return summary if self.status != "ok" else replace(summary, error=None)
 
     @property
     def place_of_failure(self) -> int | None:

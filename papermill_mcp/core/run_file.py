@@ -92,11 +92,18 @@ class RunFile:
             self._metadata_pending = True
         self._wake.set()
 
-    async def close(self, final: NotebookDocument | None = None) -> list[str]:
+    async def close(
+        self,
+        final: NotebookDocument | None = None,
+        *,
+        change: Callable[[NotebookDocument], None] | None = None,
+    ) -> list[str]:
         """Save what is recorded and end the background task. Returns what could not be saved, in words.
 
         Args:
             final: a document to save instead, when cells were added to it; ignored if somebody else changed the file.
+            change: a last change to the document that has all results, whoever else changed it. Called in a thread,
+                and once more for each version of the file that somebody else has written meanwhile.
         """
         if self._saver is not None:
             self._saver.cancel()
@@ -105,7 +112,7 @@ class RunFile:
         notes = []
         try:
             # A caller that is cancelled must not stop the save between its steps.
-            await asyncio.shield(self._save(durable=True, final=final))
+            await asyncio.shield(self._save(durable=True, final=final, change=change))
         except ServerError as error:
             notes.append(f"the last save failed, so the file has an earlier state of the run: {error}")
         if self.unsaved:
@@ -128,16 +135,24 @@ class RunFile:
                 # The run goes on: the next save may succeed, and the last one reports if it does not.
                 logger.warning("a save during a run failed", extra={"path": self.shown, "error": str(error)})
 
-    async def _save(self, *, durable: bool, final: NotebookDocument | None = None) -> None:
+    async def _save(
+        self,
+        *,
+        durable: bool,
+        final: NotebookDocument | None = None,
+        change: Callable[[NotebookDocument], None] | None = None,
+    ) -> None:
         async with self._lock():
             began = time.monotonic()
             try:
-                await asyncio.to_thread(self._save_in_thread, durable, final)
+                await asyncio.to_thread(self._save_in_thread, durable, final, change)
             finally:
                 self._last_save = time.monotonic()
                 self._saving_seconds += self._last_save - began
 
-    def _save_in_thread(self, durable: bool, final: NotebookDocument | None) -> None:
+    def _save_in_thread(
+        self, durable: bool, final: NotebookDocument | None, change: Callable[[NotebookDocument], None] | None
+    ) -> None:
         changed = stamp_of(self.path) != self.content.stamp
         for attempt in range(_ATTEMPTS):
             if changed:
@@ -147,6 +162,8 @@ class RunFile:
             else:
                 document = self._document
                 self._apply(document)
+                if change is not None:
+                    change(document)
             try:
                 self.content = write_file(
                     self.path,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from papermill_mcp.services.batch_service import BatchService
 from papermill_mcp.services.execution_service import ExecutionService
 from papermill_mcp.services.kernel_service import KernelService
 from papermill_mcp.services.notebook_catalogue import NotebookCatalogue
@@ -19,4 +20,5 @@ class Services:
     kernels: KernelService
     executions: ExecutionService
     runs: RunService
+    batches: BatchService
     catalogue: NotebookCatalogue

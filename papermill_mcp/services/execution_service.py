@@ -41,7 +41,9 @@ if TYPE_CHECKING:
     from papermill_mcp.core.execution import CellExecution
     from papermill_mcp.core.kernel import Kernel
     from papermill_mcp.core.notebook_run import NotebookRun
+    from papermill_mcp.core.papermill_run import PapermillRun
     from papermill_mcp.core.run_file import RunFile
+    from papermill_mcp.services.batch import Batch
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +64,7 @@ _OF_CANCELLED = set(CancelledExecution.model_fields) - {"ended"}
 
 _KEY_USED = "this idempotency_key was used before, so nothing was run again; what is shown is the request of then"
 
-Kind = Literal["cell", "notebook", "papermill"]
+Kind = Literal["cell", "notebook", "papermill", "batch"]
 
 
 @dataclass
@@ -78,6 +80,8 @@ class Execution:
     status: str = "running"
     cell: CellExecution | None = None
     run: NotebookRun | None = None
+    papermill: PapermillRun | None = None
+    batch: Batch | None = None
     run_file: RunFile | None = None
     file: Path | None = None
     output_file: Path | None = None
@@ -164,7 +168,7 @@ class ExecutionService:
     def _record(self, execution: Execution) -> None:
         """Keep what is known of an execution for later server processes."""
         execution.recorded_at, execution.record_due = time.monotonic(), False
-        run = execution.run
+        run, batch = execution.run, execution.batch
         failed = run.failed_cells[-1].index if run and run.failed_cells else None
         if run is not None and run.current is not None:
             failed = run.current.index  # where it stands, should this process end now
@@ -178,8 +182,8 @@ class ExecutionService:
                 kernel_name=execution.kernel.kernel_name if execution.kernel else None,
                 started_at=execution.started_at.timestamp(),
                 duration=round(execution.seconds, 3),
-                cells_total=len(run.cells) if run else None,
-                cells_done=run.done if run else None,
+                cells_total=len(batch.runs) if batch else len(run.cells) if run else None,
+                cells_done=batch.done if batch else run.done if run else None,
                 failed_cell=failed,
                 server_pid=self._store.pid,
                 server_started=self._store.server_started,
@@ -256,7 +260,9 @@ class ExecutionService:
         if execution.finished.is_set():
             return
         execution.cancelled = True
-        if execution.run is not None:
+        if execution.batch is not None:
+            await execution.batch.cancel()
+        elif execution.run is not None:
             await execution.run.cancel()
         elif execution.cell is not None and execution.kernel is not None:
             await execution.kernel.interrupt(execution.cell)
@@ -346,7 +352,7 @@ class ExecutionService:
             except TimeoutError:
                 pass
         done, total, message = progress_of(execution)
-        if done > reported and (reported >= 0 or execution.run is not None):
+        if done > reported and (reported >= 0 or execution.cell is None):
             await progress(done, total, message)
 
     async def _view(self, execution: Execution, since: str | None = None) -> ExecutionView:

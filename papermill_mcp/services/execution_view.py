@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, PrivateAttr
 
@@ -20,17 +21,22 @@ from papermill_mcp.services.output_view import (
     show_error,
     show_outputs,
 )
+from papermill_mcp.services.results import ROWS, Result
 from papermill_mcp.services.workspace import Workspace
 
 if TYPE_CHECKING:
     from papermill_mcp.core.execution import CellExecution
     from papermill_mcp.core.notebook_run import NotebookRun, RunCell
     from papermill_mcp.core.outputs import Output
+    from papermill_mcp.services.batch import Batch, BatchRun
     from papermill_mcp.services.execution_service import Execution
 
 #: Cells listed in one reply, and characters of output shown for one cell of a run that has many.
 _MAX_ROWS = 200
 _CELL_CHARS = 1500
+
+#: Characters of a recorded value, as JSON, in a reply.
+_VALUE_CHARS = 1000
 
 
 class CellResult(BaseModel):
@@ -61,6 +67,23 @@ class RecordedValue(BaseModel):
     value: Any = None
 
 
+class RunRow(BaseModel):
+    """One run of a batch. `failed_cell` is an index in the output; `kept`: an earlier batch had completed it."""
+
+    run: int
+    status: str
+    parameters: dict[str, Any]
+    duration: float | None = None
+    input_path: str | None = None
+    output_path: str
+    kept: bool | None = None
+    progress: str | None = None
+    failed_cell: int | None = None
+    error: str | None = None
+    result: list[RecordedValue] | None = None
+    notes: list[str] | None = None
+
+
 class ExecutionView(BaseModel):
     """An execution as it stands. Which fields there are depends on what was executed."""
 
@@ -86,9 +109,34 @@ class ExecutionView(BaseModel):
     results: list[CellResult] | None = None
     failed_cell: FailedCell | None = None
     result: list[RecordedValue] | None = None
+    runs_total: int | None = None
+    runs_done: int | None = None
+    runs_failed: int | None = None
+    runs: list[RunRow] | None = None
     progress: str | None = None
     notes: list[str] | None = None
     _images: list[ShownImage] = PrivateAttr(default_factory=list)
+
+
+class BatchView(Result):
+    """A batch as it stands, with the runs that have ended or are running."""
+
+    execution_id: str
+    status: str
+    duration: float
+    cursor: str
+    input_path: str | None = None
+    runs_total: int | None = None
+    runs_done: int | None = None
+    runs_failed: int | None = None
+    runs: Annotated[list[RunRow] | None, ROWS] = None
+    progress: str | None = None
+    notes: list[str] | None = None
+
+    @classmethod
+    def of(cls, view: ExecutionView) -> BatchView:
+        """The part of a view that a batch has."""
+        return cls(**{name: getattr(view, name) for name in cls.model_fields})
 
 
 class ExecutionRow(BaseModel):
@@ -107,13 +155,13 @@ class ExecutionRow(BaseModel):
     cut_off: bool | None = None
 
 
-class ExecutionList(BaseModel):
+class ExecutionList(Result):
     """Executions, the newest first."""
 
-    executions: list[ExecutionRow]
+    executions: Annotated[list[ExecutionRow], ROWS]
 
 
-class CancelledExecution(BaseModel):
+class CancelledExecution(Result):
     """What became of an execution that was cancelled. Its outputs are for `get_execution`."""
 
     execution_id: str
@@ -153,6 +201,8 @@ def show(execution: Execution, seen: Cursor, budget: OutputBudget) -> ExecutionV
         _show_cell(view, only, seen, budget)
     elif execution.run is not None:
         _show_run(view, execution.run, seen, budget)
+    elif execution.batch is not None:
+        _show_batch(view, execution.batch, seen)
     if not execution.finished.is_set():
         view.progress = progress_of(execution)[2]
     return view
@@ -221,11 +271,47 @@ def _show_run(view: ExecutionView, run: NotebookRun, seen: Cursor, budget: Outpu
             source=failed[-1].source[:2000],
             error=show_error(_error_of(error), budget) if error else None,
         )
-    view.result = recorded_view(run.recorded)
+    view.result = _recorded_view(run.recorded)
 
 
-def recorded_view(values: Mapping[str, Any]) -> list[RecordedValue] | None:
-    return [RecordedValue(name=name, value=value) for name, value in values.items()] or None
+def _show_batch(view: ExecutionView, batch: Batch, seen: Cursor) -> None:
+    ended = batch.ended[seen.cells :]
+    left_out = max(0, len(ended) - _MAX_ROWS)
+    view.runs_total, view.runs_done, view.runs_failed = len(batch.runs), batch.done, len(batch.failed)
+    shown = sorted(ended[left_out:], key=lambda run: run.number)
+    view.runs = [_run_row(run, batch.several_notebooks) for run in [*shown, *batch.running]]
+    if left_out:
+        view.notes = [*(view.notes or []), f"{left_out} of {len(ended)} runs that ended are not listed here"]
+    view.cursor = Cursor(len(batch.ended)).text()
+
+
+def _run_row(run: BatchRun, with_notebook: bool) -> RunRow:
+    summary = run.summary
+    going = run.execution
+    return RunRow(
+        run=run.number,
+        status=run.status,
+        parameters=run.plan.values,
+        duration=round(run.duration, 3) if run.duration is not None else None,
+        input_path=run.plan.notebook.shown if with_notebook else None,
+        output_path=run.output_shown,
+        kept=run.kept or None,
+        progress=progress_of(going)[2] if going is not None else None,
+        failed_cell=summary.failed_index if summary else None,
+        error=run.error,
+        result=_recorded_view(summary.recorded) if summary else None,
+        notes=run.notes or None,
+    )
+
+
+def _recorded_view(values: Mapping[str, Any]) -> list[RecordedValue] | None:
+    """Recorded values, large ones cut: they are in the output, too."""
+    views = []
+    for name, value in values.items():
+        text = json.dumps(value, ensure_ascii=False, default=str)
+        shown = value if len(text) <= _VALUE_CHARS else f"{text[:_VALUE_CHARS]}… ({len(text)} characters)"
+        views.append(RecordedValue(name=name, value=shown))
+    return views or None
 
 
 def _row(view: ExecutionView, cell: RunCell, outputs: Sequence[Output], budget: OutputBudget) -> CellResult:
@@ -296,6 +382,9 @@ def progress_of(execution: Execution) -> tuple[float, float | None, str]:
 
         run = execution.run
         return float(run.done), float(len(run.cells)), progress_message(run, execution.seconds)
+    if execution.batch is not None:
+        batch = execution.batch
+        return float(len(batch.ended)), float(len(batch.runs)), batch.progress(execution.seconds)
     cell = execution.cell
     if cell is None:
         return 0.0, None, "starting"
@@ -312,7 +401,12 @@ def view_of(row: ExecutionRow) -> ExecutionView:
     notes = ["it belongs to an earlier server process, so its outputs are not kept here"]
     if row.cut_off:
         notes = [f"it was cut off: its server process ended at cell {row.at_cell}"]
-    if where:
+        if row.kind == "batch":
+            notes = [
+                f"it was cut off: its server process ended after {row.cells_done} of {row.cells_total} runs; "
+                "execute_notebook_batch with the same arguments keeps those that are complete and runs the others"
+            ]
+    if where and row.kind != "batch":
         notes.append(f"what was saved of it is in {where}")
     return ExecutionView(
         execution_id=row.execution_id,
@@ -323,8 +417,10 @@ def view_of(row: ExecutionRow) -> ExecutionView:
         path=row.path if row.output_path is None else None,
         input_path=row.path if row.output_path is not None else None,
         output_path=row.output_path,
-        cells_total=row.cells_total,
-        cells_done=row.cells_done,
+        cells_total=row.cells_total if row.kind != "batch" else None,
+        cells_done=row.cells_done if row.kind != "batch" else None,
+        runs_total=row.cells_total if row.kind == "batch" else None,
+        runs_done=row.cells_done if row.kind == "batch" else None,
         notes=notes,
     )
 

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Annotated, Self
 
 from pydantic import BaseModel
 
@@ -24,6 +24,7 @@ from papermill_mcp.errors import (
     ServerError,
     listed,
 )
+from papermill_mcp.services.results import ROWS, Result
 from papermill_mcp.services.workspace import Workspace
 from papermill_mcp.utils.process_stats import usage
 from papermill_mcp.utils.text_utils import clean_text, count_noun, head_and_tail
@@ -69,14 +70,14 @@ class ActiveKernel(BaseModel):
     notebook: str | None = None
 
 
-class KernelList(BaseModel):
+class KernelList(Result):
     """What is installed and what runs."""
 
-    available: list[AvailableKernel]
-    active: list[ActiveKernel]
+    available: Annotated[list[AvailableKernel], ROWS]
+    active: Annotated[list[ActiveKernel], ROWS]
 
 
-class StartedKernel(BaseModel):
+class StartedKernel(Result):
     """A kernel that is ready."""
 
     kernel_id: str
@@ -87,7 +88,7 @@ class StartedKernel(BaseModel):
     cwd: str
 
 
-class RestartedKernel(BaseModel):
+class RestartedKernel(Result):
     """A kernel with a new process."""
 
     kernel_id: str
@@ -97,7 +98,7 @@ class RestartedKernel(BaseModel):
     aborted: int
 
 
-class InterruptedKernel(BaseModel):
+class InterruptedKernel(Result):
     """What an interrupt really did: `interrupted`, `idle` (there was nothing to interrupt) or `still_running`."""
 
     kernel_id: str
@@ -106,7 +107,7 @@ class InterruptedKernel(BaseModel):
     advice: str | None = None
 
 
-class KernelStatus(BaseModel):
+class KernelStatus(Result):
     """A kernel as it is now."""
 
     kernel_id: str
@@ -137,11 +138,11 @@ class FailedStop(BaseModel):
     reason: str
 
 
-class StoppedKernels(BaseModel):
+class StoppedKernels(Result):
     """What became of all kernels."""
 
     stopped: list[str]
-    failed: list[FailedStop]
+    failed: Annotated[list[FailedStop], ROWS]
     stopped_count: int
     failed_count: int
 
@@ -156,15 +157,15 @@ class Variable(BaseModel):
     preview: str
 
 
-class VariableList(BaseModel):
+class VariableList(Result):
     """Variables in a kernel."""
 
     kernel_id: str
-    variables: list[Variable]
+    variables: Annotated[list[Variable], ROWS]
     count: int
 
 
-class StoppedKernel(BaseModel):
+class StoppedKernel(Result):
     """A kernel that is gone."""
 
     kernel_id: str

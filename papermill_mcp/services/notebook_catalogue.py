@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Protocol, TypeVar
 
-from pydantic import BaseModel, Field, WithJsonSchema
+from pydantic import BaseModel, Field
 
 from papermill_mcp.config import Config
 from papermill_mcp.core.document import NotebookCell, NotebookDocument
@@ -20,8 +20,9 @@ from papermill_mcp.core.notebook_check import find_problems
 from papermill_mcp.core.notebook_text import joined
 from papermill_mcp.errors import ExecutionTimeoutError, InvalidArgumentError, ServerError
 from papermill_mcp.services.notebook_service import NotebookService, OpenNotebook
-from papermill_mcp.services.notebook_view import Result, headings, short_metadata
+from papermill_mcp.services.notebook_view import headings, short_metadata
 from papermill_mcp.services.notebook_walk import FoundNotebook, Walk, walk
+from papermill_mcp.services.results import OBJECT, ROWS, Result
 from papermill_mcp.services.workspace import Workspace
 from papermill_mcp.utils.file_utils import read_file
 from papermill_mcp.utils.regex_search import BadPatternError, RegexSearch, RegexTimeoutError
@@ -42,8 +43,6 @@ _PROBLEM_CHARS = 400
 _TEXT_TYPES = ("text/plain", "text/markdown", "text/latex")
 
 _T = TypeVar("_T")
-_Rows = WithJsonSchema({"type": "array", "items": {"type": "object"}})
-_Object = WithJsonSchema({"type": "object"})
 
 
 class ListedNotebook(BaseModel):
@@ -63,7 +62,7 @@ class NotebookList(Result):
     """A page of the notebooks in a directory."""
 
     directory: str
-    notebooks: Annotated[list[ListedNotebook], _Rows]
+    notebooks: Annotated[list[ListedNotebook], ROWS]
     count: int
     """All that were found, on whatever page."""
     next_cursor: str | None = None
@@ -89,7 +88,7 @@ class SearchResult(Result):
     """The lines that were found."""
 
     query: str
-    matches: Annotated[list[Match], _Rows]
+    matches: Annotated[list[Match], ROWS]
     total: int
     truncated: bool
     searched: int
@@ -136,14 +135,14 @@ class NotebookInfo(Result):
     nbformat_minor: int
     kernel_name: str | None = None
     language: str | None = None
-    metadata: Annotated[dict[str, Any], _Object] = Field(default_factory=dict)
+    metadata: Annotated[dict[str, Any], OBJECT] = Field(default_factory=dict)
     cell_count: int
-    cells_by_type: Annotated[dict[str, int], _Object]
-    outline: Annotated[list[Heading], _Rows]
+    cells_by_type: Annotated[dict[str, int], OBJECT]
+    outline: Annotated[list[Heading], ROWS]
     headings: int
     """All there are; `outline` has the first ones."""
-    parameters: Annotated[list[ParameterView], _Rows]
-    papermill: Annotated[LastRun | None, _Object] = None
+    parameters: Annotated[list[ParameterView], ROWS]
+    papermill: Annotated[LastRun | None, OBJECT] = None
     problems: list[str]
 
 

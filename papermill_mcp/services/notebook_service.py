@@ -18,7 +18,6 @@ from typing import Annotated, Any
 
 import anyio
 import anyio.to_thread
-from pydantic import WithJsonSchema
 
 from papermill_mcp.config import Config
 from papermill_mcp.core.document import NotebookDocument
@@ -47,7 +46,6 @@ from papermill_mcp.services.notebook_view import (
     NotebookView,
     Outline,
     Outputs,
-    Result,
     SourceView,
     outline_around,
     outline_page,
@@ -58,6 +56,7 @@ from papermill_mcp.services.notebook_view import (
 )
 from papermill_mcp.services.notebook_view import select as select  # the runs of execution_service select cells too
 from papermill_mcp.services.output_view import OutputBudget
+from papermill_mcp.services.results import OBJECT, Result
 from papermill_mcp.services.workspace import Workspace
 from papermill_mcp.utils.file_utils import FileContent, read_file, write_file
 from papermill_mcp.utils.lock_files import HeldLock, LockFiles, LocksUnavailableError
@@ -77,7 +76,7 @@ _POLL_SECONDS = (0.002, 0.05)
 #: Characters of the diff in a reply, at most.
 _DIFF_CHARS = 8000
 
-_Cell = Annotated[SourceView, WithJsonSchema({"type": "object"})]
+_Cell = Annotated[SourceView, OBJECT]
 
 
 class CreatedNotebook(Result):

@@ -6,11 +6,12 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, WithJsonSchema
+from pydantic import BaseModel, Field, PrivateAttr
 
 from papermill_mcp.core.document import NotebookCell, NotebookDocument
 from papermill_mcp.errors import CellNotFoundError, InvalidArgumentError
 from papermill_mcp.services.output_view import OutputBudget, OutputView, ShownImage, show_outputs, summarise_outputs
+from papermill_mcp.services.results import ROWS
 from papermill_mcp.utils.text_utils import one_line
 
 _SELECTION_CHARS = 20_000
@@ -32,14 +33,7 @@ class OutlineRow(BaseModel):
     outputs: int | None = None
 
 
-class Result(BaseModel):
-    """A result whose output schema costs few tokens: it names what there may be, not what there must be."""
-
-    model_config = ConfigDict(json_schema_extra=lambda schema: schema.pop("required", None) and None)
-
-
-# A schema that says no more than this: the shape of a row would cost every client more than it tells.
-Outline = Annotated[list[OutlineRow], WithJsonSchema({"type": "array", "items": {"type": "object"}})]
+Outline = Annotated[list[OutlineRow], ROWS]
 
 
 class CellView(BaseModel):

@@ -7,12 +7,15 @@ asking about it is the business of `ExecutionService`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from papermill_mcp.config import Config
+from papermill_mcp.core.document import NotebookDocument
 from papermill_mcp.core.run_file import RunFile
 from papermill_mcp.errors import AlreadyExistsError, BusyError, InvalidArgumentError
 from papermill_mcp.services.execution_service import Execution, ExecutionService
@@ -24,8 +27,25 @@ from papermill_mcp.services.workspace import Workspace
 if TYPE_CHECKING:
     from papermill_mcp.core.execution import CellExecution
     from papermill_mcp.core.kernel import Kernel
-    from papermill_mcp.core.notebook_run import NotebookRun, RunObserver
+    from papermill_mcp.core.notebook_run import NotebookRun
+    from papermill_mcp.core.papermill_resume import ResumedObserver
     from papermill_mcp.core.papermill_run import PapermillRun
+
+
+@dataclass(frozen=True)
+class PapermillPlan:
+    """A notebook and parameters that fit it.
+
+    Attributes:
+        values: the parameters as given.
+        language: that of the kernel, for which the values are written.
+    """
+
+    notebook: OpenNotebook
+    values: dict[str, Any]
+    kernel_name: str
+    language: str
+    warnings: list[str]
 
 
 class RunService:
@@ -63,7 +83,7 @@ class RunService:
         execution = Execution("cell", kernel)
         execution.cell = kernel.submit(
             code,
-            timeout_seconds=self._timeout(timeout),
+            timeout_seconds=self.timeout_seconds(timeout),
             store_history=store_history,
             owner=execution.execution_id,
         )
@@ -134,17 +154,18 @@ class RunService:
         if remark:
             execution.notes.append(remark)
         observer = InPlaceObserver(file, document.cells)
+        resumed = None
+        if file is not None and document.metadata.get("papermill"):
+            resumed = await asyncio.to_thread(_resumed_observer, file, document)
         execution.run = NotebookRun(
             to_run,
-            observer,
-            timeout_seconds=self._timeout(timeout),
-            continue_on_error=self._continue(continue_on_error),
+            resumed or observer,
+            timeout_seconds=self.timeout_seconds(timeout),
+            continue_on_error=self.continues(continue_on_error),
             owner=execution.execution_id,
             on_change=lambda: self._executions.on_change(execution),
         )
-        self._executions.begin(
-            execution, self._run_in_place(execution, execution.run, kernel, file, observer, notebook)
-        )
+        self._executions.begin(execution, self._run_in_place(execution, execution.run, kernel, file, resumed, notebook))
         return execution
 
     async def _run_in_place(
@@ -153,7 +174,7 @@ class RunService:
         run: NotebookRun,
         kernel: Kernel,
         file: RunFile | None,
-        observer: RunObserver,
+        resumed: ResumedObserver | None,
         notebook: OpenNotebook,
     ) -> None:
         status = "interrupted"
@@ -169,7 +190,10 @@ class RunService:
             if file is not None:
                 if kernel.info.get("language_info") and status != "interrupted":
                     file.record_metadata({"language_info": kernel.info["language_info"]})
-                execution.notes += await file.close()
+                change = None if resumed is None else functools.partial(resumed.finish, run)
+                execution.notes += await file.close(change=change)
+                if resumed is not None:
+                    execution.notes += resumed.notes
                 execution.revision = file.revision
             self._running_paths.pop(notebook.path, None)
             self._note_end(execution, run)
@@ -223,22 +247,75 @@ class RunService:
             AlreadyExistsError: the output exists and `overwrite` is false.
             KernelSpecNotFoundError, KernelStartFailedError, LimitReachedError: there is no kernel for it.
         """
-        executor, papermill_run = await asyncio.to_thread(_import_papermill)
         notebook = await self._notebooks.open(input_path)
+        plan = await self.plan(notebook, parameters or {}, kernel_name=kernel_name, strict=strict_parameters)
+        output = self._output_file(output_path, notebook, overwrite)
+        execution, work = await self.start_papermill(
+            plan,
+            output,
+            timeout=timeout,
+            continue_on_error=continue_on_error,
+            keep_kernel=keep_kernel,
+            report_mode=report_mode,
+            overwrite=overwrite,
+        )
+        self._executions.begin(execution, work)
+        return execution
+
+    async def plan(
+        self,
+        notebook: OpenNotebook,
+        parameters: Mapping[str, Any],
+        *,
+        kernel_name: str | None = None,
+        strict: bool = True,
+    ) -> PapermillPlan:
+        """Check that a notebook can be run with these parameters, before anything is begun.
+
+        Raises:
+            InvalidParametersError: the parameters do not fit the notebook.
+            KernelSpecNotFoundError: no such kernel is installed.
+        """
+        executor, _ = await asyncio.to_thread(_import_papermill)
         document = notebook.document
         name = kernel_name or document.kernel_name or "python3"
         spec = await self._kernels.installed(name)
         language = spec.language if kernel_name else (document.language or spec.language)
-        values = dict(parameters or {})
+        values = dict(parameters)
         warnings = await asyncio.to_thread(
             executor.check_parameters,
             values,
             document,
             kernel_name=name,
             language=language,
-            strict=strict_parameters,
+            strict=strict,
         )
-        output = self._output_file(output_path, notebook, overwrite)
+        return PapermillPlan(notebook, values, name, language, warnings)
+
+    async def start_papermill(
+        self,
+        plan: PapermillPlan,
+        output: Path,
+        *,
+        timeout: float | None = None,
+        continue_on_error: bool | None = None,
+        keep_kernel: bool = False,
+        report_mode: bool = False,
+        overwrite: bool = False,
+        on_change: Callable[[], None] | None = None,
+    ) -> tuple[Execution, Coroutine[Any, Any, None]]:
+        """Start the kernel and put the output in place. Returns the execution and the work that is left to be done.
+
+        Args:
+            on_change: called when the run gets on. Default: the execution is recorded, as one of its own.
+
+        Raises:
+            AlreadyExistsError: the output exists and `overwrite` is false.
+            BusyError: another run writes to the output.
+            KernelStartFailedError, LimitReachedError: there is no kernel for it.
+        """
+        executor, papermill_run = await asyncio.to_thread(_import_papermill)
+        notebook = plan.notebook
         shown = self._workspace.shown(output)
         execution = Execution(
             "papermill",
@@ -246,23 +323,24 @@ class RunService:
             output_file=output,
             input_path=notebook.shown,
             output_path=shown,
-            notes=warnings,
+            notes=list(plan.warnings),
         )
         self._claim(output, shown, execution)
         kernel = None
         try:
+            timings = await asyncio.to_thread(self._executions.timings, notebook.path)
             prepared = await asyncio.to_thread(
                 executor.prepare,
-                document,
-                values,
-                kernel_name=name,
-                language=language,
+                notebook.document,
+                plan.values,
+                kernel_name=plan.kernel_name,
+                language=plan.language,
                 input_path=str(notebook.path),
                 output_path=str(output),
                 report_mode=report_mode,
                 shown=notebook.shown,
             )
-            kernel = await self._kernels.launch(name, cwd=notebook.path.parent)
+            kernel = await self._kernels.launch(plan.kernel_name, cwd=notebook.path.parent)
             execution.run_file = self._run_file(
                 await self._notebooks.put(output, prepared.document, overwrite=overwrite)
             )
@@ -276,15 +354,14 @@ class RunService:
         run = papermill_run.PapermillRun(
             prepared,
             execution.run_file,
-            timeout_seconds=self._timeout(timeout),
-            continue_on_error=self._continue(continue_on_error),
-            timings=await asyncio.to_thread(self._executions.timings, notebook.path),
+            timeout_seconds=self.timeout_seconds(timeout),
+            continue_on_error=self.continues(continue_on_error),
+            timings=timings,
             owner=execution.execution_id,
-            on_change=lambda: self._executions.on_change(execution),
+            on_change=on_change or (lambda: self._executions.on_change(execution)),
         )
-        execution.run = run.cells
-        self._executions.begin(execution, self._run_papermill(execution, run, kernel, output, keep_kernel))
-        return execution
+        execution.run, execution.papermill = run.cells, run
+        return execution, self._run_papermill(execution, run, kernel, output, keep_kernel)
 
     async def _run_papermill(
         self, execution: Execution, run: PapermillRun, kernel: Kernel, output: Path, keep_kernel: bool
@@ -383,11 +460,13 @@ class RunService:
             if cell.execution is not None:
                 _note_cell_end(execution, cell.execution, f"cell {cell.index}")
 
-    def _timeout(self, timeout: float | None) -> float | None:
+    def timeout_seconds(self, timeout: float | None) -> float | None:
+        """How long a cell may run: as given, else as the server is set; None for no limit."""
         seconds = self._config.execution_timeout if timeout is None else timeout
         return seconds or None
 
-    def _continue(self, continue_on_error: bool | None) -> bool:
+    def continues(self, continue_on_error: bool | None) -> bool:
+        """Whether a run goes on after a cell that raised: as given, else as the server is set."""
         return self._config.continue_on_error if continue_on_error is None else continue_on_error
 
 
@@ -417,3 +496,10 @@ def _import_papermill() -> tuple[Any, Any]:
     from papermill_mcp.core import papermill_executor, papermill_run  # noqa: PLC0415 - half a second: not before need
 
     return papermill_executor, papermill_run
+
+
+def _resumed_observer(file: RunFile, document: NotebookDocument) -> ResumedObserver | None:
+    """Who records a run in a notebook that is the output of a papermill run; None for any other notebook."""
+    from papermill_mcp.core.papermill_resume import ResumedObserver, is_output  # noqa: PLC0415 - imports papermill
+
+    return ResumedObserver(file, document) if is_output(document) else None

@@ -6,11 +6,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from papermill_mcp.services.execution_view import CancelledExecution, ExecutionList, ExecutionView
+from papermill_mcp.services.execution_view import BatchView, CancelledExecution, ExecutionList, ExecutionView
 from papermill_mcp.tools.toolset import (
     READS,
     RUNS_NOTEBOOKS,
     STOPS,
+    Batches,
     ContinueOnError,
     ExecutionId,
     Executions,
@@ -18,6 +19,7 @@ from papermill_mcp.tools.toolset import (
     NotebookPath,
     ReportProgress,
     Runs,
+    StrictParameters,
     Timeout,
     Toolset,
     Wait,
@@ -105,9 +107,7 @@ async def execute_notebook_papermill(
     kernel_name: Annotated[str | None, Field(description="Kernel to use. Default: the one the notebook names.")] = None,
     timeout: Timeout = None,
     continue_on_error: ContinueOnError = None,
-    strict_parameters: Annotated[
-        bool, Field(description="Refuse unknown names and values of another type. Default true.")
-    ] = True,
+    strict_parameters: StrictParameters = True,
     keep_kernel: Annotated[
         bool, Field(description="After a failure leave the kernel alive, to look at variables. Default false.")
     ] = False,
@@ -139,6 +139,54 @@ async def execute_notebook_papermill(
         wait=wait,
         progress=progress,
     )
+
+
+@toolset.tool("Run a batch of notebooks", RUNS_NOTEBOOKS)
+async def execute_notebook_batch(
+    batches: Batches,
+    executions: Executions,
+    progress: ReportProgress,
+    input_path: Annotated[str | None, Field(description="The notebook to run.")] = None,
+    input_paths: Annotated[list[str] | None, Field(description="Several notebooks instead.")] = None,
+    parameters: Annotated[list[dict[str, Any]] | None, Field(description="Parameters of each run.")] = None,
+    grid: Annotated[
+        dict[str, list[Any]] | None, Field(description="Instead: values by name; every combination is a run.")
+    ] = None,
+    output_directory: Annotated[str | None, Field(description="Default: <output_directory>/<name>-batch.")] = None,
+    max_parallel: Annotated[
+        int | None, Field(ge=1, le=1000, description="Runs at once, 1 to 1000. Default: one per processor.")
+    ] = None,
+    timeout: Timeout = None,
+    continue_on_error: ContinueOnError = None,
+    strict_parameters: StrictParameters = True,
+    resume: Annotated[bool, Field(description="Keep complete outputs of the same batch. Default true.")] = True,
+    wait: Wait = None,
+    idempotency_key: IdempotencyKey = None,
+) -> BatchView:
+    """Run notebooks with many sets of parameters by Papermill, each into its own output; a failed run stops no other.
+
+    Called again with the same arguments, it runs only what is not complete.
+    """
+    view = await executions.follow(
+        "batch",
+        lambda: batches.execute(
+            input_path,
+            input_paths=input_paths,
+            parameters=parameters,
+            grid=grid,
+            output_directory=output_directory,
+            max_parallel=max_parallel,
+            timeout=timeout,
+            continue_on_error=continue_on_error,
+            strict_parameters=strict_parameters,
+            resume=resume,
+        ),
+        request=(input_path, input_paths, parameters, grid, output_directory),
+        idempotency_key=idempotency_key,
+        wait=wait,
+        progress=progress,
+    )
+    return BatchView.of(view)
 
 
 @toolset.tool("Look at an execution", READS, images=True)

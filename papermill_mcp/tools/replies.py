@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from papermill_mcp.services.execution_view import CellResult, ExecutionList, ExecutionView
+from papermill_mcp.services.execution_view import BatchView, CellResult, ExecutionList, ExecutionView
 from papermill_mcp.services.kernel_service import KernelList, StoppedKernels, VariableList
 from papermill_mcp.services.notebook_catalogue import Match, NotebookInfo, NotebookList, SearchResult
 from papermill_mcp.services.notebook_service import EditedNotebook, RemovedCell
@@ -67,7 +67,7 @@ def _(reply: ExecutionList) -> str:
     for row in reply.executions:
         facts = [row.kind, "cut off" if row.cut_off else row.status, row.started_at, f"{row.duration:.1f} s"]
         if row.cells_total is not None:
-            facts.append(f"{row.cells_done} of {row.cells_total} cells")
+            facts.append(f"{row.cells_done} of {row.cells_total} {'runs' if row.kind == 'batch' else 'cells'}")
         if row.at_cell is not None:
             facts.append(f"at cell {row.at_cell}")
         facts += [one_line(path, 200) for path in (row.path, row.output_path) if path]
@@ -202,14 +202,9 @@ def _(reply: ExecutionView) -> str:
     if reply.parameters is not None:
         lines.append(f"parameters: {_inline(reply.parameters)}")
     for value in reply.result or []:
-        lines.append(f"recorded {value.name}: {_inline(value.value)}")
-    if reply.status == "running":
-        lines.append(f"progress: {clean_text(reply.progress or '')}")
-        lines.append(
-            f'next: get_execution with execution_id="{reply.execution_id}" and since="{reply.cursor}", '
-            "or cancel_execution"
-        )
-    lines += [f"note: {clean_text(note)}" for note in reply.notes or []]
+        lines.append(f"recorded {one_line(value.name, 100)}: {_inline(value.value)}")
+    lines += _way_on(reply)
+    lines += _runs(reply)
     lines += _outputs(reply.outputs)
     if reply.error is not None:
         lines += _error(reply.error)
@@ -221,6 +216,52 @@ def _(reply: ExecutionView) -> str:
         if failed.error is not None:
             lines += _error(failed.error)
     return "\n".join(lines)
+
+
+@render.register
+def _(reply: BatchView) -> str:
+    facts = reply.model_dump(exclude_none=True, include={"execution_id", "status", "input_path"})
+    return "\n".join([*_header(facts), f"duration: {reply.duration:.2f} s", *_way_on(reply), *_runs(reply)])
+
+
+def _way_on(reply: ExecutionView | BatchView) -> list[str]:
+    """How far it is, what to call next, and what else is to be said."""
+    lines = []
+    if reply.status == "running":
+        lines.append(f"progress: {clean_text(reply.progress or '')}")
+        lines.append(
+            f'next: get_execution with execution_id="{reply.execution_id}" and since="{reply.cursor}", '
+            "or cancel_execution"
+        )
+    return lines + [f"note: {clean_text(note)}" for note in reply.notes or []]
+
+
+def _runs(reply: ExecutionView | BatchView) -> list[str]:
+    """The runs of a batch, a line each."""
+    if reply.runs_total is None:
+        return []
+    failed = f", {reply.runs_failed} failed" if reply.runs_failed is not None else ""
+    lines = [f"runs: {reply.runs_done} of {reply.runs_total} done{failed}"]
+    rows = reply.runs or []
+    places = {row.output_path.rpartition("/")[0] for row in rows}
+    shared = places.pop() + "/" if len(places) == 1 and len(rows) > 1 else ""  # told once instead of in each line
+    if shared:
+        lines.append(f"outputs in: {_inline(shared)}")
+    for row in rows:
+        facts = [f"{row.status}, kept" if row.kept else row.status]
+        if row.duration is not None:
+            facts.append(f"{row.duration:.2f} s")
+        if row.input_path is not None:
+            facts.append(_inline(row.input_path))
+        facts += [_inline(row.parameters), _inline(row.output_path.removeprefix(shared))]
+        facts += [f"{one_line(value.name, 100)} = {_inline(value.value)}" for value in row.result or []]
+        if row.progress is not None:
+            facts.append(clean_text(row.progress))
+        if row.error is not None:
+            place = f"cell {row.failed_cell}: " if row.failed_cell is not None else ""
+            facts.append(place + _inline(row.error))
+        lines.append(f"- run {row.run}: " + " · ".join([*facts, *map(_inline, row.notes or [])]))
+    return lines
 
 
 def _results(results: list[CellResult] | None, failed: int | None) -> list[str]:

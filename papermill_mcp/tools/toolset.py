@@ -27,6 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from papermill_mcp.config import Config
 from papermill_mcp.errors import InvalidArgumentError, ServerError, UnknownArgumentError, listed, nearest
 from papermill_mcp.services import Services
+from papermill_mcp.services.batch_service import BatchService
 from papermill_mcp.services.execution_service import ExecutionService, Progress
 from papermill_mcp.services.kernel_service import KernelService
 from papermill_mcp.services.notebook_catalogue import NotebookCatalogue
@@ -102,6 +103,10 @@ async def _runs(ctx: Context[Services]) -> RunService:
     return ctx.request_context.lifespan_context.runs
 
 
+async def _batches(ctx: Context[Services]) -> BatchService:
+    return ctx.request_context.lifespan_context.batches
+
+
 async def _progress(ctx: Context[Services]) -> Progress:
     return ctx.report_progress
 
@@ -111,6 +116,7 @@ Catalogue = Annotated[NotebookCatalogue, Resolve(_catalogue)]
 Kernels = Annotated[KernelService, Resolve(_kernels)]
 Executions = Annotated[ExecutionService, Resolve(_executions)]
 Runs = Annotated[RunService, Resolve(_runs)]
+Batches = Annotated[BatchService, Resolve(_batches)]
 ReportProgress = Annotated[Progress, Resolve(_progress)]
 
 NotebookPath = Annotated[
@@ -129,7 +135,7 @@ Timeout = Annotated[
         ge=0,
         le=604_800,
         allow_inf_nan=False,
-        description="Seconds a cell may run, 0 to 604800; 0 = no limit. Default: as the server is set (60).",
+        description="Seconds a cell may run, 0 to 604800; 0 = no limit. Default: as set (60).",
     ),
 ]
 Wait = Annotated[
@@ -138,17 +144,14 @@ Wait = Annotated[
         ge=0,
         le=3600,
         allow_inf_nan=False,
-        description="Seconds to wait, 0 to 3600, before the answer is `running`. Default: as the server is set (25).",
+        description="Seconds to wait, 0 to 3600, before the answer is `running`. Default: as set (25).",
     ),
 ]
-ContinueOnError = Annotated[
-    bool | None, Field(description="Go on after a cell that raised. Default: as the server is set (false).")
-]
-
-
+ContinueOnError = Annotated[bool | None, Field(description="Go on after a cell that raised. Default: as set (false).")]
+StrictParameters = Annotated[bool, Field(description="Refuse unknown names and values of another type. Default true.")]
 IdempotencyKey = Annotated[
     str | None,
-    Field(description="A key of yours. A request repeated with it is not run again.", min_length=1, max_length=200),
+    Field(description="A key of yours: a request repeated with it runs once.", min_length=1, max_length=200),
 ]
 
 

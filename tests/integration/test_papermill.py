@@ -340,13 +340,22 @@ async def test_values_that_the_notebook_records_are_told(client: Connect, worksp
     record = (
         "from IPython.display import display\n"
         "display({'application/papermill.record+json': {'loss': 0.5}}, raw=True)\n"
-        "display({'application/scrapbook.scrap.json+json': {'name': 'rows', 'data': [1, 2]}}, raw=True)"
+        "display({'application/scrapbook.scrap.json+json': {'name': 'rows', 'data': [1, 2]}}, raw=True)\n"
+        "display({'application/scrapbook.scrap.json+json': {'name': 'rows', 'data': [3]}}, raw=True)\n"
+        "scrap = {'name': 'frame', 'data': 'QVJS', 'encoder': 'arrow'}\n"
+        "display({'application/scrapbook.scrap.arrow+json': scrap}, raw=True)\n"
+        "display({'application/scrapbook.scrap.text+json': {'name': 'long', 'data': 'x' * 5000}}, raw=True)"
     )
     write_notebook(workspace / "in.ipynb", [record])
     async with client() as connected:
         facts = await run(connected)
 
-    assert facts["result"] == [{"name": "loss", "value": 0.5}, {"name": "rows", "value": [1, 2]}]
+    loss, rows, frame, long = facts["result"]
+    assert loss == {"name": "loss", "value": 0.5}
+    assert rows == {"name": "rows", "value": [3]}, "the last value of a name counts"
+    assert frame == {"name": "frame", "value": "(arrow data)"}
+    assert len(long["value"]) < 1100
+    assert long["value"].endswith("… (5002 characters)")
 
 
 # Failures
@@ -387,6 +396,59 @@ async def test_a_kernel_that_is_kept_after_a_failure_has_the_variables(client: C
 
     assert looked["outputs"][0]["text"] == "42"
     assert "kernel_id" not in passed
+
+
+async def test_a_run_that_failed_is_taken_up_in_its_output_and_ends_as_if_nothing_had_been(
+    client: Connect, workspace: Path
+) -> None:
+    """What ran before the failure does not run again; papermill's metadata and markers tell the state of things."""
+    cells: list[Json | str] = [
+        cell("# Title", "markdown"),
+        cell("alpha = 1", tags=["parameters"]),
+        "with open('ran', 'a') as f: f.write('x')\nx = alpha",
+        "x / zero",
+        cell("between", "markdown"),
+        "print(x + missing)",
+        "print('end')",
+    ]
+    write_notebook(workspace / "in.ipynb", cells)
+    async with client() as connected:
+        failed = await run(connected, parameters={"alpha": 41}, keep_kernel=True)
+        assert failed["status"] == "error"
+        (advice,) = [note for note in failed["notes"] if "go on from there" in note]
+        assert 'execute_notebook, path=out.ipynb, cells="6-"' in advice
+        output = read_json(workspace / "out.ipynb")
+        assert output["cells"][6]["source"] == "x / zero" or output["cells"][6]["source"] == ["x / zero"]
+        looked = await call(connected, "inspect_variables", kernel_id=failed["kernel_id"], pattern="x")
+        assert looked["variables"][0]["preview"] == "41"
+
+        await call(connected, "update_cell", path="out.ipynb", index=6, source="missing = 1")
+        again = await call(connected, "execute_notebook", path="out.ipynb", cells="6-7")
+        assert again["kernel_id"] == failed["kernel_id"], "the kernel that was kept is the notebook's own"
+        half = read_json(workspace / "out.ipynb")
+        assert [statuses(half)[i] for i in (-1, -2)] == ["pending", "pending"]
+
+        await call(connected, "update_cell", path="out.ipynb", cell_id="c5", source="undefined")
+        second = await call(connected, "execute_notebook", path="out.ipynb", cells="c5,c6")
+        assert second["status"] == "error"
+        twice = read_json(workspace / "out.ipynb")
+        await call(connected, "update_cell", path="out.ipynb", cell_id="c5", source="print(x + missing)")
+        last = await call(connected, "execute_notebook", path="out.ipynb", cells="c5,c6")
+        info = await call(connected, "get_notebook_info", path="out.ipynb")
+
+    markers = [i for i, c in enumerate(twice["cells"]) if "papermill-error-cell-tag" in c["metadata"].get("tags", [])]
+    assert markers == [0, [c.get("id") for c in twice["cells"]].index("c5") - 1]
+    assert twice["metadata"]["papermill"]["exception"] is True
+    assert last["status"] == "ok"
+    done = read_json(workspace / "out.ipynb")
+    nbformat.validate(done)
+    assert set(statuses(done)) == {"completed"}
+    assert done["metadata"]["papermill"]["exception"] is None
+    assert not [c for c in done["cells"] if "papermill-error-cell-tag" in c["metadata"].get("tags", [])]
+    assert len(done["cells"]) == len(cells) + 1
+    assert "".join(stdout_in(c) for c in done["cells"] if c["cell_type"] == "code") == "42\nend\n"
+    assert (workspace / "ran").read_text() == "x"
+    assert info["papermill"]["status"] == "completed", info["papermill"]
 
 
 async def test_a_kernel_that_dies_ends_the_run_and_the_output_tells_the_truth(client: Connect, workspace: Path) -> None:

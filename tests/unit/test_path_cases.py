@@ -39,7 +39,7 @@ _OTHER: dict[str, dict[str, Any]] = {
         "overwrite": True,
     },
 }
-_PATHS = re.compile(r"(^|_)(path|directory)$|^cwd$")
+_PATHS = re.compile(r"(^|_)(paths?|directory)$|^cwd$")
 _ONLY_READS = {"read_notebook", "get_notebook_info", "list_notebook_files", "search_notebooks"}
 
 
@@ -59,8 +59,16 @@ def _file(name: str) -> bool:
     return not (name.endswith("directory") or name == "cwd")
 
 
+def _arguments(tool: str, name: str, path: str) -> dict[str, Any]:
+    arguments: dict[str, Any] = dict(_OTHER.get(tool, {}))
+    if name.endswith("paths"):
+        arguments.pop(name[:-1], None)  # the one instead of the other
+        return arguments | {name: [path]}
+    return arguments | {name: path}
+
+
 async def _refused(client: Client, tool: str, name: str, path: str) -> str:
-    return await refused(client, tool, seconds=5, **_OTHER.get(tool, {}) | {name: path})
+    return await refused(client, tool, seconds=5, **_arguments(tool, name, path))
 
 
 @pytest.fixture
@@ -170,8 +178,10 @@ async def test_p09_and_p10_text_is_taken_literally(
     tool: str, name: str, client: Connect, monkeypatch: pytest.MonkeyPatch, outside: Path
 ) -> None:
     """JSON is no notebook, and nothing expands."""
+    if (tool, name) == ("execute_notebook_batch", "output_directory"):
+        pytest.skip("it is made if it is missing: see the next test")
     monkeypatch.setenv("HOME", str(outside))
-    if tool in MAKES or (name not in ("path", "input_path") and _file(name)):
+    if tool in MAKES or (name not in ("path", "input_path", "input_paths") and _file(name)):
         paths = ["~/x.ipynb", "$HOME/x.ipynb", "%2e%2e/x.ipynb"]
     else:
         paths = ["~/secret.ipynb", "$HOME/secret.ipynb", "${HOME}.ipynb", "%2e%2e/outside/secret.ipynb"]
@@ -180,6 +190,22 @@ async def test_p09_and_p10_text_is_taken_literally(
         for path in paths:
             message = await _refused(connected, tool, name, path)
             assert message.startswith("NOT_FOUND: "), message
+
+
+@pytest.mark.kernel
+async def test_p10_a_directory_for_outputs_is_made_under_its_literal_name(
+    client: Connect, workspace: Path, monkeypatch: pytest.MonkeyPatch, outside: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(outside))
+    write_notebook(workspace / "n.ipynb", ["1"])
+    names = ["~", "$HOME/a", "%2e%2e/b", "{path}"]
+    async with client() as connected:
+        for name in names:
+            arguments = {"input_path": "n.ipynb", "output_directory": name}
+            result = await connected.call_tool("execute_notebook_batch", arguments)
+            assert not result.is_error, result
+
+    assert all(len(list((workspace / name).glob("*.ipynb"))) == 1 for name in names)
 
 
 @each_parameter

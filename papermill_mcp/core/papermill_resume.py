@@ -1,0 +1,105 @@
+"""Going on with a papermill run in its own output: cells are run in place, and papermill's metadata stay true.
+
+After a failure the output says which cells ran, which one failed, and has papermill's error markers. When cells of it
+are run again, their part is brought up to date, and when no cell is left that failed or did not run, so is the whole:
+the notebook is then what a run without a failure would have left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from papermill_mcp.core.document import NotebookCell, NotebookDocument
+from papermill_mcp.core.nbformat_lazy import without_uri_grammar
+from papermill_mcp.core.notebook_run import SKIP_TAG, InPlaceObserver, NotebookRun, RunCell
+from papermill_mcp.core.run_file import RunFile
+
+with without_uri_grammar():
+    from papermill.execute import ERROR_ANCHOR_MSG, ERROR_MARKER_TAG, ERROR_MESSAGE_TEMPLATE
+
+
+def is_output(document: NotebookDocument) -> bool:
+    """Whether papermill, or this server in its way, has made the notebook by a run."""
+    metadata = document.metadata.get("papermill")
+    return isinstance(metadata, dict) and bool(metadata.get("start_time"))
+
+
+class ResumedObserver(InPlaceObserver):
+    """Records results in the output of an earlier papermill run, with papermill's metadata for each cell."""
+
+    def __init__(self, file: RunFile, document: NotebookDocument) -> None:
+        super().__init__(file, document.cells)
+        self._began = datetime.now(UTC)
+        self._begun: dict[int, str] = {}
+        self.notes: list[str] = []
+
+    def _metadata(self, cell: RunCell) -> dict[str, Any]:
+        assert cell.execution is not None
+        began = self._begun.setdefault(cell.index, _now())
+        over = cell.status.final
+        status = "running" if not over else "failed" if cell.failed else "completed"
+        return super()._metadata(cell) | {
+            "papermill": {
+                "duration": cell.execution.duration if over else None,
+                "end_time": _now() if over else None,
+                "exception": cell.failed,
+                "start_time": began,
+                "status": status,
+            }
+        }
+
+    def finish(self, run: NotebookRun, document: NotebookDocument) -> None:
+        """Bring a document that has the results up to date as a whole: error markers, and the notebook's metadata."""
+        failed = run.failed_cells[-1] if run.failed_cells else None
+        # The failed cell is found again by what is its own, since the markers move the others.
+        at = None if failed is None else _find(document, failed)
+        marked = [number for number, cell in enumerate(document.cells) if ERROR_MARKER_TAG in cell.tags]
+        for number in reversed(marked):
+            document.remove(number)
+        if marked:
+            self.notes = ["papermill's error markers were removed, so the cells behind them have other indexes now"]
+        papermill = dict(document.metadata.get("papermill") or {})
+        papermill["end_time"] = _now()
+        papermill["duration"] = (papermill.get("duration") or 0.0) + (datetime.now(UTC) - self._began).total_seconds()
+        left = [cell for cell in document.cells if _runs(cell) and _status(cell) != "completed"]
+        papermill["exception"] = True if any(_status(cell) == "failed" for cell in left) else None
+        if not left:
+            for number, cell in enumerate(document.cells):
+                if _status(cell) == "pending":  # text between cells that did not run is complete with them
+                    of_cell = cell.data["metadata"]["papermill"] | {"status": "completed", "exception": False}
+                    document.update(number, {"metadata": cell.data["metadata"] | {"papermill": of_cell}})
+        if failed is not None and at is not None and run.status == "error" and not run.continues:
+            place = at - sum(number < at for number in marked)
+            count = failed.execution.execution_count if failed.execution else None
+            document.insert(place, _marker(ERROR_ANCHOR_MSG))
+            document.insert(0, _marker(ERROR_MESSAGE_TEMPLATE % (count or "")))
+            self.notes = [
+                f"papermill's error markers are at cell 0 and before the failed cell, which is {place + 2} now"
+            ]
+        document.set_member("metadata", document.metadata | {"papermill": papermill})
+
+
+def _marker(source: str) -> dict[str, Any]:
+    return {"cell_type": "markdown", "metadata": {"tags": [ERROR_MARKER_TAG]}, "source": source}
+
+
+def _find(document: NotebookDocument, cell: RunCell) -> int | None:
+    for number, known in enumerate(document.cells):
+        if cell.cell_id is not None and known.cell_id == cell.cell_id:
+            return number
+    return cell.index if cell.index < len(document.cells) else None
+
+
+def _runs(cell: NotebookCell) -> bool:
+    return cell.cell_type == "code" and bool(cell.source.strip()) and SKIP_TAG not in cell.tags
+
+
+def _status(cell: NotebookCell) -> str | None:
+    of_cell: Any = (cell.data.get("metadata") or {}).get("papermill")
+    return of_cell.get("status") if isinstance(of_cell, Mapping) else None
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat()

@@ -1,0 +1,428 @@
+"""Batches: many runs as one execution, bounded, resumable, cancelled as a whole. Real kernels, through a client."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from conftest import Connect, ConnectStdio
+from helpers import (
+    MARKER,
+    Json,
+    call,
+    cell,
+    marked_processes,
+    read_json,
+    refused,
+    stdio_client_of,
+    stdout_in,
+    text_of,
+    until,
+    wait_gone,
+    write_notebook,
+)
+from mcp import Client
+
+pytestmark = pytest.mark.kernel
+
+_PARAMETERS = cell("alpha: float = 0.5\nn = 1", tags=["parameters"])
+_COUNT = "with open('ran', 'a') as f: f.write(f'{alpha}:{n} ')"
+_RECORD = (
+    "from IPython.display import display\n"
+    "display({'application/papermill.record+json': {'product': alpha * n}}, raw=True)"
+)
+_MAY_FAIL = "assert n != 2, 'two'"
+_ENDLESS = "open(f'begun-{n}', 'w').close()\nwhile True: pass"
+
+
+@pytest.fixture
+def notebook(workspace: Path) -> Path:
+    """Counts how often it ran, fails for n = 2, and records a value."""
+    return write_notebook(workspace / "in.ipynb", [_PARAMETERS, _COUNT, _MAY_FAIL, _RECORD])
+
+
+async def batch(client: Client, *, seconds: float = 60, **arguments: Any) -> Json:
+    """Run a batch and wait for its end."""
+    return await call(client, "execute_notebook_batch", seconds=seconds, **({"wait": seconds} | arguments))
+
+
+def rows(facts: Json) -> list[Json]:
+    """The runs, by number."""
+    return sorted(facts["runs"], key=lambda row: row["run"])
+
+
+# What is run
+
+
+async def test_a_grid_runs_every_combination_with_a_row_for_each(
+    client: Connect, workspace: Path, notebook: Path
+) -> None:
+    async with client() as c:
+        facts = await batch(c, input_path="in.ipynb", grid={"alpha": [0.1, 10], "n": [1, 2]})
+
+    assert facts["status"] == "error"
+    assert (facts["runs_total"], facts["runs_done"], facts["runs_failed"]) == (4, 4, 2)
+    assert [row["parameters"] for row in rows(facts)] == [
+        {"alpha": alpha, "n": n} for alpha in (0.1, 10) for n in (1, 2)
+    ]
+    for row in rows(facts):
+        failed = row["parameters"]["n"] == 2
+        output = read_json(workspace / row["output_path"])
+        assert output["metadata"]["papermill"]["parameters"] == row["parameters"]
+        assert row["duration"] > 0
+        assert row["status"] == ("error" if failed else "ok")
+        if failed:
+            assert row["error"] == "AssertionError: two"
+            assert "".join(output["cells"][row["failed_cell"]]["source"]) == _MAY_FAIL
+        else:
+            product = row["parameters"]["alpha"] * row["parameters"]["n"]
+            assert row["result"] == [{"name": "product", "value": product}]
+    assert len({row["output_path"] for row in facts["runs"]}) == 4
+    assert all(row["output_path"].startswith("outputs/in-batch/in-") for row in facts["runs"])
+
+
+async def test_the_text_has_a_short_line_for_each_run(client: Connect, notebook: Path) -> None:
+    """The text alone is all that several clients show."""
+    async with client() as c:
+        result = await c.call_tool(
+            "execute_notebook_batch", {"input_path": "in.ipynb", "parameters": [{"n": 3}, {"n": 2}], "wait": 60}
+        )
+    lines = text_of(result).splitlines()
+
+    assert "outputs in: outputs/in-batch/" in lines
+    assert "runs: 2 of 2 done, 1 failed" in lines
+    (first,) = [line for line in lines if line.startswith("- run 0: ok · ")]
+    (second,) = [line for line in lines if line.startswith("- run 1: error · ")]
+    assert re.search(r'· \{"n": 3\} · in-[0-9a-f]{12}\.ipynb · product = 1\.5$', first)
+    assert second.endswith("cell 5: AssertionError: two")
+
+
+async def test_several_notebooks_are_run_each_with_every_set(client: Connect, workspace: Path, notebook: Path) -> None:
+    (workspace / "sub").mkdir()
+    write_notebook(workspace / "sub" / "in.ipynb", [_PARAMETERS, "import os; print(os.path.basename(os.getcwd()), n)"])
+    async with client() as c:
+        facts = await batch(
+            c,
+            input_paths=["in.ipynb", "sub/in.ipynb"],
+            parameters=[{"n": 5}, {"n": 6}],
+            output_directory="all",
+            max_parallel=1,
+        )
+
+    assert facts["status"] == "ok"
+    assert [(row["input_path"], row["parameters"]["n"]) for row in rows(facts)] == [
+        ("in.ipynb", 5),
+        ("in.ipynb", 6),
+        ("sub/in.ipynb", 5),
+        ("sub/in.ipynb", 6),
+    ]
+    last = read_json(workspace / rows(facts)[3]["output_path"])
+    assert stdout_in(last["cells"][2]) == "sub 6\n"
+    assert {Path(row["output_path"]).parent.as_posix() for row in facts["runs"]} == {"all"}
+
+
+async def test_no_more_runs_at_once_than_asked_for(client: Connect, workspace: Path) -> None:
+    """Each run notes when it began and ended."""
+    write_notebook(
+        workspace / "in.ipynb",
+        [
+            _PARAMETERS,
+            "import time\nbegan = time.time(); time.sleep(0.3)\n"
+            "with open('times', 'a') as f: f.write(f'{began} {time.time()}\\n')",
+        ],
+    )
+    async with client() as c:
+        facts = await batch(c, input_path="in.ipynb", grid={"n": [1, 2, 3, 4, 5]}, max_parallel=2)
+
+    assert facts["status"] == "ok"
+    times = [tuple(map(float, line.split())) for line in (workspace / "times").read_text().splitlines()]
+    assert len(times) == 5
+    together = [sum(b <= began < e for b, e in times) for began, _ in times]
+    assert max(together) <= 2
+
+
+async def test_a_batch_waits_for_a_kernel_when_others_take_all_places(
+    client: Connect, workspace: Path, notebook: Path
+) -> None:
+    async with client(max_kernels=1) as c:
+        other = await call(c, "start_kernel")
+        begun = await batch(c, input_path="in.ipynb", parameters=[{"n": 7}], wait=0)
+        assert begun["status"] == "running"
+        await call(c, "stop_kernel", kernel_id=other["kernel_id"])
+        facts = await call(c, "get_execution", execution_id=begun["execution_id"], wait=30)
+
+    assert facts["status"] == "ok"
+    assert facts["runs"][0]["result"] == [{"name": "product", "value": 3.5}]
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({}, "exactly one of input_path and input_paths"),
+        ({"input_path": "in.ipynb", "input_paths": ["in.ipynb"]}, "exactly one of input_path and input_paths"),
+        ({"input_paths": []}, "exactly one of input_path and input_paths"),
+        ({"input_path": "in.ipynb", "parameters": [{"n": 1}], "grid": {"n": [1]}}, "parameters or grid, not both"),
+        ({"input_path": "in.ipynb", "parameters": []}, "empty list"),
+        ({"input_path": "in.ipynb", "grid": {"n": []}}, "no value for 'n'"),
+        ({"input_path": "in.ipynb", "grid": {"n": list(range(40)), "alpha": list(range(40))}}, "1,600 combinations"),
+        ({"input_path": "in.ipynb", "parameters": [{"n": 1}, {"n": 2}, {"n": 1}]}, "runs 0 and 2 are the same"),
+        ({"input_path": "in.ipynb", "output_directory": ".hidden"}, "hidden"),
+        ({"input_path": "in.ipynb", "output_directory": "../out"}, "leads out of the roots"),
+        ({"input_paths": ["in.ipynb", "../x.ipynb"]}, "leads out of the roots"),
+        ({"input_path": "missing.ipynb"}, "does not exist"),
+    ],
+)
+async def test_a_batch_that_makes_no_sense_is_refused_before_anything_runs(
+    arguments: dict[str, Any], words: str, client: Connect, workspace: Path, notebook: Path
+) -> None:
+    async with client() as c:
+        assert words in await refused(c, "execute_notebook_batch", **arguments)
+
+    assert not (workspace / "ran").exists()
+    assert sorted(path.name for path in workspace.rglob("*.ipynb")) == ["in.ipynb"]
+
+
+async def test_wrong_parameters_of_one_run_stop_all_before_the_first_and_name_the_run(
+    client: Connect, workspace: Path, notebook: Path
+) -> None:
+    async with client() as c:
+        message = await refused(
+            c, "execute_notebook_batch", input_path="in.ipynb", parameters=[{"n": 1}, {"n": 3}, {"alpa": 1}]
+        )
+        lenient = await batch(c, input_path="in.ipynb", parameters=[{"n": 1}, {"alpa": 1}], strict_parameters=False)
+
+    assert message.startswith("INVALID_PARAMETERS: run 2 of the batch, in.ipynb: ")
+    assert "did you mean 'alpha'?" in message
+    assert lenient["status"] == "ok"
+    assert any("'alpa'" in note for note in lenient["notes"])
+    assert (workspace / "ran").read_text().split() == ["0.5:1"] * 2
+
+
+async def test_an_output_that_is_no_notebook_is_not_replaced_and_the_others_run(
+    client: Connect, workspace: Path, notebook: Path
+) -> None:
+    async with client() as c:
+        first = await batch(c, input_path="in.ipynb", parameters=[{"n": 3}, {"n": 4}])
+        in_the_way = workspace / rows(first)[0]["output_path"]
+        in_the_way.write_text("precious\n")
+        again = await batch(c, input_path="in.ipynb", parameters=[{"n": 3}, {"n": 4}])
+
+    assert [row["status"] for row in rows(again)] == ["error", "ok"]
+    assert rows(again)[0]["error"].startswith("NOT_A_NOTEBOOK: ")
+    assert in_the_way.read_text() == "precious\n"
+
+
+# Taking up again
+
+
+async def test_the_same_batch_again_runs_only_what_is_not_complete(
+    client: Connect, workspace: Path, notebook: Path
+) -> None:
+    request: dict[str, Any] = {"input_path": "in.ipynb", "grid": {"n": [1, 2, 3]}}
+    async with client() as c:
+        await batch(c, **request)
+        again = await batch(c, **request)
+        ran = (workspace / "ran").read_text().split()
+        anew = await batch(c, resume=False, **request)
+
+    assert ran == ["0.5:1", "0.5:2", "0.5:3", "0.5:2"] or sorted(ran) == ["0.5:1", "0.5:2", "0.5:2", "0.5:3"]
+    assert [row.get("kept", False) for row in rows(again)] == [True, False, True]
+    assert [row["status"] for row in rows(again)] == ["ok", "error", "ok"]
+    assert rows(again)[2]["result"] == [{"name": "product", "value": 1.5}]
+    assert "2 of 3 runs were complete already" in again["notes"][0]
+    assert not any(row.get("kept") for row in anew["runs"])
+    assert len((workspace / "ran").read_text().split()) == 7
+
+
+async def test_a_notebook_that_was_changed_is_run_again(client: Connect, workspace: Path, notebook: Path) -> None:
+    async with client() as c:
+        before = await batch(c, input_path="in.ipynb", parameters=[{"n": 3}])
+        await call(c, "update_cell", path="in.ipynb", index=2, source="n += 1")
+        after = await batch(c, input_path="in.ipynb", parameters=[{"n": 3}])
+
+    assert before["runs"][0]["output_path"] != after["runs"][0]["output_path"]
+    assert "kept" not in after["runs"][0]
+    assert after["runs"][0]["result"] == [{"name": "product", "value": 2.0}]
+
+
+async def test_a_run_that_left_by_sys_exit_is_complete(client: Connect, workspace: Path) -> None:
+    write_notebook(workspace / "in.ipynb", [_PARAMETERS, _COUNT, "import sys; sys.exit()", "never"])
+    async with client() as c:
+        first = await batch(c, input_path="in.ipynb", parameters=[{"n": 3}])
+        again = await batch(c, input_path="in.ipynb", parameters=[{"n": 3}])
+
+    assert (first["status"], again["status"]) == ("ok", "ok")
+    assert again["runs"][0]["kept"] is True
+
+
+async def test_a_batch_whose_server_was_killed_is_taken_up_by_the_next_one(
+    stdio_client: ConnectStdio, workspace: Path, state_directory: Path
+) -> None:
+    """Complete runs are kept, the run that was cut off is run again, and the list says what happened."""
+    write_notebook(
+        workspace / "in.ipynb",
+        [_PARAMETERS, _COUNT, "import os, time\nopen(f'begun-{n}', 'w').close()\nif n == 2: time.sleep(60)"],
+    )
+    request: dict[str, Any] = {
+        "input_path": "in.ipynb",
+        "parameters": [{"n": 1}, {"n": 2}, {"n": 3}],
+        "max_parallel": 1,
+    }
+    async with stdio_client_of(workspace, state_directory) as c:
+        begun = await call(c, "execute_notebook_batch", wait=0, timeout=0, **request)
+        await until((workspace / "begun-2").exists, seconds=20, what="the second run")
+        await call(c, "list_executions")
+        (server,) = [p for p in marked_processes(os.environ[MARKER]) if "papermill_mcp.main" in p.cmdline()]
+        os.kill(server.pid, signal.SIGKILL)
+        assert await wait_gone([server.pid], seconds=5) == []
+    (workspace / "in.ipynb").touch()
+    async with stdio_client() as c:
+        listed = (await call(c, "list_executions"))["executions"]
+        seen = await call(c, "get_execution", execution_id=begun["execution_id"])
+        again = await call(c, "execute_notebook_batch", wait=0, timeout=0, **request)
+        await until(lambda: len((workspace / "ran").read_text().split()) == 3, seconds=20, what="the second run again")
+        await call(c, "cancel_execution", execution_id=again["execution_id"])
+
+    assert (listed[0]["kind"], listed[0]["cut_off"], listed[0]["cells_done"]) == ("batch", True, 1)
+    assert any("after 1 of 3 runs" in note and "same arguments" in note for note in seen["notes"])
+    assert any("1 of 3 runs were complete already" in note for note in again["notes"])
+    assert (workspace / "ran").read_text().split() == ["0.5:1", "0.5:2", "0.5:2"]
+
+
+async def test_a_repeated_request_with_the_same_key_is_one_batch(
+    client: Connect, workspace: Path, notebook: Path
+) -> None:
+    async with client() as c:
+        request: dict[str, Any] = {"input_path": "in.ipynb", "grid": {"n": [1, 3]}, "idempotency_key": "k"}
+        first, second = await asyncio.gather(*(batch(c, resume=False, **request) for _ in range(2)))
+
+    assert first["execution_id"] == second["execution_id"]
+    assert len((workspace / "ran").read_text().split()) == 2
+
+
+async def test_the_same_batch_at_the_same_time_is_busy(client: Connect, workspace: Path) -> None:
+    write_notebook(workspace / "in.ipynb", [_PARAMETERS, _ENDLESS])
+    async with client() as c:
+        begun = await batch(c, input_path="in.ipynb", parameters=[{"n": 1}], wait=0, timeout=0)
+        message = await refused(c, "execute_notebook_batch", input_path="in.ipynb", parameters=[{"n": 1}])
+        await call(c, "cancel_execution", execution_id=begun["execution_id"])
+
+    assert message.startswith("BUSY: ")
+    assert begun["execution_id"] in message
+
+
+# Following and ending
+
+
+async def test_get_execution_shows_the_runs_that_ended_since_the_cursor(client: Connect, workspace: Path) -> None:
+    write_notebook(
+        workspace / "in.ipynb",
+        [_PARAMETERS, "import os, time\nwhile n > 1 and not os.path.exists(f'go-{n}'): time.sleep(0.01)"],
+    )
+    async with client() as c, asyncio.timeout(60):
+        begun = await batch(c, input_path="in.ipynb", grid={"n": [1, 2, 3]}, max_parallel=1, wait=0)
+
+        async def look(done: int, since: str) -> Json:
+            while True:  # the cell that runs may not have begun yet
+                arguments = {"execution_id": begun["execution_id"], "since": since, "wait": 0.1}
+                seen = await call(c, "get_execution", **arguments)
+                if seen["runs_done"] == done and (done == 3 or "cell 3 of 3" in seen["runs"][-1].get("progress", "")):
+                    return seen
+
+        first = await look(1, begun["cursor"])
+        (workspace / "go-2").touch()
+        second = await look(2, first["cursor"])
+        (workspace / "go-3").touch()
+        last = await look(3, second["cursor"])
+
+    assert [(row["run"], row["status"]) for row in first["runs"]] == [(0, "ok"), (1, "running")]
+    assert [(row["run"], row["status"]) for row in second["runs"]] == [(1, "ok"), (2, "running")]
+    assert [(row["run"], row["status"]) for row in last["runs"]] == [(2, "ok")]
+
+
+async def test_progress_is_told_over_the_whole_batch(client: Connect, notebook: Path) -> None:
+    told: list[tuple[float, float | None, str | None]] = []
+
+    async def hear(progress: float, total: float | None, message: str | None) -> None:
+        told.append((progress, total, message))
+
+    async with client() as c, asyncio.timeout(60):
+        await c.call_tool(
+            "execute_notebook_batch",
+            {"input_path": "in.ipynb", "grid": {"n": [1, 2, 3]}, "max_parallel": 1, "wait": 60},
+            progress_callback=hear,
+        )
+
+    assert [done for done, _, _ in told] == sorted(done for done, _, _ in told)
+    assert told[-1][:2] == (3.0, 3.0)
+    assert re.match(r"3 of 3 runs · 0 running · 1 failed · \d+ s", told[-1][2] or "")
+
+
+async def test_cancelling_a_batch_ends_all_of_it_and_leaves_no_kernel(client: Connect, workspace: Path) -> None:
+    """Also the run that waits never begins, and what the others had put out is on disk."""
+    write_notebook(workspace / "in.ipynb", [_PARAMETERS, "print('so far')", _ENDLESS])
+    async with client() as c:
+        begun = await batch(c, input_path="in.ipynb", grid={"n": [1, 2, 3]}, max_parallel=2, wait=0, timeout=0)
+        await until(lambda: {p.name for p in workspace.glob("begun-*")} == {"begun-1", "begun-2"}, seconds=20)
+        cancelled = await call(c, "cancel_execution", execution_id=begun["execution_id"])
+        facts = await call(c, "get_execution", execution_id=begun["execution_id"])
+        kernels = await call(c, "list_kernels")
+
+    assert (cancelled["ended"], cancelled["status"]) == (True, "interrupted")
+    assert [row["status"] for row in rows(facts)] == ["interrupted", "interrupted", "aborted"]
+    assert kernels["active"] == []
+    assert not (workspace / "begun-3").exists()
+    for row in rows(facts)[:2]:
+        assert stdout_in(read_json(workspace / row["output_path"])["cells"][2]) == "so far\n"
+    assert any("2 of 3 runs had begun" in note for note in facts["notes"])
+
+
+async def test_a_request_that_is_cancelled_ends_its_batch(client: Connect, workspace: Path) -> None:
+    write_notebook(workspace / "in.ipynb", [_PARAMETERS, _ENDLESS])
+    async with client() as c:
+        task = asyncio.create_task(batch(c, input_path="in.ipynb", grid={"n": [1, 2, 3]}, max_parallel=1, timeout=0))
+        await until((workspace / "begun-1").exists, seconds=20)
+        task.cancel()
+        await asyncio.wait([task])
+        (row,) = (await call(c, "list_executions"))["executions"]
+        facts = await call(c, "get_execution", execution_id=row["execution_id"], wait=10)
+        kernels = await call(c, "list_kernels")
+
+    assert facts["status"] == "interrupted"
+    assert kernels["active"] == []
+    assert not (workspace / "begun-2").exists()
+
+
+async def test_a_kernel_that_dies_ends_its_run_alone(client: Connect, workspace: Path) -> None:
+    write_notebook(workspace / "in.ipynb", [_PARAMETERS, "import os\nif n == 2: os._exit(3)", "print(n)"])
+    async with client() as c:
+        facts = await batch(c, input_path="in.ipynb", grid={"n": [1, 2, 3]})
+
+    assert [row["status"] for row in rows(facts)] == ["ok", "died", "ok"]
+    assert "exit code 3" in json.dumps(rows(facts)[1])
+
+
+async def test_the_end_of_the_server_in_the_middle_of_a_batch_leaves_whole_outputs_and_no_process(
+    stdio_client: ConnectStdio, workspace: Path
+) -> None:
+    write_notebook(workspace / "in.ipynb", [_PARAMETERS, "print('so far')", _ENDLESS])
+    async with stdio_client() as c:
+        begun = await call(c, "execute_notebook_batch", input_path="in.ipynb", grid={"n": [1, 2, 3]}, wait=0, timeout=0)
+        await until(lambda: len(list(workspace.glob("begun-*"))) >= min(2, os.cpu_count() or 1), seconds=20)
+        assert begun["status"] == "running"
+    psutil.wait_procs(marked_processes(os.environ[MARKER]), timeout=2)
+
+    assert marked_processes(os.environ[MARKER]) == []
+    outputs = [read_json(path) for path in (workspace / "outputs" / "in-batch").glob("*.ipynb")]
+    assert outputs
+    assert all(stdout_in(output["cells"][2]) == "so far\n" for output in outputs)
