@@ -125,6 +125,10 @@ async def take(tour: Tour) -> None:
     await tour.call(run, input_path=notebook, output_path=output, parameters={"last_year": 1940, "window": 9})
     print(f"\nThe output notebook is {shown(tour.workspace / output)}")
 
+    print("\n4. Run it with several values at once")
+    grid = {"break_year": [1890, 1898, 1910], "window": [5]}
+    await tour.call("execute_notebook_batch", input_path=notebook, grid=grid)
+
 
 async def main() -> str | None:
     """Start the server and take the tour. Returns what went wrong, None if nothing did."""

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from papermill_mcp.core.document import NotebookCell
 from papermill_mcp.core.execution import CellExecution, CellStatus
 from papermill_mcp.core.kernel import Kernel
-from papermill_mcp.core.outputs import Output
+from papermill_mcp.core.outputs import Output, recorded_values
 from papermill_mcp.core.run_file import RunFile
 from papermill_mcp.errors import KernelDiedError, KernelNotFoundError, ServerError
 from papermill_mcp.utils.text_utils import one_line
@@ -24,10 +24,6 @@ from papermill_mcp.utils.text_utils import one_line
 #: Tags that nbclient, and so papermill, obeys.
 SKIP_TAG = "skip-execution"
 RAISES_TAG = "raises-exception"
-
-#: Mime types of recorded values: papermill before version 1, and scrapbook, where the encoder follows.
-_RECORD_TYPE = "application/papermill.record+json"
-_SCRAP_TYPE = "application/scrapbook.scrap."
 
 #: Seconds between two records of a cell that is still running, for the file.
 _RECORD_INTERVAL = 2.0
@@ -258,25 +254,6 @@ class NotebookRun:
     def _changed(self) -> None:
         if self._on_change is not None:
             self._on_change()
-
-
-def recorded_values(outputs: Sequence[Output]) -> dict[str, Any]:
-    """What papermill's former `record` and scrapbook's `glue` have put into outputs, by name.
-
-    Scrapbook's payload says how it is encoded. What is not JSON or text, such as a data frame, is only named.
-    """
-    values: dict[str, Any] = {}
-    for output in outputs:
-        for mime_type, payload in (output.get("data") or {}).items():
-            if not isinstance(payload, dict):
-                continue
-            if mime_type == _RECORD_TYPE:
-                values |= {str(name): value for name, value in payload.items()}
-            elif mime_type.startswith(_SCRAP_TYPE) and "name" in payload:
-                encoder = str(payload.get("encoder", "json"))
-                plain = encoder in ("json", "text", "display")
-                values[str(payload["name"])] = payload.get("data") if plain else f"({encoder} data)"
-    return values
 
 
 class InPlaceObserver:

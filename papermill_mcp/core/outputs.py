@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 Output = dict[str, Any]
@@ -22,6 +22,10 @@ MAX_CELL_OUTPUTS = 5_000
 
 #: Display ids of one kernel that may still be updated.
 MAX_DISPLAYS = 1_000
+
+#: Mime types of recorded values: papermill before version 1, and scrapbook, where the encoder follows.
+_RECORD_TYPE = "application/papermill.record+json"
+_SCRAP_TYPE = "application/scrapbook.scrap."
 
 _CONTROL = re.compile(r"[\r\x08]")
 
@@ -281,3 +285,28 @@ class OutputCollector:
 
 def _size(output: Output) -> int:
     return sum(len(value) if isinstance(value, str) else 1000 for value in (output.get("data") or {}).values())
+
+
+def recorded_values(outputs: Sequence[Output]) -> dict[str, Any]:
+    """What papermill's former `record` and scrapbook's `glue` have put into outputs, by name.
+
+    Scrapbook's payload says how it is encoded. What is not JSON or text, such as a data frame, is only named.
+    """
+    values: dict[str, Any] = {}
+    for output in outputs:
+        for mime_type, payload in (output.get("data") or {}).items():
+            if not isinstance(payload, dict):
+                continue
+            if mime_type == _RECORD_TYPE:
+                values |= {str(name): value for name, value in payload.items()}
+            elif mime_type.startswith(_SCRAP_TYPE) and "name" in payload:
+                encoder = str(payload.get("encoder", "json"))
+                plain = encoder in ("json", "text", "display")
+                values[str(payload["name"])] = payload.get("data") if plain else f"({encoder} data)"
+    return values
+
+
+def only_records(output: Output) -> bool:
+    """Whether an output is there for its recorded values alone, with nothing for a person to look at."""
+    data = output.get("data") or {}
+    return bool(data) and all(mime == _RECORD_TYPE or mime.startswith(_SCRAP_TYPE) for mime in data)

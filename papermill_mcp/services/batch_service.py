@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from papermill_mcp.config import Config
 from papermill_mcp.core.document import NotebookDocument
+from papermill_mcp.core.outputs import recorded_values
 from papermill_mcp.errors import BusyError, InvalidArgumentError, LimitReachedError, ServerError
 from papermill_mcp.services.batch import Batch, BatchRun
 from papermill_mcp.services.execution_service import Execution, ExecutionService
@@ -299,15 +300,13 @@ def _output_name(plan: PapermillPlan) -> str:
 
 
 def _completed(document: NotebookDocument, values: Mapping[str, Any]) -> RunSummary | None:
-    from papermill_mcp.core.notebook_run import RunSummary, recorded_values  # noqa: PLC0415 - imported by the plans
+    from papermill_mcp.core.notebook_run import RunSummary  # noqa: PLC0415 - imported by the plans
     from papermill_mcp.core.papermill_executor import completed_run  # noqa: PLC0415 - the same
 
     if completed_run(document) != values:
         return None
-    recorded: dict[str, Any] = {}
     cells = [cell for cell in document.cells if cell.cell_type == "code"]
-    for cell in cells:
-        recorded |= recorded_values(cell.outputs)
+    recorded = recorded_values([output for cell in cells for output in cell.outputs])
     return RunSummary(len(cells), len(cells), None, None, recorded)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, PrivateAttr
 
+from papermill_mcp.core.outputs import only_records
 from papermill_mcp.errors import InvalidArgumentError
 from papermill_mcp.services.execution_store import ExecutionRecord
 from papermill_mcp.services.output_view import (
@@ -319,7 +320,9 @@ def _row(view: ExecutionView, cell: RunCell, outputs: Sequence[Output], budget: 
     budget.chars = min(budget_left, _CELL_CHARS)
     granted = budget.chars
     views, images = show_outputs(
-        [o for o in outputs if o["output_type"] != "error"], budget, label=f"cell {cell.index}"
+        [o for o in outputs if o["output_type"] != "error" and not only_records(o)],
+        budget,
+        label=f"cell {cell.index}",
     )
     budget.chars = budget_left - (granted - budget.chars)
     view._images.extend(images)
