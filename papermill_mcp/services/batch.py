@@ -7,8 +7,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from papermill_mcp.services.execution_view import short_values
 from papermill_mcp.services.run_service import PapermillPlan
 from papermill_mcp.utils.text_utils import count_noun
 
@@ -24,6 +25,8 @@ class BatchRun:
     Attributes:
         number: its place in the batch, from 0.
         status: `waiting`, `running`, or how it ended.
+        failed_index: the cell that failed, as the output has it.
+        recorded: values that the notebook recorded, large ones cut.
         kept: an earlier batch had completed it, so it was not run again.
         execution: the run while it goes on in this process.
     """
@@ -37,9 +40,16 @@ class BatchRun:
     began: float | None = None
     ended: float | None = None
     execution: Execution | None = None
-    summary: RunSummary | None = None
+    failed_index: int | None = None
+    recorded: dict[str, Any] = field(default_factory=dict)
     error: str | None = None
     notes: list[str] = field(default_factory=list)
+
+    def take(self, summary: RunSummary, notes: Sequence[str]) -> None:
+        """Keep what is to be told of it. The summary itself may be large."""
+        self.failed_index, self.error = summary.failed_index, summary.error
+        self.recorded = short_values(summary.recorded)
+        self.notes = list(notes)
 
     @property
     def over(self) -> bool:

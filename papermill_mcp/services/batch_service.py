@@ -186,7 +186,8 @@ class BatchService:
             return  # it is run again; if something else is in its place, that run says so
         summary = await asyncio.to_thread(_completed, notebook.document, run.plan.values)
         if summary is not None:
-            run.summary, run.kept = summary, True
+            run.take(summary, [])
+            run.kept = True
             batch.end(run, "ok")
 
     async def _work(self, execution: Execution, batch: Batch, options: _Options) -> None:
@@ -259,8 +260,7 @@ class BatchService:
             await started.run.cancel()
         await work
         assert started.papermill is not None
-        run.summary = started.papermill.summary()
-        run.error, run.notes = run.summary.error, started.papermill.notes
+        run.take(started.papermill.summary(), started.papermill.notes)
         return started.status
 
 

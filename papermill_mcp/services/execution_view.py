@@ -272,7 +272,7 @@ def _show_run(view: ExecutionView, run: NotebookRun, seen: Cursor, budget: Outpu
             source=failed[-1].source[:2000],
             error=show_error(_error_of(error), budget) if error else None,
         )
-    view.result = _recorded_view(run.recorded)
+    view.result = _recorded_view(short_values(run.recorded))
 
 
 def _show_batch(view: ExecutionView, batch: Batch, seen: Cursor) -> None:
@@ -287,7 +287,6 @@ def _show_batch(view: ExecutionView, batch: Batch, seen: Cursor) -> None:
 
 
 def _run_row(run: BatchRun, with_notebook: bool) -> RunRow:
-    summary = run.summary
     going = run.execution
     return RunRow(
         run=run.number,
@@ -298,21 +297,24 @@ def _run_row(run: BatchRun, with_notebook: bool) -> RunRow:
         output_path=run.output_shown,
         kept=run.kept or None,
         progress=progress_of(going)[2] if going is not None else None,
-        failed_cell=summary.failed_index if summary else None,
+        failed_cell=run.failed_index,
         error=run.error,
-        result=_recorded_view(summary.recorded) if summary else None,
+        result=_recorded_view(run.recorded),
         notes=run.notes or None,
     )
 
 
-def _recorded_view(values: Mapping[str, Any]) -> list[RecordedValue] | None:
-    """Recorded values, large ones cut: they are in the output, too."""
-    views = []
+def short_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Recorded values, large ones cut: the output has them whole."""
+    short = {}
     for name, value in values.items():
         text = json.dumps(value, ensure_ascii=False, default=str)
-        shown = value if len(text) <= _VALUE_CHARS else f"{text[:_VALUE_CHARS]}… ({len(text)} characters)"
-        views.append(RecordedValue(name=name, value=shown))
-    return views or None
+        short[name] = value if len(text) <= _VALUE_CHARS else f"{text[:_VALUE_CHARS]}… ({len(text)} characters)"
+    return short
+
+
+def _recorded_view(values: Mapping[str, Any]) -> list[RecordedValue] | None:
+    return [RecordedValue(name=name, value=value) for name, value in values.items()] or None
 
 
 def _row(view: ExecutionView, cell: RunCell, outputs: Sequence[Output], budget: OutputBudget) -> CellResult:
