@@ -454,11 +454,12 @@ def _parameters(document: NotebookDocument, problems: list[str]) -> list[Paramet
     if len(source) > _PARAMETER_CHARS or max(map(len, source.split("\n"))) > _PARAMETER_LINE_CHARS:
         problems.append("the parameters are not listed: their cell is too long")
         return []
-    from papermill_mcp.core.papermill_executor import inspect_parameters  # noqa: PLC0415 - half a second
+    from papermill_mcp.core.parameters import inspect_parameters  # noqa: PLC0415 - half a second
 
-    language = document.language or ""
+    kernel = document.kernel_name or "python3"  # as a run has it
+    language = document.language or ("python" if kernel == "python3" else "")
     try:
-        found, inspected = inspect_parameters(document, document.kernel_name or language, language)
+        found, inspected = inspect_parameters(document, kernel, language)
     except Exception as error:  # papermill evaluates nothing, but its patterns meet the texts of others
         problems.append(f"the parameters are not listed: {type(error).__name__}: {error}")
         return []

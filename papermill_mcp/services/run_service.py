@@ -231,6 +231,7 @@ class RunService:
         output_path: str | None = None,
         parameters: Mapping[str, Any] | None = None,
         kernel_name: str | None = None,
+        language: str | None = None,
         timeout: float | None = None,
         continue_on_error: bool | None = None,
         strict_parameters: bool = True,
@@ -248,7 +249,9 @@ class RunService:
             KernelSpecNotFoundError, KernelStartFailedError, LimitReachedError: there is no kernel for it.
         """
         notebook = await self._notebooks.open(input_path)
-        plan = await self.plan(notebook, parameters or {}, kernel_name=kernel_name, strict=strict_parameters)
+        plan = await self.plan(
+            notebook, parameters or {}, kernel_name=kernel_name, language=language, strict=strict_parameters
+        )
         output = self._output_file(output_path, notebook, overwrite)
         execution, work = await self.start_papermill(
             plan,
@@ -268,9 +271,13 @@ class RunService:
         parameters: Mapping[str, Any],
         *,
         kernel_name: str | None = None,
+        language: str | None = None,
         strict: bool = True,
     ) -> PapermillPlan:
         """Check that a notebook can be run with these parameters, before anything is begun.
+
+        Args:
+            language: in which the parameters are written. By default that of `kernel_name`, else of the notebook.
 
         Raises:
             InvalidParametersError: the parameters do not fit the notebook.
@@ -280,7 +287,8 @@ class RunService:
         document = notebook.document
         name = kernel_name or document.kernel_name or "python3"
         spec = await self._kernels.installed(name)
-        language = spec.language if kernel_name else (document.language or spec.language)
+        if language is None:
+            language = spec.language if kernel_name else (document.language or spec.language)
         values = dict(parameters)
         warnings = await asyncio.to_thread(
             executor.check_parameters,

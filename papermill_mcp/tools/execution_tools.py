@@ -105,6 +105,9 @@ async def execute_notebook_papermill(
         dict[str, Any] | None, Field(description="Values for the notebook's parameters, by name.")
     ] = None,
     kernel_name: Annotated[str | None, Field(description="Kernel to use. Default: the one the notebook names.")] = None,
+    language: Annotated[
+        str | None, Field(description="Language to write parameters in. Default: the notebook's.")
+    ] = None,
     timeout: Timeout = None,
     continue_on_error: ContinueOnError = None,
     strict_parameters: StrictParameters = True,
@@ -127,6 +130,7 @@ async def execute_notebook_papermill(
             output_path=output_path,
             parameters=parameters,
             kernel_name=kernel_name,
+            language=language,
             timeout=timeout,
             continue_on_error=continue_on_error,
             strict_parameters=strict_parameters,
@@ -134,7 +138,7 @@ async def execute_notebook_papermill(
             report_mode=report_mode,
             overwrite=overwrite,
         ),
-        request=(input_path, output_path, parameters, kernel_name),
+        request=(input_path, output_path, parameters, kernel_name, language),
         idempotency_key=idempotency_key,
         wait=wait,
         progress=progress,

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import papermill
 import pytest
-from conftest import Connect
+from conftest import AddKernelspec, Connect, StartRaw
 from helpers import Json, call, cell, digest, joined, read_json, refused, stdout_in, until, write_notebook
 from mcp import Client
 
@@ -44,16 +45,15 @@ def sources(notebook: Json) -> list[str]:
 
 # The output is as papermill writes it
 
-_TIMES = {"start_time", "end_time", "duration", "version", "input_path", "output_path"}
+_TIMES = {"start_time", "end_time", "duration"}
 
 
 def normalised(notebook: Json) -> Json:
-    """A notebook without what differs from run to run: ids, times, paths, and versions."""
+    """A notebook without what differs from run to run: ids of new cells, and times. What is there must be there."""
     made = copy.deepcopy(notebook)
-    made.pop("nbformat_minor")  # papermill's depends on the version of nbformat
     for entry in made["cells"]:
-        entry.pop("id", None)
-        entry["source"] = re.sub(r"#papermill-error-cell", "", joined(entry["source"]))
+        entry["id"] = entry["id"] if re.fullmatch(r"c\d+", entry["id"]) else "new"
+        entry["source"] = joined(entry["source"])
         timed = entry["metadata"].get("papermill", {})
         for key in _TIMES & timed.keys():
             timed[key] = timed[key] is not None
@@ -74,10 +74,9 @@ def normalised(notebook: Json) -> Json:
                 outputs.append(output)
         if "outputs" in entry:
             entry["outputs"] = outputs
-    metadata = made["metadata"]
-    for key in _TIMES & metadata["papermill"].keys():
-        metadata["papermill"][key] = metadata["papermill"][key] is not None
-    metadata["language_info"].pop("version", None)
+    run = made["metadata"]["papermill"]
+    for key in _TIMES & run.keys():
+        run[key] = run[key] is not None
     return made
 
 
@@ -95,8 +94,8 @@ except PapermillExecutionError:
 
 
 async def by_papermill(path: Path, **options: Any) -> Json:
-    """What papermill's own execution writes, in a process of its own."""
-    output = path.with_name("expected.ipynb")
+    """What papermill's own execution writes to `out.ipynb`, in a process of its own. The file is gone afterwards."""
+    output = path.with_name("out.ipynb")
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-c",
@@ -125,7 +124,7 @@ _PASSING: list[Json | str] = [
     "",
     "from IPython.display import display, HTML\ndisplay(HTML('<b>x</b>'))\ndisplay({'a': 1})",
     cell("1/0", tags=["skip-execution"]),
-    cell("name", tags=["remove_input", "other"]),
+    {**cell("name", tags=["remove_input", "other"]), "metadata": {"tags": ["a"], "jupyter": {"x": 1}, "mine": [1]}},
     cell("The end", "markdown"),
 ]
 _FAILING: list[Json | str] = [
@@ -152,12 +151,27 @@ _FAILING: list[Json | str] = [
         pytest.param(["1", "import sys; sys.exit(0)", "print('never')"], {}, id="sys.exit(0)", marks=pytest.mark.slow),
         pytest.param(["1", "import sys; sys.exit(3)", "print('never')"], {}, id="sys.exit(3)", marks=pytest.mark.slow),
         pytest.param([cell("only text", "markdown"), "", "2"], {}, id="an empty cell", marks=pytest.mark.slow),
+        pytest.param([cell("# T", "markdown"), cell("text", "raw")], {}, id="no code", marks=pytest.mark.slow),
+        pytest.param([], {}, id="no cells", marks=pytest.mark.slow),
         pytest.param(
-            ["1", cell("raise ValueError('allowed')", tags=["raises-exception"]), "3"],
-            {},
-            id="raises-exception",
-            marks=pytest.mark.xfail(strict=True, reason="papermill goes on, but marks the cell as the one that failed"),
+            ["print(alpha)"],
+            {"parameters": {"alpha": [1, {"a": None, "é": "$x"}]}},
+            id="no parameters cell",
+            marks=pytest.mark.slow,
         ),
+        pytest.param(
+            [_DEFAULTS, cell("alpha = 9", tags=["injected-parameters"]), "print(alpha)"],
+            {"parameters": {"alpha": 2}},
+            id="injected before",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            [_DEFAULTS, "import os; os.write(2, b'x'); raise KeyError('é')"],
+            {"report_mode": True, "parameters": {"name": "b"}},
+            id="failing in report mode",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(_FAILING, {"language": "python", "kernel_name": "python3"}, id="language", marks=pytest.mark.slow),
     ],
 )
 async def test_the_output_is_what_papermill_writes(
@@ -168,17 +182,77 @@ async def test_the_output_is_what_papermill_writes(
     expected = await by_papermill(path, **options)
 
     async with client() as connected:
-        facts = await run(connected, **options)
+        facts = await run(connected, strict_parameters=False, **options)
 
     output = read_json(workspace / "out.ipynb")
-    ours, theirs = normalised(output), normalised(expected)
-    for mine, other in zip(ours["cells"], theirs["cells"], strict=True):
-        assert mine == other
-    assert ours == theirs
+    same(output, expected)
     assert digest(path) == before
     nbformat.validate(output)
     assert facts["input_path"] == "in.ipynb"
     assert facts["output_path"] == "out.ipynb"
+    told = output["metadata"]["papermill"]
+    assert (told["input_path"], told["output_path"]) == (str(path), str(workspace / "out.ipynb"))
+    assert (told["version"], told["environment_variables"]) == (papermill.__version__, {})
+
+
+def same(ours: Json, theirs: Json) -> None:
+    """Two outputs are equal but for what differs from run to run."""
+    ours, theirs = normalised(ours), normalised(theirs)
+    for mine, other in zip(ours["cells"], theirs["cells"], strict=True):
+        assert mine == other
+    assert ours == theirs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parameters", [{}, {"alpha": 6}])
+async def test_an_output_that_is_run_again_becomes_what_papermill_makes_of_it(
+    parameters: Json, client: Connect, workspace: Path
+) -> None:
+    """The markers of the first run go, its injected cell is replaced, and papermill's old metadata are kept or not."""
+    first = write_notebook(workspace / "in.ipynb", _FAILING)
+    made = await by_papermill(first, parameters={"alpha": 5})
+    assert sum("papermill-error-cell-tag" in entry["metadata"]["tags"] for entry in made["cells"]) == 2
+    made["metadata"]["papermill"]["version"] = "1.0"
+    again = workspace / "again.ipynb"
+    again.write_text(json.dumps(made))
+    expected = await by_papermill(again, parameters=parameters)
+
+    async with client() as connected:
+        await run(connected, "again.ipynb", parameters=parameters)
+
+    output = read_json(workspace / "out.ipynb")
+    same(output, expected)
+    assert output["metadata"]["papermill"]["parameters"] == {"alpha": 5} | parameters
+
+
+async def test_an_expected_exception_is_no_failure_which_papermill_calls_one(client: Connect, workspace: Path) -> None:
+    """Papermill goes on after it, as tagged, and then puts the markers of a failed run in. We leave them out."""
+    cells: list[Json | str] = ["1", cell("raise ValueError('allowed')", tags=["raises-exception"]), "print('after')"]
+    path = write_notebook(workspace / "in.ipynb", cells)
+    expected = await by_papermill(path)
+    marked = [entry for entry in expected["cells"] if "papermill-error-cell-tag" in entry["metadata"]["tags"]]
+    assert len(marked) == 2
+
+    async with client() as connected:
+        facts = await run(connected)
+
+    assert (facts["status"], facts["cells_failed"]) == ("ok", 0)
+    expected["cells"] = [entry for entry in expected["cells"] if entry not in marked]
+    same(read_json(workspace / "out.ipynb"), expected)
+
+
+@pytest.mark.slow
+async def test_a_failure_after_an_expected_exception_is_marked_where_papermill_marks_it(
+    client: Connect, workspace: Path
+) -> None:
+    path = write_notebook(workspace / "in.ipynb", [cell("1/0", tags=["raises-exception"]), "undefined", "never"])
+    expected = await by_papermill(path)
+
+    async with client() as connected:
+        facts = await run(connected)
+
+    assert facts["failed_cell"]["index"] == 1
+    same(read_json(workspace / "out.ipynb"), expected)
 
 
 async def test_a_cell_that_may_raise_does_not_end_the_run(client: Connect, workspace: Path) -> None:
@@ -297,7 +371,127 @@ async def test_the_working_directory_is_that_of_the_notebook_and_ours_stays(clie
     assert Path.cwd() == before
 
 
+@pytest.mark.parametrize(
+    ("directory", "name"),
+    [("plain", "{x}.ipynb"), ("{pm}", "{0}-{}.ipynb"), ("a{", "}{alpha!r:>5}.ipynb"), ("$HOME", "~%20%s.ipynb")],
+)
+async def test_braces_and_other_signs_in_paths_are_only_signs(
+    directory: str, name: str, client: Connect, workspace: Path
+) -> None:
+    """Papermill fills braces in a path in with parameters."""
+    (workspace / directory).mkdir()
+    path = write_notebook(workspace / directory / name, [_DEFAULTS, "print(alpha)"])
+    async with client() as connected:
+        facts = await run(
+            connected, f"{directory}/{name}", output_path=f"{directory}/out {name}", parameters={"alpha": 7}
+        )
+
+    output = workspace / directory / f"out {name}"
+    assert stdout_in(read_json(output)["cells"][2]) == "7\n"
+    assert facts["output_path"] == f"{directory}/out {name}"
+    told = read_json(output)["metadata"]["papermill"]
+    assert (told["input_path"], told["output_path"]) == (str(path), str(output))
+
+
+@pytest.mark.parametrize(
+    "path", ["-", "-.ipynb", "http://localhost/in.ipynb", "s3://bucket/in.ipynb", "gs://a/b.ipynb"]
+)
+@pytest.mark.parametrize("argument", ["input_path", "output_path"])
+async def test_what_papermill_takes_for_a_stream_or_a_url_is_refused(
+    argument: str, path: str, client: Connect, workspace: Path
+) -> None:
+    write_notebook(workspace / "in.ipynb", ["1"])
+    paths = {"input_path": "in.ipynb", "output_path": "out.ipynb", argument: path}
+    async with client() as connected:
+        message = await refused(connected, "execute_notebook_papermill", **paths)
+
+    assert message.startswith("PATH_NOT_ALLOWED: ")
+    assert sorted(entry.name for entry in workspace.iterdir()) == ["in.ipynb"]
+
+
 # Parameters
+
+
+@pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
+async def test_values_arrive_in_a_bash_kernel(
+    locale: str, client: Connect, workspace: Path, kernelspec: AddKernelspec
+) -> None:
+    """The kernel types them into an interactive shell, whose line editor must not take them for commands."""
+    pytest.importorskip("bash_kernel")
+    argv = [sys.executable, "-m", "bash_kernel", "-f", "{connection_file}"]
+    kernelspec("bash", argv, language="bash", env={"PS1": "$", "LC_ALL": locale, "HISTFILE": ""})
+    texts = [
+        "", "a b", "it's", "$(touch injected)", "`touch injected`", "\"; touch injected; \"", "'; touch injected; '",
+        "a\nb\n", "\ttab\t\t", "\x03\x04\x15\x1a\x1b[A\x7f", "a\rb", "!x !! !-1", "a\n!x\n'!y", "é€😀", "\u2028\x85",
+        "\\ \\n \\", "-n", "~ * ? {a,b} [a]", "#", "x" * 5000, "NaN",
+    ]  # fmt: skip
+    values: Json = {f"t{number}": text for number, text in enumerate(texts)}
+    values |= {"list": texts, "number": 10**30, "real": 1e100, "flag": True, "nothing": None, "empty": []}
+    shown = [f'printf %s "$t{number}" | od -An -v -tx1 | tr -d " \\n"; echo' for number in range(len(texts))]
+    shown.append('printf "%s\\0" "${list[@]}" | od -An -v -tx1 | tr -d " \\n"; echo')
+    shown.append('echo "$number $real $flag [$nothing] ${#list[@]} ${#empty[@]}"')
+    write_notebook(
+        workspace / "in.ipynb",
+        [cell("\n".join(f"{name}=1" for name in values), tags=["parameters"]), *shown],
+        kernel="bash",
+        language="bash",
+    )
+    async with client() as connected:
+        facts = await run(connected, parameters=values)
+        message = await refused(connected, "execute_notebook_papermill", input_path="in.ipynb", parameters={"a": {}})
+
+    assert facts["status"] == "ok"
+    assert "cannot inspect bash" in facts["notes"][0]
+    assert "no value for an object" in message
+    printed = [stdout_in(entry).strip() for entry in read_json(workspace / "out.ipynb")["cells"][2:]]
+    assert printed[: len(texts)] == [text.encode().hex() for text in texts]
+    assert printed[-2] == "".join(text + "\0" for text in texts).encode().hex()
+    assert printed[-1] == f"{10**30} 1e+100 true [] {len(texts)} 0"
+    assert not (workspace / "injected").exists()
+
+
+async def test_the_language_is_that_of_the_kernel_unless_it_is_said(
+    client: Connect, workspace: Path, kernelspec: AddKernelspec
+) -> None:
+    argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    kernelspec("mine", argv, language="mine")
+    write_notebook(workspace / "in.ipynb", [_DEFAULTS, "print(alpha)"])
+    write_notebook(workspace / "of_mine.ipynb", [_DEFAULTS, "print(alpha)"], kernel="mine", language="mine")
+    async with client() as connected:
+        for path, options in (("in.ipynb", {"kernel_name": "mine"}), ("of_mine.ipynb", {})):
+            message = await refused(
+                connected, "execute_notebook_papermill", input_path=path, parameters={"alpha": 5}, **options
+            )
+            assert message.startswith("INVALID_PARAMETERS: papermill cannot write parameters in 'mine'")
+            facts = await run(connected, path, parameters={"alpha": 5}, language="python", overwrite=True, **options)
+            assert facts["status"] == "ok"
+            assert stdout_in(read_json(workspace / "out.ipynb")["cells"][2]) == "5\n"
+        wrong = await refused(
+            connected, "execute_notebook_papermill", input_path="in.ipynb", parameters={"alpha": 5}, language="pyton"
+        )
+
+    assert "did you mean 'Python'?" in wrong
+
+
+async def test_numbers_that_are_none_of_json_are_refused(raw_server: StartRaw, workspace: Path) -> None:
+    """JSON has no such numbers, but the parser lets them through: some by name, and one that is only too large."""
+    write_notebook(workspace / "in.ipynb", [_DEFAULTS])
+    async with raw_server() as server:
+        for number, token in enumerate((b"NaN", b"-Infinity", b"1e999", b"[1e999]")):
+            arguments = {"input_path": "in.ipynb", "output_path": "out.ipynb", "parameters": {"alpha": "@"}}
+            request = {
+                "jsonrpc": "2.0",
+                "id": f"n{number}",
+                "method": "tools/call",
+                "params": {"name": "execute_notebook_papermill", "arguments": arguments},
+            }
+            await server.write(json.dumps(request).encode().replace(b'"@"', token) + b"\n")
+            await until(lambda: len(server.answers) > 1 + number, seconds=30, what="an answer")  # noqa: B023
+            result = server.answers[-1]["result"]
+            assert result["isError"]
+            assert "JSON has neither NaN nor infinities" in result["content"][0]["text"]
+
+    assert not (workspace / "out.ipynb").exists()
 
 
 async def test_parameters_are_checked_before_anything_runs(client: Connect, workspace: Path) -> None:

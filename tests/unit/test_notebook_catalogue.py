@@ -390,6 +390,29 @@ async def test_a_language_that_papermill_cannot_inspect_is_said(catalogue: Noteb
     assert "cannot tell the parameters of typescript" in str(info.problems)
 
 
+@pytest.mark.parametrize("language", ["R", "scala", "julia", "bash", "C#", "typescript"])
+async def test_parameters_that_cannot_be_told_are_no_empty_list_without_a_word(
+    language: str, catalogue: NotebookCatalogue, workspace: Path
+) -> None:
+    write_notebook(workspace / "n.ipynb", [cell("alpha = 1", tags=["parameters"])], kernel="k", language=language)
+    write_notebook(workspace / "none.ipynb", ["alpha = 1"], kernel="k", language=language)
+
+    info = await catalogue.info("n.ipynb")
+    assert info.parameters == []
+    assert info.problems == [f"papermill cannot tell the parameters of {language}"]
+    assert (await catalogue.info("none.ipynb")).problems == []
+
+
+async def test_parameters_are_told_where_only_the_kernel_is_named(
+    catalogue: NotebookCatalogue, workspace: Path
+) -> None:
+    path = write_notebook(workspace / "n.ipynb", [cell("alpha = 1", tags=["parameters"])])
+    notebook = json.loads(path.read_text())
+    for metadata in ({}, {"kernelspec": {"name": "python3", "display_name": "Python 3"}}):
+        path.write_text(json.dumps(notebook | {"metadata": metadata}))
+        assert [one.name for one in (await catalogue.info("n.ipynb")).parameters] == ["alpha"]
+
+
 async def test_parameters_in_a_cell_made_to_take_long_are_not_inspected(
     catalogue: NotebookCatalogue, workspace: Path
 ) -> None:
