@@ -322,7 +322,6 @@ class RunService:
             BusyError: another run writes to the output.
             KernelStartFailedError, LimitReachedError: there is no kernel for it.
         """
-        executor, papermill_run = await asyncio.to_thread(_import_papermill)
         notebook = plan.notebook
         shown = self._workspace.shown(output)
         execution = Execution(
@@ -333,9 +332,10 @@ class RunService:
             output_path=shown,
             notes=list(plan.warnings),
         )
-        self._claim(output, shown, execution)
+        self._claim(output, shown, execution)  # before anything is awaited: the name was free a moment ago
         kernel = None
         try:
+            executor, papermill_run = await asyncio.to_thread(_import_papermill)
             timings = await asyncio.to_thread(self._executions.timings, notebook.path)
             prepared = await asyncio.to_thread(
                 executor.prepare,
