@@ -85,6 +85,9 @@ class Config(BaseSettings):
     state_directory: Path | None = Field(
         None, description="for connection files and other state; default: the user state directory of the platform"
     )
+    metrics_port: int | None = Field(
+        None, ge=0, le=65535, description="port on 127.0.0.1 for Prometheus, 0 takes a free one; extra `monitoring`"
+    )
     i_know: bool = Field(False, description="allow the whole file system (/) as a root")
 
     @classmethod
@@ -131,7 +134,7 @@ def _flag(name: str) -> str:
 def _metavar(name: str, annotation: Any) -> str:
     if get_origin(annotation) is Literal:
         return "|".join(get_args(annotation))
-    if annotation in (int, float):
+    if annotation in (int, float, int | None):
         unit = str(Config.model_fields[name].description).partition(" ")[0].rstrip(";,").upper()
         return unit if unit in ("SECONDS", "CHARACTERS", "BYTES", "PIXELS") else "NUMBER"
     return "PATH"

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from papermill_mcp.config import Config
     from papermill_mcp.services import Services
+    from papermill_mcp.services.metrics import Metrics
 
 logger = logging.getLogger("papermill_mcp")
 
@@ -40,7 +41,7 @@ _INSTRUCTIONS = (
 )
 
 
-def build_server(config: Config) -> MCPServer[Services]:
+def build_server(config: Config, metrics: Metrics | None = None) -> MCPServer[Services]:
     """Join the layers into a server. Nothing starts before its lifespan is entered."""
     from papermill_mcp.services import Services  # noqa: PLC0415 - `--version` must not wait for the SDK
     from papermill_mcp.services.batch_service import BatchService  # noqa: PLC0415
@@ -60,8 +61,8 @@ def build_server(config: Config) -> MCPServer[Services]:
         workspace = Workspace([root.resolve() for root in config.roots], private=[state])
         notebooks = NotebookService(config, workspace, state)
         catalogue = NotebookCatalogue(config, workspace, notebooks)
-        async with KernelService(config, workspace, state) as kernels:  # leaving it stops every kernel
-            executions = ExecutionService(config, workspace, ExecutionStore(state))
+        async with KernelService(config, workspace, state, metrics) as kernels:  # leaving it stops every kernel
+            executions = ExecutionService(config, workspace, ExecutionStore(state), metrics)
             runs = RunService(config, workspace, notebooks, kernels, executions)
             batches = BatchService(config, workspace, notebooks, runs, executions)
             try:
@@ -100,14 +101,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         config = load_config(arguments)
+        metrics = _metrics(config)
     except ConfigError as error:
         sys.stderr.write(f"jupyter-papermill-mcp: {error}\nSee jupyter-papermill-mcp --help.\n")
         return 2
-    serve(config)
+    serve(config, metrics)
     return 0
 
 
-def serve(config: Config) -> None:
+def _metrics(config: Config) -> Metrics | None:
+    if config.metrics_port is None:
+        return None
+    from papermill_mcp.services.metrics import PrometheusMetrics  # noqa: PLC0415 - only for those who want it
+
+    return PrometheusMetrics(config.metrics_port)
+
+
+def serve(config: Config, metrics: Metrics | None = None) -> None:
     """Serve over stdio until standard input ends or a signal asks for the end."""
     gc.disable()  # imports make many objects and no garbage; a collector that looks through them costs a tenth
     import anyio  # noqa: PLC0415 - after `--version`
@@ -119,9 +129,11 @@ def serve(config: Config) -> None:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, lambda *_: stdin.end())
     configure_logging(config.log_level, config.log_format)
-    server = build_server(config)
+    server = build_server(config, metrics)
     configure_logging(config.log_level, config.log_format)  # the SDK has put its own handler there
     logger.info("serving", extra={"version": __version__, "roots": [str(root) for root in config.roots]})
+    if metrics is not None:
+        logger.info("metrics are served", extra={"url": metrics.url})
     try:
         anyio.run(_run, server, stdin)
     except KeyboardInterrupt:

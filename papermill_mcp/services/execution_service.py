@@ -34,6 +34,7 @@ from papermill_mcp.services.execution_view import (
     shown_at_once,
     view_of,
 )
+from papermill_mcp.services.metrics import Metrics
 from papermill_mcp.services.output_view import OutputBudget
 from papermill_mcp.services.workspace import Workspace
 
@@ -100,6 +101,14 @@ class Execution:
     request_digest: str | None = None
     recorded_at: float = 0.0
     record_due: bool = False
+    on_end: Callable[[Execution], None] | None = None
+
+    @property
+    def tool(self) -> str:
+        """The tool that runs such things."""
+        if self.kind == "notebook":
+            return "execute_notebook_cell" if self.one_cell else "execute_notebook"
+        return "execute_cell" if self.kind == "cell" else f"execute_notebook_{self.kind}"
 
     @property
     def seconds(self) -> float:
@@ -111,12 +120,17 @@ class Execution:
         self.status = status
         self.ended = time.monotonic()
         self.finished.set()
+        if self.on_end is not None:
+            self.on_end(self)
 
 
 class ExecutionService:
     """Remembers executions and waits for them. `aclose` cancels what still runs."""
 
-    def __init__(self, config: Config, workspace: Workspace, store: ExecutionStore) -> None:
+    def __init__(
+        self, config: Config, workspace: Workspace, store: ExecutionStore, metrics: Metrics | None = None
+    ) -> None:
+        self._metrics = metrics or Metrics()
         self._config = config
         self._workspace = workspace
         self._store = store
@@ -138,6 +152,7 @@ class ExecutionService:
 
     def begin(self, execution: Execution, work: Any) -> None:
         self._executions[execution.execution_id] = execution
+        execution.on_end = self.note_end
         self._record(execution)
         over = [key for key, known in self._executions.items() if known.finished.is_set()]
         for key in over[: max(0, len(over) - _REMEMBERED)]:
@@ -158,6 +173,23 @@ class ExecutionService:
             self._record(execution)
             if execution.run is not None and execution.file is not None and execution.run.timings():
                 self._store.put_timings(str(execution.file), execution.run.timings())
+
+    def note_end(self, execution: Execution) -> None:
+        """Count and log what is over, also what was run in a batch."""
+        kernel_name = execution.kernel.kernel_name if execution.kernel else None
+        self._metrics.execution_ended(execution.tool, kernel_name, execution.status, execution.seconds)
+        if execution.run is not None:
+            self._metrics.notebook_ended(execution.tool, kernel_name, execution.status)
+        logger.info(
+            "execution ended",
+            extra={
+                "operation": execution.tool,
+                **({"path": path} if (path := execution.path or execution.input_path) else {}),
+                "duration": round(execution.seconds, 4),
+                "outcome": execution.status,
+                "execution_id": execution.execution_id,
+            },
+        )
 
     def on_change(self, execution: Execution) -> None:
         if not execution.record_due:

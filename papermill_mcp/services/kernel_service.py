@@ -24,6 +24,7 @@ from papermill_mcp.errors import (
     ServerError,
     listed,
 )
+from papermill_mcp.services.metrics import Metrics
 from papermill_mcp.services.results import ROWS, Result
 from papermill_mcp.services.workspace import Workspace
 from papermill_mcp.utils.process_stats import usage
@@ -175,7 +176,9 @@ class StoppedKernel(Result):
 class KernelService:
     """Starts, finds and stops kernels. Used as a context manager; leaving it ends every kernel."""
 
-    def __init__(self, config: Config, workspace: Workspace, state_directory: Path) -> None:
+    def __init__(
+        self, config: Config, workspace: Workspace, state_directory: Path, metrics: Metrics | None = None
+    ) -> None:
         self._config = config
         self._workspace = workspace
         self._state_directory = state_directory
@@ -189,6 +192,10 @@ class KernelService:
         self._spares: list[Kernel] = []
         self._filling: asyncio.Task[None] | None = None
         self._closed = False
+        self._metrics = metrics or Metrics()
+        self._metrics.watch_kernels(
+            lambda: [(k.kernel_name, k.state) for k in [*self._kernels.values(), *self._spares] if k.alive]
+        )
 
     async def __aenter__(self) -> Self:
         self._tasks = [asyncio.create_task(self._warm_up(), name="import the kernel engine")]
@@ -320,14 +327,15 @@ class KernelService:
             return spare
         self._starting += 1
         try:
-            kernel = await manager.start_kernel(
-                kernel_name,
-                cwd=cwd,
-                timeout_seconds=self._config.jupyter_timeout,
-                python=python,
-                env=env,
-                denied_env=list(self._config.kernel_env_deny),
-            )
+            with self._metrics.kernel_start("" if python else kernel_name):
+                kernel = await manager.start_kernel(
+                    kernel_name,
+                    cwd=cwd,
+                    timeout_seconds=self._config.jupyter_timeout,
+                    python=python,
+                    env=env,
+                    denied_env=list(self._config.kernel_env_deny),
+                )
         finally:
             self._starting -= 1
         self._kernels[kernel.kernel_id] = kernel
@@ -361,12 +369,13 @@ class KernelService:
         while len(self._spares) < self._config.prewarm_kernels and not self._closed:
             manager = await self._engine()
             try:
-                kernel = await manager.start_kernel(
-                    DEFAULT_KERNEL,
-                    cwd=self._workspace.roots[0],
-                    timeout_seconds=self._config.jupyter_timeout,
-                    denied_env=list(self._config.kernel_env_deny),
-                )
+                with self._metrics.kernel_start(DEFAULT_KERNEL):
+                    kernel = await manager.start_kernel(
+                        DEFAULT_KERNEL,
+                        cwd=self._workspace.roots[0],
+                        timeout_seconds=self._config.jupyter_timeout,
+                        denied_env=list(self._config.kernel_env_deny),
+                    )
             except ServerError as error:
                 logger.warning("no spare kernel could be started: %s", error)
                 return
@@ -444,7 +453,8 @@ class KernelService:
         """
         kernel = self.get(kernel_id)
         aborted = kernel.queue_length + (kernel.running is not None)
-        await kernel.restart(timeout_seconds=self._config.jupyter_timeout)
+        with self._metrics.kernel_start(kernel.kernel_name):
+            await kernel.restart(timeout_seconds=self._config.jupyter_timeout)
         return RestartedKernel(
             kernel_id=kernel_id,
             kernel_name=kernel.kernel_name,

@@ -359,6 +359,7 @@ class RunService:
             raise
         execution.parameters = prepared.parameters
         execution.kernel = kernel
+        execution.on_end = self._executions.note_end
         run = papermill_run.PapermillRun(
             prepared,
             execution.run_file,

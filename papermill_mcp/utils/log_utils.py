@@ -55,5 +55,6 @@ def configure_logging(level: str, form: Literal["text", "json"]) -> None:
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(level)
+    logging.captureWarnings(True)
     for noisy in ("asyncio", "papermill", "httpx2", "mcp"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))

@@ -1,0 +1,124 @@
+"""Counters for a Prometheus scraper, with the extra `monitoring`. Without `metrics_port` nothing is counted.
+
+Labels are bounded: names of installed kernelspecs, of tools, and of states. No path ever is one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from papermill_mcp.config import ConfigError
+from papermill_mcp.errors import KernelSpecNotFoundError
+
+#: Upper ends of the buckets of durations, in seconds: from a print to a night.
+_BUCKETS = (0.1, 0.5, 1, 5, 15, 60, 300, 1800, 7200, 28800)
+
+#: What kernelspecs may be called. Kernels that are started from an interpreter have a name with its path.
+_KERNELSPEC = re.compile(r"[A-Za-z0-9._-]+")
+
+
+class Metrics:
+    """What services tell. This class counts nothing."""
+
+    url: str | None = None
+
+    def execution_ended(self, tool: str, kernel_name: str | None, status: str, seconds: float) -> None:
+        """Code, a notebook or a batch was run."""
+
+    def notebook_ended(self, tool: str, kernel_name: str | None, status: str) -> None:
+        """A notebook was run, alone or in a batch."""
+
+    @contextmanager
+    def kernel_start(self, kernel_name: str) -> Iterator[None]:
+        """Around the start of a kernel."""
+        yield
+
+    def watch_kernels(self, kernels: Callable[[], Iterable[tuple[str, str]]]) -> None:
+        """Where the living kernels are, by name and state. Called in another thread."""
+
+
+class PrometheusMetrics(Metrics):
+    """Counts, and serves what was counted on 127.0.0.1 by a daemon thread.
+
+    Args:
+        port: 0 takes a free one.
+
+    Raises:
+        ConfigError: the extra is not installed, or the port is taken.
+    """
+
+    def __init__(self, port: int) -> None:
+        try:
+            import prometheus_client  # noqa: PLC0415 - an extra, and only for those who want it
+        except ImportError:
+            raise ConfigError(
+                "metrics_port needs the package prometheus-client, which the extra `monitoring` has; "
+                "install it with: pip install prometheus-client"
+            ) from None
+        registry = prometheus_client.CollectorRegistry()  # not the one that all of the process shares
+        self._notebooks = prometheus_client.Counter(
+            "notebook_executions", "Runs of notebooks", ["tool", "kernel", "status"], registry=registry
+        )
+        self._starts = prometheus_client.Counter(
+            "kernel_starts", "Starts and restarts of kernels", ["kernel", "status"], registry=registry
+        )
+        self._durations = prometheus_client.Histogram(
+            "execution_duration_seconds",
+            "How long executions took",
+            ["tool", "kernel", "status"],
+            buckets=_BUCKETS,
+            registry=registry,
+        )
+        self._kernels: Callable[[], Iterable[tuple[str, str]]] = tuple
+        registry.register(self)
+        try:
+            server, _ = prometheus_client.start_http_server(port, addr="127.0.0.1", registry=registry)
+        except OSError as error:
+            raise ConfigError(f"metrics_port {port} cannot be used: {error.strerror}; 0 takes a free port") from None
+        self.url = f"http://127.0.0.1:{server.server_port}/metrics"
+
+    def execution_ended(self, tool: str, kernel_name: str | None, status: str, seconds: float) -> None:
+        """A duration."""
+        self._durations.labels(tool, _label(kernel_name), status).observe(seconds)
+
+    def notebook_ended(self, tool: str, kernel_name: str | None, status: str) -> None:
+        """One more."""
+        self._notebooks.labels(tool, _label(kernel_name), status).inc()
+
+    @contextmanager
+    def kernel_start(self, kernel_name: str) -> Iterator[None]:
+        """One more, whether it succeeds or fails. A kernel that is not installed is none."""
+        try:
+            yield
+        except KernelSpecNotFoundError:
+            raise
+        except Exception:
+            self._starts.labels(_label(kernel_name), "failed").inc()
+            raise
+        self._starts.labels(_label(kernel_name), "ok").inc()
+
+    def watch_kernels(self, kernels: Callable[[], Iterable[tuple[str, str]]]) -> None:
+        """Asked at every scrape."""
+        self._kernels = kernels
+
+    def collect(self) -> Iterator[Any]:
+        """The kernels that live now, for the registry."""
+        from prometheus_client.core import GaugeMetricFamily  # noqa: PLC0415 - see __init__
+
+        gauge = GaugeMetricFamily("active_kernels_gauge", "Kernels that live now", labels=["kernel", "status"])
+        counts: dict[tuple[str, str], int] = {}
+        for name, state in self._kernels():
+            labels = (_label(name), state)
+            counts[labels] = counts.get(labels, 0) + 1
+        for labels, count in counts.items():
+            gauge.add_metric(labels, count)
+        yield gauge
+
+
+def _label(kernel_name: str | None) -> str:
+    if kernel_name is None:
+        return "none"
+    return kernel_name if _KERNELSPEC.fullmatch(kernel_name) else "interpreter"
