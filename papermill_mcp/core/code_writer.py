@@ -40,7 +40,8 @@ class Writer:
     null: ClassVar[str] = "null"
     false_true: ClassVar[tuple[str, str]] = ("false", "true")
     hex_escapes_below: ClassVar[int] = 0  # up to which number `\\x` and two digits are a character
-    max_depth: ClassVar[int] = 90  # of lists and objects in each other: parsers have limits
+    # Lists and objects in each other: R's parser keeps 50 brackets, Scala's compiler overflows at twice as many.
+    max_depth: ClassVar[int] = 45
 
     def code(self, values: Mapping[str, Any]) -> str:
         """The source of the cell that sets the parameters.
@@ -57,7 +58,7 @@ class Writer:
             return self.assignment(name, value)
         except UnwritableError as error:
             raise InvalidParametersError(
-                f"parameter {name!r} cannot be written in {self.language}: {error}; got {shown(value)}",
+                f"parameter {name[:100]!r} cannot be written in {self.language}: {error}; got {shown(value)}",
                 state="nothing was run",
             ) from None
 

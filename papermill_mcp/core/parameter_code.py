@@ -36,24 +36,42 @@ with without_uri_grammar():
 _EXACT = 2**53  # up to here every integer is a double
 
 
-class Python(Writer):
-    """Papermill is right here, so its own translator writes."""
+class Translated(Writer):
+    """Lets a translator of papermill's write: one that is right, or one that somebody has registered."""
 
-    language = "Python"
-    reserved = frozenset({*keyword.kwlist, "__debug__"})
+    name = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+
+    def __init__(self, translator: Any, language: str) -> None:
+        self._translator = translator
+        self.language = language
 
     def code(self, values: Mapping[str, Any]) -> str:
-        """The source. With Black installed, papermill formats it."""
-        super().code(values)
-        return str(PythonTranslator.codify(dict(values)))
+        """What the translator writes; for Python, Black formats it if it is installed."""
+        super().code(values)  # checks
+        try:
+            return str(self._translator.codify(dict(values)))
+        except (PapermillException, NotImplementedError) as error:
+            raise InvalidParametersError(
+                f"these parameters cannot be written in {self.language}: {error}", state="nothing was run"
+            ) from error
+
+    def assignment(self, name: str, value: Any) -> str:
+        """Nothing: the translator writes all at once."""
+        return ""
+
+
+class Python(Translated):
+    """Papermill is right here."""
+
+    reserved = frozenset({*keyword.kwlist, "__debug__"})
+    max_depth = 90  # of 200 brackets
+
+    def __init__(self) -> None:
+        super().__init__(PythonTranslator, "Python")
 
     def is_name(self, name: str) -> bool:
         """Whether a name is an identifier."""
         return name.isidentifier()
-
-    def assignment(self, name: str, value: Any) -> str:
-        """Not used: `code` writes all."""
-        return ""
 
 
 class R(Writer):
@@ -69,7 +87,6 @@ class R(Writer):
     )
     null = "NULL"
     false_true = ("FALSE", "TRUE")
-    max_depth = 45  # R's parser keeps 50 open parentheses
 
     def is_reserved(self, name: str) -> bool:
         """Also `..1` and its like."""
@@ -470,27 +487,6 @@ class Bash(Writer):
         raise UnwritableError("it has no value for an object; pass JSON text and read it with jq")
 
 
-class Foreign(Writer):
-    """A translator that somebody else has registered with papermill."""
-
-    name = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
-
-    def __init__(self, translator: Any, language: str) -> None:
-        self._translator = translator
-        self.language = language
-
-    def code(self, values: Mapping[str, Any]) -> str:
-        """What the translator writes."""
-        for name in values:
-            self.check_name(name)
-        try:
-            return str(self._translator.codify(dict(values)))
-        except (PapermillException, NotImplementedError) as error:
-            raise InvalidParametersError(
-                f"these parameters cannot be written in {self.language}: {error}", state="nothing was run"
-            ) from error
-
-
 #: Who writes instead of a translator of papermill's.
 _WRITERS: dict[Any, Writer] = {
     PythonTranslator: Python(),
@@ -526,7 +522,7 @@ def writer_for(kernel_name: str, language: str) -> Writer:
             if name.lower() in _MORE_NAMES:
                 return _MORE_NAMES[name.lower()]
         else:
-            return _WRITERS.get(translator) or Foreign(translator, language)
+            return _WRITERS.get(translator) or Translated(translator, language)
     known = sorted({writer.language for writer in _MORE_NAMES.values()})
     near = nearest(language, known)
     raise InvalidParametersError(

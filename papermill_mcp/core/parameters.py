@@ -211,7 +211,7 @@ def _unknown(name: str, known: Mapping[str, Parameter], tagged: bool) -> str:
     if not tagged:
         return "the notebook has no cell tagged `parameters`"
     near = nearest(name, known)
-    return f"the notebook has no parameter {name!r}" + (f"; did you mean {near!r}?" if near else "")
+    return f"the notebook has no parameter {name[:100]!r}" + (f"; did you mean {near!r}?" if near else "")
 
 
 def _described(parameter: Parameter) -> str:
@@ -231,7 +231,7 @@ def _misfit(parameter: Parameter, value: Any) -> str | None:
         wrong, reason = _one_of(value, _kinds_of_default(default), ""), f"default {parameter.default:.60}"
     if wrong is None:
         return None
-    what = f"parameter {parameter.name!r}" + (f" at {wrong.place}" if wrong.place else "")
+    what = f"parameter {parameter.name[:100]!r}" + (f" at {wrong.place}" if wrong.place else "")
     return f"{what} must be {wrong.wanted}, as its {reason} says; got {shown(wrong.value)}"
 
 

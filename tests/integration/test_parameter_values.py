@@ -35,6 +35,14 @@ _OTHERS: list[Any] = [
 _ALL = [*_STRINGS, *_INTEGERS, *_FLOATS, *_OTHERS]
 
 
+def nested(kernel_name: str, language: str) -> Any:
+    """Lists in each other, as deep as they may be."""
+    value: Any = 1
+    for _ in range(writer_for(kernel_name, language).max_depth):
+        value = [value]
+    return value
+
+
 def plain(value: Any, number: Callable[[Any], str], null: str = "null", empty_object: str = "{}") -> str:
     """A value in the plain form: strings as hexadecimal UTF-8, objects in the order of their keys."""
     if value is None:
@@ -105,10 +113,7 @@ hex <- function(x) {
 @needs("Rscript")
 @pytest.mark.slow
 def test_values_arrive_in_r(tmp_path: Path) -> None:
-    nested: Any = 1
-    for _ in range(45):
-        nested = [nested]
-    values = [*_ALL, nested, 2.0**70, int(2.0**70), {"x" * 20_000: 1}]
+    values = [*_ALL, nested("ir", "R"), 2.0**70, int(2.0**70), {"x" * 20_000: 1}]
     script = tmp_path / "script.R"
     code = [writer_for("ir", "R").code({"x": value}) + 'cat(plain(x), "\\n", sep = "")\n' for value in values]
     script.write_text(_R + "".join(code), encoding="utf-8")
@@ -152,7 +157,7 @@ end
 @needs("octave")
 @pytest.mark.slow
 def test_values_arrive_in_octave(tmp_path: Path) -> None:
-    values = [*_ALL, 2**53 + 1, 2**63 - 1, -(2**53) - 1, 2**64 - 1]
+    values = [*_ALL, nested("octave", "octave"), 2**53 + 1, 2**63 - 1, -(2**53) - 1, 2**64 - 1]
     values.remove({"": 1})  # refused
     script = tmp_path / "script.m"
     code = [writer_for("octave", "octave").code({"x": value}) + 'printf ("%s\\n", plain (x));\n' for value in values]
@@ -183,7 +188,7 @@ def plain(x: Any): String = x match {
 @needs("scala")
 @pytest.mark.slow
 def test_values_arrive_in_scala(tmp_path: Path) -> None:
-    values = [*_ALL, *_LARGE]
+    values = [*_ALL, *_LARGE, nested("spark", "scala")]
     script = tmp_path / "script.scala"
     code = [
         f"{{\n{writer_for('spylon-kernel', 'scala').code({'x': value})}println(plain(x))\n}};\n" for value in values
@@ -223,7 +228,7 @@ class Script {
 @needs("mono")
 @pytest.mark.slow
 def test_values_arrive_in_csharp(tmp_path: Path) -> None:
-    values = [*_ALL, *_LARGE]
+    values = [*_ALL, *_LARGE, nested(".net-csharp", "C#")]
     script = tmp_path / "script.cs"
     code = [
         f"{{\n{writer_for('.net-csharp', 'C#').code({'x': value})}Console.WriteLine(Plain(x));\n}}\n"

@@ -41,7 +41,10 @@ def writer(language: str) -> Writer:
 
 def literal(language: str, value: Any) -> str:
     """The expression for a value."""
-    return writer(language).value(value)
+    code = writer(language).code({"x": value})
+    before = {"scala": "val x = ", "csharp": "var x = ", "fsharp": "let x = ", "powershell": "$x = ", "bash": "x="}
+    text = code.partition("\n")[2].removeprefix(before.get(language, "x = ")).removesuffix("\n")
+    return text.removesuffix(";") if language in ("matlab", "octave", "csharp") else text
 
 
 def refusal(language: str, value: Any, name: str = "x") -> str:
@@ -106,6 +109,8 @@ def test_a_translator_that_somebody_registered_is_used_as_it_is(monkeypatch: pyt
         logo.code({"x": [1]})
     with pytest.raises(InvalidParametersError, match="cannot be the name"):
         logo.code({"x y": 1})
+    with pytest.raises(InvalidParametersError, match="neither NaN"):
+        logo.code({"x": float("nan")})
 
 
 def test_papermill_itself_is_left_as_it_was() -> None:
