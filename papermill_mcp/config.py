@@ -7,6 +7,7 @@ refused, wherever it stands, with the nearest known name.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -87,6 +88,10 @@ class Config(BaseSettings):
     )
     metrics_port: int | None = Field(
         None, ge=0, le=65535, description="port on 127.0.0.1 for Prometheus, 0 takes a free one; extra `monitoring`"
+    dask_scheduler: str | None = Field(
+        None,
+        min_length=1,
+        description="address of a Dask scheduler for batches, tcp://host:port (extra `cluster`)",
     )
     i_know: bool = Field(False, description="allow the whole file system (/) as a root")
 
@@ -137,7 +142,7 @@ def _metavar(name: str, annotation: Any) -> str:
     if annotation in (int, float, int | None):
         unit = str(Config.model_fields[name].description).partition(" ")[0].rstrip(";,").upper()
         return unit if unit in ("SECONDS", "CHARACTERS", "BYTES", "PIXELS") else "NUMBER"
-    return "PATH"
+    return "ADDRESS" if annotation == str | None else "PATH"
 
 
 def _is_list(name: str) -> bool:
@@ -203,6 +208,7 @@ def load_config(argv: Sequence[str] = (), environ: Mapping[str, str] | None = No
         where = "".join(f"[{part}]" for part in first["loc"][1:])
         raise ConfigError(f"{name}{where} from {source}: {first['msg']}, got {first['input']!r}") from error
     _check_roots(config)
+    _check_extras(config)
     return config
 
 
@@ -271,3 +277,12 @@ def _check_roots(config: Config) -> None:
     output = (roots[0] / config.output_directory).resolve()
     if not any(output.is_relative_to(root) for root in roots):
         raise ConfigError(f"output_directory {str(config.output_directory)!r} is not inside a root")
+
+
+def _check_extras(config: Config) -> None:
+    """Packages that only some settings need."""
+    if config.dask_scheduler is not None and importlib.util.find_spec("distributed") is None:
+        raise ConfigError(
+            "dask_scheduler is set, but Dask is not installed; install it with: "
+            'pip install "jupyter-papermill-mcp-server[cluster]"'
+        )

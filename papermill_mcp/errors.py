@@ -94,6 +94,15 @@ class ServerError(Exception):
         rest = [sentence(_capitalised(part)) for part in (allowed, state, advice) if part]
         super().__init__(" ".join([f"{self.code}: {sentence(what)}", *rest]))
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return _with_message, (type(self), str(self))  # from another process it comes with its message made already
+
+
+def _with_message(kind: type[ServerError], message: str) -> ServerError:
+    error = kind.__new__(kind)
+    Exception.__init__(error, message)
+    return error
+
 
 class UnknownArgumentError(ServerError):
     """The request has an argument that the tool does not take."""
@@ -222,7 +231,7 @@ class ServerStartFailedError(ServerError):
 
 
 class ServerNotRunningError(ServerError):
-    """This process has started no Jupyter server."""
+    """A server that is needed does not answer, or was never started by this process."""
 
     code = ErrorCode.SERVER_NOT_RUNNING
 

@@ -145,6 +145,10 @@ class JupyterManager:
         await kernel.aclose()
         self._kernels.discard(kernel)
 
+    def guard_directory(self, directory: Path) -> None:
+        """Have `directory` removed at the end, however this process ends."""
+        self._watchdog.guard_directory(directory)
+
     def _runtime_directory(self) -> Path:
         """The directory for connection files, made at first use: mode 0700, since the files hold the kernels' keys."""
         if self._runtime is None:
@@ -154,7 +158,7 @@ class JupyterManager:
             except OSError as error:
                 logger.warning("the state directory cannot be used, so a temporary one is: %s", error)
                 self._runtime = Path(tempfile.mkdtemp(prefix="jupyter-papermill-mcp-"))
-            self._watchdog.guard_directory(self._runtime)
+            self.guard_directory(self._runtime)
         return self._runtime
 
     async def aclose(self) -> None:

@@ -50,7 +50,10 @@ class PapermillRun:
         self.notes: list[str] = []
 
     async def run(self, kernel: Kernel) -> None:
-        """Run the cells in `kernel`, saving as they end. If the task is cancelled, what there is so far is saved."""
+        """Run the cells in `kernel`, saving as they end. If the task is cancelled, what there is so far is saved.
+
+        The message of the cancellation, if any, becomes the reason that the cell in the middle is marked with.
+        """
         complete, mark_error = False, False
         try:
             self._file.start()
@@ -62,8 +65,8 @@ class PapermillRun:
             if mark_error and exit_is_clean(self.cells.failed_cells[-1]):
                 self.status, mark_error = "ok", False
                 self.notes.append(f"cell {self.cells.failed_cells[-1].index} left by sys.exit(); the run ended there")
-        except asyncio.CancelledError:
-            self.cells.cut_off("the server was closed")
+        except asyncio.CancelledError as cancelled:
+            self.cells.cut_off(str(cancelled) or "the server was closed")
         finally:
             final = self._observer.finish(kernel.info.get("language_info"), complete=complete, mark_error=mark_error)
             self.notes += await self._file.close(final)

@@ -18,17 +18,17 @@ logger = logging.getLogger(__name__)
 
 
 class Watchdog:
-    """Registers process trees and a runtime directory with the watchdog process, which it starts at first use."""
+    """Registers process trees and directories with the watchdog process, which it starts at first use."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
         self._trees: dict[int, int] = {}
-        self._directory: Path | None = None
+        self._directories: list[str] = []
         self._closed = False
 
     def guard_directory(self, directory: Path) -> None:
         """Have `directory` removed after this server's end."""
-        self._directory = directory
+        self._directories.append(str(directory))
         self._tell(["directory", str(directory)])
 
     def guard(self, pid: int) -> int:
@@ -79,8 +79,7 @@ class Watchdog:
             cwd="/" if sys.platform != "win32" else None,  # it must not keep a user's directory in use
         )
         commands: list[list[object]] = [["start", pid, started] for pid, started in self._trees.items()]
-        if self._directory is not None:
-            commands.append(["directory", str(self._directory)])
+        commands += [["directory", directory] for directory in self._directories]
         self._write(commands)
 
     def _write(self, commands: list[list[object]]) -> None:

@@ -47,7 +47,7 @@ class TextFormatter(logging.Formatter):
 
 
 def configure_logging(level: str, form: Literal["text", "json"]) -> None:
-    """Send all log records to stderr, in one form. Replaces what was configured before."""
+    """Send all log records and warnings to stderr, in one form. Replaces what was configured before."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     root = logging.getLogger()

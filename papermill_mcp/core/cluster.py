@@ -1,0 +1,291 @@
+"""The server's side of runs on a Dask cluster: hands them to the scheduler, and gets each outcome once.
+
+What is sent to Dask are bytes and functions of the standard library and of toolz, which Dask needs itself. So only the
+workers must have this package, the scheduler need not; and a worker that lacks it can be told from other failures.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import operator
+import pickle
+import platform
+import pydoc
+import uuid
+from collections.abc import Collection, Coroutine
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+import dask
+from distributed import CancelledError, Client, Future, KilledWorker
+from toolz import compose
+
+from papermill_mcp import __version__
+from papermill_mcp.core.cluster_worker import (
+    UNWANTED_PATIENCE,
+    ClusterOutcome,
+    ClusterTask,
+    WorkerAnswer,
+    WorkerRun,
+    empty_summary,
+    stop_runs,
+)
+from papermill_mcp.core.kernel import INTERRUPT_PATIENCE
+from papermill_mcp.errors import KernelStartFailedError, ServerError, ServerNotRunningError, listed
+
+__all__ = ["Cluster", "ClusterOutcome", "ClusterTask"]
+
+logger = logging.getLogger(__name__)
+
+#: What a worker does with the bytes it gets: a `WorkerRun`.
+_RUN = compose(operator.methodcaller("run"), pickle.loads)
+
+#: Seconds that workers get to answer a question beside their runs.
+_ANSWER_SECONDS = 5.0
+
+#: Seconds that a run that was told to stop gets beyond the patience with its code, to save and to end its kernel.
+_END_SECONDS = 4.0
+
+#: Seconds between two looks whether there are more workers.
+_LOOK_SECONDS = 1.0
+
+#: Dask warns of tasks over 10 MB. Ours may have 64 MiB, and few are under way at once.
+_NO_SIZE_WARNING = {"distributed.admin.large-graph-warning-threshold": "1 TiB"}
+
+
+@dataclass
+class _Sent:
+    """A run that the scheduler has, or is about to get."""
+
+    task: ClusterTask
+    future: Future[Any] | None = None
+    waiting: asyncio.Task[ClusterOutcome] | None = None
+    lost_workers: list[str] = field(default_factory=list)
+
+
+class Cluster:
+    """A connection to a Dask scheduler, for the runs of one batch.
+
+    As many runs are under way as the workers have threads; further ones wait here. So notebooks do not pile up in the
+    scheduler, and Dask does not count the death of a worker against runs that only waited for it.
+
+    Made by `connect`, closed by `aclose`.
+    """
+
+    def __init__(self, client: Client, address: str) -> None:
+        self._client = client
+        self._address = address
+        self._sent: dict[str, _Sent] = {}
+        self._freed = asyncio.Event()
+        self._cancelled = False
+        self._withdrawals: set[asyncio.Task[None]] = set()
+        client.subscribe_topic("all", self._on_event)
+
+    @classmethod
+    async def connect(cls, address: str, *, timeout_seconds: float) -> Self:
+        """Connect to the scheduler at `address`, such as `tcp://127.0.0.1:8786`.
+
+        Raises:
+            ServerNotRunningError: no scheduler answers there in time.
+        """
+        # Dask has set the level of its loggers at import, whatever ours is.
+        logging.getLogger("distributed").setLevel(max(logging.WARNING, logging.getLogger().level))
+        client: Client | None = None
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                client = Client(address, asynchronous=True, set_as_default=False, timeout=timeout_seconds)
+                await client
+        except BaseException as error:
+            if client is not None:
+                await asyncio.shield(_in_time(client.close(), _ANSWER_SECONDS))
+            if not isinstance(error, OSError | ImportError | ValueError):  # a timeout is an OSError
+                raise
+            raise ServerNotRunningError(
+                f"no Dask scheduler answers at {address}: {error or type(error).__name__}",
+                state="nothing was run",
+                advice="start it, or correct the setting dask_scheduler",
+            ) from error
+        return cls(client, address)
+
+    @property
+    def workers(self) -> int:
+        """Threads of all workers, as many as runs can go on at once. A few seconds old."""
+        info = self._client.scheduler_info()
+        threads = info.get("total_threads")
+        if threads is None:  # before 2025.4 there was only the list
+            threads = sum(worker["nthreads"] for worker in info.get("workers", {}).values())
+        return int(threads)
+
+    async def run(self, task: ClusterTask) -> ClusterOutcome:
+        """Do a run on a worker. If the worker is lost, the run is done again on another one.
+
+        If this coroutine is cancelled, the run is ended on its worker first, which takes up to two seconds.
+
+        Raises:
+            ServerNotRunningError: the connection to the scheduler is lost.
+            KernelStartFailedError: the worker cannot do runs, for want of packages for one.
+            ServerError: whatever the worker raised instead of an outcome.
+        """
+        while not self._cancelled and len(self._sent) >= max(1, self.workers):
+            self._freed.clear()
+            await _in_time(self._freed.wait(), _LOOK_SECONDS)
+        key = f"papermill-{uuid.uuid4().hex}"  # unique in the cluster: others use it as well
+        sent = self._sent[key] = _Sent(task)
+        try:
+            payload = await asyncio.to_thread(pickle.dumps, WorkerRun(key, task))
+            if self._cancelled:
+                return _interrupted("it was cancelled before it began")
+            if self._client.status != "running":
+                raise self._connection_lost("nothing was run")
+            with dask.config.set(_NO_SIZE_WARNING):
+                sent.future = self._client.submit(_RUN, payload, key=key, pure=False)
+            del payload
+            # A cancellation must not reach what Dask awaits in there: it is shared with other runs.
+            sent.waiting = asyncio.create_task(self._outcome(sent, sent.future))
+            try:
+                return await asyncio.shield(sent.waiting)
+            except asyncio.CancelledError:
+                await self._withdraw(key, sent.future)
+                raise
+        finally:
+            del self._sent[key]
+            self._freed.set()
+
+    async def _outcome(self, sent: _Sent, future: Future[Any]) -> ClusterOutcome:
+        try:
+            answer = await future
+            assert isinstance(answer, WorkerAnswer)
+        except CancelledError as error:
+            if self._cancelled:
+                return _interrupted("it was cancelled")
+            raise self._connection_lost("runs that have begun are ended by their workers") from error
+        except KilledWorker as error:
+            why = (
+                f"{error.allowed_failures + 1} workers died one after the other while they had this run, the last "
+                f"one at {error.last_worker.address}"
+            )
+            return ClusterOutcome("died", 0.0, None, empty_summary(why), [f"{why}; it is not tried again"])
+        except ModuleNotFoundError as error:
+            raise await self._module_missing(sent.task, error) from error
+        except Exception as error:
+            raise KernelStartFailedError(
+                f"a Dask worker could not do the run of {sent.task.shown}: {type(error).__name__}: {error}",
+                advice=f"the workers need {_REQUIREMENT}; their logs say more",
+            ) from error
+        if isinstance(answer.result, ServerError):
+            raise answer.result
+        return replace(answer.result, notes=[*answer.result.notes, *_remarks(sent, answer)])
+
+    async def _module_missing(self, task: ClusterTask, error: ModuleNotFoundError) -> ServerError:
+        """Which workers lack what, in words."""
+        found = await self._ask_workers(pydoc.locate, "papermill_mcp.__version__")
+        lacking = [worker for worker, version in found.items() if not isinstance(version, str)]
+        where = f"the Dask workers {listed(lacking)} have" if lacking else "a Dask worker has"
+        what = "papermill_mcp" if lacking else str(error.name)
+        return KernelStartFailedError(
+            f"{where} no Python module {what}, which runs need there",
+            state=f"{task.shown} was not run",
+            advice=f"install {_REQUIREMENT} in the environment of all workers and start them again",
+        )
+
+    def _connection_lost(self, state: str) -> ServerError:
+        return ServerNotRunningError(
+            f"the connection to the Dask scheduler at {self._address} is lost",
+            state=state,
+            advice="see that the scheduler runs, and begin anew",
+        )
+
+    def _on_event(self, event: tuple[float, Any]) -> None:
+        """The scheduler tells what happens in the cluster. We note which workers were lost, and with which runs."""
+        _, message = event
+        if isinstance(message, dict) and message.get("action") == "remove-worker":
+            for key in message.get("processing-tasks", ()):
+                if key in self._sent:
+                    self._sent[key].lost_workers.append(str(message.get("worker")))
+
+    async def cancel(self) -> None:
+        """End all runs, on whatever worker. Returns when they are over, after some ten seconds at the latest.
+
+        Their `run` returns an outcome with status `interrupted`. What waits never begins, nor does what is run later.
+        """
+        self._cancelled = True
+        self._freed.set()
+        sent = {key: run for key, run in self._sent.items() if run.future is not None}
+        # Workers first say which runs they have: those are to answer. Of the others there is nothing to wait for.
+        begun = await self._stop(sent, INTERRUPT_PATIENCE + 1, wait=False)
+        await self._cancel_futures([run for key, run in sent.items() if key not in begun])
+        ending = [run.waiting for run in sent.values() if run.waiting is not None and not run.waiting.done()]
+        if ending:
+            await asyncio.wait(ending, timeout=INTERRUPT_PATIENCE + 1 + _END_SECONDS)
+        await self._cancel_futures([run for run in sent.values() if run.waiting is not None and not run.waiting.done()])
+
+    async def _cancel_futures(self, runs: Collection[_Sent]) -> None:
+        futures = [run.future for run in runs if run.future is not None]
+        if futures and self._client.status == "running":
+            await self._client.cancel(futures)
+
+    async def _withdraw(self, key: str, future: Future[Any]) -> None:
+        """Give up a run for whose outcome nobody waits. Goes on to its end, even if the caller is cancelled again."""
+
+        async def withdraw() -> None:
+            if self._client.status == "running":
+                await self._client.cancel([future])  # its worker learns of it, and no other one gets the run
+                await self._stop([key], UNWANTED_PATIENCE, wait=True)
+
+        withdrawal = asyncio.create_task(withdraw())
+        self._withdrawals.add(withdrawal)
+        withdrawal.add_done_callback(self._withdrawals.discard)
+        await asyncio.shield(withdrawal)
+
+    async def _stop(self, keys: Collection[str], patience: float, *, wait: bool) -> set[str]:
+        """Have runs stopped on whatever worker. Returns the keys of those that had begun."""
+        if not keys or self._client.status != "running":
+            return set()
+        found = await self._ask_workers(stop_runs, list(keys), patience, wait)
+        return {key for keys_there in found.values() if isinstance(keys_there, list) for key in keys_there}
+
+    async def _ask_workers(self, function: Any, *arguments: Any) -> dict[str, Any]:
+        """Call a function in every worker, beside what its threads do. What it raised there stands for its result."""
+        answers = await _in_time(self._client.run(function, *arguments, on_error="return"), _ANSWER_SECONDS)
+        return answers if isinstance(answers, dict) else {}
+
+    async def aclose(self) -> None:
+        """Disconnect. Runs that still go on are ended by their workers. A second call does nothing."""
+        if self._withdrawals:
+            await asyncio.wait(self._withdrawals)
+        await _in_time(self._client.close(), _ANSWER_SECONDS)
+
+
+_REQUIREMENT = f"jupyter-papermill-mcp-server {__version__}"
+
+
+def _interrupted(note: str) -> ClusterOutcome:
+    return ClusterOutcome("interrupted", 0.0, None, empty_summary(), [note])
+
+
+def _remarks(sent: _Sent, answer: WorkerAnswer) -> list[str]:
+    """What a caller should know of the worker."""
+    notes = []
+    if sent.lost_workers:
+        notes.append(
+            f"the run was begun anew, since the worker that had it was lost: {', '.join(sent.lost_workers)}; what its "
+            "code did outside the notebook may have happened more than once"
+        )
+    if answer.version != __version__:
+        notes.append(f"worker {answer.worker} has version {answer.version} of this server, which is {__version__}")
+    if answer.python.rpartition(".")[0] != platform.python_version().rpartition(".")[0]:
+        notes.append(f"worker {answer.worker} has Python {answer.python}, this server {platform.python_version()}")
+    return notes
+
+
+async def _in_time(work: Coroutine[Any, Any, Any], seconds: float) -> Any:
+    """The result of `work`, None if it fails or does not end in time."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await work
+    except TimeoutError:
+        return None
+    except Exception as error:
+        logger.warning("the Dask cluster does not do what it was asked: %s", error)
+        return None
