@@ -1,0 +1,500 @@
+"""Runs on a Dask cluster: a real scheduler, real workers, and what happens when one of them goes away."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pickle
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self
+
+import nbformat
+import psutil
+import pytest
+from conftest import AddKernelspec
+from distributed import Client
+from helpers import Json, cell, joined, read_json, stdout_in, until, wait_gone, write_notebook
+
+from papermill_mcp import __version__
+from papermill_mcp.core.cluster import Cluster, ClusterOutcome, ClusterTask
+from papermill_mcp.errors import KernelSpecNotFoundError, KernelStartFailedError, ServerNotRunningError
+
+pytestmark = pytest.mark.kernel
+
+#: Seconds in which a kernel must be gone when its run is wanted no more. Its code has one to obey an interrupt.
+_GONE = 2.5
+
+#: Says that it began, with the pids of the kernel and its worker. Its parameter `name` tells runs apart.
+_BEGIN = (
+    "import json, os, pathlib, time\n"
+    "with open(f'begun-{name}', 'a') as log:\n"
+    "    log.write(json.dumps([os.getpid(), os.getppid()]) + '\\n')\n"
+)
+_UNTIL_GO = "while not pathlib.Path('go').exists():\n    time.sleep(0.01)\n"
+_END = "with open(f'ended-{name}', 'a') as log:\n    log.write('x')\nprint(name)"
+_DEAF = (
+    "while not pathlib.Path('go').exists():\n"
+    "    try:\n"
+    "        time.sleep(0.01)\n"
+    "    except KeyboardInterrupt:\n"
+    "        pass\n"
+)
+
+_SCHEDULER = "from distributed.cli.dask_scheduler import main; main()"
+_WORKER = "from distributed.cli.dask_worker import main; main()"
+
+
+class Dask:
+    """A scheduler and its workers, processes of this test on loopback."""
+
+    def __init__(self, directory: Path, workspace: Path, settings: dict[str, str]) -> None:
+        self._directory = directory
+        self.workspace = workspace
+        self._env = os.environ | {
+            "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]),
+            **settings,
+        }
+        self.address = ""
+        self.scheduler: asyncio.subprocess.Process
+        self.workers: list[asyncio.subprocess.Process] = []
+
+    @classmethod
+    @asynccontextmanager
+    async def running(
+        cls,
+        directory: Path,
+        workspace: Path,
+        *worker_flags: str,
+        workers: int = 2,
+        settings: dict[str, str] | None = None,
+    ) -> AsyncIterator[Self]:
+        """A cluster whose workers, with one thread each, are ready."""
+        dask = cls(directory, workspace, settings or {})
+        file = directory / "scheduler.json"
+        dask.scheduler = await dask.start(
+            _SCHEDULER, "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)
+        )
+        try:
+            await until(lambda: file.exists() and file.read_text().endswith("}"), seconds=20, what="the scheduler")
+            dask.address = read_json(file)["address"]
+            for _ in range(workers):
+                await dask.add_worker(*worker_flags)
+            await dask.ready()
+            yield dask
+        finally:
+            for process in (*dask.workers, dask.scheduler):
+                if process.returncode is None:
+                    process.terminate()  # a nanny takes its worker with it
+            for process in (*dask.workers, dask.scheduler):
+                try:
+                    async with asyncio.timeout(10):
+                        await process.wait()
+                except TimeoutError:
+                    process.kill()
+                    await process.wait()
+
+    async def start(self, code: str, *flags: str) -> asyncio.subprocess.Process:
+        with (self._directory / "dask.log").open("ab") as log:
+            return await asyncio.create_subprocess_exec(
+                sys.executable, "-c", code, *flags, env=self._env, cwd=self._directory, stdout=log, stderr=log
+            )
+
+    async def add_worker(self, *flags: str, before: str = "pass") -> None:
+        """Start a worker. `before` is code that it runs first."""
+        local = str(self._directory / f"worker-{len(self.workers)}")
+        settings = ("--nthreads", "1", "--no-nanny", "--no-dashboard", "--local-directory", local)
+        self.workers.append(await self.start(f"{before}\n{_WORKER}", self.address, *settings, *flags))
+
+    async def ready(self) -> None:
+        """Wait until the scheduler knows all workers."""
+        async with Client(self.address, asynchronous=True, set_as_default=False) as client:
+            await client.wait_for_workers(len(self.workers), timeout=20)
+
+    @asynccontextmanager
+    async def connect(self) -> AsyncIterator[Cluster]:
+        """A connection to it."""
+        cluster = await Cluster.connect(self.address, timeout_seconds=10)
+        try:
+            yield cluster
+        finally:
+            await cluster.aclose()
+
+    def left_behind(self) -> list[Path]:
+        """The directories of runs that workers have not removed."""
+        return list(self._directory.glob("worker-*/**/papermill-run-*"))
+
+    def begun(self, name: str) -> list[tuple[int, int]]:
+        """The pids of the kernels that have begun a run, and of their workers."""
+        file = self.workspace / f"begun-{name}"
+        lines = file.read_text().split("\n")[:-1] if file.exists() else []
+        return [(kernel, worker) for kernel, worker in map(json.loads, lines)]
+
+    async def until_begun(self, *names: str, times: int = 1) -> None:
+        """Wait until runs have begun."""
+        await until(lambda: all(len(self.begun(name)) >= times for name in names), seconds=20, what=f"begin of {names}")
+
+    def task(self, name: str, *sources: Json | str, **changes: Any) -> ClusterTask:
+        """A run in the workspace, whose parameter `name` is its key."""
+        notebook = write_notebook(self._directory / "in.ipynb", [cell("name = ''", tags=["parameters"]), *sources])
+        task = ClusterTask(
+            key=name,
+            notebook=notebook.read_bytes(),
+            parameters={"name": name},
+            kernel_name="python3",
+            language="python",
+            input_path=str(self.workspace / "in.ipynb"),
+            output_path=str(self.workspace / f"{name}.ipynb"),
+            shown="in.ipynb",
+            timeout_seconds=60,
+            continue_on_error=False,
+            report_mode=False,
+            start_timeout_seconds=30,
+            denied_env=(),
+        )
+        return replace(task, **changes)
+
+
+@pytest.fixture
+def dask(tmp_path: Path, workspace: Path) -> Callable[..., AbstractAsyncContextManager[Dask]]:
+    """`async with dask(workers=1) as d:` is a cluster."""
+
+    def run(*flags: str, **arguments: Any) -> AbstractAsyncContextManager[Dask]:
+        return Dask.running(tmp_path, workspace, *flags, **arguments)
+
+    return run
+
+
+StartDask = Callable[..., AbstractAsyncContextManager[Dask]]
+
+
+def output_of(outcome: ClusterOutcome) -> Json:
+    """The output notebook, which must be a valid one."""
+    assert outcome.output is not None, outcome
+    notebook: Json = json.loads(outcome.output)
+    nbformat.validate(notebook)
+    return notebook
+
+
+def printed(outcome: ClusterOutcome) -> str:
+    """What all cells of an output notebook wrote."""
+    return "".join(stdout_in(data) for data in output_of(outcome)["cells"] if data["cell_type"] == "code")
+
+
+# A run
+
+
+async def test_a_run_on_a_worker_gives_the_output_notebook(dask: StartDask) -> None:
+    """As papermill has it, with the parameters, from a kernel in the directory of the input."""
+    async with dask(workers=1) as d, d.connect() as cluster, asyncio.timeout(30):
+        task = d.task("a", cell("# Title", "markdown"), _BEGIN + "print(os.getcwd(), other)")
+        outcome = await cluster.run(replace(task, parameters={"name": "a", "other": [1, None]}))
+
+        assert cluster.workers == 1
+        assert (outcome.status, outcome.notes) == ("ok", [])
+        assert printed(outcome) == f"{d.workspace} [1, None]\n"
+        papermill = output_of(outcome)["metadata"]["papermill"]
+        assert papermill["parameters"] == {"name": "a", "other": [1, None]}
+        assert (papermill["input_path"], papermill["output_path"]) == (task.input_path, task.output_path)
+        assert (outcome.summary.cells_total, outcome.summary.cells_done, outcome.summary.error) == (3, 3, None)
+        assert d.begun("a")[0][1] == d.workers[0].pid
+        assert await wait_gone([d.begun("a")[0][0]], seconds=0.5) == []
+        assert not list(d.workspace.rglob("*.ipynb")), "the worker wrote the output itself"
+
+
+@pytest.mark.slow
+async def test_what_fails_is_not_tried_again(dask: StartDask) -> None:
+    """Neither a notebook that raises, nor a kernel that dies, nor a cell that is out of time."""
+    async with dask() as d, d.connect() as cluster, asyncio.timeout(60):
+        raising, dying, slow = await asyncio.gather(
+            cluster.run(d.task("raising", _BEGIN, "1/0", "print('never')")),
+            cluster.run(d.task("dying", _BEGIN, "print('before', flush=True)\nos.kill(os.getpid(), 9)")),
+            cluster.run(d.task("slow", _BEGIN, "time.sleep(60)", timeout_seconds=1)),
+        )
+
+        assert [raising.status, dying.status, slow.status] == ["error", "died", "timeout"]
+        assert raising.summary.error == "ZeroDivisionError: division by zero"
+        assert raising.summary.failed_index is not None
+        assert "SIGKILL" in str(dying.summary.error)
+        assert "before" in printed(dying)
+        assert [len(d.begun(name)) for name in ("raising", "dying", "slow")] == [1, 1, 1]
+        assert any("An Exception was encountered" in joined(data["source"]) for data in output_of(raising)["cells"])
+
+
+@pytest.mark.slow
+async def test_an_error_of_the_worker_comes_back_as_what_it_is(dask: StartDask) -> None:
+    async with dask(workers=1) as d, d.connect() as cluster, asyncio.timeout(30):
+        with pytest.raises(KernelSpecNotFoundError) as raised:
+            await cluster.run(d.task("a", "1", kernel_name="pyhton3"))
+        assert str(raised.value).startswith("KERNELSPEC_NOT_FOUND: no kernelspec is named 'pyhton3'; did you mean")
+        elsewhere = str(d.workspace / "only-here" / "in.ipynb")
+        outcome = await cluster.run(d.task("b", "import os; print(os.listdir())", input_path=elsewhere))
+        assert printed(outcome) == "[]\n"
+        assert any("only-here" in note for note in outcome.notes)
+
+
+@pytest.mark.slow
+async def test_runs_in_one_worker_process_do_not_mix(dask: StartDask) -> None:
+    """Four threads, four event loops, four kernels, four directories."""
+    names = ["a", "b", "c", "d"]
+    meet = _BEGIN + "while not all(pathlib.Path(f'../{n}/begun-{n}').exists() for n in 'abcd'):\n    time.sleep(0.01)\n"
+    async with dask("--nthreads", "4", workers=1) as d, d.connect() as cluster, asyncio.timeout(60):
+        assert cluster.workers == 4
+        for name in names:
+            (d.workspace / name).mkdir()
+        before = psutil.Process(d.workers[0].pid).cwd()
+        outcomes = await asyncio.gather(
+            *(
+                cluster.run(
+                    d.task(name, meet, "print(name, os.getcwd())", input_path=str(d.workspace / name / "in.ipynb"))
+                )
+                for name in names
+            )
+        )
+        assert [printed(outcome) for outcome in outcomes] == [f"{name} {d.workspace / name}\n" for name in names]
+        assert psutil.Process(d.workers[0].pid).cwd() == before
+
+
+@pytest.mark.slow
+async def test_a_large_notebook_passes_and_the_event_loop_goes_on(dask: StartDask) -> None:
+    text = "x" * (60 * 2**20)
+    async with dask(workers=1) as d, d.connect() as cluster, asyncio.timeout(90):
+        task = d.task("a", cell(text, "markdown"), "print('ran')")
+        async with longest_pause() as pauses:
+            outcome = await cluster.run(task)
+        assert printed(outcome) == "ran\n"
+        assert len(outcome.output or b"") > len(text)
+        assert max(pauses) < 0.5, f"the event loop stood still for {max(pauses):.2f} s"
+
+
+@asynccontextmanager
+async def longest_pause() -> AsyncIterator[list[float]]:
+    """Collects by how many seconds the event loop was late, every 5 ms."""
+    pauses: list[float] = []
+
+    async def look() -> None:
+        while True:
+            began = time.monotonic()
+            await asyncio.sleep(0.005)
+            pauses.append(time.monotonic() - began - 0.005)
+
+    looking = asyncio.create_task(look())
+    try:
+        yield pauses
+    finally:
+        looking.cancel()
+
+
+# Workers that go away
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+async def test_the_runs_of_a_lost_worker_are_done_again_and_counted_once(number: int, dask: StartDask) -> None:
+    names = ["a", "b", "c", "d", "e"]
+    async with dask() as d, d.connect() as cluster, asyncio.timeout(90):
+        runs = [asyncio.create_task(cluster.run(d.task(name, _BEGIN, _UNTIL_GO, _END))) for name in names]
+        await d.until_begun("a", "b")
+        kernel, worker = d.begun("a")[0]
+        assert worker != d.begun("b")[0][1], "both runs are on one worker"
+
+        os.kill(worker, number)
+        assert await wait_gone([kernel], seconds=_GONE) == []
+        (d.workspace / "go").touch()
+        outcomes = await asyncio.gather(*runs)
+
+        assert [outcome.status for outcome in outcomes] == ["ok"] * len(names)
+        assert [printed(outcome) for outcome in outcomes] == [f"{name}\n" for name in names]
+        assert [len(d.begun(name)) for name in names] == [2, 1, 1, 1, 1]
+        assert [(d.workspace / f"ended-{name}").read_text() for name in names] == ["x"] * len(names)
+        assert "begun anew" in "".join(outcomes[0].notes)
+        assert [outcome.notes for outcome in outcomes[1:]] == [[]] * 4
+        assert d.left_behind() == []
+
+
+@pytest.mark.slow
+async def test_a_worker_under_a_nanny_comes_back_and_does_its_run_again(dask: StartDask) -> None:
+    async with dask("--nanny", workers=1) as d, d.connect() as cluster, asyncio.timeout(60):
+        run = asyncio.create_task(cluster.run(d.task("a", _BEGIN, _UNTIL_GO, _END)))
+        await d.until_begun("a")
+        os.kill(d.begun("a")[0][1], signal.SIGKILL)
+        await d.until_begun("a", times=2)
+        (d.workspace / "go").touch()
+        assert (await run).status == "ok"
+        assert (d.workspace / "ended-a").read_text() == "x"
+
+
+@pytest.mark.slow
+async def test_a_run_that_kills_worker_after_worker_is_given_up(dask: StartDask) -> None:
+    """The other one, which waited meanwhile, is not."""
+    settings = {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1"}
+    async with dask(workers=3, settings=settings) as d, d.connect() as cluster, asyncio.timeout(60):
+        outcome, other = await asyncio.gather(
+            cluster.run(d.task("a", _BEGIN, "os.kill(os.getppid(), 9)")),
+            cluster.run(
+                d.task("b", _BEGIN, "while len(open('begun-a').read().split('\\n')) < 3: time.sleep(0.01)", _END)
+            ),
+        )
+        assert (outcome.status, outcome.output) == ("died", None)
+        assert outcome.summary.error is not None
+        assert outcome.summary.error.startswith("2 workers died")
+        assert len(d.begun("a")) == 2
+        assert other.status == "ok"
+
+
+# Cancellation
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("code", [_UNTIL_GO, _DEAF], ids=["obeys", "is deaf"])
+async def test_cancel_reaches_runs_that_have_begun_and_what_waits_never_begins(code: str, dask: StartDask) -> None:
+    async with dask() as d, d.connect() as cluster, d.connect() as other, asyncio.timeout(60):
+        running = [asyncio.create_task(cluster.run(d.task(name, _BEGIN, code, _END))) for name in "ab"]
+        await d.until_begun("a", "b")
+        waiting = [
+            asyncio.create_task(cluster.run(d.task("c", _BEGIN))),  # waits here, as there are two threads
+            asyncio.create_task(other.run(d.task("d", _BEGIN))),  # waits at the scheduler
+        ]
+        await until(lambda: bool(other._sent) and all(sent.future for sent in other._sent.values()), seconds=5)
+        kernels = [d.begun(name)[0][0] for name in "ab"]
+
+        await other.cancel()
+        await cluster.cancel()
+
+        assert await wait_gone(kernels, seconds=0.5) == []
+        outcomes = await asyncio.gather(*running)
+        assert [outcome.status for outcome in outcomes] == ["interrupted"] * 2
+        for outcome in outcomes:
+            assert outcome.summary.cells_done >= 3
+            states = [data["metadata"]["papermill"]["status"] for data in output_of(outcome)["cells"]]
+            assert states == ["completed", "completed", "completed", "failed", "pending"]
+        assert [(run.status, run.output) for run in await asyncio.gather(*waiting)] == [("interrupted", None)] * 2
+        assert (await cluster.run(d.task("e", _BEGIN))).status == "interrupted"
+        assert [d.begun(name) for name in "cde"] == [[], [], []]
+
+        async with d.connect() as again:
+            assert (await again.run(d.task("f", _BEGIN))).status == "ok"  # the workers are free
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("code", [_UNTIL_GO, _DEAF], ids=["obeys", "is deaf"])
+async def test_a_cancelled_caller_takes_its_run_along(code: str, dask: StartDask) -> None:
+    """And no other one."""
+    async with dask() as d, d.connect() as cluster, asyncio.timeout(60):
+        run, other = (
+            asyncio.create_task(cluster.run(d.task(name, _BEGIN, text)))
+            for name, text in (("a", code), ("b", _UNTIL_GO))
+        )
+        await d.until_begun("a", "b")
+
+        run.cancel()
+        began = time.monotonic()
+        await asyncio.wait([run])
+        assert time.monotonic() - began < _GONE
+        assert run.cancelled()
+        assert await wait_gone([d.begun("a")[0][0]], seconds=0.1) == []
+        (d.workspace / "go").touch()
+        assert (await other).status == "ok"
+        assert len(d.begun("a")) == 1
+
+
+@pytest.mark.slow
+async def test_a_run_whose_kernel_still_starts_can_be_cancelled(dask: StartDask, kernelspec: AddKernelspec) -> None:
+    code = "import os, pathlib, sys, time; pathlib.Path('begun').write_text(str(os.getpid())); time.sleep(60)"
+    kernelspec("never", [sys.executable, "-c", code, "{connection_file}"])
+    async with dask(workers=1) as d, d.connect() as cluster, asyncio.timeout(60):
+        run = asyncio.create_task(cluster.run(d.task("a", "1", kernel_name="never")))
+        begun = d.workspace / "begun"
+        await until(lambda: begun.exists() and begun.read_text() != "", seconds=20)
+        await cluster.cancel()
+        assert await wait_gone([int(begun.read_text())], seconds=0.5) == []
+        assert (await run).status == "interrupted"
+
+
+_CLIENT = """
+import asyncio, pickle, sys
+from papermill_mcp.core.cluster import Cluster
+
+async def main():
+    cluster = await Cluster.connect(sys.argv[1], timeout_seconds=10)
+    await asyncio.gather(*(cluster.run(task) for task in pickle.loads(open(sys.argv[2], "rb").read())))
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.slow
+async def test_runs_end_when_their_client_was_killed(dask: StartDask, tmp_path: Path) -> None:
+    async with dask() as d, asyncio.timeout(60):
+        tasks = [d.task("a", _BEGIN, _UNTIL_GO), d.task("b", _BEGIN, _DEAF), d.task("c", _BEGIN)]
+        (tmp_path / "tasks").write_bytes(pickle.dumps(tasks))
+        client = await d.start(_CLIENT, d.address, str(tmp_path / "tasks"))
+        await d.until_begun("a", "b")
+
+        client.kill()
+        await client.wait()
+
+        assert await wait_gone([d.begun(name)[0][0] for name in "ab"], seconds=_GONE + 1) == []
+        async with d.connect() as cluster:
+            assert (await cluster.run(d.task("d", _BEGIN))).status == "ok"
+        assert d.begun("c") == []
+
+
+# A cluster that does not fit
+
+
+async def test_a_scheduler_that_is_not_there_is_named() -> None:
+    with pytest.raises(ServerNotRunningError, match=r"SERVER_NOT_RUNNING: .*tcp://127\.0\.0\.1:9"):
+        async with asyncio.timeout(5):
+            await Cluster.connect("tcp://127.0.0.1:9", timeout_seconds=0.5)
+
+
+@pytest.mark.parametrize("address", ["carrier-pigeon://coop", "127.0.0.1", "tcp://127.0.0.1:99999"])
+async def test_an_address_that_is_none_is_named(address: str) -> None:
+    with pytest.raises(ServerNotRunningError, match=address):
+        async with asyncio.timeout(5):
+            await Cluster.connect(address, timeout_seconds=0.5)
+
+
+@pytest.mark.slow
+async def test_a_scheduler_that_goes_away_is_told_and_its_runs_end(dask: StartDask) -> None:
+    async with dask() as d, d.connect() as cluster, asyncio.timeout(60):
+        runs = [asyncio.create_task(cluster.run(d.task(name, _BEGIN, _UNTIL_GO))) for name in "abc"]
+        await d.until_begun("a", "b")
+        kernels = [d.begun(name)[0][0] for name in "ab"]
+
+        d.scheduler.kill()
+
+        for result in await asyncio.gather(*runs, return_exceptions=True):
+            assert isinstance(result, ServerNotRunningError), result
+            assert d.address in str(result)
+        assert await wait_gone(kernels, seconds=_GONE + 1) == []
+        await cluster.cancel()  # nothing to do, and no reason to hang
+        assert d.begun("c") == []
+
+
+@pytest.mark.slow
+async def test_a_worker_without_this_package_is_named_with_what_to_install(dask: StartDask) -> None:
+    async with dask(workers=0) as d, d.connect() as cluster, asyncio.timeout(60):
+        await d.add_worker(before="import sys; sys.modules['papermill_mcp'] = None")
+        with pytest.raises(KernelStartFailedError) as raised:
+            await cluster.run(d.task("a", "1"))
+        message = str(raised.value)
+        assert f"jupyter-papermill-mcp-server {__version__}" in message
+        assert "papermill_mcp" in message
+        assert "tcp://127.0.0.1:" in message
+
+
+@pytest.mark.slow
+async def test_a_worker_with_another_version_does_the_run_and_is_noted(dask: StartDask) -> None:
+    async with dask(workers=0) as d, d.connect() as cluster, asyncio.timeout(60):
+        await d.add_worker(before="import papermill_mcp; papermill_mcp.__version__ = '0.0.1'")
+        outcome = await cluster.run(d.task("a", "1"))
+        assert outcome.status == "ok"
+        assert any("version 0.0.1" in note for note in outcome.notes)
