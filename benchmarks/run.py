@@ -10,6 +10,7 @@ cache, which the warm-up fills: what is compared does not depend on how the pack
 from __future__ import annotations
 
 import argparse
+import asyncio
 import hashlib
 import hmac
 import json
@@ -47,6 +48,7 @@ LIBRARIES = (
     "papermill",
     "nbclient",
     "nbformat",
+    "distributed",
 )
 
 
@@ -191,6 +193,52 @@ class Server:
         reply = self.call("execute_cell", kernel_id=kernel_id, code="1+1")
         if reply["status"] != "ok":
             raise RuntimeError(f"execute_cell: {reply}")
+
+
+class Dask:
+    """A Dask scheduler and workers with one thread each, as processes of their own on loopback."""
+
+    def __init__(self, bench: Bench, workers: int) -> None:
+        from distributed import Client
+
+        self._log = (bench.scratch / "dask.log").open("wb")
+        self._bench = bench
+        file = bench.scratch / "scheduler.json"
+        found = ["--scheduler-file", str(file)]
+        self._processes = [self._start("scheduler", "--host", "127.0.0.1", "--port", "0", *found)]
+        while not (file.exists() and file.read_text().endswith("}")):
+            if self._processes[0].poll() is not None:
+                raise RuntimeError("the Dask scheduler ended at its start")
+            time.sleep(0.05)
+        self.address: str = json.loads(file.read_text())["address"]
+        alone = ["--nthreads", "1", "--no-nanny", "--local-directory", str(bench.scratch)]
+        self._processes += [self._start("worker", self.address, *alone) for _ in range(workers)]
+        with Client(self.address, set_as_default=False) as client:
+            client.wait_for_workers(workers, timeout=60)
+
+    def _start(self, role: str, *flags: str) -> subprocess.Popen[bytes]:
+        code = f"from distributed.cli.dask_{role} import main; main()"
+        return subprocess.Popen(
+            [sys.executable, "-c", code, "--no-dashboard", *flags],
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=self._log,
+            env=self._bench.env,
+            cwd=self._bench.workspace,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in reversed(self._processes):
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self._log.close()
 
 
 class RawKernel:
@@ -554,6 +602,57 @@ def in_place_20mb(bench: Bench, rounds: int | None) -> list[Row]:
     return [_seconds(_row("in_place_20mb, saving on", floors, ours, 1.3))]
 
 
+def batch_cluster(bench: Bench, rounds: int | None) -> list[Row]:
+    """40 notebooks, whose one cell takes a second, on two Dask workers, against the time of all runs by two.
+
+    The time of a run is what its worker measures, from the start of its kernel to its end.
+    """
+    from papermill_mcp.core.cluster import Cluster, ClusterTask
+
+    count, workers = 40, 2
+    spec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    empty: dict[str, Any] = {"metadata": {}, "outputs": [], "execution_count": None}
+    cell = {"cell_type": "code", "id": "c0", "source": "import time; time.sleep(1)", **empty}
+    notebook = json.dumps({"cells": [cell], "metadata": {"kernelspec": spec}, "nbformat": 4, "nbformat_minor": 5})
+
+    def task(number: int) -> ClusterTask:
+        return ClusterTask(
+            key=str(number),
+            notebook=notebook.encode(),
+            parameters={"number": number},
+            kernel_name="python3",
+            language="python",
+            input_path=str(bench.workspace / "in.ipynb"),
+            output_path=str(bench.workspace / f"{number}.ipynb"),
+            shown="in.ipynb",
+            timeout_seconds=None,
+            continue_on_error=False,
+            report_mode=False,
+            start_timeout_seconds=60,
+            denied_env=(),
+        )
+
+    async def measure(address: str) -> tuple[list[float], list[float]]:
+        cluster = await Cluster.connect(address, timeout_seconds=30)
+        try:
+            floors: list[float] = []
+            taken: list[float] = []
+            await asyncio.gather(*(cluster.run(task(number)) for number in range(2 * workers)))
+            for _ in range(rounds or 3):
+                with _timed(taken):
+                    outcomes = await asyncio.gather(*(cluster.run(task(number)) for number in range(count)))
+                if {outcome.status for outcome in outcomes} != {"ok"}:
+                    raise RuntimeError(f"runs on the cluster: {outcomes}")
+                floors.append(sum(outcome.duration for outcome in outcomes) / workers * 1000)
+            return floors, taken
+        finally:
+            await cluster.aclose()
+
+    with Dask(bench, workers) as dask:
+        floors, ours = asyncio.run(measure(dask.address))
+    return [_seconds(_row("batch_cluster, of all runs by two", floors, ours, None))]
+
+
 def memory(bench: Bench, rounds: int | None) -> list[Row]:
     """Resident memory of the server, right after the handshake and once it has come to rest."""
 
@@ -576,7 +675,17 @@ def memory(bench: Bench, rounds: int | None) -> list[Row]:
     return [_row("memory, after the handshake", *first, None, "MB"), _row("memory, 3 s later", *rest, None, "MB")]
 
 
-_ALL = (cold_start, execute, notebook_100, notebook_400, in_place_20mb, kernel_start, spare_kernel, memory)
+_ALL = (
+    cold_start,
+    execute,
+    notebook_100,
+    notebook_400,
+    in_place_20mb,
+    kernel_start,
+    spare_kernel,
+    batch_cluster,
+    memory,
+)
 BENCHMARKS = {one.__name__: one for one in _ALL}
 SLOW = {one.__name__: one for one in (notebook_400_saves,)}
 

@@ -102,7 +102,7 @@ class Cluster:
             if not isinstance(error, OSError | ImportError | ValueError):  # a timeout is an OSError
                 raise
             raise ServerNotRunningError(
-                f"no Dask scheduler answers at {address}: {error or type(error).__name__}",
+                f"no Dask scheduler answers at {address}: {str(error) or 'it takes too long'}",
                 state="nothing was run",
                 advice="start it, or correct the setting dask_scheduler",
             ) from error
@@ -159,7 +159,7 @@ class Cluster:
         except CancelledError as error:
             if self._cancelled:
                 return _interrupted("it was cancelled")
-            raise self._connection_lost("runs that have begun are ended by their workers") from error
+            raise self._connection_lost(_ENDING) from error
         except KilledWorker as error:
             why = (
                 f"{error.allowed_failures + 1} workers died one after the other while they had this run, the last "
@@ -169,6 +169,8 @@ class Cluster:
         except ModuleNotFoundError as error:
             raise await self._module_missing(sent.task, error) from error
         except Exception as error:
+            if self._client.status != "running":
+                raise self._connection_lost(_ENDING) from error
             raise KernelStartFailedError(
                 f"a Dask worker could not do the run of {sent.task.shown}: {type(error).__name__}: {error}",
                 advice=f"the workers need {_REQUIREMENT}; their logs say more",
@@ -257,6 +259,7 @@ class Cluster:
         await _in_time(self._client.close(), _ANSWER_SECONDS)
 
 
+_ENDING = "runs that have begun are ended by their workers"
 _REQUIREMENT = f"jupyter-papermill-mcp-server {__version__}"
 
 

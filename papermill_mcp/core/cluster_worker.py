@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from distributed import Reschedule, Worker, WorkerPlugin, get_worker
 
 from papermill_mcp import __version__
-from papermill_mcp.errors import KernelStartFailedError, ServerError
+from papermill_mcp.errors import ServerError
 
 if TYPE_CHECKING:
     from papermill_mcp.core.jupyter_manager import JupyterManager
@@ -114,18 +114,10 @@ class WorkerRun:
             Reschedule: it was stopped because this worker has to give it up.
         """
         worker = get_worker()
-        try:
-            # Dask removes its local directory when the worker is gone, whatever is left in there.
-            directory = tempfile.TemporaryDirectory(
-                prefix="papermill-run-", dir=worker.local_directory, ignore_cleanup_errors=True
-            )
-        except OSError as error:
-            failure = KernelStartFailedError(
-                f"worker {worker.address} could not make a temporary directory for {self.task.shown}: {error}",
-                state="nothing was run",
-            )
-            return WorkerAnswer(worker.address, __version__, platform.python_version(), failure)
-        with directory as path:
+        # Dask removes its local directory when the worker is gone, whatever is left in there.
+        with tempfile.TemporaryDirectory(
+            prefix="papermill-run-", dir=worker.local_directory, ignore_cleanup_errors=True
+        ) as path:
             result = asyncio.run(_Run(self.task, Path(path).resolve()).main(self.key, worker))
         return WorkerAnswer(worker.address, __version__, platform.python_version(), result)
 
@@ -161,23 +153,21 @@ class _Run:
         loop = asyncio.get_running_loop()
         watch = RunWatch(key, lambda patience: loop.call_soon_threadsafe(self._stop, patience))
         self._work = asyncio.create_task(self._perform(manager))
+        worker.loop.add_callback(watch.begin, worker)
+        result: ClusterOutcome | ServerError
         try:
-            worker.loop.add_callback(worker.plugin_add, watch, name=key)
-            await asyncio.wrap_future(watch.watching)
-            outcome = await self._work
-            result: ClusterOutcome | ServerError = replace(outcome, duration=time.monotonic() - began)
+            result = await self._work
         except asyncio.CancelledError:
-            result = ClusterOutcome("interrupted", time.monotonic() - began, None, empty_summary(), [])
+            result = ClusterOutcome("interrupted", 0.0, None, empty_summary(), [])
         except ServerError as error:
             result = error
         finally:
-            self._work.cancel()
             await manager.aclose()
             watch.ended.set_result(None)
-            worker.loop.add_callback(worker.plugins.pop, key, None)
+            worker.loop.add_callback(watch.end, worker)
         if watch.unwanted:
             raise Reschedule  # if somebody wants it after all, it begins anew
-        return result
+        return result if isinstance(result, ServerError) else replace(result, duration=time.monotonic() - began)
 
     async def _perform(self, manager: JupyterManager) -> ClusterOutcome:
         from papermill_mcp.core.document import NotebookDocument  # noqa: PLC0415
@@ -251,7 +241,6 @@ class RunWatch(WorkerPlugin):
     Dask calls its methods in the event loop of the worker. The run is in another thread.
 
     Attributes:
-        watching: done when it is a plugin.
         unwanted: nobody waits for the result: the task was cancelled, its client is gone, or the worker closes.
         ended: done when the run is over and its kernel gone.
     """
@@ -259,16 +248,22 @@ class RunWatch(WorkerPlugin):
     def __init__(self, key: str, stop: Callable[[float], object]) -> None:
         self._key = key
         self._stop = stop
-        self.watching: concurrent.futures.Future[None] = concurrent.futures.Future()
         self.unwanted = False
         self.ended: concurrent.futures.Future[None] = concurrent.futures.Future()
 
-    def setup(self, worker: Worker) -> None:
-        """Look whether the run was cancelled before it stood here."""
+    def begin(self, worker: Worker) -> None:
+        """Become a plugin of the worker. If the run was cancelled before that, it is stopped now.
+
+        `Worker.plugin_add` would be another way, but it ends later than it returns, perhaps after the run.
+        """
+        worker.plugins[self._key] = self
         task = worker.state.tasks.get(self._key)
         if task is None or task.state not in _ON:
             self._give_up()
-        self.watching.set_result(None)
+
+    def end(self, worker: Worker) -> None:
+        """The run is over."""
+        worker.plugins.pop(self._key, None)
 
     def transition(self, key: Any, start: str, finish: str, **_: Any) -> None:
         """Notice that the scheduler has taken the run away: it was cancelled, or its client is gone."""

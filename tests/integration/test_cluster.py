@@ -114,8 +114,9 @@ class Dask:
 
     async def ready(self) -> None:
         """Wait until the scheduler knows all workers."""
-        async with Client(self.address, asynchronous=True, set_as_default=False) as client:
-            await client.wait_for_workers(len(self.workers), timeout=20)
+        if self.workers:
+            async with Client(self.address, asynchronous=True, set_as_default=False) as client:
+                await client.wait_for_workers(len(self.workers), timeout=20)
 
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[Cluster]:
@@ -214,7 +215,7 @@ async def test_what_fails_is_not_tried_again(dask: StartDask) -> None:
     async with dask() as d, d.connect() as cluster, asyncio.timeout(60):
         raising, dying, slow = await asyncio.gather(
             cluster.run(d.task("raising", _BEGIN, "1/0", "print('never')")),
-            cluster.run(d.task("dying", _BEGIN, "print('before', flush=True)\nos.kill(os.getpid(), 9)")),
+            cluster.run(d.task("dying", _BEGIN, "print('before')", "os.kill(os.getpid(), 9)")),
             cluster.run(d.task("slow", _BEGIN, "time.sleep(60)", timeout_seconds=1)),
         )
 
@@ -266,27 +267,28 @@ async def test_a_large_notebook_passes_and_the_event_loop_goes_on(dask: StartDas
     text = "x" * (60 * 2**20)
     async with dask(workers=1) as d, d.connect() as cluster, asyncio.timeout(90):
         task = d.task("a", cell(text, "markdown"), "print('ran')")
-        async with longest_pause() as pauses:
+        async with busy_times() as times:
             outcome = await cluster.run(task)
         assert printed(outcome) == "ran\n"
         assert len(outcome.output or b"") > len(text)
-        assert max(pauses) < 0.5, f"the event loop stood still for {max(pauses):.2f} s"
+        assert max(times) < 0.2, f"the event loop did nothing else for {max(times):.2f} s"
 
 
 @asynccontextmanager
-async def longest_pause() -> AsyncIterator[list[float]]:
-    """Collects by how many seconds the event loop was late, every 5 ms."""
-    pauses: list[float] = []
+async def busy_times() -> AsyncIterator[list[float]]:
+    """Collects how long the event loop did something without a pause, in processor time: others use the machine, too."""
+    times: list[float] = []
 
     async def look() -> None:
         while True:
-            began = time.monotonic()
+            before = time.thread_time()
             await asyncio.sleep(0.005)
-            pauses.append(time.monotonic() - began - 0.005)
+            times.append(time.thread_time() - before)
 
     looking = asyncio.create_task(look())
+    await asyncio.sleep(0)
     try:
-        yield pauses
+        yield times
     finally:
         looking.cancel()
 

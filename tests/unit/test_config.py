@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from papermill_mcp import __version__
 from papermill_mcp.config import Config, ConfigError, build_parser, load_config
+from papermill_mcp.main import main
 
 _REPOSITORY = Path(__file__).parents[2]
 
@@ -287,6 +288,27 @@ def test_a_link_to_the_whole_file_system_is_the_whole_file_system() -> None:
     Path("link").symlink_to("/")
 
     assert "--i-know" in problem("--roots", "link")
+
+
+# Extras
+
+
+def test_a_scheduler_without_the_packages_for_it_stops_the_start(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The message has the command that mends it."""
+    monkeypatch.setitem(sys.modules, "distributed", None)
+
+    assert main(["--dask-scheduler", "tcp://127.0.0.1:8786"]) == 2
+    captured = capsys.readouterr()
+    assert 'pip install "jupyter-papermill-mcp-server[cluster]"' in captured.err
+    assert captured.out == ""
+    assert load_config([], {}).dask_scheduler is None
+
+
+def test_an_address_of_a_scheduler_may_be_of_any_protocol() -> None:
+    assert load_config(["--dask-scheduler", "tls://host:8786"], {}).dask_scheduler == "tls://host:8786"
+    assert "--dask-scheduler" in problem("--dask-scheduler", "")
 
 
 # The command line

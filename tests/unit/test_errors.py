@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 
 from papermill_mcp.errors import (
@@ -59,6 +61,13 @@ def test_an_error_can_be_caught_as_one_of_ours() -> None:
     for kind in family():
         with pytest.raises(ServerError, match=rf"^{kind.code}: x\.$"):
             raise kind("x")
+
+
+def test_an_error_comes_from_another_process_as_it_was() -> None:
+    for kind in family():
+        error = kind("x", allowed="y", state="z")
+        copy = pickle.loads(pickle.dumps(error))
+        assert (type(copy), str(copy)) == (kind, f"{kind.code}: x. Y. Z.")
 
 
 @pytest.mark.parametrize(
