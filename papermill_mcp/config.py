@@ -88,6 +88,7 @@ class Config(BaseSettings):
     )
     metrics_port: int | None = Field(
         None, ge=0, le=65535, description="port on 127.0.0.1 for Prometheus, 0 takes a free one; extra `monitoring`"
+    )
     dask_scheduler: str | None = Field(
         None,
         min_length=1,

@@ -13,7 +13,7 @@ import pickle
 import platform
 import pydoc
 import uuid
-from collections.abc import Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -117,8 +117,11 @@ class Cluster:
             threads = sum(worker["nthreads"] for worker in info.get("workers", {}).values())
         return int(threads)
 
-    async def run(self, task: ClusterTask) -> ClusterOutcome:
+    async def run(self, task: ClusterTask, *, on_begin: Callable[[], None] = lambda: None) -> ClusterOutcome:
         """Do a run on a worker. If the worker is lost, the run is done again on another one.
+
+        Args:
+            on_begin: called when a worker should have room for it.
 
         If this coroutine is cancelled, the run is ended on its worker first, which takes up to two seconds.
 
@@ -132,6 +135,7 @@ class Cluster:
             await _in_time(self._freed.wait(), _LOOK_SECONDS)
         key = f"papermill-{uuid.uuid4().hex}"  # unique in the cluster: others use it as well
         sent = self._sent[key] = _Sent(task)
+        on_begin()
         try:
             payload = await asyncio.to_thread(pickle.dumps, WorkerRun(key, task))
             if self._cancelled:

@@ -218,7 +218,7 @@ class _Run:
         )
         await self._run.run(kernel)
         run = self._run
-        return ClusterOutcome(run.status, 0.0, file.content.data, run.cells.summary(), [*notes, *run.notes])
+        return ClusterOutcome(run.status, 0.0, file.content.data, run.summary(), [*notes, *run.notes])
 
     def _stop(self, patience: float) -> None:
         stop = asyncio.create_task(self._stop_within(patience))

@@ -14,6 +14,7 @@ from papermill_mcp.services.run_service import PapermillPlan
 from papermill_mcp.utils.text_utils import count_noun
 
 if TYPE_CHECKING:
+    from papermill_mcp.core.cluster import Cluster
     from papermill_mcp.core.notebook_run import RunSummary
     from papermill_mcp.services.execution_service import Execution
 
@@ -66,6 +67,7 @@ class Batch:
     """The runs of a batch, and in which order they ended.
 
     Attributes:
+        cluster: where the runs go on, if not in this process.
         several_notebooks: whether the runs differ in their notebook.
     """
 
@@ -73,6 +75,7 @@ class Batch:
         self.runs = list(runs)
         self.ended: list[BatchRun] = []
         self.cancelled = False
+        self.cluster: Cluster | None = None
         self.several_notebooks = len({run.plan.notebook.path for run in runs}) > 1
 
     def begin(self, run: BatchRun) -> None:
@@ -85,6 +88,11 @@ class Batch:
         if run.began is not None:
             run.ended = time.monotonic()
         self.ended.append(run)
+
+    @property
+    def over(self) -> bool:
+        """Whether every run is."""
+        return len(self.ended) == len(self.runs)
 
     @property
     def running(self) -> list[BatchRun]:
@@ -132,6 +140,8 @@ class Batch:
     async def cancel(self) -> None:
         """Interrupt what runs and let nothing further begin."""
         self.cancelled = True
+        if self.cluster is not None:
+            await self.cluster.cancel()
         going = [run.execution.run for run in self.running if run.execution and run.execution.run]
         await asyncio.gather(*(run.cancel() for run in going))
 

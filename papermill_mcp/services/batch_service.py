@@ -2,7 +2,7 @@
 
 Decides which runs there are, what each output is called, and which need not be run again. The name of an output is
 made of the notebook's bytes and the parameters, so a batch that was cut off is taken up by the same request: outputs
-that are complete are kept.
+that are complete are kept. The runs go on in this process, a few at a time, or on a Dask cluster.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from papermill_mcp.services.run_service import PapermillPlan, RunService
 from papermill_mcp.services.workspace import Workspace
 
 if TYPE_CHECKING:
+    from papermill_mcp.core.cluster import Cluster
     from papermill_mcp.core.notebook_run import RunSummary
 
 logger = logging.getLogger(__name__)
@@ -40,6 +41,9 @@ MAX_RUNS = 1000
 
 #: Seconds between two tries to start a kernel while as many live as may.
 _ROOM_INTERVAL = 0.5
+
+#: Seconds a Dask scheduler gets to answer.
+_CONNECT_SECONDS = 10.0
 
 #: Characters of the digest in the name of an output.
 _DIGEST_CHARS = 12
@@ -117,6 +121,8 @@ class BatchService:
             if resume:
                 for run in batch.runs:
                     await self._keep_if_complete(batch, run)
+            if self._config.dask_scheduler is not None and not batch.over:
+                batch.cluster = await _connected(self._config.dask_scheduler, self._config.jupyter_timeout)
         except BaseException:
             self._release(batch)
             raise
@@ -126,7 +132,11 @@ class BatchService:
                 "them again"
             )
         execution.notes += dict.fromkeys(note for run in batch.runs for note in run.plan.warnings)
-        parallel = max_parallel or min(os.cpu_count() or 1, self._config.max_kernels)
+        if batch.cluster is not None:
+            execution.notes.append(_place(batch.cluster))
+            parallel = max_parallel or len(batch.runs)  # the cluster has as many under way as it has room for
+        else:
+            parallel = max_parallel or min(os.cpu_count() or 1, self._config.max_kernels)
         options = _Options(timeout, continue_on_error, min(parallel, len(batch.runs)))
         self._executions.begin(execution, self._work(execution, batch, options))
         return execution
@@ -204,6 +214,8 @@ class BatchService:
             await asyncio.wait(turns)
         finally:
             batch.settle()
+            if batch.cluster is not None:
+                await batch.cluster.aclose()
             if batch.cancelled:
                 execution.notes.append(
                     f"{batch.done} of {len(batch.runs)} runs had begun; the same request keeps those that are complete "
@@ -218,10 +230,12 @@ class BatchService:
         for run in waiting:
             if batch.cancelled:
                 return
-            batch.begin(run)
             status = "error"
             try:
-                status = await self._run_here(execution, batch, run, options)
+                if batch.cluster is None:
+                    status = await self._run_here(execution, batch, run, options)
+                else:
+                    status = await self._run_there(execution, batch.cluster, batch, run, options)
             except ServerError as error:
                 run.error = str(error)
             except asyncio.CancelledError:
@@ -236,6 +250,7 @@ class BatchService:
 
     async def _run_here(self, execution: Execution, batch: Batch, run: BatchRun, options: _Options) -> str:
         """Run it in a kernel of this server. Returns its status."""
+        batch.begin(run)
         deadline = time.monotonic() + self._config.jupyter_timeout
         while True:
             try:
@@ -262,6 +277,61 @@ class BatchService:
         assert started.papermill is not None
         run.take(started.papermill.summary(), started.papermill.notes)
         return started.status
+
+    async def _run_there(
+        self, execution: Execution, cluster: Cluster, batch: Batch, run: BatchRun, options: _Options
+    ) -> str:
+        """Run it on the cluster, and put the output in place. Returns its status."""
+        from papermill_mcp.core.cluster import ClusterTask  # noqa: PLC0415 - imported when it was connected
+
+        plan = run.plan
+        assert plan.notebook.content is not None
+        task = ClusterTask(
+            key=f"{execution.execution_id}-{run.number}",
+            notebook=plan.notebook.content.data,
+            parameters=plan.values,
+            kernel_name=plan.kernel_name,
+            language=plan.language,
+            input_path=str(plan.notebook.path),
+            output_path=str(run.output),
+            shown=plan.notebook.shown,
+            timeout_seconds=self._runs.timeout_seconds(options.timeout),
+            continue_on_error=self._runs.continues(options.continue_on_error),
+            report_mode=False,
+            start_timeout_seconds=self._config.jupyter_timeout,
+            denied_env=tuple(self._config.kernel_env_deny),
+        )
+        told = Execution("papermill", input_path=plan.notebook.shown, on_end=self._executions.note_end)
+        outcome = await cluster.run(task, on_begin=lambda: batch.begin(run))
+        if outcome.output is not None:
+            document = await asyncio.to_thread(NotebookDocument.parse, outcome.output, shown=run.output_shown)
+            # The run is over: its result is not to be lost because somebody gives up now.
+            await asyncio.shield(self._notebooks.put(run.output, document, overwrite=True))
+        run.take(outcome.summary, outcome.notes)
+        told.finish(outcome.status)
+        return outcome.status if run.status == "running" else "aborted"  # it was called off before it began
+
+
+async def _connected(address: str, timeout_seconds: float) -> Cluster:
+    """A connection to the Dask scheduler.
+
+    Raises:
+        ServerNotRunningError: none answers there.
+    """
+    cluster = await asyncio.to_thread(_import_cluster)
+    return await cluster.connect(address, timeout_seconds=min(timeout_seconds, _CONNECT_SECONDS))
+
+
+def _import_cluster() -> type[Cluster]:
+    from papermill_mcp.core.cluster import Cluster  # noqa: PLC0415 - an extra, and a second to import
+
+    return Cluster
+
+
+def _place(cluster: Cluster) -> str:
+    if cluster.workers:
+        return f"the runs are on a Dask cluster, {cluster.workers} at a time"
+    return "the Dask cluster has no workers yet; the runs begin when one comes"
 
 
 def _parameter_sets(

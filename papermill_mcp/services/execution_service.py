@@ -178,7 +178,7 @@ class ExecutionService:
         """Count and log what is over, also what was run in a batch."""
         kernel_name = execution.kernel.kernel_name if execution.kernel else None
         self._metrics.execution_ended(execution.tool, kernel_name, execution.status, execution.seconds)
-        if execution.run is not None:
+        if execution.kind in ("notebook", "papermill"):
             self._metrics.notebook_ended(execution.tool, kernel_name, execution.status)
         logger.info(
             "execution ended",

@@ -276,7 +276,7 @@ async def test_a_large_notebook_passes_and_the_event_loop_goes_on(dask: StartDas
 
 @asynccontextmanager
 async def busy_times() -> AsyncIterator[list[float]]:
-    """Collects how long the event loop did something without a pause, in processor time: others use the machine, too."""
+    """Collects how long the event loop was busy without a pause, in processor time: others use the machine, too."""
     times: list[float] = []
 
     async def look() -> None:
