@@ -133,6 +133,8 @@ class Cluster:
         while not self._cancelled and len(self._sent) >= max(1, self.workers):
             self._freed.clear()
             await _in_time(self._freed.wait(), _LOOK_SECONDS)
+        if self._cancelled:
+            return _interrupted("it was cancelled before it began")
         key = f"papermill-{uuid.uuid4().hex}"  # unique in the cluster: others use it as well
         sent = self._sent[key] = _Sent(task)
         on_begin()

@@ -303,13 +303,15 @@ class BatchService:
         )
         told = Execution("papermill", input_path=plan.notebook.shown, on_end=self._executions.note_end)
         outcome = await cluster.run(task, on_begin=lambda: batch.begin(run))
+        if run.status == "waiting":
+            return "aborted"  # it was called off before it began
         if outcome.output is not None:
             document = await asyncio.to_thread(NotebookDocument.parse, outcome.output, shown=run.output_shown)
             # The run is over: its result is not to be lost because somebody gives up now.
             await asyncio.shield(self._notebooks.put(run.output, document, overwrite=True))
         run.take(outcome.summary, outcome.notes)
         told.finish(outcome.status)
-        return outcome.status if run.status == "running" else "aborted"  # it was called off before it began
+        return outcome.status
 
 
 async def _connected(address: str, timeout_seconds: float) -> Cluster:
