@@ -79,7 +79,7 @@ class Cluster:
         self._sent: dict[str, _Sent] = {}
         self._freed = asyncio.Event()
         self._cancelled = False
-        self._withdrawals: set[asyncio.Task[None]] = set()
+        self._background: set[asyncio.Task[None]] = set()
         client.subscribe_topic("all", self._on_event)
 
     @classmethod
@@ -143,7 +143,7 @@ class Cluster:
             if self._cancelled:
                 return _interrupted("it was cancelled before it began")
             if self._client.status != "running":
-                raise self._connection_lost("nothing was run")
+                raise self._dropped("")
             with dask.config.set(_NO_SIZE_WARNING):
                 sent.future = self._client.submit(_RUN, payload, key=key, pure=False)
             del payload
@@ -152,7 +152,7 @@ class Cluster:
             try:
                 return await asyncio.shield(sent.waiting)
             except asyncio.CancelledError:
-                await self._withdraw(key, sent.future)
+                await asyncio.shield(self._begin(self._withdraw(key, sent.future)))
                 raise
         finally:
             del self._sent[key]
@@ -165,7 +165,7 @@ class Cluster:
         except CancelledError as error:
             if self._cancelled:
                 return _interrupted("it was cancelled")
-            raise self._connection_lost(_ENDING) from error
+            raise self._dropped(str(error)) from error
         except KilledWorker as error:
             why = (
                 f"{error.allowed_failures + 1} workers died one after the other while they had this run, the last "
@@ -176,7 +176,7 @@ class Cluster:
             raise await self._module_missing(sent.task, error) from error
         except Exception as error:
             if self._client.status != "running":
-                raise self._connection_lost(_ENDING) from error
+                raise self._dropped(str(error)) from error
             raise KernelStartFailedError(
                 f"a Dask worker could not do the run of {sent.task.shown}: {type(error).__name__}: {error}",
                 advice=f"the workers need {_REQUIREMENT}; their logs say more",
@@ -197,20 +197,33 @@ class Cluster:
             advice=f"install {_REQUIREMENT} in the environment of all workers and start them again",
         )
 
-    def _connection_lost(self, state: str) -> ServerError:
+    def _dropped(self, why: str) -> ServerError:
+        connected = self._client.status == "running"
         return ServerNotRunningError(
-            f"the connection to the Dask scheduler at {self._address} is lost",
-            state=state,
-            advice="see that the scheduler runs, and begin anew",
+            f"the Dask scheduler at {self._address} dropped the run: {why}"
+            if connected
+            else f"the connection to the Dask scheduler at {self._address} is lost",
+            state="runs that had begun are ended by their workers",
+            advice="begin anew" if connected else "see that the scheduler runs, and begin anew",
         )
 
     def _on_event(self, event: tuple[float, Any]) -> None:
         """The scheduler tells what happens in the cluster. We note which workers were lost, and with which runs."""
         _, message = event
-        if isinstance(message, dict) and message.get("action") == "remove-worker":
-            for key in message.get("processing-tasks", ()):
-                if key in self._sent:
-                    self._sent[key].lost_workers.append(str(message.get("worker")))
+        if not isinstance(message, dict) or message.get("action") != "remove-worker":
+            return
+        lost = [self._sent[key] for key in message.get("processing-tasks", ()) if key in self._sent]
+        for run in lost:
+            run.lost_workers.append(str(message.get("worker")))
+        if self._cancelled:
+            self._begin(self._cancel_futures(lost))  # or another worker would begin what was cancelled
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Begin work that goes on to its end, whoever waits for it. `aclose` does."""
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return task
 
     async def cancel(self) -> None:
         """End all runs, on whatever worker. Returns when they are over, after some ten seconds at the latest.
@@ -219,32 +232,24 @@ class Cluster:
         """
         self._cancelled = True
         self._freed.set()
-        sent = {key: run for key, run in self._sent.items() if run.future is not None}
+        sent = dict(self._sent)
         # Workers first say which runs they have: those are to answer. Of the others there is nothing to wait for.
         begun = await self._stop(sent, INTERRUPT_PATIENCE + 1, wait=False)
         await self._cancel_futures([run for key, run in sent.items() if key not in begun])
-        ending = [run.waiting for run in sent.values() if run.waiting is not None and not run.waiting.done()]
-        if ending:
+        if ending := [run.waiting for run in sent.values() if run.waiting is not None]:
             await asyncio.wait(ending, timeout=INTERRUPT_PATIENCE + 1 + _END_SECONDS)
-        await self._cancel_futures([run for run in sent.values() if run.waiting is not None and not run.waiting.done()])
+        await self._cancel_futures(sent.values())
 
     async def _cancel_futures(self, runs: Collection[_Sent]) -> None:
-        futures = [run.future for run in runs if run.future is not None]
+        futures = [run.future for run in runs if run.future is not None and not run.future.done()]
         if futures and self._client.status == "running":
             await self._client.cancel(futures)
 
     async def _withdraw(self, key: str, future: Future[Any]) -> None:
-        """Give up a run for whose outcome nobody waits. Goes on to its end, even if the caller is cancelled again."""
-
-        async def withdraw() -> None:
-            if self._client.status == "running":
-                await self._client.cancel([future])  # its worker learns of it, and no other one gets the run
-                await self._stop([key], UNWANTED_PATIENCE, wait=True)
-
-        withdrawal = asyncio.create_task(withdraw())
-        self._withdrawals.add(withdrawal)
-        withdrawal.add_done_callback(self._withdrawals.discard)
-        await asyncio.shield(withdrawal)
+        """Give up a run for whose outcome nobody waits."""
+        if self._client.status == "running":
+            await self._client.cancel([future])  # its worker learns of it, and no other one gets the run
+            await self._stop([key], UNWANTED_PATIENCE, wait=True)
 
     async def _stop(self, keys: Collection[str], patience: float, *, wait: bool) -> set[str]:
         """Have runs stopped on whatever worker. Returns the keys of those that had begun."""
@@ -260,12 +265,11 @@ class Cluster:
 
     async def aclose(self) -> None:
         """Disconnect. Runs that still go on are ended by their workers. A second call does nothing."""
-        if self._withdrawals:
-            await asyncio.wait(self._withdrawals)
+        if self._background:
+            await asyncio.wait(self._background)
         await _in_time(self._client.close(), _ANSWER_SECONDS)
 
 
-_ENDING = "runs that have begun are ended by their workers"
 _REQUIREMENT = f"jupyter-papermill-mcp-server {__version__}"
 
 
