@@ -2,7 +2,7 @@
 
 `--version` and `--help` answer before the SDK is imported. The end of standard input and SIGTERM, SIGINT and SIGHUP all
 lead the same way out: the SDK sees the end of its input, running requests are cancelled, and the lifespan stops every
-kernel.
+kernel and the Jupyter server.
 """
 
 from __future__ import annotations
@@ -47,12 +47,13 @@ def build_server(config: Config, metrics: Metrics | None = None) -> MCPServer[Se
     from papermill_mcp.services.batch_service import BatchService  # noqa: PLC0415
     from papermill_mcp.services.execution_service import ExecutionService  # noqa: PLC0415
     from papermill_mcp.services.execution_store import ExecutionStore  # noqa: PLC0415
+    from papermill_mcp.services.jupyter_server_service import JupyterServerService  # noqa: PLC0415
     from papermill_mcp.services.kernel_service import KernelService  # noqa: PLC0415
     from papermill_mcp.services.notebook_catalogue import NotebookCatalogue  # noqa: PLC0415
     from papermill_mcp.services.notebook_service import NotebookService  # noqa: PLC0415
     from papermill_mcp.services.run_service import RunService  # noqa: PLC0415
     from papermill_mcp.services.workspace import Workspace  # noqa: PLC0415
-    from papermill_mcp.tools import execution_tools, kernel_tools, notebook_tools  # noqa: PLC0415
+    from papermill_mcp.tools import execution_tools, kernel_tools, notebook_tools, server_tools  # noqa: PLC0415
     from papermill_mcp.tools.toolset import NotebookServer  # noqa: PLC0415
 
     @asynccontextmanager
@@ -61,16 +62,19 @@ def build_server(config: Config, metrics: Metrics | None = None) -> MCPServer[Se
         workspace = Workspace([root.resolve() for root in config.roots], private=[state])
         notebooks = NotebookService(config, workspace, state)
         catalogue = NotebookCatalogue(config, workspace, notebooks)
-        async with KernelService(config, workspace, state, metrics) as kernels:  # leaving it stops every kernel
+        async with (  # leaving it stops every kernel, and the Jupyter server
+            KernelService(config, workspace, state, metrics) as kernels,
+            JupyterServerService(config, workspace, state) as jupyter,
+        ):
             executions = ExecutionService(config, workspace, ExecutionStore(state), metrics)
             runs = RunService(config, workspace, notebooks, kernels, executions)
             batches = BatchService(config, workspace, notebooks, runs, executions)
             try:
-                yield Services(notebooks, kernels, executions, runs, batches, catalogue)
+                yield Services(notebooks, kernels, executions, runs, batches, catalogue, jupyter)
             finally:
                 await executions.aclose()
 
-    toolsets = (notebook_tools.toolset, kernel_tools.toolset, execution_tools.toolset)
+    toolsets = (notebook_tools.toolset, kernel_tools.toolset, execution_tools.toolset, server_tools.toolset)
     return NotebookServer(
         "jupyter-papermill",
         title="Jupyter and Papermill",

@@ -10,13 +10,13 @@ import asyncio
 import json
 import logging
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import zmq.asyncio
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager, NoSuchKernel
 
+from papermill_mcp.core.child_process import private_directory
 from papermill_mcp.core.kernel import Kernel, kernel_environment
 from papermill_mcp.core.watchdog import Watchdog
 from papermill_mcp.errors import (
@@ -152,12 +152,7 @@ class JupyterManager:
     def _runtime_directory(self) -> Path:
         """The directory for connection files, made at first use: mode 0700, since the files hold the kernels' keys."""
         if self._runtime is None:
-            try:
-                self._state_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-                self._runtime = Path(tempfile.mkdtemp(prefix="runtime-", dir=self._state_directory))
-            except OSError as error:
-                logger.warning("the state directory cannot be used, so a temporary one is: %s", error)
-                self._runtime = Path(tempfile.mkdtemp(prefix="jupyter-papermill-mcp-"))
+            self._runtime = private_directory(self._state_directory)
             self.guard_directory(self._runtime)
         return self._runtime
 

@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 import uuid
-from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +21,12 @@ from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.session import Session
 
+from papermill_mcp.core.child_process import OutputTail, describe_exit
 from papermill_mcp.core.watchdog import Watchdog
 from papermill_mcp.errors import KernelStartFailedError
 from papermill_mcp.utils import process_guard
-from papermill_mcp.utils.text_utils import clean_text
 
 logger = logging.getLogger(__name__)
-
-#: How much of what the kernel writes to its own standard streams is kept, in bytes. The end counts.
-_TAIL_BYTES = 64 * 1024
 
 _POLL_SECONDS = 0.1
 
@@ -69,9 +65,7 @@ class KernelProcess:
             transport="tcp",
             ip="127.0.0.1",
         )
-        self._tail: deque[bytes] = deque()
-        self._tail_bytes = 0
-        self._output_fd: int | None = None
+        self._output: OutputTail | None = None
         self._pidfd: int | None = None
         self._poller: asyncio.Task[None] | None = None
         self._closed = False
@@ -94,10 +88,7 @@ class KernelProcess:
         Raises:
             KernelStartFailedError: the kernelspec's command cannot be executed.
         """
-        read_fd, write_fd = os.pipe()
-        self._output_fd = read_fd
-        os.set_blocking(read_fd, False)
-        asyncio.get_running_loop().add_reader(read_fd, self._drain)
+        self._output = output = OutputTail()
         extra = []
         if self.spec.language == "python" and any("ipykernel" in part for part in self.spec.argv):
             # History of an agent's cells does not belong into the user's history file.
@@ -108,11 +99,11 @@ class KernelProcess:
                 env=env,
                 extra_arguments=extra,
                 stdin=subprocess.DEVNULL,
-                stdout=write_fd,
-                stderr=write_fd,
+                stdout=output.write_fd,
+                stderr=output.write_fd,
             )
         )
-        self._launch.add_done_callback(lambda _: os.close(write_fd))
+        self._launch.add_done_callback(lambda _: output.close_write())
         try:
             await asyncio.shield(self._launch)  # half a launch could not be cleaned up; `aclose` waits for the whole
         except Exception as error:
@@ -154,7 +145,8 @@ class KernelProcess:
             await asyncio.sleep(_POLL_SECONDS)
 
     def _on_exit(self, code: int) -> None:
-        self._drain()
+        if self._output:
+            self._output.drain()
         if not self.exited.done():
             self.exited.set_result(code)
 
@@ -164,51 +156,18 @@ class KernelProcess:
             os.close(self._pidfd)
             self._pidfd = None
 
-    def _drain(self) -> None:
-        """Take what the kernel wrote to its standard streams, so that it never blocks on them."""
-        if self._output_fd is None:
-            return
-        try:
-            data = os.read(self._output_fd, 65536)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if not data:
-            self._close_output()
-            return
-        self._tail.append(data)
-        self._tail_bytes += len(data)
-        while self._tail_bytes - len(self._tail[0]) >= _TAIL_BYTES:
-            self._tail_bytes -= len(self._tail.popleft())
-
-    def _close_output(self) -> None:
-        if self._output_fd is not None:
-            asyncio.get_running_loop().remove_reader(self._output_fd)
-            os.close(self._output_fd)
-            self._output_fd = None
-
     def output_tail(self, limit: int = 2000) -> str:
         """The end of what the process wrote to its own standard streams, cleaned, at most `limit` characters."""
-        text = clean_text(b"".join(self._tail).decode("utf-8", "replace")).strip()
-        return text if len(text) <= limit else "…" + text[-limit:]
+        return self._output.text(limit) if self._output else ""
 
     def forget_output(self) -> None:
         """Drop what was kept: what a kernel says at its start does not explain its death."""
-        self._tail.clear()
-        self._tail_bytes = 0
+        if self._output:
+            self._output.forget()
 
     def exit_description(self) -> str:
         """How the process ended, in words: `exit code 1` or `signal 9 (SIGKILL)`."""
-        if not self.exited.done():
-            return "still running"
-        code = self.exited.result()
-        if code >= 0:
-            return f"exit code {code}"
-        try:
-            return f"signal {-code} ({signal.Signals(-code).name})"
-        except ValueError:
-            return f"signal {-code}"
+        return describe_exit(self.exited.result()) if self.exited.done() else "still running"
 
     async def interrupt(self) -> None:
         """Send SIGINT to the process group. For kernelspecs whose interrupt mode is `message`, the caller sends it."""
@@ -262,8 +221,9 @@ class KernelProcess:
         if self._poller is not None:
             self._poller.cancel()
         self._close_pidfd()
-        self._drain()
-        self._close_output()
+        if self._output:
+            self._output.drain()
+            self._output.close()
         try:
             if self._manager.provisioner is not None:
                 await self._manager.cleanup_resources()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from papermill_mcp.services.batch_service import BatchService
 from papermill_mcp.services.execution_service import ExecutionService
+from papermill_mcp.services.jupyter_server_service import JupyterServerService
 from papermill_mcp.services.kernel_service import KernelService
 from papermill_mcp.services.notebook_catalogue import NotebookCatalogue
 from papermill_mcp.services.notebook_service import NotebookService
@@ -22,3 +23,4 @@ class Services:
     runs: RunService
     batches: BatchService
     catalogue: NotebookCatalogue
+    jupyter: JupyterServerService

@@ -20,6 +20,7 @@ from papermill_mcp.services.notebook_catalogue import Match, NotebookInfo, Noteb
 from papermill_mcp.services.notebook_service import EditedNotebook, RemovedCell
 from papermill_mcp.services.notebook_view import CellView, NotebookView, OutlineRow, SourceView, ranges
 from papermill_mcp.services.output_view import ErrorView, OutputView
+from papermill_mcp.services.runtime_files import RuntimeDirectory
 from papermill_mcp.utils.text_utils import clean_text, count_noun, one_line
 
 
@@ -149,6 +150,21 @@ def _(reply: SearchResult) -> str:
     if reply.truncated:
         lines.append("truncated: raise limit, or search a part: one notebook, a cell type, a longer query")
     return "\n".join([*lines, *(f"note: {_inline(note)}" for note in reply.notes or [])])
+
+
+@render.register
+def _(reply: RuntimeDirectory) -> str:
+    if not reply.exists:
+        return "\n".join(_header(reply.model_dump(include={"runtime_dir", "exists"})))
+    lines = [f"runtime_dir: {_inline(reply.runtime_dir)}", f"files: {len(reply.files)} of {reply.count}, newest first"]
+    for row in reply.files:
+        facts = [_inline(row.name), row.kind]
+        if row.size is not None:
+            facts += [f"{row.size:,} bytes", row.modified or ""]
+        if row.owner_alive is not None:
+            facts.append("owner alive" if row.owner_alive else "owner gone")
+        lines.append("- " + " · ".join(facts))
+    return "\n".join(lines)
 
 
 @render.register

@@ -29,6 +29,7 @@ from papermill_mcp.errors import InvalidArgumentError, ServerError, UnknownArgum
 from papermill_mcp.services import Services
 from papermill_mcp.services.batch_service import BatchService
 from papermill_mcp.services.execution_service import ExecutionService, Progress
+from papermill_mcp.services.jupyter_server_service import JupyterServerService
 from papermill_mcp.services.kernel_service import KernelService
 from papermill_mcp.services.notebook_catalogue import NotebookCatalogue
 from papermill_mcp.services.notebook_service import NotebookService
@@ -74,6 +75,8 @@ ADDS = Hints(writes_files=True)
 EDITS = Hints(destructive=True, writes_files=True)
 #: Makes a kernel, which is a process.
 STARTS = Hints(runs_code=True)
+#: Makes a process unless it is there already.
+STARTS_ONCE = Hints(idempotent=True, runs_code=True)
 #: Ends a kernel or what runs in it: variables are lost, files are not.
 STOPS = Hints(destructive=True, runs_code=True)
 #: Runs code, which may do anything its user may.
@@ -107,6 +110,10 @@ async def _batches(ctx: Context[Services]) -> BatchService:
     return ctx.request_context.lifespan_context.batches
 
 
+async def _jupyter(ctx: Context[Services]) -> JupyterServerService:
+    return ctx.request_context.lifespan_context.jupyter
+
+
 async def _progress(ctx: Context[Services]) -> Progress:
     return ctx.report_progress
 
@@ -117,6 +124,7 @@ Kernels = Annotated[KernelService, Resolve(_kernels)]
 Executions = Annotated[ExecutionService, Resolve(_executions)]
 Runs = Annotated[RunService, Resolve(_runs)]
 Batches = Annotated[BatchService, Resolve(_batches)]
+Jupyter = Annotated[JupyterServerService, Resolve(_jupyter)]
 ReportProgress = Annotated[Progress, Resolve(_progress)]
 
 NotebookPath = Annotated[

@@ -208,6 +208,19 @@ def make_directory(path: Path, *, shown: str) -> None:
         pass
 
 
+def create_private_file(path: Path, data: bytes) -> None:
+    """Make a small file of our own that only its user can read, in a directory that is ours.
+
+    Raises:
+        OSError: as the system says.
+    """
+    descriptor = os.open(path, _CREATE, 0o600)
+    try:
+        os.write(descriptor, data)
+    finally:
+        os.close(descriptor)
+
+
 @dataclass(slots=True)
 class Entry:
     """What a directory says of one name in it. Links are not followed."""

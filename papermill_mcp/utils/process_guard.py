@@ -16,6 +16,7 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TextIO
 
 _PROC = "/proc"
@@ -79,8 +80,12 @@ def tree_of(leader: int, started: int) -> list[ProcessInfo]:
     return [table[pid] for pid in found if table[pid].state != "Z"]
 
 
-def naming(path: str) -> list[ProcessInfo]:
-    """Living processes whose command line has `path` in it. For paths that nobody else could name."""
+def kernels_of(directory: str) -> list[ProcessInfo]:
+    """Living processes whose command line names a connection file of a kernel in `directory`.
+
+    Other files there do not count: the user may have the page that opens JupyterLab in a browser.
+    """
+    path = os.path.join(directory, "kernel-")  # noqa: PTH118 - stdlib-only script
     found = []
     for row in _table().values():
         try:
@@ -133,11 +138,17 @@ def watch(commands: TextIO) -> None:
             trees.pop(command[1], None)
         elif command[0] == "directory":
             directories.append(command[1])
+    end(trees, directories)
+
+
+def end(trees: Mapping[int, int], directories: Sequence[str]) -> None:
+    """End process trees, given as pid and start time, and the kernels of directories. Remove the directories."""
     for _ in range(5):  # a tree may have forked while it was read, or put a file back
         signalled = [kill_tree(pid, started) for pid, started in trees.items()]
         for directory in directories:
-            # A kernel that had just been started is not registered yet, but has a file there in its command.
-            signalled += [kill_tree(row.pid, row.started) for row in naming(directory)]
+            # A kernel that had just been started is not registered yet, but has a file there in its command. So has a
+            # kernel that the Jupyter server started, which is in no tree of ours when the Jupyter server is gone.
+            signalled += [kill_tree(row.pid, row.started) for row in kernels_of(directory)]
             shutil.rmtree(directory, ignore_errors=True)
         if not any(signalled) and not any(os.path.exists(directory) for directory in directories):  # noqa: PTH110
             break

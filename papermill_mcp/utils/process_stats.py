@@ -1,4 +1,4 @@
-"""How much a process and its children use."""
+"""How much a process and its children use, and whether one still lives."""
 
 from __future__ import annotations
 
@@ -37,3 +37,17 @@ def usage(pid: int) -> tuple[float, int] | None:
     time.sleep(_SAMPLE)
     after, memory = spent()
     return round(100 * max(0.0, after - before) / (time.monotonic() - began), 1), memory
+
+
+def lives(pid: int, *, before: float) -> bool:
+    """Whether the process `pid` that existed at the time `before`, in seconds since the epoch, still runs.
+
+    A process that began later has only inherited the number. A minute is allowed for clocks that were set meanwhile.
+    """
+    import psutil  # noqa: PLC0415 - see usage
+
+    try:
+        process = psutil.Process(pid)
+        return process.create_time() < before + 60 and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False

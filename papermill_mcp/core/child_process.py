@@ -1,0 +1,93 @@
+"""What kernels and the Jupyter server have in common as child processes: their output, their end, their directory."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import tempfile
+from collections import deque
+from pathlib import Path
+
+from papermill_mcp.utils.text_utils import clean_text
+
+logger = logging.getLogger(__name__)
+
+#: How much of what a child writes to its own standard streams is kept, in bytes. The end counts.
+_TAIL_BYTES = 64 * 1024
+
+
+class OutputTail:
+    """A pipe for the standard streams of a child. It is read all the time, so that the child never blocks on it.
+
+    Attributes:
+        write_fd: the end that the child gets. Ours is closed by `close_write` when the child has its own.
+    """
+
+    def __init__(self) -> None:
+        read_fd, self.write_fd = os.pipe()
+        os.set_blocking(read_fd, False)
+        self._read_fd: int | None = read_fd
+        self._chunks: deque[bytes] = deque()
+        self._bytes = 0
+        asyncio.get_running_loop().add_reader(read_fd, self.drain)
+
+    def close_write(self) -> None:
+        """Close our copy of the child's end. To be called once, after the child was started or could not be."""
+        os.close(self.write_fd)
+
+    def drain(self) -> None:
+        """Take what is there."""
+        if self._read_fd is None:
+            return
+        try:
+            data = os.read(self._read_fd, 65536)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self.close()
+            return
+        self._chunks.append(data)
+        self._bytes += len(data)
+        while self._bytes - len(self._chunks[0]) >= _TAIL_BYTES:
+            self._bytes -= len(self._chunks.popleft())
+
+    def close(self) -> None:
+        """Stop reading. What was read stays."""
+        if self._read_fd is not None:
+            asyncio.get_running_loop().remove_reader(self._read_fd)
+            os.close(self._read_fd)
+            self._read_fd = None
+
+    def text(self, limit: int) -> str:
+        """The end of what was written, cleaned, at most `limit` characters."""
+        text = clean_text(b"".join(self._chunks).decode("utf-8", "replace")).strip()
+        return text if len(text) <= limit else "…" + text[-limit:]
+
+    def forget(self) -> None:
+        """Drop what was kept."""
+        self._chunks.clear()
+        self._bytes = 0
+
+
+def describe_exit(code: int) -> str:
+    """How a process ended, in words: `exit code 1` or `signal 9 (SIGKILL)`."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"signal {-code} ({signal.Signals(-code).name})"
+    except ValueError:
+        return f"signal {-code}"
+
+
+def private_directory(state_directory: Path) -> Path:
+    """A new directory of mode 0700 below the state directory, for files that hold keys and tokens."""
+    try:
+        state_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix="runtime-", dir=state_directory))
+    except OSError as error:
+        logger.warning("the state directory cannot be used, so a temporary one is: %s", error)
+        return Path(tempfile.mkdtemp(prefix="jupyter-papermill-mcp-"))
