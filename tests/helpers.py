@@ -220,10 +220,12 @@ class RawServer:
 
     @classmethod
     @asynccontextmanager
-    async def running(cls, workspace: Path, state: Path, *flags: str) -> AsyncIterator[Self]:
+    async def running(
+        cls, workspace: Path, state: Path, *flags: str, python: str = sys.executable
+    ) -> AsyncIterator[Self]:
         """A server after the handshake. It is killed at the end if it still lives."""
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
+            python,
             *server_command(workspace, state, *flags),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,

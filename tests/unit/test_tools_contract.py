@@ -82,6 +82,7 @@ _KERNEL = {
     "inspect_variables",
     "execute_cell",
 }
+_SERVER = {"start_jupyter_server", "stop_jupyter_server", "debug_list_runtime_dir"}
 
 
 def _listed(config: Config) -> list[Tool]:
@@ -396,7 +397,7 @@ def test_both_limits_hold_together(config: MakeConfig) -> None:
     assert "read_notebook" in left
 
 
-@pytest.mark.parametrize(("toolset", "expected"), [("notebook", _NOTEBOOK), ("kernel", _KERNEL)])
+@pytest.mark.parametrize(("toolset", "expected"), [("notebook", _NOTEBOOK), ("kernel", _KERNEL), ("server", _SERVER)])
 def test_a_toolset_holds_its_own_tools_and_no_others(toolset: str, expected: set[str], config: MakeConfig) -> None:
     chosen = names(config(toolsets=[toolset]))
 
