@@ -44,7 +44,9 @@ class Config(BaseSettings):
     roots: list[Path] = Field(
         [Path()], min_length=1, description="directories that the file tools may touch; the first is the workspace"
     )
-    jupyter_timeout: float = Field(300, gt=0, le=3600, description="seconds to wait for a kernel to start or answer")
+    jupyter_timeout: float = Field(
+        300, gt=0, le=3600, description="seconds to wait for a kernel or a Jupyter server to start or answer"
+    )
     execution_timeout: float = Field(
         60.0, ge=0, le=604_800, description="seconds a cell may run unless the call says otherwise; 0 = no limit"
     )

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import http.client
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import psutil
 from mcp import Client, StdioServerParameters
@@ -175,6 +177,75 @@ def _wait_gone(pids: list[int], seconds: float) -> list[int]:
             continue
     _, alive = psutil.wait_procs(living, timeout=seconds)
     return [process.pid for process in alive if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+
+
+# Jupyter servers
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: http.client.HTTPMessage
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+def ask(
+    port: int,
+    path: str,
+    *,
+    method: str = "GET",
+    token: str | None = None,
+    body: Any = None,
+    headers: dict[str, str] | None = None,
+) -> Answer:
+    """One HTTP request to a Jupyter server."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    try:
+        connection.request(
+            method,
+            path,
+            body=None if body is None else json.dumps(body),
+            headers={**({"Authorization": f"token {token}"} if token else {}), **(headers or {})},
+        )
+        response = connection.getresponse()
+        return Answer(response.status, response.headers, response.read())
+    finally:
+        connection.close()
+
+
+class Lab(NamedTuple):
+    """A Jupyter server that was started, as its user sees it: with what the reply says and the files it names."""
+
+    port: int
+    pid: int
+    page: Path
+    token_file: Path
+
+    @classmethod
+    def of(cls, facts: Json) -> Lab:
+        page, token_file = re.findall(r"(?<= )/\S+?(?=[.]? |[.]$)", facts["token_hint"])
+        return cls(facts["port"], facts["pid"], Path(page), Path(token_file))
+
+    @property
+    def token(self) -> str:
+        return self.token_file.read_text()
+
+    @property
+    def directory(self) -> Path:
+        return self.token_file.parent
+
+    async def ask(self, path: str, *, method: str = "GET", body: Any = None) -> Answer:
+        """Ask with the token."""
+        return await asyncio.to_thread(ask, self.port, path, method=method, token=self.token, body=body)
+
+    async def start_kernel(self) -> Path:
+        """Start a kernel as a browser does. Returns its connection file."""
+        answer = await self.ask("/api/kernels", method="POST", body={"name": "python3"})
+        assert answer.status == 201, answer
+        return self.directory / f"kernel-{answer.json['id']}.json"
 
 
 # Servers over stdio

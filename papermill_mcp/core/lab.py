@@ -145,7 +145,10 @@ class JupyterServer:
     @property
     def version(self) -> str:
         """What runs, with its version: `JupyterLab 4.4.0`."""
-        return f"{self.application.name} {importlib.metadata.version(self.application.module)}"
+        try:
+            return f"{self.application.name} {importlib.metadata.version(self.application.module)}"
+        except importlib.metadata.PackageNotFoundError:
+            return self.application.name
 
     @property
     def url(self) -> str:
@@ -288,7 +291,7 @@ class JupyterServer:
         return ServerStartFailedError(
             f"{self.application.name} {what}",
             allowed=self._log(),
-            state="it was ended; no Jupyter server is running",
+            state="no Jupyter server is running now",
             advice=_CONFIGURATION_ADVICE if configuration else "",
         )
 

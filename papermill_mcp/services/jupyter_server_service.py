@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self
 from pydantic import BaseModel
 
 from papermill_mcp.config import Config
-from papermill_mcp.errors import LimitReachedError, ServerError, ServerNotRunningError
+from papermill_mcp.errors import LimitReachedError, ServerNotRunningError
 from papermill_mcp.services.execution_service import Progress
 from papermill_mcp.services.workspace import Workspace
 
@@ -94,7 +94,7 @@ class JupyterServerService:
                     ),
                     denied_env=self._config.kernel_env_deny,
                 )
-            except ServerError:
+            except BaseException:  # nothing is left of it
                 self._server = None
                 raise
         logger.info("Jupyter server started", extra={"pid": server.pid, "port": server.port})

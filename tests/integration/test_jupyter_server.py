@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import http.client
 import json
 import os
 import re
@@ -12,18 +11,19 @@ import socket
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import psutil
 import pytest
 from conftest import Connect, StartRaw
 from helpers import (
     Json,
+    Lab,
     RawServer,
+    ask,
     call,
     facts_of,
     read_json,
@@ -40,72 +40,6 @@ pytest.importorskip("jupyterlab")
 pytestmark = pytest.mark.kernel
 
 _FAKE = Path(__file__).parents[1] / "fake_lab.py"
-
-
-class Answer(NamedTuple):
-    status: int
-    headers: http.client.HTTPMessage
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-
-def ask(
-    port: int,
-    path: str,
-    *,
-    method: str = "GET",
-    token: str | None = None,
-    body: Any = None,
-    headers: dict[str, str] | None = None,
-) -> Answer:
-    """One HTTP request to a Jupyter server."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
-    try:
-        connection.request(
-            method,
-            path,
-            body=None if body is None else json.dumps(body),
-            headers={**({"Authorization": f"token {token}"} if token else {}), **(headers or {})},
-        )
-        response = connection.getresponse()
-        return Answer(response.status, response.headers, response.read())
-    finally:
-        connection.close()
-
-
-class Lab(NamedTuple):
-    """A Jupyter server that was started, as its user sees it: with what the reply says and the files it names."""
-
-    port: int
-    pid: int
-    page: Path
-    token_file: Path
-
-    @classmethod
-    def of(cls, facts: Json) -> Lab:
-        page, token_file = re.findall(r"(?<= )/\S+?(?=[.]? |[.]$)", facts["token_hint"])
-        return cls(facts["port"], facts["pid"], Path(page), Path(token_file))
-
-    @property
-    def token(self) -> str:
-        return self.token_file.read_text()
-
-    @property
-    def directory(self) -> Path:
-        return self.token_file.parent
-
-    async def ask(self, path: str, *, method: str = "GET", body: Any = None) -> Answer:
-        """Ask with the token."""
-        return await asyncio.to_thread(ask, self.port, path, method=method, token=self.token, body=body)
-
-    async def start_kernel(self) -> Path:
-        """Start a kernel as a browser does. Returns its connection file."""
-        answer = await self.ask("/api/kernels", method="POST", body={"name": "python3"})
-        assert answer.status == 201, answer
-        return self.directory / f"kernel-{answer.json['id']}.json"
 
 
 _RUN_IN = """
@@ -288,7 +222,24 @@ async def test_a_start_that_is_cancelled_leaves_nothing(
         await until(lambda: not runtime_directories(state_directory), what="it was ended")
         await until(lambda: not process_check(), what="its processes are gone")
         fake_lab("good")
-        assert await call(connected, "start_jupyter_server")
+        assert "note" not in await call(connected, "start_jupyter_server")
+
+
+async def test_a_browser_that_was_told_to_open_the_page_is_not_ended_with_the_server(
+    client: Connect, fake_lab: Callable[[str], None]
+) -> None:
+    """Its command line names the directory, as those of the kernels do."""
+    fake_lab("good")
+    async with client() as connected:
+        lab = Lab.of(await call(connected, "start_jupyter_server"))
+        browser = subprocess.Popen(["tail", "-f", "/dev/null", str(lab.page)], stderr=subprocess.DEVNULL)
+        try:
+            await call(connected, "stop_jupyter_server")
+            assert not lab.directory.exists()
+            assert browser.poll() is None
+        finally:
+            browser.kill()
+            browser.wait()
 
 
 # Failures
@@ -349,7 +300,7 @@ async def test_a_server_that_does_not_come_up_is_reported_and_the_next_start_wor
         assert told in message
         assert "starting http://127.0.0.1/lab?token=…" in message
         assert not re.search("[0-9a-f]{40}", message)
-        assert "no Jupyter server is running" in message
+        assert "No Jupyter server is running now." in message
         assert runtime_directories(state_directory) == []
         assert (await refused(connected, "stop_jupyter_server")).startswith("SERVER_NOT_RUNNING: ")
 
