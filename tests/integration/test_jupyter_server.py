@@ -11,6 +11,7 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -43,28 +44,34 @@ _FAKE = Path(__file__).parents[1] / "fake_lab.py"
 
 
 _RUN_IN = """
-import sys
+import pathlib, sys, time
 from jupyter_client import BlockingKernelClient
 
-file, code, wait = sys.argv[1:]
+file, code, begun = sys.argv[1:]
 client = BlockingKernelClient(connection_file=file)
 client.load_connection_file()
 client.start_channels()
 client.wait_for_ready(timeout=30)
-if wait == "True":
+if begun:
+    client.execute(code)
+    while not pathlib.Path(begun).exists():
+        time.sleep(0.01)
+else:
     reply = client.execute_interactive(code, timeout=30, output_hook=lambda _: None)
     assert reply["content"]["status"] == "ok", reply
-else:
-    client.execute(code)
-    while client.get_iopub_msg(timeout=30)["msg_type"] != "execute_input":
-        pass
 client.stop_channels()
 """
 
+#: Holds the interpreter lock, so that a kernel can neither answer nor see that its parent is gone.
+_BUSY = "import re; re.match(r'(a+)+$', 'a' * 60 + 'b')"
 
-async def run_in(connection_file: Path, code: str, *, wait: bool = True) -> None:
-    """Run code in a kernel, until it is over or has begun. In a process, since the client leaves event loops behind."""
-    command = [sys.executable, "-c", _RUN_IN, str(connection_file), code, str(wait)]
+
+async def run_in(connection_file: Path, code: str, *, begun: Path | None = None) -> None:
+    """Run code in a kernel, until it is over or has made the file `begun`.
+
+    In a process, since the client leaves event loops behind.
+    """
+    command = [sys.executable, "-c", _RUN_IN, str(connection_file), code, str(begun or "")]
     await asyncio.to_thread(subprocess.run, command, check=True, timeout=60)
 
 
@@ -355,11 +362,10 @@ async def test_the_kernels_of_a_server_that_dies_are_ended(client: Connect, work
         lab = Lab.of(await call(connected, "start_jupyter_server", seconds=60))
         connection_file = await lab.start_kernel()
         file = workspace / "pid"
-        code = f"import os, pathlib; pathlib.Path({str(file)!r}).write_text(str(os.getpid()))\nimport re\n"
-        # Holds the interpreter lock, so that the kernel cannot see by itself that its parent is gone.
-        busy = "re.match(r'(a+)+$', 'a' * 60 + 'b')"
-        await run_in(connection_file, code)
-        await run_in(connection_file, busy, wait=False)
+        note = f"import os, pathlib; pathlib.Path({str(file)!r}).write_text(str(os.getpid()))"
+        await run_in(connection_file, note)
+        begun = workspace / "begun"
+        await run_in(connection_file, f"pathlib.Path({str(begun)!r}).touch()\n{_BUSY}", begun=begun)
         os.kill(lab.pid, signal.SIGKILL)
 
         assert await wait_gone([int(file.read_text())], seconds=3) == []
@@ -555,12 +561,12 @@ async def test_a_server_with_a_busy_kernel_is_gone_when_this_one_is(
         ours = await server.call("start_kernel")
         lab = await started_raw(server)
         connection_file = await lab.start_kernel()
+        begun = workspace / "begun"
         code = (
-            f"import pathlib, re, subprocess\nsubprocess.Popen(['sleep', '3600'])\n"
-            f"pathlib.Path({str(workspace / 'begun')!r}).touch()\nre.match(r'(a+)+$', 'a' * 60 + 'b')"
+            "import pathlib, subprocess; subprocess.Popen(['sleep', '3600'])\n"
+            f"pathlib.Path({str(begun)!r}).touch()\n{_BUSY}"
         )
-        await run_in(connection_file, code, wait=False)
-        await until((workspace / "begun").exists, what="the kernel is busy")
+        await run_in(connection_file, code, begun=begun)
         pids = [process.pid for process in process_check()]
         assert {server.pid, lab.pid, ours["pid"]} < set(pids)
         assert len(pids) >= 7, "two watchdogs, a kernel with a child, and those above"
@@ -569,8 +575,10 @@ async def test_a_server_with_a_busy_kernel_is_gone_when_this_one_is(
         else:
             server.signal(signal.Signals[way])
 
-        assert await wait_gone(pids, seconds=2) == []
-        assert await server.exit_code(seconds=1) == (-signal.SIGKILL if way == "SIGKILL" else 0)
+        began = time.monotonic()
+        assert await server.exit_code(seconds=2) == (-signal.SIGKILL if way == "SIGKILL" else 0)
+        others = [pid for pid in pids if pid != server.pid]  # nobody else may wait for our own child
+        assert await wait_gone(others, seconds=began + 2 - time.monotonic()) == []
         await until(lambda: not runtime_directories(state_directory), seconds=1, what="its directory is removed")
 
 
