@@ -11,6 +11,7 @@ that prints its environment would save it into a notebook.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import http.client
 import importlib.metadata
@@ -167,10 +168,19 @@ class JupyterServer:
         assert self._directory is not None
         return self._directory / "token"
 
-    def ending(self) -> str:
-        """How it ended, in words, with the end of its log."""
+    def exit_description(self) -> str:
+        """How it ended, in words; empty while it has not."""
         code = self._process.poll() if self._process is not None else None
-        return "" if code is None else f"{describe_exit(code)}. {self._log()}"
+        return "" if code is None else describe_exit(code)
+
+    def log_tail(self) -> str:
+        """A sentence with the end of its log, without tokens; empty if it wrote nothing."""
+        if self._output is None:
+            return ""
+        self._output.drain()
+        # Cut after the tokens are gone: half a token would not be found.
+        text = _TOKEN_PARAMETER.sub(r"\1…", self._output.text(10 * _LOG_CHARS).replace(self._token, "…"))
+        return f"Its log ends with:\n```\n{text[-_LOG_CHARS:]}\n```" if text else ""
 
     async def start(self, *, port: int, timeout_seconds: float, report: Report, denied_env: Sequence[str] = ()) -> None:
         """Start it and wait until it answers with the token.
@@ -243,15 +253,14 @@ class JupyterServer:
         }
 
     async def _ready(self, timeout_seconds: float, report: Report) -> None:
-        assert self._process is not None
         began = reported = time.monotonic()
         while True:
             if self._closing is not None:
                 raise self._failed("was stopped while it started")
-            if (code := self._process.poll()) is not None:
-                raise self._failed(f"ended while it started: {describe_exit(code)}")
+            if not self.alive:
+                raise self._failed(f"ended while it started: {self.exit_description()}")
             self.port = self._announced_port()
-            if self.port and await self._trusted():
+            if self.port and await self._trusted() and self._closing is None:
                 break
             now = time.monotonic()
             if now - began > timeout_seconds:
@@ -260,8 +269,8 @@ class JupyterServer:
                 reported = now
                 await report(now - began)
             await asyncio.sleep(_STARTING_POLL)
-        if self.page.exists():
-            self.page.chmod(0o600)
+        with contextlib.suppress(FileNotFoundError):
+            self.page.chmod(0o600)  # Jupyter makes it for all to read; so far the directory has kept others out
 
     def _announced_port(self) -> int:
         """The port it listens on, as it wrote down for other programs; 0 while it has not."""
@@ -290,19 +299,10 @@ class JupyterServer:
     def _failed(self, what: str, *, configuration: bool = False) -> ServerStartFailedError:
         return ServerStartFailedError(
             f"{self.application.name} {what}",
-            allowed=self._log(),
+            allowed=self.log_tail(),
             state="no Jupyter server is running now",
             advice=_CONFIGURATION_ADVICE if configuration else "",
         )
-
-    def _log(self) -> str:
-        """The end of its log, without tokens."""
-        if self._output is None:
-            return ""
-        self._output.drain()
-        # Cut after the tokens are gone: half a token would not be found.
-        text = _TOKEN_PARAMETER.sub(r"\1…", self._output.text(10 * _LOG_CHARS).replace(self._token, "…"))
-        return f"Its log ends with:\n```\n{text[-_LOG_CHARS:]}\n```" if text else ""
 
     async def _watch(self) -> None:
         """Clear up after a server that ends by itself: its kernels may live on."""

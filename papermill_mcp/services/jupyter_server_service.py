@@ -83,8 +83,9 @@ class JupyterServerService:
                         advice="use it, or end it with stop_jupyter_server first",
                     )
                 return self._started(last, "it was running already")
-            fate = last.ending() if last is not None else ""
-            self._server = server = await self._make(directory)
+            fate = await _clear_away(last)
+            server_class = await asyncio.to_thread(_import_lab)
+            self._server = server = server_class(directory, self._state_directory)
             try:
                 await server.start(
                     port=port,
@@ -99,14 +100,6 @@ class JupyterServerService:
                 raise
         logger.info("Jupyter server started", extra={"pid": server.pid, "port": server.port})
         return self._started(server, f"the one before had ended by itself: {fate}" if fate else None)
-
-    async def _make(self, directory: Path) -> JupyterServer:
-        def imported() -> type[JupyterServer]:
-            from papermill_mcp.core.lab import JupyterServer  # noqa: PLC0415 - few sessions need it
-
-            return JupyterServer
-
-        return (await asyncio.to_thread(imported))(directory, self._state_directory)
 
     def _started(self, server: JupyterServer, note: str | None) -> StartedServer:
         return StartedServer(
@@ -128,12 +121,13 @@ class JupyterServerService:
         """
         server = self._server
         if server is None or not server.alive:
-            fate = server.ending() if server is not None else ""
             self._server = None
+            fate = await _clear_away(server)
             raise ServerNotRunningError(
                 f"the Jupyter server has ended by itself: {fate}"
                 if fate
                 else "this server has started no Jupyter server",
+                allowed=server.log_tail() if server is not None else "",
                 state="nothing was stopped; Jupyter servers that others have started are never touched",
                 advice="start one with start_jupyter_server",
             )
@@ -141,3 +135,17 @@ class JupyterServerService:
         if self._server is server:
             self._server = None
         return StoppedServer(pid=server.pid, state="stopped")
+
+
+async def _clear_away(server: JupyterServer | None) -> str:
+    """See to it that nothing is left of a server that has ended by itself. Returns how it ended."""
+    if server is None:
+        return ""
+    await server.aclose()
+    return server.exit_description()
+
+
+def _import_lab() -> type[JupyterServer]:
+    from papermill_mcp.core.lab import JupyterServer  # noqa: PLC0415 - few sessions need it
+
+    return JupyterServer
