@@ -32,11 +32,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _clean_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Neither the settings nor the IPython profile of a developer matter to the tests."""
+    """Neither the settings nor the Jupyter files and the IPython profile of a developer matter to the tests."""
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("JUPYTER_MCP_")]:
             patch.delenv(name)
         patch.setenv("IPYTHONDIR", str(tmp_path_factory.mktemp("ipython")))
+        for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR"):
+            patch.setenv(name, str(tmp_path_factory.mktemp(name.lower())))
         patch.setenv("MPLCONFIGDIR", os.environ.get("MPLCONFIGDIR") or str(tmp_path_factory.mktemp("matplotlib")))
         yield
 

@@ -68,12 +68,9 @@ async def browser_page() -> AsyncIterator[Any]:
 async def test_a_person_sees_the_run_in_jupyterlab_and_is_told_of_later_changes(
     client: Connect,
     workspace: Path,
-    tmp_path: Path,
     artifacts: Path,
-    monkeypatch: pytest.MonkeyPatch,
     process_check: Callable[[], list[psutil.Process]],
 ) -> None:
-    monkeypatch.setenv("JUPYTERLAB_SETTINGS_DIR", str(tmp_path / "settings"))
     write_notebook(
         workspace / "nile.ipynb",
         [

@@ -527,6 +527,8 @@ async def test_the_users_jupyter_configuration_breaks_no_promise_and_their_theme
     kernelspec.mkdir(parents=True)
     (kernelspec / "kernel.json").write_text('{"argv": ["true"], "display_name": "Mine", "language": "x"}')
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("JUPYTER_CONFIG_DIR")
+    monkeypatch.delenv("JUPYTER_DATA_DIR")
     monkeypatch.setenv("JUPYTER_CONFIG_PATH", str(other))
     monkeypatch.setenv("JUPYTER_TOKEN", "known")
     monkeypatch.setenv("JUPYTER_PORT", "1")
