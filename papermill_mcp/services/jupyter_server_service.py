@@ -10,11 +10,10 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from pydantic import BaseModel
-
 from papermill_mcp.config import Config
 from papermill_mcp.errors import LimitReachedError, ServerNotRunningError
 from papermill_mcp.services.execution_service import Progress
+from papermill_mcp.services.results import Result
 from papermill_mcp.services.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ logger = logging.getLogger(__name__)
 _GRACE_SECONDS = 5.0
 
 
-class StartedServer(BaseModel):
+class StartedServer(Result):
     """A Jupyter server that answers. `token_hint` says how its user gets in; the token itself is in no reply."""
 
     url: str
@@ -38,7 +37,7 @@ class StartedServer(BaseModel):
     note: str | None = None
 
 
-class StoppedServer(BaseModel):
+class StoppedServer(Result):
     """A Jupyter server that is gone."""
 
     pid: int

@@ -9,10 +9,12 @@ import asyncio
 import re
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import BaseModel
 
 from papermill_mcp.errors import NotFoundError
+from papermill_mcp.services.results import ROWS, Result
 from papermill_mcp.utils.file_utils import Entry, list_directory
 from papermill_mcp.utils.process_stats import lives
 
@@ -37,12 +39,12 @@ class RuntimeFile(BaseModel):
     owner_alive: bool | None = None
 
 
-class RuntimeDirectory(BaseModel):
+class RuntimeDirectory(Result):
     """The runtime directory: its newest files, and how many names there are."""
 
     runtime_dir: str
     exists: bool
-    files: list[RuntimeFile]
+    files: Annotated[list[RuntimeFile], ROWS]
     count: int
 
 
