@@ -44,7 +44,7 @@ _DEAF = (
     "    try:\n"
     "        time.sleep(0.01)\n"
     "    except KeyboardInterrupt:\n"
-    "        pass\n"
+    "        pathlib.Path('interrupted').touch()\n"
 )
 
 _SCHEDULER = "from distributed.cli.dask_scheduler import main; main()"
@@ -334,14 +334,14 @@ async def test_a_worker_under_a_nanny_comes_back_and_does_its_run_again(dask: St
 
 @pytest.mark.slow
 async def test_a_run_that_kills_worker_after_worker_is_given_up(dask: StartDask) -> None:
-    """The other one, which waited meanwhile, is not."""
+    """The other one, which goes on meanwhile, is not."""
     settings = {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1"}
+    log = "pathlib.Path('begun-a')"
+    until_twice = f"while not {log}.exists() or len({log}.read_text().splitlines()) < 2:\n    time.sleep(0.01)\n"
     async with dask(workers=3, settings=settings) as d, d.connect() as cluster, asyncio.timeout(60):
         outcome, other = await asyncio.gather(
             cluster.run(d.task("a", _BEGIN, "os.kill(os.getppid(), 9)")),
-            cluster.run(
-                d.task("b", _BEGIN, "while len(open('begun-a').read().split('\\n')) < 3: time.sleep(0.01)", _END)
-            ),
+            cluster.run(d.task("b", _BEGIN, until_twice, _END)),
         )
         assert (outcome.status, outcome.output) == ("died", None)
         assert outcome.summary.error is not None
@@ -382,6 +382,24 @@ async def test_cancel_reaches_runs_that_have_begun_and_what_waits_never_begins(c
 
         async with d.connect() as again:
             assert (await again.run(d.task("f", _BEGIN))).status == "ok"  # the workers are free
+
+
+@pytest.mark.slow
+async def test_what_was_cancelled_does_not_begin_anew_when_its_worker_is_lost(dask: StartDask) -> None:
+    async with dask() as d, d.connect() as cluster, asyncio.timeout(60):
+        run = asyncio.create_task(cluster.run(d.task("a", _BEGIN, _DEAF)))
+        await d.until_begun("a")
+        cancelling = asyncio.create_task(cluster.cancel())
+        await until((d.workspace / "interrupted").exists, seconds=10)
+
+        os.kill(d.begun("a")[0][1], signal.SIGKILL)
+
+        outcome = await run
+        assert (outcome.status, outcome.output) == ("interrupted", None)
+        await cancelling
+        async with d.connect() as again:
+            assert (await again.run(d.task("b", _BEGIN))).status == "ok"
+        assert len(d.begun("a")) == 1
 
 
 @pytest.mark.slow
