@@ -58,6 +58,7 @@ class Dask:
         self._directory = directory
         self.workspace = workspace
         self._env = os.environ | {
+            "DASK_TEMPORARY_DIRECTORY": str(directory),
             "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]),
             **settings,
         }
