@@ -104,6 +104,7 @@ async def test_the_text_has_a_short_line_for_each_run(client: Connect, notebook:
     assert second.endswith("cell 5: AssertionError: two")
 
 
+@pytest.mark.slow
 async def test_several_notebooks_are_run_each_with_every_set(client: Connect, workspace: Path, notebook: Path) -> None:
     (workspace / "sub").mkdir()
     write_notebook(workspace / "sub" / "in.ipynb", [_PARAMETERS, "import os; print(os.path.basename(os.getcwd()), n)"])
@@ -128,6 +129,7 @@ async def test_several_notebooks_are_run_each_with_every_set(client: Connect, wo
     assert {Path(row["output_path"]).parent.as_posix() for row in facts["runs"]} == {"all"}
 
 
+@pytest.mark.slow
 async def test_no_more_runs_at_once_than_asked_for(client: Connect, workspace: Path) -> None:
     """Each run notes when it began and ended."""
     write_notebook(
@@ -148,6 +150,7 @@ async def test_no_more_runs_at_once_than_asked_for(client: Connect, workspace: P
     assert max(together) <= 2
 
 
+@pytest.mark.slow
 async def test_a_batch_waits_for_a_kernel_when_others_take_all_places(
     client: Connect, workspace: Path, notebook: Path
 ) -> None:
@@ -192,6 +195,7 @@ async def test_a_batch_that_makes_no_sense_is_refused_before_anything_runs(
     assert sorted(path.name for path in workspace.rglob("*.ipynb")) == ["in.ipynb"]
 
 
+@pytest.mark.slow
 async def test_wrong_parameters_of_one_run_stop_all_before_the_first_and_name_the_run(
     client: Connect, workspace: Path, notebook: Path
 ) -> None:
@@ -208,6 +212,7 @@ async def test_wrong_parameters_of_one_run_stop_all_before_the_first_and_name_th
     assert (workspace / "ran").read_text().split() == ["0.5:1"] * 2
 
 
+@pytest.mark.slow
 async def test_an_output_that_is_no_notebook_is_not_replaced_and_the_others_run(
     client: Connect, workspace: Path, notebook: Path
 ) -> None:
@@ -244,6 +249,7 @@ async def test_the_same_batch_again_runs_only_what_is_not_complete(
     assert len((workspace / "ran").read_text().split()) == 7
 
 
+@pytest.mark.slow
 async def test_a_notebook_that_was_changed_is_run_again(client: Connect, workspace: Path, notebook: Path) -> None:
     async with client() as c:
         before = await batch(c, input_path="in.ipynb", parameters=[{"n": 3}])
@@ -255,6 +261,7 @@ async def test_a_notebook_that_was_changed_is_run_again(client: Connect, workspa
     assert after["runs"][0]["result"] == [{"name": "product", "value": 2.0}]
 
 
+@pytest.mark.slow
 async def test_a_run_that_left_by_sys_exit_is_complete(client: Connect, workspace: Path) -> None:
     write_notebook(workspace / "in.ipynb", [_PARAMETERS, _COUNT, "import sys; sys.exit()", "never"])
     async with client() as c:
@@ -299,6 +306,7 @@ async def test_a_batch_whose_server_was_killed_is_taken_up_by_the_next_one(
     assert (workspace / "ran").read_text().split() == ["0.5:1", "0.5:2", "0.5:2"]
 
 
+@pytest.mark.slow
 async def test_a_repeated_request_with_the_same_key_is_one_batch(
     client: Connect, workspace: Path, notebook: Path
 ) -> None:
@@ -350,6 +358,7 @@ async def test_get_execution_shows_the_runs_that_ended_since_the_cursor(client: 
     assert [(row["run"], row["status"]) for row in last["runs"]] == [(2, "ok")]
 
 
+@pytest.mark.slow
 async def test_progress_is_told_over_the_whole_batch(client: Connect, notebook: Path) -> None:
     told: list[tuple[float, float | None, str | None]] = []
 
@@ -403,6 +412,7 @@ async def test_a_request_that_is_cancelled_ends_its_batch(client: Connect, works
     assert not (workspace / "begun-2").exists()
 
 
+@pytest.mark.slow
 async def test_a_kernel_that_dies_ends_its_run_alone(client: Connect, workspace: Path) -> None:
     write_notebook(workspace / "in.ipynb", [_PARAMETERS, "import os\nif n == 2: os._exit(3)", "print(n)"])
     async with client() as c:

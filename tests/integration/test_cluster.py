@@ -18,9 +18,9 @@ from typing import Any, Self
 import nbformat
 import psutil
 import pytest
-from conftest import AddKernelspec
+from conftest import AddKernelspec, Connect
 from distributed import Client
-from helpers import Json, cell, joined, read_json, stdout_in, until, wait_gone, write_notebook
+from helpers import Json, call, cell, joined, read_json, refused, stdout_in, until, wait_gone, write_notebook
 
 from papermill_mcp import __version__
 from papermill_mcp.core.cluster import Cluster, ClusterOutcome, ClusterTask
@@ -521,3 +521,94 @@ async def test_a_worker_with_another_version_does_the_run_and_is_noted(dask: Sta
         outcome = await cluster.run(d.task("a", "1"))
         assert outcome.status == "ok"
         assert any("version 0.0.1" in note for note in outcome.notes)
+
+
+# Batches, through a client of the server
+
+
+_COUNTED = (
+    "import os, pathlib, time\n"
+    "with open(f'ran-{n}', 'a') as log:\n"
+    "    log.write(f'{os.getpid()} {os.getppid()}\\n')\n"
+    "while n >= hold and not pathlib.Path('go').exists():\n"
+    "    time.sleep(0.01)"
+)
+_RECORD = "display({'application/papermill.record+json': {'square': n * n}}, raw=True)"
+
+
+def _batch_notebook(workspace: Path) -> None:
+    parameters = cell("n = 0\nhold = 0", tags=["parameters"])
+    write_notebook(workspace / "in.ipynb", [parameters, _COUNTED, _RECORD, "assert n != 3"])
+
+
+def _ran(workspace: Path, n: int) -> list[list[int]]:
+    file = workspace / f"ran-{n}"
+    return [[int(pid) for pid in line.split()] for line in file.read_text().splitlines()] if file.exists() else []
+
+
+@pytest.mark.slow
+async def test_a_batch_loses_no_run_and_counts_none_twice_when_a_worker_is_killed(
+    dask: StartDask, client: Connect, workspace: Path
+) -> None:
+    _batch_notebook(workspace)
+    async with dask() as d, client(dask_scheduler=d.address) as c, asyncio.timeout(90):
+        grid = {"n": list(range(6)), "hold": [0]}
+        begun = await call(c, "execute_notebook_batch", input_path="in.ipynb", grid=grid, wait=0)
+        await until(lambda: bool(_ran(workspace, 0) and _ran(workspace, 1)), seconds=20, what="two runs")
+        kernel, worker = _ran(workspace, 0)[0]
+        os.kill(worker, signal.SIGKILL)
+        assert await wait_gone([kernel], seconds=_GONE) == []
+        (workspace / "go").touch()
+        facts = await call(c, "get_execution", seconds=70, execution_id=begun["execution_id"], wait=60)
+        again = await call(c, "execute_notebook_batch", seconds=60, input_path="in.ipynb", grid=grid, wait=60)
+
+    rows = {row["parameters"]["n"]: row for row in facts["runs"]}
+    assert (facts["status"], facts["runs_done"], facts["runs_failed"]) == ("error", 6, 1)
+    assert {n: row["status"] for n, row in rows.items()} == {n: "error" if n == 3 else "ok" for n in range(6)}
+    assert rows[5]["result"] == [{"name": "square", "value": 25}]
+    assert rows[3]["error"].startswith("AssertionError")
+    failed = read_json(workspace / rows[3]["output_path"])
+    assert joined(failed["cells"][rows[3]["failed_cell"]]["source"]) == "assert n != 3"
+    assert any("begun anew" in note for note in rows[0]["notes"])
+    assert len(list((workspace / "outputs" / "in-batch").glob("*.ipynb"))) == 6
+    assert [row["parameters"]["n"] for row in again["runs"] if not row.get("kept")] == [3]
+    assert [len(_ran(workspace, n)) for n in range(6)] == [2, 1, 1, 2, 1, 1]
+
+
+@pytest.mark.slow
+async def test_cancelling_a_batch_reaches_the_workers_and_the_same_request_goes_on(
+    dask: StartDask, client: Connect, workspace: Path
+) -> None:
+    """What was put out before is on disk, nothing goes on anywhere, and complete runs are kept."""
+    _batch_notebook(workspace)
+    async with dask() as d, client(dask_scheduler=d.address) as c, asyncio.timeout(90):
+        request = {"input_path": "in.ipynb", "grid": {"n": [1, 2, 4, 5], "hold": [2]}, "timeout": 0}
+        begun = await call(c, "execute_notebook_batch", wait=0, **request)
+        await until(lambda: bool(_ran(workspace, 2) and _ran(workspace, 4)), seconds=20, what="two runs that hold")
+        cancelled = await call(c, "cancel_execution", execution_id=begun["execution_id"])
+        facts = await call(c, "get_execution", execution_id=begun["execution_id"], wait=10)
+        assert await wait_gone([_ran(workspace, n)[0][0] for n in (2, 4)], seconds=_GONE) == []
+        (workspace / "go").touch()
+        again = await call(c, "execute_notebook_batch", seconds=70, wait=60, **request)
+
+    assert cancelled["status"] == "interrupted"
+    assert {row["parameters"]["n"]: row["status"] for row in facts["runs"]} == {
+        1: "ok",
+        2: "interrupted",
+        4: "interrupted",
+        5: "aborted",
+    }
+    assert again["status"] == "ok"
+    assert [row["parameters"]["n"] for row in again["runs"] if row.get("kept")] == [1]
+    assert not _ran(workspace, 5)[1:]
+
+
+async def test_a_batch_without_its_scheduler_is_refused_and_nothing_runs(client: Connect, workspace: Path) -> None:
+    _batch_notebook(workspace)
+    async with client(dask_scheduler="tcp://127.0.0.1:9", jupyter_timeout=1) as c:
+        message = await refused(c, "execute_notebook_batch", input_path="in.ipynb", grid={"n": [1]})
+        again = await refused(c, "execute_notebook_batch", input_path="in.ipynb", grid={"n": [1]})
+
+    assert message.startswith("SERVER_NOT_RUNNING: no Dask scheduler answers at tcp://127.0.0.1:9")
+    assert again.startswith("SERVER_NOT_RUNNING: "), "the outputs are not taken by a batch that never began"
+    assert not _ran(workspace, 1)

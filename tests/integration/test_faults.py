@@ -74,7 +74,7 @@ def arguments(tool: str, **given: Any) -> dict[str, Any]:
     if tool == "update_cell":
         chosen["source"] = "y"
     if tool == "execute_notebook_batch":
-        chosen["parameters"] = [{}]
+        chosen |= {"input_path": "good.ipynb", "parameters": [{}]}
     return chosen | given
 
 
