@@ -684,11 +684,10 @@ _ALL = (
     in_place_20mb,
     kernel_start,
     spare_kernel,
-    batch_cluster,
     memory,
 )
 BENCHMARKS = {one.__name__: one for one in _ALL}
-SLOW = {one.__name__: one for one in (notebook_400_saves,)}
+SLOW = {one.__name__: one for one in (notebook_400_saves, batch_cluster)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
