@@ -7,6 +7,7 @@ arguments, the form of its replies, the mapping of errors, and its log line. Not
 from __future__ import annotations
 
 import base64
+import functools
 import inspect
 import json
 import logging
@@ -266,6 +267,7 @@ class Toolset:
         ]
 
 
+@functools.cache  # a tool is the same in every server of a process, and takes milliseconds to make
 def _build(entry: _Entry) -> Tool:
     tool = ServiceTool.from_function(
         entry.function,
