@@ -11,7 +11,6 @@ import gc
 import logging
 import os
 import signal
-import socket
 import sys
 import threading
 from collections.abc import AsyncIterator, Sequence
@@ -25,8 +24,10 @@ if TYPE_CHECKING:
     from mcp.server.mcpserver import MCPServer
 
     from papermill_mcp.config import Config
+    from papermill_mcp.protocol_guard import ProtocolGuard
     from papermill_mcp.services import Services
     from papermill_mcp.services.metrics import Metrics
+    from papermill_mcp.tools.toolset import NotebookServer
 
 logger = logging.getLogger("papermill_mcp")
 
@@ -41,7 +42,7 @@ _INSTRUCTIONS = (
 )
 
 
-def build_server(config: Config, metrics: Metrics | None = None) -> MCPServer[Services]:
+def build_server(config: Config, metrics: Metrics | None = None) -> NotebookServer:
     """Join the layers into a server. Nothing starts before its lifespan is entered."""
     from papermill_mcp.services import Services  # noqa: PLC0415 - `--version` must not wait for the SDK
     from papermill_mcp.services.batch_service import BatchService  # noqa: PLC0415
@@ -128,10 +129,7 @@ def serve(config: Config, metrics: Metrics | None = None) -> None:
 
     from papermill_mcp.utils.log_utils import configure_logging  # noqa: PLC0415
 
-    stdin = _ClosableInput() if sys.platform != "win32" else None
-    if stdin is not None:
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, lambda *_: stdin.end())
+    guard = _guard() if sys.platform != "win32" else None
     configure_logging(config.log_level, config.log_format)
     server = build_server(config, metrics)
     configure_logging(config.log_level, config.log_format)  # the SDK has put its own handler there
@@ -139,62 +137,41 @@ def serve(config: Config, metrics: Metrics | None = None) -> None:
     if metrics is not None:
         logger.info("metrics are served", extra={"url": metrics.url})
     try:
-        anyio.run(_run, server, stdin)
+        anyio.run(_run, server, guard)
     except KeyboardInterrupt:
         pass
     logging.shutdown()
-    if stdin is not None:
+    if guard is not None:
         os._exit(0)  # a worker thread may still be in a slow system call; everything of ours is closed
 
 
-async def _run(server: MCPServer[Services], stdin: _ClosableInput | None) -> None:
+def _guard() -> ProtocolGuard:
+    from papermill_mcp.protocol_guard import ProtocolGuard, take_stdio  # noqa: PLC0415 - after `--version`
+
+    guard = ProtocolGuard(*take_stdio(), on_end=_exit_soon)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda *_: guard.end())
+    return guard
+
+
+async def _run(server: NotebookServer, guard: ProtocolGuard | None) -> None:
     import asyncio  # noqa: PLC0415 - after `--version`
 
     gc.freeze()
     gc.enable()
-    if stdin is not None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            loop.add_signal_handler(number, stdin.end)
-    await server.run_stdio_async()
+    if guard is None:
+        await server.run_stdio_async()
+        return
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        loop.add_signal_handler(number, guard.end)
+    await guard.serve(server.run_streams)
 
 
-class _ClosableInput:
-    """Puts a socket in place of standard input that we can end ourselves.
-
-    The SDK reads standard input in a thread that nothing can interrupt. Through the socket, the end of the input can be
-    brought about at any time, so that a signal takes the same way out as a client that leaves.
-    """
-
-    def __init__(self) -> None:
-        self._real = os.dup(0)
-        os.set_inheritable(self._real, False)
-        self._ours, theirs = socket.socketpair()
-        os.dup2(theirs.fileno(), 0)
-        theirs.close()
-        self._ended = threading.Event()
-        threading.Thread(target=self._pump, name="stdin", daemon=True).start()
-
-    def _pump(self) -> None:
-        try:
-            while data := os.read(self._real, 65536):
-                self._ours.sendall(data)
-        except OSError:
-            pass  # the other end is closed: the server is ending
-        self.end()
-
-    def end(self) -> None:
-        """Let the server see the end of its input. After a moment the process ends in any case."""
-        if self._ended.is_set():
-            return
-        self._ended.set()
-        try:
-            self._ours.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass
-        last_resort = threading.Timer(EXIT_SECONDS, os._exit, args=(0,))
-        last_resort.daemon = True
-        last_resort.start()
+def _exit_soon() -> None:
+    last_resort = threading.Timer(EXIT_SECONDS, os._exit, args=(0,))
+    last_resort.daemon = True
+    last_resort.start()
 
 
 def _say(line: str) -> None:
