@@ -20,6 +20,7 @@ import anyio.lowlevel
 import anyio.to_thread
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from mcp.shared.dispatcher import coerce_request_id
+from mcp.shared.jsonrpc_dispatcher import cancelled_request_id_from_params
 from mcp.shared.message import ServerMessageMetadata, SessionMessage
 from mcp_types import (
     JSONRPCError,
@@ -177,6 +178,8 @@ class ProtocolGuard:
                 logger.debug("a malformed response was ignored")
                 return None
         if "id" not in message:
+            if message["method"] == "notifications/cancelled" and not self._concerns_us(message.get("params")):
+                return None  # of a request that is over or never was: common, and a flood of it must cost little
             return SessionMessage(JSONRPCNotification.model_validate(message))
         request = JSONRPCRequest.model_validate(message)
         key = coerce_request_id(request.id)  # as the SDK knows it, to which "7" and 7 are one
@@ -196,6 +199,10 @@ class ProtocolGuard:
             )
         self._in_flight.add(key)
         return SessionMessage(request, ServerMessageMetadata(on_request_unanswered=partial(self._settled, key)))
+
+    def _concerns_us(self, cancellation: Json | None) -> bool:
+        cancelled = cancelled_request_id_from_params(cancellation)
+        return cancelled is not None and coerce_request_id(cancelled) in self._in_flight
 
     async def _settled(self, key: RequestId) -> None:
         """A request was cancelled by the client: it gets no answer."""

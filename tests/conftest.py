@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import psutil
 import pytest
-from helpers import MARKER, RawServer, marked_processes, stdio_client_of, zombies
+from helpers import LEGACY_VERSION, MARKER, RawServer, marked_processes, stdio_client_of, zombies
 from mcp import Client
 from mcp.client.client import ConnectMode
 
@@ -119,15 +119,19 @@ def stdio_client(workspace: Path, state_directory: Path) -> ConnectStdio:
 class StartRaw(Protocol):
     """Starts a server process that is driven line by line, as a context manager."""
 
-    def __call__(self, *flags: str) -> AbstractAsyncContextManager[RawServer]: ...
+    def __call__(
+        self, *flags: str, script: Path | None = None, era: str | None = LEGACY_VERSION
+    ) -> AbstractAsyncContextManager[RawServer]: ...
 
 
 @pytest.fixture
 def raw_server(workspace: Path, state_directory: Path) -> StartRaw:
     """`async with raw_server() as s:` is a server process after the handshake of the older protocol era."""
 
-    def start(*flags: str) -> AbstractAsyncContextManager[RawServer]:
-        return RawServer.running(workspace, state_directory, *flags)
+    def start(
+        *flags: str, script: Path | None = None, era: str | None = LEGACY_VERSION
+    ) -> AbstractAsyncContextManager[RawServer]:
+        return RawServer.running(workspace, state_directory, *flags, script=script, era=era)
 
     return start
 

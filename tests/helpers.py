@@ -18,12 +18,20 @@ from typing import Any, NamedTuple, Self
 import psutil
 from mcp import Client, StdioServerParameters
 from mcp.client.client import ConnectMode
-from mcp_types import CallToolResult, ImageContent, TextContent
+from mcp_types import (
+    CLIENT_CAPABILITIES_META_KEY,
+    CLIENT_INFO_META_KEY,
+    PROTOCOL_VERSION_META_KEY,
+    CallToolResult,
+    ImageContent,
+    TextContent,
+)
 
 #: Every process that a test starts inherits this variable, and is found by its value.
 MARKER = "PAPERMILL_MCP_TEST"
 
 LEGACY_VERSION = "2025-11-25"
+MODERN_VERSION = "2026-07-28"
 
 Json = dict[str, Any]
 
@@ -276,11 +284,26 @@ async def stdio_client_of(
         yield client
 
 
+def line_of(number: int | str, method: str, params: Json | None = None) -> bytes:
+    """A request as a line."""
+    return json.dumps({"jsonrpc": "2.0", "id": number, "method": method, "params": params or {}}).encode() + b"\n"
+
+
+def envelope_of(version: str) -> Json:
+    """The `_meta` of each request of a protocol without a handshake."""
+    return {
+        PROTOCOL_VERSION_META_KEY: version,
+        CLIENT_INFO_META_KEY: {"name": "tests", "version": "0"},
+        CLIENT_CAPABILITIES_META_KEY: {},
+    }
+
+
 class RawServer:
     """A server process that is driven line by line. Every line it writes to stdout is checked to be JSON-RPC."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
+        self.envelope: Json | None = None
         self.impure: list[bytes] = []
         self.notifications: list[Json] = []
         self.answers: list[Json] = []
@@ -292,12 +315,25 @@ class RawServer:
     @classmethod
     @asynccontextmanager
     async def running(
-        cls, workspace: Path, state: Path, *flags: str, python: str = sys.executable
+        cls,
+        workspace: Path,
+        state: Path,
+        *flags: str,
+        python: str = sys.executable,
+        script: Path | None = None,
+        era: str | None = LEGACY_VERSION,
     ) -> AsyncIterator[Self]:
-        """A server after the handshake. It is killed at the end if it still lives."""
+        """A server that has been spoken to in this era, or not at all. It is killed at the end if it still lives.
+
+        Args:
+            script: takes the place of the module `papermill_mcp.main`.
+        """
+        command = server_command(workspace, state, *flags)
+        if script is not None:
+            command[:2] = [str(script)]
         process = await asyncio.create_subprocess_exec(
             python,
-            *server_command(workspace, state, *flags),
+            *command,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
@@ -308,7 +344,11 @@ class RawServer:
         )
         server = cls(process)
         try:
-            await server.handshake()
+            if era == LEGACY_VERSION:
+                await server.handshake()
+            elif era is not None:
+                server.envelope = envelope_of(era)
+                await server.request("server/discover")
             yield server
         finally:
             if process.returncode is None:
@@ -367,9 +407,21 @@ class RawServer:
         number = self._next_id
         future: asyncio.Future[Json] = asyncio.get_running_loop().create_future()
         self._waiting[number] = future
-        message = {"jsonrpc": "2.0", "id": number, "method": method, "params": params or {}}
-        await self.write(json.dumps(message).encode() + b"\n")
+        await self.write(line_of(number, method, self.enveloped(params)))
         return number, future
+
+    def enveloped(self, params: Json | None) -> Json:
+        """Parameters as the era of this server wants them."""
+        return (params or {}) | ({"_meta": self.envelope} if self.envelope else {})
+
+    async def answers_to(self, *lines: bytes, seconds: float = 30) -> list[Json]:
+        """Send lines that are refused or cheap. Returns all answers that come before that to a ping behind them."""
+        before = len(self.answers)
+        await self.write(b"".join(line + b"\n" for line in lines))
+        number, ping = await self.send("ping")
+        async with asyncio.timeout(seconds):
+            await ping
+        return [answer for answer in self.answers[before:] if answer["id"] != number]
 
     async def notify(self, method: str, params: Json | None = None) -> None:
         """Send a notification."""
@@ -403,6 +455,21 @@ class RawServer:
             },
         )
         await self.notify("notifications/initialized")
+
+    def _stdout(self) -> Any:
+        return self.process._transport.get_pipe_transport(1)  # type: ignore[attr-defined]
+
+    def stop_reading(self) -> None:
+        """Read nothing of what the server writes, for now."""
+        self._stdout().pause_reading()
+
+    def go_on_reading(self) -> None:
+        """Read again."""
+        self._stdout().resume_reading()
+
+    def close_stdout(self) -> None:
+        """Read nothing of what the server writes, ever again."""
+        self._stdout().close()
 
     def close_stdin(self) -> None:
         """Leave, as a client does."""

@@ -1,0 +1,337 @@
+"""The guard between bytes and messages: its pure part, and the whole of it over pipes of this process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+from helpers import Json
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mcp.shared.dispatcher import coerce_request_id
+from mcp.shared.message import SessionMessage
+from mcp_types import JSONRPCError, JSONRPCNotification, JSONRPCRequest, JSONRPCResponse
+
+from papermill_mcp.protocol_guard import MAX_IN_FLIGHT, ProtocolGuard
+from papermill_mcp.utils.json_rpc import (
+    LINE_TOO_LONG,
+    MAX_DEPTH,
+    LineSplitter,
+    NotEncodableError,
+    Refusal,
+    encode,
+    read_line,
+)
+
+text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+any_text = st.text(max_size=20)  # halves of surrogate pairs, too
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | text,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(text, inner, max_size=4),
+    max_leaves=20,
+)
+ids = st.integers() | text
+requests = st.fixed_dictionaries(
+    {"jsonrpc": st.just("2.0"), "id": ids, "method": text},
+    optional={"params": st.dictionaries(text, values, max_size=4), "extra": values},
+)
+
+
+def line(message: Any, *, ascii_only: bool = True) -> bytes:
+    return json.dumps(message, ensure_ascii=ascii_only).encode()
+
+
+# Lines
+
+
+@given(st.lists(st.binary(max_size=12).map(lambda part: part.replace(b"\n", b"")), max_size=8), st.data())
+def test_lines_are_the_same_however_the_bytes_arrive(lines: list[bytes], data: st.DataObject) -> None:
+    whole = b"\n".join(lines)
+    splitter = LineSplitter(limit=8)
+    found: list[bytes | None] = []
+    while whole:
+        size = data.draw(st.integers(1, len(whole)))
+        found += splitter.feed(whole[:size])
+        whole = whole[size:]
+    found += splitter.end()
+
+    assert found == [part if len(part) <= 8 else None for part in lines or [b""]]
+
+
+def test_a_line_without_end_is_not_kept() -> None:
+    splitter = LineSplitter(limit=1000)
+    found = [splitter.feed(b"x" * 100) for _ in range(1000)]
+
+    assert [lines for lines in found if lines] == [[None]]
+    assert splitter._parts == []
+    assert splitter.feed(b"x\nnext\n") == [b"next"]
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_have_at_most_one_answer(data: bytes) -> None:
+    outcome = read_line(data.replace(b"\n", b""))
+
+    if isinstance(outcome, Refusal):
+        answer = outcome.encoded()
+        assert answer.count(b"\n") == 1
+        assert json.loads(answer)["error"]["code"] < 0
+
+
+@given(requests, st.booleans())
+def test_a_well_formed_request_is_read_as_it_is(message: Json, ascii_only: bool) -> None:
+    assert read_line(line(message, ascii_only=ascii_only)) == message
+
+
+@given(requests, st.data())
+def test_a_damaged_request_is_read_as_json_reads_it_or_refused(message: Json, data: st.DataObject) -> None:
+    damaged = bytearray(line(message))
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(damaged)))
+        cut = data.draw(st.integers(0, 3))
+        damaged[at : at + cut] = data.draw(st.binary(max_size=3) | st.sampled_from([b'"', b"{", b"]", b"\\", b"1"]))
+    outcome = read_line(bytes(damaged).replace(b"\n", b""))
+
+    if isinstance(outcome, dict):
+        assert outcome == json.loads(bytes(damaged).replace(b"\n", b"").decode())
+        assert outcome["jsonrpc"] == "2.0"
+    elif isinstance(outcome, Refusal) and outcome.id is not None:
+        assert outcome.id == json.loads(damaged.replace(b"\n", b"").decode())["id"]
+
+
+def test_nesting_is_bounded_and_a_long_list_is_not_nesting() -> None:
+    def nested(depth: int) -> bytes:
+        inner = b"[" * (depth - 2) + b"]" * (depth - 2)
+        return b'{"jsonrpc": "2.0", "id": 1, "method": "m", "params": {"a": %s}}' % inner
+
+    assert isinstance(read_line(nested(MAX_DEPTH)), dict)
+    refused = read_line(nested(MAX_DEPTH + 1))
+    assert isinstance(refused, Refusal)
+    assert (refused.id, refused.code) == (1, -32600)
+    refused = read_line(nested(100_000))
+    assert isinstance(refused, Refusal)
+    assert refused.code == -32700
+    wide = {"jsonrpc": "2.0", "id": 1, "method": "m", "params": {"a": [[]] * 10_000, "b": "[" * 1000}}
+    assert read_line(line(wide)) == wide
+
+
+def test_an_id_is_recovered_where_it_is_not_in_doubt() -> None:
+    def id_of_refusal(text: str) -> Any:
+        refused = read_line(text.encode())
+        assert isinstance(refused, Refusal), text
+        return refused.id
+
+    assert id_of_refusal('{"jsonrpc": "2.0", "id": 5, "method": "m", "params": {"id": 1, "id": 2}}') == 5
+    assert id_of_refusal('{"jsonrpc": "2.0", "id": 5, "method": "m", "params": {"a": 1, "a": 2}}') == 5
+    assert id_of_refusal('{"jsonrpc": "2.0", "id": 5, "id": 5, "method": "m"}') is None
+    assert id_of_refusal('{"jsonrpc": "2.0", "id": 5.0, "method": "m"}') is None
+    assert id_of_refusal('{"jsonrpc": "2.0", "id": "\\udc00", "method": "m"}') is None
+
+
+@pytest.mark.parametrize("escape", ["\\ud83d\\ude00", "\\\\ud800", "\\uD83D\\uDE00"])
+def test_escapes_that_are_text_are_let_through(escape: str) -> None:
+    message = f'{{"jsonrpc": "2.0", "id": 1, "method": "m", "params": {{"a": "{escape}"}}}}'
+    assert read_line(message.encode()) == json.loads(message)
+
+
+# Messages that are sent
+
+odd_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | any_text | st.binary(max_size=4) | st.just(object()),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(any_text, inner, max_size=4),
+    max_leaves=10,
+)
+
+
+@given(odd_values)
+def test_whatever_is_encoded_is_json(value: Any) -> None:
+    def constant(name: str) -> None:
+        raise AssertionError(name)
+
+    try:
+        data = encode({"value": value})
+    except NotEncodableError:
+        return
+    json.loads(data.decode(), parse_constant=constant)
+    assert b"\n" not in data
+
+
+@pytest.mark.parametrize("value", [float("nan"), [float("-inf")], "\ud800", {"\ud800": 1}, b"\xff", object()])
+def test_what_is_not_json_is_not_encoded(value: Any) -> None:
+    with pytest.raises(NotEncodableError):
+        encode({"value": value, "text": "NaN"})
+
+
+def test_words_for_numbers_that_are_not_json_may_be_text() -> None:
+    assert json.loads(encode({"a": "NaN", "b": "Infinity"})) == {"a": "NaN", "b": "Infinity"}
+
+
+# The whole guard, with a server that answers each request with its parameters
+
+
+class Echo:
+    """What reached the server, and what it is to answer with."""
+
+    def __init__(self) -> None:
+        self.requests: list[JSONRPCRequest] = []
+        self.others: list[Any] = []
+        self.held: list[JSONRPCRequest] = []
+
+    async def serve(self, from_client: MemoryObjectReceiveStream[Any], to_client: MemoryObjectSendStream[Any]) -> None:
+        async for item in from_client:
+            message = item.message
+            if not isinstance(message, JSONRPCRequest):
+                self.others.append(message)
+                continue
+            self.requests.append(message)
+            if message.method == "hold":
+                self.held.append(message)
+            else:
+                await to_client.send(SessionMessage(answer_to(message)))
+
+
+def answer_to(request: JSONRPCRequest) -> JSONRPCResponse:
+    return JSONRPCResponse(jsonrpc="2.0", id=request.id, result=request.params or {})
+
+
+async def through_guard(data: bytes, echo: Echo, *, blocking: bool = True) -> list[Json]:
+    """All answers to an input."""
+    (source, to_source), (from_sink, sink) = os.pipe(), os.pipe()
+    for descriptor in (source, sink):
+        os.set_blocking(descriptor, blocking)
+    written = asyncio.create_task(asyncio.to_thread(_write_and_close, to_source, data))
+    read = asyncio.create_task(asyncio.to_thread(_read_all, from_sink))
+    async with asyncio.timeout(20):
+        await ProtocolGuard(source, sink).serve(echo.serve)
+        os.close(sink)
+        os.close(source)
+        await written
+        return [json.loads(answer) for answer in (await read).splitlines()]
+
+
+def _write_and_close(descriptor: int, data: bytes) -> None:
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+
+
+def _read_all(descriptor: int) -> bytes:
+    with os.fdopen(descriptor, "rb") as file:
+        return file.read()
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(
+        requests.map(line)
+        | st.binary(max_size=60).map(lambda part: part.replace(b"\n", b""))
+        | requests.map(lambda message: line(message)[:-5])
+        | requests.map(lambda message: line(message | {"params": [1]}))
+        | requests.map(lambda message: line({key: value for key, value in message.items() if key != "id"})),
+        max_size=10,
+    )
+)
+def test_each_line_has_at_most_one_answer_and_each_request_reaches_the_server_once(lines: list[bytes]) -> None:
+    echo = Echo()
+    answers = asyncio.run(through_guard(b"\n".join(lines), echo))
+
+    outcomes = [read_line(one) for one in lines]
+    passed = [message for message in outcomes if isinstance(message, dict) and "id" in message and "method" in message]
+    refused = [outcome.id for outcome in outcomes if isinstance(outcome, Refusal)]
+    # The same id twice may meet in flight: then the second is refused, which is one answer, too.
+    assert Counter(answer["id"] for answer in answers) == Counter([message["id"] for message in passed] + refused)
+    reached = Counter(request.id for request in echo.requests)
+    keys = Counter(coerce_request_id(message["id"]) for message in passed)
+    for message in passed:
+        if keys[coerce_request_id(message["id"])] == 1:
+            assert reached[message["id"]] == 1
+    assert reached.keys() <= {message["id"] for message in passed}
+
+
+async def test_descriptors_that_do_not_block_are_waited_for() -> None:
+    """Some clients hand such descriptors on. A message may be larger than what a pipe takes at once."""
+    big = {"text": "x" * 1_000_000}
+    messages = [{"jsonrpc": "2.0", "id": number, "method": "m", "params": big} for number in range(3)]
+    answers = await through_guard(b"\n".join(map(line, messages)), Echo(), blocking=False)
+
+    assert [answer["id"] for answer in answers] == [0, 1, 2]
+    assert all(answer["result"] == big for answer in answers)
+
+
+async def test_input_and_output_may_be_files(tmp_path: Path) -> None:
+    (tmp_path / "in").write_bytes(line({"jsonrpc": "2.0", "id": 1, "method": "m"}) + b"\njunk")
+    with (tmp_path / "in").open("rb") as source, (tmp_path / "out").open("wb") as sink:
+        await ProtocolGuard(source.fileno(), sink.fileno()).serve(Echo().serve)
+
+    answers = [json.loads(answer) for answer in (tmp_path / "out").read_text().splitlines()]
+    assert {answer["id"] for answer in answers} == {1, None}
+
+
+async def test_requests_in_flight_are_counted_until_they_are_answered_or_given_up() -> None:
+    echo = Echo()
+    held = [line({"jsonrpc": "2.0", "id": number, "method": "hold"}) for number in range(MAX_IN_FLIGHT)]
+    more = [line({"jsonrpc": "2.0", "id": name, "method": "m"}) for name in ("one", "two")]
+    again = [held[3], line({"jsonrpc": "2.0", "id": "3", "method": "m"})]
+    answers = await through_guard(b"\n".join([*held, *more, *again, b""]), echo)
+
+    assert len(echo.requests) == MAX_IN_FLIGHT
+    found = [(answer["id"], answer["error"]["code"]) for answer in answers]
+    assert found == [("one", -32005), ("two", -32005), (3, -32600), ("3", -32600)]
+
+
+async def test_an_answer_that_cannot_be_sent_is_replaced_and_other_messages_are_dropped() -> None:
+    async def serve(from_client: MemoryObjectReceiveStream[Any], to_client: MemoryObjectSendStream[Any]) -> None:
+        async for item in from_client:
+            nan = {"value": float("nan"), "secret": "CANARY"}
+            note = JSONRPCNotification(jsonrpc="2.0", method="n", params=nan)
+            await to_client.send(SessionMessage(note))
+            await to_client.send(SessionMessage(JSONRPCResponse(jsonrpc="2.0", id=item.message.id, result=nan)))
+
+    echo = Echo()
+    echo.serve = serve  # type: ignore[method-assign]
+    (answer,) = await through_guard(line({"jsonrpc": "2.0", "id": 1, "method": "m"}), echo)
+
+    assert (answer["id"], answer["error"]["code"]) == (1, -32603)
+    assert "NaN" in answer["error"]["message"]
+    assert "CANARY" not in json.dumps(answer)
+
+
+async def test_error_answers_are_sent_without_what_was_not_set() -> None:
+    async def serve(from_client: MemoryObjectReceiveStream[Any], to_client: MemoryObjectSendStream[Any]) -> None:
+        async for item in from_client:
+            error = {"code": -1, "message": "m"}
+            answer = JSONRPCError.model_validate({"jsonrpc": "2.0", "id": item.message.id, "error": error})
+            await to_client.send(SessionMessage(answer))
+
+    echo = Echo()
+    echo.serve = serve  # type: ignore[method-assign]
+    answers = await through_guard(line({"jsonrpc": "2.0", "id": 1, "method": "m"}), echo)
+
+    assert answers == [{"jsonrpc": "2.0", "id": 1, "error": {"code": -1, "message": "m"}}]
+
+
+async def test_the_end_may_be_asked_for_before_and_while_the_server_serves() -> None:
+    ended: list[str] = []
+    source, to_source = os.pipe()
+    from_sink, sink = os.pipe()
+    for early in (True, False):
+        guard = ProtocolGuard(source, sink, on_end=lambda: ended.append("ended"))
+        async with asyncio.timeout(5), anyio.create_task_group() as group:
+            if early:
+                guard.end()
+            group.start_soon(guard.serve, Echo().serve)
+            await anyio.wait_all_tasks_blocked()
+            guard.end()
+    for descriptor in (source, to_source, from_sink, sink):
+        os.close(descriptor)
+
+    assert ended == ["ended", "ended"]
+
+
+def test_a_line_that_is_too_long_names_the_limit() -> None:
+    assert str(16 * 1024 * 1024) in json.loads(LINE_TOO_LONG.encoded())["error"]["message"]
