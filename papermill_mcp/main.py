@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from mcp.server.mcpserver import MCPServer
 
     from papermill_mcp.config import Config
-    from papermill_mcp.protocol_guard import ProtocolGuard
     from papermill_mcp.services import Services
     from papermill_mcp.services.metrics import Metrics
     from papermill_mcp.tools.toolset import NotebookServer
@@ -33,6 +32,9 @@ logger = logging.getLogger("papermill_mcp")
 
 #: Seconds after the request to end at which the process ends whatever is left undone. The watchdog does the rest.
 EXIT_SECONDS = 1.8
+
+if sys.platform != "win32":
+    _END_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 _INSTRUCTIONS = (
     "Work with Jupyter notebooks: read and edit them, run code in live kernels, run notebooks in place or with "
@@ -110,6 +112,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         sys.stderr.write(f"jupyter-papermill-mcp: {error}\nSee jupyter-papermill-mcp --help.\n")
         return 2
+    if sys.stdin is None or sys.stdout is None:  # closed when we were started, and their numbers may be taken since
+        sys.stderr.write("jupyter-papermill-mcp: standard input and output must be open: the client speaks there.\n")
+        return 2
     serve(config, metrics)
     return 0
 
@@ -129,7 +134,9 @@ def serve(config: Config, metrics: Metrics | None = None) -> None:
 
     from papermill_mcp.utils.log_utils import configure_logging  # noqa: PLC0415
 
-    guard = _guard() if sys.platform != "win32" else None
+    if sys.platform != "win32":
+        for number in _END_SIGNALS:
+            signal.signal(number, lambda *_: os._exit(0))  # so far, nothing has begun
     configure_logging(config.log_level, config.log_format)
     server = build_server(config, metrics)
     configure_logging(config.log_level, config.log_format)  # the SDK has put its own handler there
@@ -137,33 +144,27 @@ def serve(config: Config, metrics: Metrics | None = None) -> None:
     if metrics is not None:
         logger.info("metrics are served", extra={"url": metrics.url})
     try:
-        anyio.run(_run, server, guard)
+        anyio.run(_run, server)
     except KeyboardInterrupt:
         pass
     logging.shutdown()
-    if guard is not None:
+    if sys.platform != "win32":
         os._exit(0)  # a worker thread may still be in a slow system call; everything of ours is closed
 
 
-def _guard() -> ProtocolGuard:
-    from papermill_mcp.protocol_guard import ProtocolGuard, take_stdio  # noqa: PLC0415 - after `--version`
-
-    guard = ProtocolGuard(*take_stdio(), on_end=_exit_soon)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda *_: guard.end())
-    return guard
-
-
-async def _run(server: NotebookServer, guard: ProtocolGuard | None) -> None:
+async def _run(server: NotebookServer) -> None:
     import asyncio  # noqa: PLC0415 - after `--version`
 
     gc.freeze()
     gc.enable()
-    if guard is None:
+    if sys.platform == "win32":  # the guard is made of what POSIX has
         await server.run_stdio_async()
         return
+    from papermill_mcp.protocol_guard import ProtocolGuard, take_stdio  # noqa: PLC0415 - after `--version`
+
+    guard = ProtocolGuard(*take_stdio(), on_end=_exit_soon)
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in _END_SIGNALS:
         loop.add_signal_handler(number, guard.end)
     await guard.serve(server.run_streams)
 

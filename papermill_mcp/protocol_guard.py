@@ -178,8 +178,8 @@ class ProtocolGuard:
                 logger.debug("a malformed response was ignored")
                 return None
         if "id" not in message:
-            if message["method"] == "notifications/cancelled" and not self._concerns_us(message.get("params")):
-                return None  # of a request that is over or never was: common, and a flood of it must cost little
+            if message["method"] == "notifications/cancelled" and not self._cancels_anything(message.get("params")):
+                return None  # of a request that is over or never was: a flood of them must cost little
             return SessionMessage(JSONRPCNotification.model_validate(message))
         request = JSONRPCRequest.model_validate(message)
         key = coerce_request_id(request.id)  # as the SDK knows it, to which "7" and 7 are one
@@ -200,7 +200,7 @@ class ProtocolGuard:
         self._in_flight.add(key)
         return SessionMessage(request, ServerMessageMetadata(on_request_unanswered=partial(self._settled, key)))
 
-    def _concerns_us(self, cancellation: Json | None) -> bool:
+    def _cancels_anything(self, cancellation: Json | None) -> bool:
         cancelled = cancelled_request_id_from_params(cancellation)
         return cancelled is not None and coerce_request_id(cancelled) in self._in_flight
 

@@ -31,11 +31,11 @@ INTERNAL_ERROR = -32603
 
 #: Bytes of a line of input. Longer ones are skipped and never held.
 MAX_LINE_BYTES = 16 * 1024 * 1024
-#: Bytes of a message that we send. No reply within the limits of the settings comes near it.
+#: Bytes of a message that we send. No reply within the default limits comes near it.
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 #: Objects and arrays inside each other.
 MAX_DEPTH = 200
-#: What a refusal repeats of an id, and what is searched of a method, is bounded.
+#: Characters of an id and of the name of a method, which answers repeat.
 MAX_ID_CHARS = 1000
 MAX_METHOD_CHARS = 200
 
@@ -112,7 +112,7 @@ def read_line(line: bytes) -> Json | Refusal | None:
     try:
         text = line.decode()
         message, repeated = _parsed(text)
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError, MemoryError) as error:
         return Refusal(PARSE_ERROR, f"Parse error: {_why_not_json(line, error)}. Send one JSON-RPC message a line.")
     if isinstance(message, list):
         return Refusal(INVALID_REQUEST, "Invalid request: batching is not supported. Send one message a line.")
@@ -204,7 +204,7 @@ def _why_not_json(line: bytes, error: Exception) -> str:
         return "messages are separated by newlines, not by Content-Length headers"
     if isinstance(error, json.JSONDecodeError):
         return f"the line is not JSON ({error.msg}, at character {error.pos + 1})"
-    return f"the line cannot be read ({error})"
+    return f"the line cannot be read ({str(error) or type(error).__name__})"
 
 
 def _id_of(message: Json) -> RequestId | None:

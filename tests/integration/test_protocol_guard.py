@@ -7,6 +7,8 @@ import json
 import os
 import random
 import statistics
+import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -22,6 +24,7 @@ from helpers import (
     RawServer,
     envelope_of,
     line_of,
+    server_command,
     until,
     write_notebook,
 )
@@ -42,7 +45,7 @@ LIST = {"name": "list_kernels", "arguments": {}}
 
 async def still_serves(server: RawServer) -> None:
     """The server answers a tool call, and everything it wrote was JSON-RPC."""
-    result = await server.request("tools/call", server.enveloped(LIST))
+    result = await server.request("tools/call", LIST)
     assert not result.get("isError"), result
     assert server.impure == []
 
@@ -255,7 +258,7 @@ async def test_an_id_in_flight_is_not_run_twice(era: str, raw_server: StartRaw) 
 
 
 @one_era
-async def test_L09_more_than_the_most_requests_in_flight_are_refused_at_once(era: str, raw_server: StartRaw) -> None:
+async def test_more_than_the_most_requests_in_flight_are_refused_at_once(era: str, raw_server: StartRaw) -> None:
     async with raw_server(script=FAILING, era=era) as server:
         await still_serves(server)  # what the first call imports is not measured
         hold = {"name": "hold", "arguments": {}}
@@ -408,6 +411,15 @@ async def test_a_client_that_reads_slowly_holds_up_no_run(raw_server: StartRaw, 
         await still_serves(server)
         server.close_stdin()
         assert await server.exit_code(seconds=3) == 0
+
+
+def test_a_server_without_standard_input_does_not_start(workspace: Path, state_directory: Path) -> None:
+    command = [sys.executable, *server_command(workspace, state_directory)]
+    done = subprocess.run(["sh", "-c", 'exec "$@" <&-', "sh", *command], capture_output=True, text=True, timeout=20)
+
+    assert done.returncode == 2
+    assert "standard input" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 # Load
