@@ -17,6 +17,7 @@ from mcp_types import CallToolResult, TextContent
 
 from papermill_mcp import main
 from papermill_mcp.config import Config
+from papermill_mcp.services.metrics import Metrics
 from papermill_mcp.tools.toolset import NotebookServer
 from papermill_mcp.utils.json_rpc import MAX_MESSAGE_BYTES
 
@@ -98,8 +99,11 @@ _RESULTS: dict[str, Callable[[], CallToolResult]] = {
 }
 
 
-def _with_failures(config: Config, build: Callable[[Config], NotebookServer] = main.build_server) -> NotebookServer:
-    server = build(config)
+_build = main.build_server
+
+
+def _with_failures(config: Config, metrics: Metrics | None = None) -> NotebookServer:
+    server = _build(config, metrics)
     for tool in (fail, fail_inside, give, hold, release):
         server.add_tool(tool, structured_output=False)
         server._names.append(tool.__name__)
