@@ -166,6 +166,13 @@ class CellExecution:
             self._idle = True
             self._finish_if_complete()
 
+    def give_up_on_both(self) -> None:
+        """The kernel is done with the code, and neither the reply nor `idle` came: finish without what is missing."""
+        if not self.released.is_set():
+            self.output_incomplete = True
+            self._idle = self._overtaken = True
+            self._finish_if_complete()
+
     def _finish_if_complete(self) -> None:
         if self._reply is None and self._overtaken and self._idle:
             self._reply = self._reply_from_outputs()

@@ -47,6 +47,9 @@ _IDLE_GRACE = 2.0
 #: Seconds for which a request of our own is known, so that what it broadcasts is not taken for somebody's output.
 _PROBE_SECONDS = 60.0
 
+#: Seconds that a cell runs before a request is put behind it.
+_DOUBT_SECONDS = 2.0
+
 #: When interrupts are sent, in seconds after the first. One that comes right after the request is lost, since the
 #: kernel ignores SIGINT until it runs the code, so young code gets several. Code that has run for a while gets a second
 #: one late: it may be saving its work, and a further interrupt would end that, too.
@@ -380,7 +383,11 @@ class Kernel:
                 },
                 msg_id=execution.msg_id,
             )
-            await execution.released.wait()
+            doubt = asyncio.get_running_loop().call_later(_DOUBT_SECONDS, self._ask_if_over, execution)
+            try:
+                await execution.released.wait()
+            finally:
+                doubt.cancel()
         finally:
             if timer is not None:
                 timer.cancel()
@@ -450,6 +457,28 @@ class Kernel:
         if not execution.replied and not execution.released.is_set():
             reply = self._nudge()
             reply.add_done_callback(lambda done: None if done.cancelled() else execution.take_later_reply())
+
+    def _ask_if_over(self, execution: CellExecution) -> None:
+        """Put a request behind a cell that takes long. Its reply shows that the kernel is done with the cell.
+
+        An ipykernel that fails to write what a cell has put out, such as a lone surrogate, may send neither the reply
+        nor `idle`. It takes its requests one after the other; other kernels may answer before a cell is over.
+        """
+        if execution.released.is_set() or self._wire is None or self.info.get("implementation") != "ipython":
+            return
+        loop = asyncio.get_running_loop()
+        reply: asyncio.Future[dict[str, Any]] = loop.create_future()
+        msg_id = self._wire.send("shell", "kernel_info_request", {})
+        self._replies[msg_id] = reply
+        self._probes[msg_id] = loop.create_future()
+
+        def answered(done: asyncio.Future[dict[str, Any]]) -> None:
+            if not done.cancelled():
+                # What the cell has sent may come over another channel than this reply, and a little later.
+                loop.call_later(_IDLE_GRACE, execution.give_up_on_both)
+                loop.call_later(_PROBE_SECONDS, self._forget_probe, msg_id)
+
+        reply.add_done_callback(answered)
 
     def _nudge(self, heard: asyncio.Future[None] | None = None) -> asyncio.Future[dict[str, Any]]:
         """Send a harmless request. Returns its reply; `heard` is completed when an iopub status of it is here.

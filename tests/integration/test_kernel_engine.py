@@ -865,3 +865,43 @@ async def test_a_kernel_that_stops_answering_can_be_stopped(
     began = time.monotonic()
     await manager.stop_kernel(kernel)
     assert time.monotonic() - began < 2
+
+
+_LOSES_ITS_END = """
+import time
+kernel = get_ipython().kernel
+send, mine = kernel.session.send, kernel.get_parent()["header"]["msg_id"]
+def lossy(stream, kind, content=None, parent=None, *rest, **options):
+    of = parent["header"]["msg_id"] if parent else None
+    if of == mine and (kind == "execute_reply" or (kind == "status" and content["execution_state"] == "idle")):
+        return None
+    return send(stream, kind, content, parent, *rest, **options)
+kernel.session.send = lossy
+print("done")
+"""
+
+
+async def test_a_cell_whose_end_the_kernel_never_tells_is_over_all_the_same(kernel: Kernel) -> None:
+    """Neither the reply nor `idle` comes: seen when a kernel cannot write what a cell put out."""
+    lost = kernel.submit(_LOSES_ITS_END, timeout_seconds=None)
+    async with asyncio.timeout(10):
+        await lost.settled.wait()
+    after = kernel.submit("1 + 1", timeout_seconds=10)
+    async with asyncio.timeout(10):
+        await after.settled.wait()
+
+    assert (lost.status, lost.output_incomplete) == (CellStatus.OK, True)
+    assert lost.outputs[0]["text"] == "done\n"
+    assert after.status == CellStatus.OK
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("code", ["import time; time.sleep(7)", "import asyncio; await asyncio.sleep(7)"])
+async def test_a_cell_that_takes_long_is_not_taken_for_over(code: str, kernel: Kernel) -> None:
+    execution = kernel.submit(f"{code}\nprint('end')", timeout_seconds=None)
+    async with asyncio.timeout(20):
+        await execution.settled.wait()
+
+    assert (execution.status, execution.output_incomplete) == (CellStatus.OK, False)
+    assert execution.duration > 6.5
+    assert execution.outputs[0]["text"] == "end\n"
