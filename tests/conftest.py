@@ -11,6 +11,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+import fuzz
 import psutil
 import pytest
 from helpers import LEGACY_VERSION, MARKER, RawServer, marked_processes, stdio_client_of, zombies
@@ -19,6 +20,8 @@ from mcp.client.client import ConnectMode
 
 from papermill_mcp.config import Config
 from papermill_mcp.main import build_server
+
+fuzz.register()
 
 #: Seconds that processes get to be gone after a test.
 _GRACE = 2.0

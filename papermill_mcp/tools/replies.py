@@ -317,7 +317,7 @@ def _cell(cell: CellView) -> str:
 
 
 def _facts(cell: CellView | SourceView) -> str:
-    facts = [cell.cell_type or "unknown type"]
+    facts = [one_line(cell.cell_type, 40) or "unknown type"]
     if cell.tags:
         facts.append("tags " + ", ".join(one_line(tag, 60) for tag in cell.tags))
     return " · ".join(facts)
@@ -367,7 +367,8 @@ def _fenced(text: str, label: str = "") -> list[str]:
     cleaned = clean_text(text)
     longest = max((len(run) for run in re.findall(r"`{3,}", cleaned)), default=2)
     fence = "`" * (longest + 1)
-    return [f"{fence}{label}", cleaned.rstrip("\n"), fence]
+    told = label.replace("`", "'")  # a line with a backtick after the fence would open none
+    return [f"{fence}{told}", cleaned.rstrip("\n"), fence]
 
 
 def _name(index: int, cell_id: str | None) -> str:

@@ -12,7 +12,8 @@ from typing import Any
 
 import nbformat
 import pytest
-from hypothesis import given, settings
+from fuzz import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from papermill.iorw import write_ipynb
 
@@ -357,7 +358,7 @@ JSON = st.recursive(
 
 
 @given(JSON)
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_the_default_style_writes_what_json_writes(value: Any) -> None:
     expected = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, separators=(",", ": "))
 
@@ -607,7 +608,7 @@ def test_every_cut_of_a_file_is_an_error_of_ours() -> None:
 
 
 @given(st.binary(max_size=60) | st.text(max_size=60).map(lambda text: text.encode("utf-8", "surrogatepass")))
-@settings(max_examples=300, deadline=None)
+@examples(300)
 def test_bytes_of_any_kind_get_an_answer_of_ours(data: bytes) -> None:
     for candidate in (data, b'{"nbformat": 4, "cells": [' + data + b"]}", b'{"nbformat": 4, "cells": [], "x": ' + data):
         try:
@@ -691,7 +692,7 @@ def random_cell(chance: random.Random) -> dict[str, Any]:
 
 
 @given(st.randoms(use_true_random=False), st.sampled_from(sorted(STYLES)), st.integers(0, 5), st.integers(1, 8))
-@settings(max_examples=300, deadline=None)
+@examples(300)
 def test_edits_agree_with_a_list_and_leave_the_other_cells_byte_equal(
     chance: random.Random, style: str, cells: int, edits: int
 ) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fuzz import examples
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -331,6 +332,4 @@ def plain(one: Json) -> Json:
 
 
 TestNotebooks = Notebooks.TestCase
-TestNotebooks.settings = settings(
-    max_examples=80, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
-)
+TestNotebooks.settings = settings(examples(80), stateful_step_count=20, suppress_health_check=list(HealthCheck))

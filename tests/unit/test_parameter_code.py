@@ -12,7 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from fuzz import examples
+from hypothesis import example, given
 from hypothesis import strategies as st
 from papermill.translators import Translator, papermill_translators, translate_parameters
 
@@ -474,7 +475,7 @@ def test_any_json_arrives_in_python_as_it_is(value: Any) -> None:
     assert repr(namespace["x"]) == repr(value)  # of the same types, and with the sign of zero
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=30), max_size=5))
 @example(["$(touch injected)", "`touch injected`", "'; touch injected; '", "a\nb!x\n!y", "\t\x03\x04\x15", "é😀\u2028"])
 @example(["[0]=x", "-n", "~", "*", "{a,b}", "", "\\", "'"])
