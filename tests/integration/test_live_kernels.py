@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -323,14 +324,18 @@ async def test_variables_are_shown_with_type_and_extent_and_nothing_is_left_behi
         )
 
 
-async def test_variables_can_be_seen_while_a_cell_runs(client: Connect) -> None:
+async def test_variables_can_be_seen_while_a_cell_runs_where_kernels_have_subshells(client: Connect) -> None:
     async with client() as c:
         kernel = await start(c)
         execution = await running(c, kernel, "import time\nfor step in range(1000):\n    time.sleep(0.05)")
         began = time.monotonic()
-        shown = await call(c, "inspect_variables", kernel_id=kernel, pattern="st*")
+        if int(version("ipykernel").partition(".")[0]) < 7:  # without subshells
+            message = await refused(c, "inspect_variables", kernel_id=kernel, pattern="st*")
+            assert message.startswith("BUSY")
+        else:
+            shown = await call(c, "inspect_variables", kernel_id=kernel, pattern="st*")
+            assert [row["name"] for row in shown["variables"]] == ["step"]
         assert time.monotonic() - began < 2
-        assert [row["name"] for row in shown["variables"]] == ["step"]
         assert (await call(c, "get_execution", execution_id=execution))["status"] == "running"
         await call(c, "cancel_execution", execution_id=execution)
 
