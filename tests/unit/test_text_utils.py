@@ -23,6 +23,13 @@ hostile = st.one_of(
     st.text(st.characters(), max_size=60),
     st.lists(st.sampled_from(HOSTILE_PARTS), max_size=25).map("".join),
 )
+#: Code points that have no shape of their own (Default_Ignorable_Code_Point in DerivedCoreProperties of Unicode), from
+#: and to, but for variation selectors, which stay where they have something to choose from.
+IGNORABLE = [
+    *((0xAD, 0xAD), (0x34F, 0x34F), (0x61C, 0x61C), (0x115F, 0x1160), (0x17B4, 0x17B5), (0x180B, 0x180F)),
+    *((0x200B, 0x200F), (0x202A, 0x202E), (0x2060, 0x206F), (0x3164, 0x3164), (0xFEFF, 0xFEFF), (0xFFA0, 0xFFA0)),
+    *((0xFFF0, 0xFFF8), (0x1BCA0, 0x1BCA3), (0x1D173, 0x1D17A), (0xE0000, 0xE00FF), (0xE01F0, 0xE0FFF)),
+]
 MARKER = re.compile(r"… (\d+) characters? \((\d+) lines?\) left out …")
 
 
@@ -92,6 +99,41 @@ def test_line_ends_become_newlines() -> None:
 )
 def test_invisible_characters_are_made_visible(raw: str, shown: str) -> None:
     assert clean_text(raw) == shown
+
+
+@pytest.mark.parametrize(("first", "last"), [*IGNORABLE, (0x2028, 0x2029), (0xFFF9, 0xFFFB), (0x13430, 0x1343F)])
+def test_every_character_without_a_shape_is_made_visible(first: int, last: int) -> None:
+    for code in range(first, last + 1):
+        assert clean_text(f"a{chr(code)}b") == f"a⟨U+{code:04X}⟩b"
+    for code in (first - 1, last + 1):
+        if unicodedata.category(chr(code))[0] in "LNPS" and not any(low <= code <= high for low, high in IGNORABLE):
+            assert clean_text(f"a{chr(code)}b") == f"a{chr(code)}b"
+
+
+def test_every_control_character_is_removed_but_those_of_layout() -> None:
+    for code in [*range(0x20), 0x7F]:
+        expected = {"\t": "a\tb", "\n": "a\nb", "\r": "a\nb", "\x1b": "a"}.get(chr(code), "ab")
+        assert clean_text(f"a{chr(code)}b") == expected  # ESC b is a sequence
+        assert clean_text(f"a{chr(code)}bé") == f"{expected}é"
+
+
+@pytest.mark.parametrize("ended", ["\x18", "\x1a", "\x1bc"])
+@pytest.mark.parametrize("start", ["\x1b]", "\x1bP", "\x1bX", "\x1b^", "\x1b_"])
+def test_a_string_sequence_that_is_broken_off_hides_nothing(start: str, ended: str) -> None:
+    assert clean_text(f"{start}text{ended}more\x1b\\.") == "textmore."
+
+
+@pytest.mark.parametrize("symbol", "©®‼⁉™➿⤴⬅⭕〰〽㊗㊙🀄🫸")
+def test_a_symbol_may_be_shown_in_colour(symbol: str) -> None:
+    assert clean_text(f"{symbol}\ufe0f") == f"{symbol}\ufe0f"
+    assert clean_text(f"{symbol}\u200d{symbol}\ufe0f") == f"{symbol}\u200d{symbol}\ufe0f"
+    assert clean_text(f"{symbol}\ufe0f\u200d{symbol}") == f"{symbol}\ufe0f\u200d{symbol}"
+
+
+@pytest.mark.parametrize("ideograph", "㐀一豈𠀀")
+def test_an_ideograph_may_have_a_variant(ideograph: str) -> None:
+    for selector in "\ufe00\U000e0100\U000e01ef":
+        assert clean_text(f"{ideograph}{selector}") == f"{ideograph}{selector}"
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 from fuzz import examples
 from hypothesis import given
 from hypothesis import strategies as st
+from test_text_utils import IGNORABLE
 
 from papermill_mcp.errors import NotFoundError, PathNotAllowedError, PermissionDeniedError, ServerError
 from papermill_mcp.services.workspace import Workspace
@@ -125,6 +126,17 @@ def test_invisible_characters_are_refused_by_number(workspace: Workspace, charac
 
     assert f"U+{ord(character):04X}" in text
     assert character not in text
+
+
+@pytest.mark.parametrize(("first", "last"), IGNORABLE)
+def test_every_character_without_a_shape_is_refused(workspace: Workspace, first: int, last: int) -> None:
+    for code in range(first, last + 1):
+        assert f"U+{code:04X}" in refusal(workspace, f"b{chr(code)}.ipynb")
+
+
+@pytest.mark.parametrize("name", ["é", "日本語", "👍", "❤\ufe0f", "ᄞ", "ᅡ", "a b", "ᜀ"])
+def test_names_of_all_scripts_are_let_through(workspace: Workspace, root: Path, name: str) -> None:
+    assert workspace.notebook(f"{name}.ipynb", writing=True) == root / f"{name}.ipynb"
 
 
 @pytest.mark.parametrize("end", [" ", ".", '"', "'", "\u00a0", "`"])
