@@ -214,6 +214,26 @@ def test_a_limit_of_nothing_leaves_the_count() -> None:
     assert head_and_tail("ab", -3) == ("… 2 characters (1 line) left out …", 2)
 
 
+@pytest.mark.parametrize("glue", "\u200d\ufe00\ufe0f\U000e0100\U000e01ef")
+def test_what_joins_with_the_character_before_is_not_left_alone_at_a_cut(glue: str) -> None:
+    assert head_and_tail(f"{'a' * 87}{glue}bc", 9) == ("aaaaaa\n… 82 characters (1 line) left out …\nbc", 82)
+
+
+@pytest.mark.parametrize("other", "\u200c\ufe10\U000e00ff\U000e01f0b")
+def test_other_characters_stay_at_a_cut(other: str) -> None:
+    assert head_and_tail(f"{'a' * 87}{other}bc", 9)[0].endswith(f"\n{other}bc")
+
+
+def test_a_tail_that_begins_with_a_line_stays_whole() -> None:
+    assert head_and_tail("a" * 90 + "\n" + "1\n3456789\n", 30)[0].endswith("…\n1\n3456789\n")
+    assert head_and_tail("a" * 90 + "\n" + "x1\n456789\n", 27)[0].endswith("…\n456789\n")
+
+
+def test_a_line_end_that_is_not_near_is_no_place_to_cut() -> None:
+    assert head_and_tail("a" * 90 + "1234567\n9.", 30)[0].endswith("…\n1234567\n9.")
+    assert head_and_tail("a\n" + "b" * 90, 30)[0].startswith("a\n" + "b" * 18 + "\n…")
+
+
 @given(st.text(st.sampled_from("ab\n👩\u200d\ufe0f"), max_size=200), st.integers(0, 220))
 def test_counts_of_what_is_left_out_are_exact(text: str, limit: int) -> None:
     shown, omitted = head_and_tail(text, limit)
@@ -248,7 +268,9 @@ def test_a_title_is_one_line_within_its_limit(text: str, limit: int) -> None:
 
 
 def test_a_long_title_ends_in_an_ellipsis() -> None:
+    assert one_line("a title", 7) == "a title"
     assert one_line("a long title", 7) == "a long…"
+    assert one_line("\x1b[0m" * 2000 + "x" * 700, 600) == "x" * 599 + "…"
     assert one_line("x" * 10_000_000, 5) == "xxxx…"
 
 
