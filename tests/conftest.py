@@ -17,11 +17,13 @@ import pytest
 from helpers import LEGACY_VERSION, MARKER, RawServer, marked_processes, stdio_client_of, zombies
 from mcp import Client
 from mcp.client.client import ConnectMode
+from proof import Recorder
 
 from papermill_mcp.config import Config
 from papermill_mcp.main import build_server
 
 fuzz.register()
+pytest_plugins = ["pytester"]
 
 #: Seconds that processes get to be gone after a test.
 _GRACE = 2.0
@@ -31,6 +33,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--update-snapshots", action="store_true", help="write tests/snapshots anew instead of comparing with it"
     )
+
+
+#: What was collected, for the test of the proof itself.
+RECORDER = pytest.StashKey[Recorder]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[RECORDER] = Recorder()
+    config.pluginmanager.register(config.stash[RECORDER])
 
 
 @pytest.fixture(scope="session", autouse=True)
