@@ -170,6 +170,7 @@ _URLS = [
 ]
 
 
+@pytest.mark.case("P01")
 async def test_a_path_that_leaves_the_roots_is_refused(client: Connect, workspace: Path) -> None:
     (workspace.parent / "x.ipynb").write_text("CANARY")
     (workspace.parent / "workspace-2").mkdir()
@@ -186,6 +187,7 @@ async def test_a_path_that_leaves_the_roots_is_refused(client: Connect, workspac
         await no_kernels(connected)
 
 
+@pytest.mark.case("P01")
 async def test_a_path_outside_is_answered_alike_whether_or_not_it_exists(client: Connect, workspace: Path) -> None:
     (workspace.parent / "there.ipynb").write_text("x")
     async with client() as connected:
@@ -197,6 +199,7 @@ async def test_a_path_outside_is_answered_alike_whether_or_not_it_exists(client:
             assert there.replace("there", "other") == gone
 
 
+@pytest.mark.case("P04")
 async def test_a_path_with_a_character_that_hides_is_refused_by_its_name(client: Connect, workspace: Path) -> None:
     async with client() as connected:
         for tool, argument in _PATH_ARGUMENTS:
@@ -210,6 +213,7 @@ async def test_a_path_with_a_character_that_hides_is_refused_by_its_name(client:
         await no_kernels(connected)
 
 
+@pytest.mark.case("P06")
 async def test_a_path_that_is_a_url_is_refused_and_nothing_is_fetched(client: Connect, workspace: Path) -> None:
     asked: list[str] = []
 
@@ -240,6 +244,7 @@ async def test_a_path_that_is_a_url_is_refused_and_nothing_is_fetched(client: Co
     assert asked == []
 
 
+@pytest.mark.case("P05")
 async def test_a_path_that_is_too_long_is_refused(client: Connect, workspace: Path) -> None:
     paths = ["a" * 5000 + ".ipynb", "a" * 300 + ".ipynb", "a/" * 3000 + "a.ipynb", "a/" * 300 + "a.ipynb"]
     async with client() as connected:
@@ -252,6 +257,7 @@ async def test_a_path_that_is_too_long_is_refused(client: Connect, workspace: Pa
                     assert len(message) < 1500
 
 
+@pytest.mark.case("P11", "P15")
 async def test_what_is_no_regular_file_is_refused_at_once(client: Connect, workspace: Path) -> None:
     os.mkfifo(workspace / "pipe.ipynb")
     (workspace / "directory.ipynb").mkdir()
@@ -272,6 +278,7 @@ async def test_what_is_no_regular_file_is_refused_at_once(client: Connect, works
             await no_kernels(connected)
 
 
+@pytest.mark.case("P16")
 async def test_a_file_of_another_kind_is_refused_by_its_name(client: Connect, workspace: Path, good: Path) -> None:
     names = ["a.txt", "a.py", "a", "a.ipynb.bak", ".ipynb", "ipynb"]
     for name in names:
@@ -286,6 +293,7 @@ async def test_a_file_of_another_kind_is_refused_by_its_name(client: Connect, wo
         await no_kernels(connected)
 
 
+@pytest.mark.case("P10")
 async def test_a_notebook_that_is_not_there_is_not_found(client: Connect, workspace: Path) -> None:
     """Neither the home directory nor variables are put in, and nothing is decoded."""
     names = ["none.ipynb", "none/none.ipynb", "~/x.ipynb", "$HOME/x.ipynb", "%2e%2e/x.ipynb", "{x}.ipynb"]
@@ -299,6 +307,7 @@ async def test_a_notebook_that_is_not_there_is_not_found(client: Connect, worksp
         await no_kernels(connected)
 
 
+@pytest.mark.case("P17", "P18")
 @pytest.mark.parametrize("tool", [name for name in ("create_notebook", "write_notebook") if name in _TOOLS])
 @pytest.mark.parametrize("path", [".git/x.ipynb", ".ipynb_checkpoints/x.ipynb", ".x.ipynb", "none/x.ipynb", "x.json"])
 async def test_a_notebook_cannot_be_made_where_none_belongs(
@@ -329,11 +338,13 @@ _BROKEN: dict[str, tuple[bytes, str]] = {
     "cut off": (b'{"cells": [{"cell_type": "code", "sour', "INVALID_NOTEBOOK"),
     "deep": (b'{"cells": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "INVALID_NOTEBOOK"),
     "version 99": (b'{"cells": [], "metadata": {}, "nbformat": 99, "nbformat_minor": 0}', "INVALID_NOTEBOOK"),
+    "long number": (b'{"cells": [], "metadata": {"a": ' + b"9" * 5000 + b'}, "nbformat": 4}', "INVALID_NOTEBOOK"),
     "cells an object": (b'{"cells": {}, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}', "INVALID_NOTEBOOK"),
     "cell a number": (b'{"cells": [3], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}', "INVALID_NOTEBOOK"),
 }
 
 
+@pytest.mark.case("N01", "N02", "N04", "N05", "N06", "N07", "N08", "N09", "N10", "N11", "N12")
 async def test_a_broken_notebook_is_told_with_what_is_wrong(client: Connect, workspace: Path) -> None:
     for name, (data, _) in _BROKEN.items():
         file = workspace / f"{name}.ipynb"
@@ -371,6 +382,7 @@ async def test_a_notebook_over_the_limit_is_refused_with_the_limit(
 # Kernels and executions
 
 
+@pytest.mark.case("B13")
 @pytest.mark.parametrize(
     "name", ["python4", "../../x", "-c", "..", "python3;id", "x" * 300, "", "Python3 ", "none/python3"]
 )
@@ -405,6 +417,7 @@ async def test_a_notebook_of_a_kernel_that_is_not_installed_is_not_run(client: C
         await no_kernels(connected)
 
 
+@pytest.mark.case("N22")
 async def test_metadata_of_a_notebook_cannot_define_a_command(client: Connect, workspace: Path) -> None:
     path = write_notebook(workspace / "evil.ipynb", ["print('ran')"])
     notebook = json.loads(path.read_text())
@@ -437,6 +450,7 @@ async def test_a_kernel_that_cannot_start_is_told_and_the_notebook_stays(
         await no_kernels(connected)
 
 
+@pytest.mark.case("B14")
 @pytest.mark.parametrize("tool", _KERNEL_TOOLS)
 async def test_an_unknown_kernel_is_not_found(tool: str, client: Connect) -> None:
     async with client() as connected:
@@ -447,6 +461,7 @@ async def test_an_unknown_kernel_is_not_found(tool: str, client: Connect) -> Non
             assert len(message) < 1000
 
 
+@pytest.mark.case("B14")
 @pytest.mark.parametrize("tool", _EXECUTION_TOOLS)
 async def test_an_unknown_execution_is_not_found(tool: str, client: Connect) -> None:
     async with client() as connected:
@@ -465,6 +480,7 @@ async def test_a_cursor_that_is_none_is_told(client: Connect) -> None:
             check_form(message, "INVALID_ARGUMENT")
 
 
+@pytest.mark.case("B14")
 async def test_a_kernel_that_was_stopped_is_not_found_and_the_answer_says_why(client: Connect) -> None:
     async with client() as connected:
         kernel_id = (await call(connected, "start_kernel"))["kernel_id"]
@@ -493,10 +509,15 @@ async def test_more_kernels_than_may_live_are_refused_with_those_that_do(client:
         await call(connected, "start_kernel")
 
 
+@pytest.mark.case("B14")
 async def test_ids_cannot_be_guessed(client: Connect) -> None:
     async with client() as connected:
         kernel_id = (await call(connected, "start_kernel"))["kernel_id"]
         ids = [(await call(connected, "execute_cell", kernel_id=kernel_id, code="1"))["execution_id"] for _ in range(3)]
+        for identifier in ids:
+            for step in (-1, 1):
+                near = format(int(identifier, 16) + step, "024x")
+                check_form(await refused(connected, "get_execution", execution_id=near), "EXECUTION_NOT_FOUND")
 
     for identifier in [kernel_id, *ids]:
         assert re.fullmatch(r"[0-9a-f]{24,}", identifier)
@@ -610,6 +631,7 @@ async def test_a_selection_that_names_no_cells_is_told(cells: str, client: Conne
         await no_kernels(connected)
 
 
+@pytest.mark.case("B04")
 @pytest.mark.parametrize(
     "place",
     [
@@ -649,8 +671,9 @@ async def test_an_edit_of_another_revision_is_a_conflict(client: Connect, worksp
     check_form(message, "CONFLICT")
 
 
+@pytest.mark.case("B07", "B08")
 async def test_source_of_any_kind_is_stored_as_it_is(client: Connect, workspace: Path) -> None:
-    source = "\x1b[31m\u2028\r\n\t\u202eevil é 😀 \u0301\x7f" + "x" * 100_000
+    source = "\x00\x1b[31m\u2028\r\n\t\u202eevil é 😀 \u0301\x7fשלום مرحبا" + "x" * 1_000_000
     async with client() as connected:
         await call(connected, "add_cell", path="good.ipynb", cell_type="markdown", source=source)
         shown = text_of(await connected.call_tool("read_notebook", {"path": "good.ipynb", "cells": "-1"}))

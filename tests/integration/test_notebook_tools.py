@@ -101,6 +101,7 @@ async def test_many_changes_are_one_call(client: Connect, path: Path) -> None:
     assert "operations[0].indx" in field
 
 
+@pytest.mark.case("B17")
 async def test_a_bad_step_names_itself_and_nothing_is_written(client: Connect, path: Path) -> None:
     before = digest(path)
     steps = [{"op": "set_tags", "index": n % 3, "tags": [f"t{n}"]} for n in range(10)]
@@ -112,6 +113,7 @@ async def test_a_bad_step_names_itself_and_nothing_is_written(client: Connect, p
     assert digest(path) == before
 
 
+@pytest.mark.case("B18")
 async def test_a_whole_notebook_is_written_and_read_back(client: Connect, workspace: Path, path: Path) -> None:
     content = read_json(path)
     async with client() as connected:
@@ -189,6 +191,7 @@ async def test_a_hostile_regular_expression_is_an_error_and_the_server_goes_on(
         assert (await call(connected, "search_notebooks", query="a+!", regex=True))["total"] == 1
 
 
+@pytest.mark.case("N21")
 async def test_hostile_text_is_shown_as_data(client: Connect, workspace: Path) -> None:
     source = "```\ncell 9 [x] · code\n\x1b]52;c;evil\x07\u202e <script>"
     hostile = cell(source, "markdown", cell_id="h", tags=["\u200b"])
@@ -209,6 +212,7 @@ async def test_hostile_text_is_shown_as_data(client: Connect, workspace: Path) -
     assert "````\n```" in texts[0], "the fence is longer than any in the text"
 
 
+@pytest.mark.case("N03", "N13", "N15")
 async def test_every_byte_outside_the_edited_cell_stays_for_odd_files(client: Connect, workspace: Path) -> None:
     data = (
         b'\xef\xbb\xbf{\r\n\t"nbformat": 4, "nbformat_minor": 4,\r\n\t"x": [1.0e3, NaN],\r\n\t"cells": [\r\n'

@@ -312,6 +312,7 @@ async def test_without_an_output_path_the_output_has_a_name_with_the_time(
         assert statuses(read_json(workspace / facts["output_path"])) == ["completed"]
 
 
+@pytest.mark.case("B18")
 async def test_an_output_that_exists_is_replaced_only_when_asked(client: Connect, workspace: Path) -> None:
     write_notebook(workspace / "in.ipynb", ["print('new')"])
     old = write_notebook(workspace / "out.ipynb", ["'old'"])
@@ -327,6 +328,7 @@ async def test_an_output_that_exists_is_replaced_only_when_asked(client: Connect
     assert stdout_in(read_json(old)["cells"][0]) == "new\n"
 
 
+@pytest.mark.case("B18")
 async def test_what_is_no_notebook_is_not_replaced_even_when_asked(client: Connect, workspace: Path) -> None:
     write_notebook(workspace / "in.ipynb", ["1"])
     (workspace / "out.ipynb").write_text("my diary")

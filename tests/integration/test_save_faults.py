@@ -39,6 +39,7 @@ def losses(outcomes: list[Outcome]) -> list[dict[str, Any]]:
     return [asdict(outcome) for outcome in outcomes if outcome.lost]
 
 
+@pytest.mark.case("F03", "F04")
 def test_no_failing_system_call_of_a_save_loses_anything(tmp_path: Path) -> None:
     """The n-th call fails, or transfers one byte, for every n."""
     outcomes = [*fault_report.inject_errors(tmp_path, {"ENOSPC": errno.ENOSPC, "EACCES": errno.EACCES})]
@@ -49,6 +50,7 @@ def test_no_failing_system_call_of_a_save_loses_anything(tmp_path: Path) -> None
     assert any(not outcome.acknowledged for outcome in outcomes), "no fault was told"
 
 
+@pytest.mark.case("F03")
 def test_a_save_that_is_killed_leaves_the_old_or_the_new_version(tmp_path: Path) -> None:
     """SIGKILL at the n-th system call, for every n."""
     done = subprocess.run(
@@ -80,6 +82,7 @@ def test_the_faults_would_be_seen_in_a_save_that_writes_in_place(
         assert losses(found) == []
 
 
+@pytest.mark.case("F03")
 @pytest.mark.skipif(not shutil.which("strace"), reason="strace is not installed")
 def test_real_system_calls_that_fail_or_kill_lose_nothing(tmp_path: Path) -> None:
     outcomes = [*fault_report.trace_kills(tmp_path, calls=("fsync", "renameat"), most=1)]
@@ -89,6 +92,7 @@ def test_real_system_calls_that_fail_or_kill_lose_nothing(tmp_path: Path) -> Non
     assert losses(outcomes) == []
 
 
+@pytest.mark.case("F01")
 def test_on_a_disk_that_is_full_the_old_version_stays_and_edits_go_on_later(tmp_path: Path) -> None:
     outcomes = fault_report.full_disk(tmp_path)
     if outcomes is None:
@@ -127,6 +131,7 @@ async def test_two_servers_lose_no_edit_of_each_other(workspace: Path, state_dir
     assert len(set(ids)) == len(ids)
 
 
+@pytest.mark.case("F14")
 async def test_the_lock_of_a_server_that_was_killed_holds_nobody_up(
     config: MakeConfig, workspace: Path, state_directory: Path
 ) -> None:

@@ -260,6 +260,7 @@ async def test_nothing_but_the_protocol_is_on_stdout(raw_server: StartRaw, works
     assert server.impure == []
 
 
+@pytest.mark.case("B15")
 async def test_numbers_that_json_does_not_have_are_refused(raw_server: StartRaw) -> None:
     async with raw_server() as server:
         for value in (b"NaN", b"Infinity", b"-Infinity", b"1e999"):

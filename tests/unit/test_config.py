@@ -272,12 +272,14 @@ def test_a_root_that_is_missing_is_named() -> None:
     assert "'nowhere' is not a directory that exists" in problem("--roots", "nowhere")
 
 
+@pytest.mark.case("P25")
 def test_a_root_that_is_a_file_is_named() -> None:
     Path("file").touch()
 
     assert "'file' is not a directory" in problem("--roots", "file")
 
 
+@pytest.mark.case("P25")
 @pytest.mark.parametrize("root", ["/", "//", "/usr/.."])
 def test_the_whole_file_system_as_a_root_needs_to_be_meant(root: str) -> None:
     assert "--i-know" in problem("--roots", root)
@@ -376,6 +378,7 @@ def test_neither_jupyter_nor_papermill_is_imported_to_build_the_server() -> None
     assert done.stdout.strip() == "[]", done.stderr
 
 
+@pytest.mark.case("P25")
 @pytest.mark.parametrize(
     ("argv", "environ", "told"),
     [
@@ -384,6 +387,7 @@ def test_neither_jupyter_nor_papermill_is_imported_to_build_the_server() -> None
         ([], {"JUPYTER_MCP_ROOT": "."}, "did you mean JUPYTER_MCP_ROOTS?"),
         (["--config", "nowhere.json"], {}, "nowhere.json"),
         (["--roots", "nowhere"], {}, "nowhere"),
+        (["--roots", "/"], {}, "--i-know"),
     ],
 )
 def test_settings_that_cannot_be_used_end_the_start_with_code_2(

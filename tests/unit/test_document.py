@@ -115,6 +115,7 @@ def test_a_notebook_that_is_not_edited_renders_to_its_own_bytes(write: Callable[
     assert document.metadata == SMALL["metadata"]
 
 
+@pytest.mark.case("N13")
 @pytest.mark.parametrize(
     "text",
     [
@@ -134,6 +135,7 @@ def test_odd_but_valid_json_renders_to_its_own_bytes(text: str) -> None:
     assert same([cell.data for cell in document.cells], loaded(text.encode())["cells"])
 
 
+@pytest.mark.case("N15")
 @each_style
 def test_an_edit_of_one_source_changes_no_other_byte(write: Callable[[Any], bytes]) -> None:
     """What is written looks as the program that wrote the file would have written it."""
@@ -430,6 +432,7 @@ def test_the_list_of_ids_is_bounded() -> None:
     assert len(str(raised.value)) < 3000
 
 
+@pytest.mark.case("B04")
 @pytest.mark.parametrize("index", [3, -4, 10**30, -(10**30), 10**5000], ids=range(5))
 def test_an_index_out_of_range_is_answered_with_the_range(index: int) -> None:
     with pytest.raises(CellNotFoundError, match=r"3 cells: index 0 to 2, or -3 to -1") as raised:
@@ -589,6 +592,7 @@ CASES: dict[str, tuple[bytes, type[ServerError], str]] = {
 }
 
 
+@pytest.mark.case("N01", "N02", "N04", "N05", "N06", "N07", "N08", "N09", "N10", "N11", "N12")
 @pytest.mark.parametrize("name", CASES)
 def test_a_broken_file_is_told_with_place_and_cause(name: str) -> None:
     data, kind, words = CASES[name]
@@ -652,6 +656,7 @@ V3: dict[str, Any] = {
 }
 
 
+@pytest.mark.case("N12")
 def test_version_3_is_read_and_not_edited() -> None:
     data = json.dumps(V3, indent=1).encode()
     document = parsed(data)
@@ -691,6 +696,7 @@ def random_cell(chance: random.Random) -> dict[str, Any]:
     return cell
 
 
+@pytest.mark.case("N24")
 @given(st.randoms(use_true_random=False), st.sampled_from(sorted(STYLES)), st.integers(0, 5), st.integers(1, 8))
 @examples(300)
 def test_edits_agree_with_a_list_and_leave_the_other_cells_byte_equal(

@@ -331,5 +331,5 @@ def plain(one: Json) -> Json:
     return made
 
 
-TestNotebooks = Notebooks.TestCase
+TestNotebooks = pytest.mark.case("B07", "B08", "F09", "N24")(Notebooks.TestCase)
 TestNotebooks.settings = settings(examples(80), stateful_step_count=20, suppress_health_check=list(HealthCheck))

@@ -115,6 +115,7 @@ def test_only_regular_files_are_read_or_written(tmp_path: Path, kind: str) -> No
     assert kind != "link" or (tmp_path / "target").read_bytes() == b"target"
 
 
+@pytest.mark.case("P13")
 def test_a_directory_swapped_for_a_link_redirects_nothing(tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
@@ -209,6 +210,7 @@ def outside_edit(old: Path) -> None:
     os.utime(old, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
+@pytest.mark.case("F09")
 @pytest.mark.parametrize("age", [0, 3600])
 def test_somebody_elses_edit_is_a_conflict_even_with_size_and_time_kept(old: Path, age: int) -> None:
     status = old.stat()
@@ -224,6 +226,7 @@ def test_somebody_elses_edit_is_a_conflict_even_with_size_and_time_kept(old: Pat
     assert revision_of(b"OLD") in str(raised.value)
 
 
+@pytest.mark.case("F09")
 def test_an_edit_while_the_new_version_is_written_is_a_conflict(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = read(old)
     real = os.fsync
@@ -312,6 +315,7 @@ def failing(real: Callable[..., Any], call: int, number: int, *, once: bool) -> 
     return wrapped
 
 
+@pytest.mark.case("F03")
 @pytest.mark.parametrize("exists", [True, False], ids=["replace", "create"])
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EACCES], ids=["ENOSPC", "EIO", "EACCES"])
 @pytest.mark.parametrize("name", [name for name in FAILING if name != "close"])
@@ -382,6 +386,7 @@ def test_a_failed_removal_of_the_temporary_file_is_tried_again(tmp_path: Path, m
     assert [path.name for path in tmp_path.iterdir()] == ["n.ipynb"]
 
 
+@pytest.mark.case("F04")
 def test_short_writes_still_give_the_whole_file(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = read(old)
     real = os.write
@@ -415,6 +420,7 @@ def test_a_save_leaves_no_descriptor_open(old: Path) -> None:
     assert after == before
 
 
+@pytest.mark.case("F08")
 def test_a_read_only_file_is_refused_although_its_directory_could_replace_it() -> None:
     with as_nobody() as directory:
         path = directory / "n.ipynb"
@@ -427,6 +433,7 @@ def test_a_read_only_file_is_refused_although_its_directory_could_replace_it() -
         assert len(list(directory.iterdir())) == 1
 
 
+@pytest.mark.case("F08")
 def test_a_writable_file_in_a_read_only_directory_is_not_written_in_place() -> None:
     with as_nobody() as directory:
         path = directory / "n.ipynb"
@@ -439,6 +446,7 @@ def test_a_writable_file_in_a_read_only_directory_is_not_written_in_place() -> N
         directory.chmod(0o755)
 
 
+@pytest.mark.case("P24")
 def test_an_unreadable_file_is_told_apart_from_a_missing_one() -> None:
     with as_nobody() as directory:
         path = directory / "n.ipynb"

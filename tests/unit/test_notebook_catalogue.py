@@ -93,6 +93,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.case("N01", "N02", "N04", "N06", "N07", "N08", "N09", "N10", "N11", "N12")
 async def test_broken_files_are_listed_with_their_problem(catalogue: NotebookCatalogue, workspace: Path) -> None:
     for name, (data, _) in BROKEN.items():
         (workspace / f"{name}.ipynb").write_bytes(data)
@@ -119,6 +120,7 @@ async def test_hidden_places_are_skipped_and_counted(catalogue: NotebookCatalogu
     assert sorted(found.notes or ()) == ["hidden directories: 2 skipped", "hidden notebooks: 1 skipped"]
 
 
+@pytest.mark.case("P11", "P22")
 async def test_links_are_never_a_way_out(catalogue: NotebookCatalogue, workspace: Path, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
@@ -161,6 +163,7 @@ async def test_special_files_and_names_that_are_no_text_do_no_harm(
     assert found.notes == ["links out of the roots, and special files: 2 skipped"]
 
 
+@pytest.mark.case("P22")
 async def test_a_walk_is_bounded_in_depth_entries_and_time(
     catalogue: NotebookCatalogue, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,6 +185,7 @@ async def test_a_walk_is_bounded_in_depth_entries_and_time(
     assert "ended after 0 s" in str((await catalogue.list(recursive=True)).notes)
 
 
+@pytest.mark.case("P22")
 @pytest.mark.slow
 async def test_a_directory_with_very_many_files_is_answered_in_time(
     catalogue: NotebookCatalogue, workspace: Path

@@ -304,6 +304,7 @@ async def test_no_operations_is_an_error(service: NotebookService, path: Path) -
         await service.edit("n.ipynb", [])
 
 
+@pytest.mark.case("N24")
 async def test_changes_that_undo_each_other_leave_the_file_untouched(service: NotebookService, path: Path) -> None:
     before = path.stat()
     edited = await service.edit(
@@ -390,6 +391,7 @@ OLD = {
 }
 
 
+@pytest.mark.case("N12")
 async def test_version_3_is_read_refused_for_edits_and_converted_on_request(
     service: NotebookService, workspace: Path
 ) -> None:
@@ -486,6 +488,7 @@ async def test_content_that_is_no_notebook_is_explained(
     assert not (workspace / "w.ipynb").exists()
 
 
+@pytest.mark.case("B20")
 async def test_content_nested_too_deeply_is_refused(service: NotebookService, workspace: Path) -> None:
     deep: dict[str, Any] = {}
     for _ in range(100_000):
@@ -497,6 +500,7 @@ async def test_content_nested_too_deeply_is_refused(service: NotebookService, wo
     assert not (workspace / "w.ipynb").exists()
 
 
+@pytest.mark.case("B18")
 async def test_nothing_is_replaced_unasked_and_never_what_is_no_notebook(
     service: NotebookService, workspace: Path, path: Path
 ) -> None:
@@ -534,6 +538,7 @@ async def test_a_notebook_over_the_limit_is_refused(config: MakeConfig, workspac
 # Others who edit
 
 
+@pytest.mark.case("F09")
 async def test_another_revision_is_a_conflict_for_every_edit(service: NotebookService, path: Path) -> None:
     before = digest(path)
     stale = "0123456789abcdef"
@@ -556,6 +561,7 @@ async def test_a_revision_of_a_reply_is_good_for_the_next_edit(service: Notebook
     assert sources(path)[0] == "2"
 
 
+@pytest.mark.case("F09")
 async def test_a_change_between_our_read_and_our_write_is_noticed(
     service: NotebookService, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

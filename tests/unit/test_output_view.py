@@ -78,6 +78,7 @@ def test_consecutive_streams_of_one_name_are_shown_as_one() -> None:
     ]
 
 
+@pytest.mark.case("N21")
 def test_text_is_cleaned_and_the_output_itself_is_not_changed() -> None:
     output = stream("\x1b]52;c;cm0=\x07\x1b[31mred\x1b[0m\u202e")
     views, _ = show_outputs([output], budget_of())
@@ -97,6 +98,7 @@ def test_a_table_is_shown_as_plain_text_and_its_html_is_named() -> None:
     }
 
 
+@pytest.mark.case("N21")
 @pytest.mark.parametrize("mime", ["text/html", "image/svg+xml", "application/javascript"])
 def test_markup_and_scripts_are_named_and_never_shown(mime: str) -> None:
     plain = "<IPython.core.display.HTML object>"
@@ -274,6 +276,7 @@ def test_images_over_the_budget_are_withheld_and_named() -> None:
     assert "output 1" in views[1].note
 
 
+@pytest.mark.case("N23")
 @pytest.mark.parametrize(
     ("mime", "value", "reason"),
     [
@@ -303,6 +306,7 @@ def test_a_bad_image_is_withheld_with_the_reason(mime: str, value: object, reaso
     assert (views[0].note, views[0].mime_types) == (reason, [mime])
 
 
+@pytest.mark.case("N23")
 @pytest.mark.parametrize("data", [png_claiming(10, 10), picture(100, 100)[:-30], picture(100, 100, "JPEG")[:400]])
 def test_an_image_that_breaks_off_is_withheld(data: bytes) -> None:
     mime = "image_jpeg" if data[:1] == b"\xff" else "image_png"
@@ -313,6 +317,7 @@ def test_an_image_that_breaks_off_is_withheld(data: bytes) -> None:
     assert "withheld: it cannot be decoded (" in views[0].note
 
 
+@pytest.mark.case("N23")
 def test_a_gif_whose_frame_is_larger_than_its_header_says_is_withheld() -> None:
     data = bytearray(picture(2, 2, "GIF"))
     frame = data.index(b"\x2c")

@@ -98,6 +98,7 @@ def test_the_walk_finds_the_parameters_there_are() -> None:
     assert ("execute_notebook_papermill", "output_path") in PARAMETERS
 
 
+@pytest.mark.case("P01")
 @each_parameter
 async def test_p01_no_spelling_leads_out_of_the_roots(
     tool: str, name: str, client: Connect, workspace: Path, outside: Path
@@ -127,6 +128,7 @@ async def test_p01_no_spelling_leads_out_of_the_roots(
     assert _tree(workspace) == before
 
 
+@pytest.mark.case("P04")
 @each_parameter
 async def test_p04_characters_that_deceive_are_named(tool: str, name: str, client: Connect) -> None:
     odd = {
@@ -147,6 +149,7 @@ async def test_p04_characters_that_deceive_are_named(tool: str, name: str, clien
             assert code in message, path
 
 
+@pytest.mark.case("P05")
 @each_parameter
 async def test_p05_paths_that_are_too_long_are_refused_with_the_limit(tool: str, name: str, client: Connect) -> None:
     async with client() as connected:
@@ -157,6 +160,7 @@ async def test_p05_paths_that_are_too_long_are_refused_with_the_limit(tool: str,
             assert len(message) < 1500
 
 
+@pytest.mark.case("P06")
 @each_parameter
 async def test_p06_urls_are_refused_and_nothing_connects(tool: str, name: str, client: Connect) -> None:
     with socket.create_server(("127.0.0.1", 0)) as canary:
@@ -173,6 +177,7 @@ async def test_p06_urls_are_refused_and_nothing_connects(tool: str, name: str, c
             canary.accept()
 
 
+@pytest.mark.case("P09", "P10")
 @each_parameter
 async def test_p09_and_p10_text_is_taken_literally(
     tool: str, name: str, client: Connect, monkeypatch: pytest.MonkeyPatch, outside: Path
@@ -192,6 +197,7 @@ async def test_p09_and_p10_text_is_taken_literally(
             assert message.startswith("NOT_FOUND: "), message
 
 
+@pytest.mark.case("P10")
 @pytest.mark.kernel
 async def test_p10_a_directory_for_outputs_is_made_under_its_literal_name(
     client: Connect, workspace: Path, monkeypatch: pytest.MonkeyPatch, outside: Path
@@ -208,6 +214,7 @@ async def test_p10_a_directory_for_outputs_is_made_under_its_literal_name(
     assert all(len(list((workspace / name).glob("*.ipynb"))) == 1 for name in names)
 
 
+@pytest.mark.case("P11")
 @each_parameter
 async def test_p11_links_are_followed_inside_the_roots_only(
     tool: str, name: str, client: Connect, workspace: Path, outside: Path
@@ -232,6 +239,7 @@ async def test_p11_links_are_followed_inside_the_roots_only(
     assert _tree(workspace) == before
 
 
+@pytest.mark.case("P11")
 @each_notebook
 async def test_p11_a_dangling_link_is_not_found_and_makes_no_file_elsewhere(
     tool: str, name: str, client: Connect, workspace: Path
@@ -243,6 +251,7 @@ async def test_p11_a_dangling_link_is_not_found_and_makes_no_file_elsewhere(
     assert not (workspace / "nowhere").exists()
 
 
+@pytest.mark.case("P15")
 @each_notebook
 async def test_p15_what_is_no_regular_file_is_refused_at_once(
     tool: str, name: str, client: Connect, workspace: Path
@@ -266,6 +275,7 @@ async def test_p15_what_is_no_regular_file_is_refused_at_once(
                 assert time.monotonic() - began < 1
 
 
+@pytest.mark.case("P16", "P18")
 @each_notebook
 async def test_p16_only_notebooks_are_read_or_written(tool: str, name: str, client: Connect, workspace: Path) -> None:
     for path in ("a.txt", "a.py", "a", "a.ipynb.bak", ".ipynb", "kernel.json"):
@@ -279,6 +289,7 @@ async def test_p16_only_notebooks_are_read_or_written(tool: str, name: str, clie
     assert _tree(workspace) == before
 
 
+@pytest.mark.case("P17")
 @each_notebook
 async def test_p17_nothing_is_written_to_hidden_places(tool: str, name: str, client: Connect, workspace: Path) -> None:
     if tool in _ONLY_READS:
@@ -295,6 +306,7 @@ async def test_p17_nothing_is_written_to_hidden_places(tool: str, name: str, cli
     assert _tree(workspace) == before
 
 
+@pytest.mark.case("P17")
 @each_parameter
 async def test_p17_the_state_directory_is_ours_alone(tool: str, name: str, client: Connect, workspace: Path) -> None:
     state = workspace / "state"
@@ -305,6 +317,7 @@ async def test_p17_the_state_directory_is_ours_alone(tool: str, name: str, clien
     assert message.startswith("PATH_NOT_ALLOWED: ")
 
 
+@pytest.mark.case("P03", "P11", "P16")
 async def test_p03_p11_p16_ways_that_stay_inside_work(client: Connect, workspace: Path) -> None:
     (workspace / "a").mkdir()
     (workspace / "link.ipynb").symlink_to("n.ipynb")
@@ -319,6 +332,7 @@ async def test_p03_p11_p16_ways_that_stay_inside_work(client: Connect, workspace
     assert "".join(read_json(workspace / "n.ipynb")["cells"][0]["source"]) == "link.ipynb"
 
 
+@pytest.mark.case("P13")
 async def test_p13_a_directory_that_is_swapped_for_a_link_leads_nowhere(
     client: Connect, workspace: Path, tmp_path: Path, outside: Path
 ) -> None:
@@ -354,6 +368,7 @@ async def test_p13_a_directory_that_is_swapped_for_a_link_leads_nowhere(
     assert flips > 100
 
 
+@pytest.mark.case("P19")
 async def test_p19_a_run_does_not_write_over_its_input(client: Connect, workspace: Path) -> None:
     (workspace / "link.ipynb").symlink_to("n.ipynb")
     os.link(workspace / "n.ipynb", workspace / "hard.ipynb")
@@ -366,6 +381,7 @@ async def test_p19_a_run_does_not_write_over_its_input(client: Connect, workspac
     assert digest(workspace / "n.ipynb") == before
 
 
+@pytest.mark.case("P20")
 @pytest.mark.parametrize("directory", ["../outside", "file", "missing/../../outside"])
 async def test_p20_an_output_directory_is_inside_and_a_directory(
     client: Connect, workspace: Path, outside: Path, directory: str
@@ -378,6 +394,7 @@ async def test_p20_an_output_directory_is_inside_and_a_directory(
     assert digest(workspace / "n.ipynb") == before
 
 
+@pytest.mark.case("P13")
 def test_a_directory_that_is_swapped_for_a_link_while_calls_run_leads_nowhere(tmp_path: Path) -> None:
     """P13: whatever the moment of the swap, nothing outside the root is read or written."""
     root, outside = tmp_path / "root", tmp_path / "outside"

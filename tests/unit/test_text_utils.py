@@ -33,6 +33,7 @@ IGNORABLE = [
 MARKER = re.compile(r"… (\d+) characters? \((\d+) lines?\) left out …")
 
 
+@pytest.mark.case("N21")
 @pytest.mark.parametrize(
     "sequence",
     [
@@ -80,6 +81,7 @@ def test_line_ends_become_newlines() -> None:
     assert clean_text("a\r\nb\rc\r\r\nd\te\n") == "a\nb\nc\nd\te\n"
 
 
+@pytest.mark.case("N21")
 @pytest.mark.parametrize(
     ("raw", "shown"),
     [
@@ -153,6 +155,7 @@ def test_readable_text_of_all_scripts_stays(text: str) -> None:
     assert clean_text(text) == text
 
 
+@pytest.mark.case("N21")
 @given(hostile)
 @example("\r\x00\n")
 @example("👩\u200d\u200d👩")

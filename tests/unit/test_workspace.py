@@ -251,6 +251,7 @@ def test_private_directories_are_refused(root: Path) -> None:
         workspace.directory("state/sub", create=True)
 
 
+@pytest.mark.case("P01", "P11")
 @pytest.mark.parametrize("writing", [False, True])
 def test_links_out_of_the_roots_are_refused_alike_whether_or_not_the_target_exists(
     workspace: Workspace, root: Path, tmp_path: Path, writing: bool
@@ -315,6 +316,7 @@ def test_a_link_cannot_dress_up_another_kind_of_file(workspace: Workspace, root:
     assert "does not end in .ipynb" in refusal(workspace, "x.ipynb", writing=True)
 
 
+@pytest.mark.case("P11")
 def test_a_loop_of_links_is_called_a_loop(workspace: Workspace, root: Path) -> None:
     (root / "x.ipynb").symlink_to("y.ipynb")
     (root / "y.ipynb").symlink_to("x.ipynb")
@@ -370,6 +372,7 @@ def test_a_directory_follows_the_same_rules(workspace: Workspace, root: Path, pa
     assert sorted(root.rglob("*")) == before
 
 
+@pytest.mark.case("P24")
 def test_a_directory_that_may_not_be_entered_is_named_as_given() -> None:
     with tempfile.TemporaryDirectory() as name:
         root = Path(name).resolve()
