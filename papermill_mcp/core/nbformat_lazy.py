@@ -8,18 +8,17 @@ tenths of a second.
 from __future__ import annotations
 
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-_importing = threading.RLock()
+from papermill_mcp.utils.import_lock import IMPORTING
 
 
 @contextmanager
 def without_uri_grammar() -> Iterator[None]:
     """Keep `jsonschema` from building its grammar while it is imported inside this block."""
-    with _importing:
+    with IMPORTING:
         absent = "rfc3987_syntax" not in sys.modules
         if absent:
             sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]

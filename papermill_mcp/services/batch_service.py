@@ -29,6 +29,7 @@ from papermill_mcp.services.execution_service import Execution, ExecutionService
 from papermill_mcp.services.notebook_service import NotebookService
 from papermill_mcp.services.run_service import PapermillPlan, RunService
 from papermill_mcp.services.workspace import Workspace
+from papermill_mcp.utils.import_lock import IMPORTING
 
 if TYPE_CHECKING:
     from papermill_mcp.core.cluster import Cluster
@@ -325,7 +326,8 @@ async def _connected(address: str, timeout_seconds: float) -> Cluster:
 
 
 def _import_cluster() -> type[Cluster]:
-    from papermill_mcp.core.cluster import Cluster  # noqa: PLC0415 - an extra, and a second to import
+    with IMPORTING:
+        from papermill_mcp.core.cluster import Cluster  # noqa: PLC0415 - an extra, and a second to import
 
     return Cluster
 

@@ -15,6 +15,7 @@ from papermill_mcp.errors import LimitReachedError, ServerNotRunningError
 from papermill_mcp.services.execution_service import Progress
 from papermill_mcp.services.results import Result
 from papermill_mcp.services.workspace import Workspace
+from papermill_mcp.utils.import_lock import IMPORTING
 
 if TYPE_CHECKING:
     from papermill_mcp.core.lab import JupyterServer
@@ -145,6 +146,7 @@ async def _clear_away(server: JupyterServer | None) -> str:
 
 
 def _import_lab() -> type[JupyterServer]:
-    from papermill_mcp.core.lab import JupyterServer  # noqa: PLC0415 - few sessions need it
+    with IMPORTING:
+        from papermill_mcp.core.lab import JupyterServer  # noqa: PLC0415 - few sessions need it
 
     return JupyterServer

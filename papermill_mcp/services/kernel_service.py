@@ -27,6 +27,7 @@ from papermill_mcp.errors import (
 from papermill_mcp.services.metrics import Metrics
 from papermill_mcp.services.results import ROWS, Result
 from papermill_mcp.services.workspace import Workspace
+from papermill_mcp.utils.import_lock import IMPORTING
 from papermill_mcp.utils.process_stats import usage
 from papermill_mcp.utils.text_utils import clean_text, count_noun, head_and_tail
 
@@ -571,7 +572,8 @@ class KernelService:
 
 
 def _import_engine() -> type[JupyterManager]:
-    from papermill_mcp.core.jupyter_manager import JupyterManager  # noqa: PLC0415 - after the handshake, see _engine
+    with IMPORTING:
+        from papermill_mcp.core.jupyter_manager import JupyterManager  # noqa: PLC0415 - after the handshake, see _engine
 
     return JupyterManager
 

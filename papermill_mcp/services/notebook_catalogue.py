@@ -25,6 +25,7 @@ from papermill_mcp.services.notebook_walk import FoundNotebook, Walk, walk
 from papermill_mcp.services.results import OBJECT, ROWS, Result
 from papermill_mcp.services.workspace import Workspace
 from papermill_mcp.utils.file_utils import read_file
+from papermill_mcp.utils.import_lock import IMPORTING
 from papermill_mcp.utils.regex_search import BadPatternError, RegexSearch, RegexTimeoutError
 from papermill_mcp.utils.text_utils import clean_text, count_noun, one_line
 
@@ -454,7 +455,8 @@ def _parameters(document: NotebookDocument, problems: list[str]) -> list[Paramet
     if len(source) > _PARAMETER_CHARS or max(map(len, source.split("\n"))) > _PARAMETER_LINE_CHARS:
         problems.append("the parameters are not listed: their cell is too long")
         return []
-    from papermill_mcp.core.parameters import inspect_parameters  # noqa: PLC0415 - half a second
+    with IMPORTING:
+        from papermill_mcp.core.parameters import inspect_parameters  # noqa: PLC0415 - half a second
 
     kernel = document.kernel_name or "python3"  # as a run has it
     language = document.language or ("python" if kernel == "python3" else "")

@@ -23,6 +23,7 @@ from papermill_mcp.services.kernel_service import KernelService
 from papermill_mcp.services.notebook_service import NotebookService, OpenNotebook
 from papermill_mcp.services.notebook_view import select
 from papermill_mcp.services.workspace import Workspace
+from papermill_mcp.utils.import_lock import IMPORTING
 
 if TYPE_CHECKING:
     from papermill_mcp.core.execution import CellExecution
@@ -119,19 +120,14 @@ class RunService:
             CellNotFoundError, InvalidArgumentError: the selection names no code cell.
             BusyError: the notebook is being run already.
         """
-        from papermill_mcp.core.notebook_run import (  # noqa: PLC0415 - imports the engine, see KernelService
-            InPlaceObserver,
-            NotebookRun,
-            run_cells,
-        )
-
+        notebook_run = await asyncio.to_thread(_import_runs)
         notebook = await self._notebooks.open(path, writing=save)
         document = notebook.document
         if save:
             document.require_editable()
         chosen = None if cells is None else select(document, cells, notebook.shown)
         timings = await asyncio.to_thread(self._executions.timings, notebook.path)
-        to_run = run_cells(document.cells, chosen, timings=timings)
+        to_run = notebook_run.run_cells(document.cells, chosen, timings=timings)
         if not to_run:
             raise InvalidArgumentError(
                 f"{notebook.shown} has no code cell to run" + (f" in the selection {cells[:100]!r}" if cells else ""),
@@ -153,11 +149,11 @@ class RunService:
         execution.kernel = kernel
         if remark:
             execution.notes.append(remark)
-        observer = InPlaceObserver(file, document.cells)
+        observer = notebook_run.InPlaceObserver(file, document.cells)
         resumed = None
         if file is not None and document.metadata.get("papermill"):
             resumed = await asyncio.to_thread(_resumed_observer, file, document)
-        execution.run = NotebookRun(
+        execution.run = notebook_run.NotebookRun(
             to_run,
             resumed or observer,
             timeout_seconds=self.timeout_seconds(timeout),
@@ -501,14 +497,23 @@ def _note_cell_end(execution: Execution, cell: CellExecution, name: str) -> None
         execution.notes.append(f"the kernel never said that {name} was over, so output may be missing")
 
 
+def _import_runs() -> Any:
+    with IMPORTING:
+        from papermill_mcp.core import notebook_run  # noqa: PLC0415 - imports the engine, see KernelService
+
+    return notebook_run
+
+
 def _import_papermill() -> tuple[Any, Any]:
-    from papermill_mcp.core import papermill_executor, papermill_run  # noqa: PLC0415 - half a second: not before need
+    with IMPORTING:
+        from papermill_mcp.core import papermill_executor, papermill_run  # noqa: PLC0415 - half a second: not before need
 
     return papermill_executor, papermill_run
 
 
 def _resumed_observer(file: RunFile, document: NotebookDocument) -> ResumedObserver | None:
     """Who records a run in a notebook that is the output of a papermill run; None for any other notebook."""
-    from papermill_mcp.core.papermill_resume import ResumedObserver, is_output  # noqa: PLC0415 - imports papermill
+    with IMPORTING:
+        from papermill_mcp.core.papermill_resume import ResumedObserver, is_output  # noqa: PLC0415 - imports papermill
 
     return ResumedObserver(file, document) if is_output(document) else None
