@@ -174,7 +174,7 @@ def _(reply: NotebookInfo) -> str:
     lines.append(f"nbformat: {reply.nbformat}.{reply.nbformat_minor}")
     if reply.metadata:
         lines.append(f"metadata: {_inline(reply.metadata)}")
-    kinds = ", ".join(f"{number} {kind}" for kind, number in reply.cells_by_type.items())
+    kinds = ", ".join(f"{number} {_type(kind)}" for kind, number in reply.cells_by_type.items())
     lines.append(f"cells: {reply.cell_count}" + (f" ({kinds})" if kinds else ""))
     if reply.outline:
         lines.append(f"headings: {len(reply.outline)} of {reply.headings}")
@@ -193,9 +193,9 @@ def _(reply: NotebookInfo) -> str:
 
 def _match(match: Match) -> list[str]:
     where = f"output {match.output} line" if match.output is not None else "line"
-    name = f"{_name(match.index, match.id)} · {match.cell_type} · {where} {match.line}"
+    name = f"{_name(match.index, match.id)} · {_type(match.cell_type)} · {where} {match.line}"
     before, after = match.context or ("", "")
-    beside = [f"    {line}" for line in (before, after)]
+    beside = [f"    | {line}" for line in (before, after)]
     shown = [f"- {name}: {match.text}"]
     return [*([beside[0]] if before else []), *shown, *([beside[1]] if after else [])]
 
@@ -317,10 +317,15 @@ def _cell(cell: CellView) -> str:
 
 
 def _facts(cell: CellView | SourceView) -> str:
-    facts = [one_line(cell.cell_type, 40) or "unknown type"]
+    facts = [_type(cell.cell_type)]
     if cell.tags:
         facts.append("tags " + ", ".join(one_line(tag, 60) for tag in cell.tags))
     return " · ".join(facts)
+
+
+def _type(cell_type: str) -> str:
+    """The type of a cell; a file may say anything there."""
+    return one_line(cell_type, 40) or "unknown type"
 
 
 def _outline(rows: Iterable[OutlineRow], *, marked: int | None = None) -> list[str]:
@@ -331,7 +336,7 @@ def _outline(rows: Iterable[OutlineRow], *, marked: int | None = None) -> list[s
 
 
 def _kind(row: OutlineRow) -> str:
-    facts = [one_line(row.cell_type, 40) or "unknown type"]
+    facts = [_type(row.cell_type)]
     if row.lines is not None:
         facts.append(count_noun(row.lines, "line"))
     if row.outputs:
