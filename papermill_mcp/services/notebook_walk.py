@@ -12,7 +12,7 @@ from pathlib import Path
 
 from papermill_mcp.errors import ServerError
 from papermill_mcp.services.workspace import Workspace
-from papermill_mcp.utils.file_utils import Entry, list_directory
+from papermill_mcp.utils.file_utils import Entry, list_directory, stamp_of
 
 _SUFFIX = ".ipynb"
 MAX_ENTRIES = 300_000
@@ -120,7 +120,7 @@ def _linked(parent: Path, entry: Entry, shown: str, workspace: Workspace) -> Fou
     if entry.kind != "link":
         return None
     try:
-        status = workspace.notebook(shown).stat()
-    except (ServerError, OSError):
+        stamp = stamp_of(workspace.notebook(shown))
+    except ServerError:
         return None
-    return FoundNotebook(parent, entry.name, shown, status.st_size, status.st_mtime_ns)
+    return FoundNotebook(parent, entry.name, shown, stamp.size, stamp.mtime_ns) if stamp else None

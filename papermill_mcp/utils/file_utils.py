@@ -141,10 +141,11 @@ def revision_of(data: bytes) -> str:
 
 
 def stamp_of(path: Path) -> FileStamp | None:
-    """The stamp of the file itself, links not followed. None when there is none, or none that we may see."""
+    """The stamp of the file itself, no link followed. None when there is none, or none that we may see."""
     try:
-        return FileStamp.of(os.lstat(path))
-    except (OSError, ValueError):
+        with _Parent.of(path.parent, path.name, _NOT_READ) as parent:
+            return FileStamp.of(os.stat(parent.at(path.name), dir_fd=parent.descriptor, follow_symlinks=False))
+    except (OSError, ValueError, ServerError):
         return None
 
 
