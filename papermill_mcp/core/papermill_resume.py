@@ -7,6 +7,7 @@ the notebook is then what a run without a failure would have left.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -31,7 +32,7 @@ class ResumedObserver(InPlaceObserver):
 
     def __init__(self, file: RunFile, document: NotebookDocument) -> None:
         super().__init__(file, document.cells)
-        self._began = datetime.now(UTC)
+        self._began = time.monotonic()
         self._begun: dict[int, str] = {}
         self.notes: list[str] = []
 
@@ -62,7 +63,7 @@ class ResumedObserver(InPlaceObserver):
             self.notes = ["papermill's error markers were removed, so the cells behind them have other indexes now"]
         papermill = dict(document.metadata.get("papermill") or {})
         papermill["end_time"] = _now()
-        papermill["duration"] = (papermill.get("duration") or 0.0) + (datetime.now(UTC) - self._began).total_seconds()
+        papermill["duration"] = (papermill.get("duration") or 0.0) + time.monotonic() - self._began
         left = [cell for cell in document.cells if _runs(cell) and _status(cell) != "completed"]
         papermill["exception"] = True if any(_status(cell) == "failed" for cell in left) else None
         if not left:

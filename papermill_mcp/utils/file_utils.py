@@ -178,7 +178,7 @@ def write_file(
         expected: the version that the new one replaces; None for a file that must not exist.
         max_bytes: refuse more than this before anything is touched.
         overwrite: with `expected=None`, replace whatever version there is.
-        durable: wait until the disk has it.
+        durable: wait until the disk has it for good. Otherwise a power cut may bring the old version back, whole.
 
     Bytes that equal the expected ones are not written: not even the modification time changes.
 
@@ -456,7 +456,7 @@ def _save(
             descriptor = os.open(parent.at(temporary), _CREATE, mode, dir_fd=parent.descriptor)
             exists = True
         try:
-            written = _fill(descriptor, data, status, shown, durable=durable)
+            written = _fill(descriptor, data, status, shown)
         except BaseException:
             with contextlib.suppress(OSError):
                 os.close(descriptor)
@@ -496,7 +496,7 @@ def _stamp_of_saved(parent: _Parent, name: str, written: FileStamp) -> FileStamp
     return seen if replace(seen, ctime_ns=written.ctime_ns) == written else written  # a rename moves ctime
 
 
-def _fill(descriptor: int, data: bytes, old: os.stat_result | None, shown: str, *, durable: bool) -> FileStamp:
+def _fill(descriptor: int, data: bytes, old: os.stat_result | None, shown: str) -> FileStamp:
     with _reported(shown, "write the new version", _UNCHANGED):
         rest = memoryview(data)
         while rest:
@@ -509,8 +509,7 @@ def _fill(descriptor: int, data: bytes, old: os.stat_result | None, shown: str, 
                     os.fchown(descriptor, old.st_uid, old.st_gid)
             os.fchmod(descriptor, stat.S_IMODE(old.st_mode))
     with _reported(shown, "flush the new version", _UNCHANGED):
-        if durable:
-            os.fsync(descriptor)
+        os.fsync(descriptor)  # else the name could reach the disk before the bytes, and a power cut leave neither
         return FileStamp.of(os.fstat(descriptor))
 
 
