@@ -5,17 +5,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import shutil
 import signal
 import tempfile
 from collections import deque
 from pathlib import Path
 
+from papermill_mcp.utils.file_utils import create_private_file
 from papermill_mcp.utils.text_utils import clean_text
 
 logger = logging.getLogger(__name__)
 
 #: How much of what a child writes to its own standard streams is kept, in bytes. The end counts.
 _TAIL_BYTES = 64 * 1024
+
+#: More than a connection file or a token takes.
+_PROBE_BYTES = 4096
 
 
 class OutputTail:
@@ -85,9 +90,18 @@ def describe_exit(code: int) -> str:
 
 def private_directory(state_directory: Path) -> Path:
     """A new directory of mode 0700 below the state directory, for files that hold keys and tokens."""
+    made = None
     try:
         state_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix="runtime-", dir=state_directory))
+        made = Path(tempfile.mkdtemp(prefix="runtime-", dir=state_directory))
+        probe = made / "probe"  # a full disk may still have room for a directory
+        try:
+            create_private_file(probe, b"\0" * _PROBE_BYTES)
+        finally:
+            probe.unlink(missing_ok=True)
+        return made
     except OSError as error:
+        if made is not None:
+            shutil.rmtree(made, ignore_errors=True)
         logger.warning("the state directory cannot be used, so a temporary one is: %s", error)
         return Path(tempfile.mkdtemp(prefix="jupyter-papermill-mcp-"))

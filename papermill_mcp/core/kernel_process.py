@@ -7,6 +7,7 @@ ours, which carry the protocol. Its death is seen at once, through a pidfd where
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import signal
@@ -107,10 +108,12 @@ class KernelProcess:
         try:
             await asyncio.shield(self._launch)  # half a launch could not be cleaned up; `aclose` waits for the whole
         except Exception as error:
+            full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+            command = f"check the command of its kernelspec: {' '.join(self.spec.argv[:3])}"
             raise KernelStartFailedError(
                 f"kernel {self._manager.kernel_name!r} could not be started: {error}",
                 state="nothing was started",
-                advice=f"check the command of its kernelspec: {' '.join(self.spec.argv[:3])}",
+                advice="free some space where the state directory is" if full else command,
             ) from error
         self._watch()
 
