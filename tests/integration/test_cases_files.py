@@ -80,14 +80,14 @@ async def test_a_directory_exchanged_for_a_link_10_000_times_leads_nowhere(
         pytest.skip("the file system cannot exchange names")
     outside = tmp_path / "outside"
     outside.mkdir()
-    write_notebook(outside / "n.ipynb", ["CANARY = 1", "# outside"])
-    write_notebook(outside / "only.ipynb", ["CANARY = 2"])
+    write_notebook(outside / "n.ipynb", ["CANARY = 1", "#" * 7000])
+    write_notebook(outside / "only.ipynb", ["CANARY = 2", "#" * 9000])
     (workspace / "d").mkdir()
     write_notebook(workspace / "d" / "n.ipynb", ["inside = 1"])
     (workspace / "hidden.txt").symlink_to(outside)
     (workspace / "link.ipynb").symlink_to("d/only.ipynb")
     before = {path.name: (digest(path), path.stat().st_mtime_ns) for path in outside.iterdir()}
-    sizes = {str(path.stat().st_size) for path in outside.iterdir()}
+    sizes = {f"{path.stat().st_size:,}" for path in outside.iterdir()}
     command = [sys.executable, "-c", _FLIPPER, str(workspace / "d"), str(workspace / "hidden.txt")]
     flipper = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     calls: list[tuple[str, Json]] = [
@@ -126,28 +126,29 @@ async def test_a_directory_exchanged_for_a_link_10_000_times_leads_nowhere(
 
 @pytest.mark.case("P22")
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 async def test_a_tree_of_very_many_files_is_answered_in_time_with_what_was_left_out(
     client: Connect, workspace: Path
 ) -> None:
     """200,000 files, 1,000 levels, and links that lead round in circles."""
-    descriptor = os.open(workspace, os.O_RDONLY)
-    for number in range(1000):
-        os.mkdir("d", dir_fd=descriptor)
-        below = os.open("d", os.O_RDONLY, dir_fd=descriptor)
-        os.close(descriptor)
-        descriptor = below
-        if number % 100 == 0:
-            os.symlink(workspace, "loop", dir_fd=descriptor)
-    os.close(descriptor)
-    (workspace / "many").mkdir()
-    for number in range(200_000):
-        os.mknod(workspace / "many" / f"{number}.ipynb")
-    write_notebook(workspace / "many" / "0.ipynb", ["findme"])
     try:
+        descriptor = os.open(workspace, os.O_RDONLY)
+        for number in range(1000):
+            os.mkdir("d", dir_fd=descriptor)
+            below = os.open("d", os.O_RDONLY, dir_fd=descriptor)
+            os.close(descriptor)
+            descriptor = below
+            if number % 100 == 0:
+                os.symlink(workspace, "loop", dir_fd=descriptor)
+        os.close(descriptor)
+        (workspace / "many").mkdir()
+        for number in range(200_000):
+            os.mknod(workspace / "many" / f"{number}.ipynb")
+        write_notebook(workspace / "many" / "0.ipynb", ["findme"])
         async with client() as connected:
             for tool, arguments, told in (
                 ("list_notebook_files", {"recursive": True}, r"levels|ended"),
-                ("list_notebook_files", {"directory": "many"}, r"of 200000"),
+                ("list_notebook_files", {"directory": "many"}, r"of 200000|ended after"),
                 ("search_notebooks", {"query": "findme"}, r"not searched|ended|could not be read|left"),
             ):
                 began = time.monotonic()
@@ -157,7 +158,7 @@ async def test_a_tree_of_very_many_files_is_answered_in_time_with_what_was_left_
                 assert re.search(told, text_of(result)), text_of(result)[-600:]
                 assert took < 5, (tool, took)
     finally:
-        subprocess.run(["rm", "-rf", str(workspace / "d"), str(workspace / "many")], check=True)
+        subprocess.run(["rm", "-rf", str(workspace / "d"), str(workspace / "many")], check=True)  # too deep for pytest
 
 
 # Rights

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import itertools
 import os
 import stat
 import tempfile
@@ -491,26 +490,3 @@ def test_the_fallback_without_descriptors_saves_and_refuses_alike(
         write_file(old, b"newer", expected=None, shown="n.ipynb")
     with pytest.raises(NotFoundError):
         read(tmp_path / "none" / "n.ipynb")
-
-
-def test_the_disk_has_the_bytes_before_the_name_leads_to_them(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A power cut between any two steps leaves the old or the new version (F06): bytes, sync, name, sync."""
-    steps: list[str] = []
-
-    def noted(name: str) -> None:
-        real = getattr(os, name)
-
-        def call(*arguments: Any, **options: Any) -> Any:
-            if name == "fsync":
-                steps.append("sync directory" if stat.S_ISDIR(os.fstat(arguments[0]).st_mode) else "sync file")
-            else:
-                steps.append(name)
-            return real(*arguments, **options)
-
-        monkeypatch.setattr(os, name, call)
-
-    for name in ("write", "fsync", "replace"):
-        noted(name)
-    write_file(old, b"new", expected=read(old), shown="n.ipynb")
-
-    assert [step for step, _ in itertools.groupby(steps)] == ["write", "sync file", "replace", "sync directory"]
