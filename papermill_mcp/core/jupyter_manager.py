@@ -153,7 +153,7 @@ class JupyterManager:
         """The directory for connection files, made at first use: mode 0700, since the files hold the kernels' keys."""
         if self._runtime is None:
             self._runtime = private_directory(self._state_directory)
-            self.guard_directory(self._runtime)
+            self._watchdog.guard_runtime(self._runtime)
         return self._runtime
 
     async def aclose(self) -> None:

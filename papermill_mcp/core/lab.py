@@ -209,7 +209,7 @@ class JupyterServer:
 
     def _launch(self, port: int, denied_env: Sequence[str]) -> None:
         self._directory = private_directory(self._state_directory)
-        self._watchdog.guard_directory(self._directory)
+        self._watchdog.guard_runtime(self._directory)
         create_private_file(self.token_file, self._token.encode())
         fixed = _FIXED | {"port": str(port), "root_dir": str(self.root)}
         self._output = OutputTail()

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from papermill_mcp.core.ledger import Ledger
 from papermill_mcp.utils import process_guard
 
 logger = logging.getLogger(__name__)
@@ -24,6 +25,7 @@ class Watchdog:
         self._process: subprocess.Popen[bytes] | None = None
         self._trees: dict[int, int] = {}
         self._directories: list[str] = []
+        self._ledger: Ledger | None = None
         self._closed = False
 
     def guard_directory(self, directory: Path) -> None:
@@ -31,17 +33,22 @@ class Watchdog:
         self._directories.append(str(directory))
         self._tell(["directory", str(directory)])
 
+    def guard_runtime(self, directory: Path) -> None:
+        """As `guard_directory`, for a runtime directory: the ledger of what is guarded from now on is kept in it."""
+        self._ledger = Ledger(directory)
+        self.guard_directory(directory)
+
     def guard(self, pid: int) -> int:
         """Have the tree of `pid` ended with this server. Returns the start time that identifies the process."""
         started = process_guard.start_time(pid)
         self._trees[pid] = started
-        self._tell(["start", pid, started])
+        self._tell_of_process(["start", pid, started])
         return started
 
     def release(self, pid: int) -> None:
         """The tree of `pid` is gone, or is no longer this server's to end."""
         if self._trees.pop(pid, None) is not None:
-            self._tell(["gone", pid])
+            self._tell_of_process(["gone", pid])
 
     def close(self) -> None:
         """Let the watchdog do what is left and go. It gets a second for that."""
@@ -60,6 +67,11 @@ class Watchdog:
             logger.warning("the watchdog process %d did not end by itself", process.pid)
             process.kill()
             process.wait(1)
+
+    def _tell_of_process(self, command: list[object]) -> None:
+        if self._ledger is not None:
+            self._ledger.add(command)
+        self._tell(command)
 
     def _tell(self, command: list[object]) -> None:
         if self._closed:

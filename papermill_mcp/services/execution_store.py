@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from papermill_mcp.utils.process_guard import process_info, start_time
+from papermill_mcp.utils.process_guard import start_time, still_runs
 
 logger = logging.getLogger(__name__)
 
@@ -67,8 +67,7 @@ class ExecutionRecord:
     @property
     def server_alive(self) -> bool:
         """Whether the server process that ran it still lives."""
-        info = process_info(self.server_pid)
-        return info is not None and (not self.server_started or info.started == self.server_started)
+        return still_runs(self.server_pid, self.server_started)
 
 
 #: Seconds for which records are collected before they are written.

@@ -46,8 +46,8 @@ _SPARE_DELAY = 2.0
 #: Kernels that are gone, of which we still know why.
 _REMEMBERED = 200
 
-#: Seconds after the start of the server at which the engine is imported, so that the first kernel need not wait for it.
-#: The handshake comes first.
+#: Seconds after the start of the server at which it ends what an earlier one left, and imports the engine, so that the
+#: first kernel need not wait for it. The handshake comes first.
 _WARM_UP_DELAY = 0.5
 
 
@@ -215,6 +215,7 @@ class KernelService:
 
     async def _warm_up(self) -> None:
         await asyncio.sleep(_WARM_UP_DELAY)
+        await asyncio.to_thread(_reap, self._state_directory)
         await asyncio.to_thread(_import_engine)
 
     async def _engine(self) -> JupyterManager:
@@ -576,6 +577,12 @@ def _import_engine() -> type[JupyterManager]:
         from papermill_mcp.core.jupyter_manager import JupyterManager  # noqa: PLC0415 - after the handshake, see _engine
 
     return JupyterManager
+
+
+def _reap(state_directory: Path) -> None:
+    from papermill_mcp.core.ledger import reap  # noqa: PLC0415 - as above
+
+    reap(state_directory)
 
 
 def _interpreter(python: str, workspace: Path) -> Path:

@@ -51,6 +51,7 @@ _O_CLOEXEC = getattr(os, "O_CLOEXEC", 0)
 _O_BINARY = getattr(os, "O_BINARY", 0)
 _READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | _O_CLOEXEC | _O_NOFOLLOW | _O_BINARY
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _O_CLOEXEC | _O_NOFOLLOW | _O_BINARY
+_APPEND = os.O_WRONLY | os.O_APPEND | _O_CLOEXEC | _O_NOFOLLOW | _O_BINARY
 _LIST = os.O_RDONLY | _O_DIRECTORY | _O_CLOEXEC
 _DESCEND = (_O_PATH or os.O_RDONLY) | _O_DIRECTORY | _O_NOFOLLOW | _O_CLOEXEC
 
@@ -215,9 +216,22 @@ def create_private_file(path: Path, data: bytes) -> None:
     Raises:
         OSError: as the system says.
     """
-    descriptor = os.open(path, _CREATE, 0o600)
+    _write_small(os.open(path, _CREATE, 0o600), data)
+
+
+def append_to_private_file(path: Path, data: bytes) -> None:
+    """Add to a file that `create_private_file` has made.
+
+    Raises:
+        OSError: as the system says.
+    """
+    _write_small(os.open(path, _APPEND), data)
+
+
+def _write_small(descriptor: int, data: bytes) -> None:
     try:
-        os.write(descriptor, data)
+        if os.write(descriptor, data) < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     finally:
         os.close(descriptor)
 

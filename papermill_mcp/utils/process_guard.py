@@ -51,6 +51,12 @@ def start_time(pid: int) -> int:
     return info.started if info else 0
 
 
+def still_runs(pid: int, started: int) -> bool:
+    """Whether the process `pid` that started then has not ended. One whose end nobody has waited for has."""
+    info = process_info(pid)
+    return info is not None and info.state not in "ZX" and (not started or info.started == started)
+
+
 def _table() -> dict[int, ProcessInfo]:
     try:
         names = os.listdir(_PROC)  # noqa: PTH208 - stdlib-only script

@@ -1,0 +1,167 @@
+"""What a server process has started, in a file that outlives it; and the end of what such files still name.
+
+The watchdog ends what a server leaves behind. If it is killed as well, the runtime directory stays, and the ledger in
+it tells the next server what to end. Its first line says whose it is; the others are what the watchdog was told, too.
+
+Pids mean something only under the same boot and in the same pid namespace, so both are in the ledger: a state directory
+may be shared by machines and containers. Where the system does not tell them (only Linux does), nothing is ended.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import stat
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from papermill_mcp.errors import ServerError
+from papermill_mcp.utils import process_guard
+from papermill_mcp.utils.file_utils import append_to_private_file, create_private_file, read_file
+
+logger = logging.getLogger(__name__)
+
+_FILE = "ledger"
+_MAX_BYTES = 16 * 1024 * 1024
+
+#: Seconds after which a directory goes of which nobody here can tell whether its server lives.
+_KEPT_SECONDS = 30 * 86_400
+
+
+class Ledger:
+    """The ledger in a runtime directory of this process. If it cannot be written, that is logged once."""
+
+    def __init__(self, directory: Path) -> None:
+        self._file: Path | None = directory / _FILE
+        pid = os.getpid()
+        self._write(["server", pid, process_guard.start_time(pid), _place()], new=True)
+
+    def add(self, command: Sequence[object]) -> None:
+        """Note what the watchdog is told of a process."""
+        self._write(command)
+
+    def _write(self, command: Sequence[object], *, new: bool = False) -> None:
+        if self._file is None:
+            return
+        write = create_private_file if new else append_to_private_file
+        try:
+            write(self._file, json.dumps(command).encode() + b"\n")
+        except FileNotFoundError:
+            pass  # the directory is gone: this process is ending
+        except OSError as error:
+            logger.warning(
+                "the ledger cannot be written, so the next server could not end what this one left: %s", error
+            )
+            self._file = None
+
+
+class _Entries(NamedTuple):
+    """What a ledger says: whose it is, and which process trees (pid and start time) were not over."""
+
+    server: int
+    started: int
+    place: str
+    trees: dict[int, int]
+
+
+def reap(state_directory: Path) -> None:
+    """End what servers that are gone have left, and remove their runtime directories. Blocks: call it in a thread.
+
+    A process is touched only if it is the one that was noted: its pid, start time, boot and pid namespace fit. What
+    living servers have started is left alone. It never fails; what cannot be read is logged.
+    """
+    here = _place()
+    for directory in sorted(state_directory.glob("runtime-*")):
+        try:
+            if here and _is_own(directory):
+                _reap(directory, here)
+        except (OSError, ServerError) as error:
+            logger.warning("the ledger in %s cannot be read: %s", directory, error)
+
+
+def _is_own(directory: Path) -> bool:
+    status = directory.lstat()
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
+
+
+def _reap(directory: Path, here: str) -> None:
+    try:
+        # The parts above may be links, which `read_file` does not follow.
+        data = read_file(directory.resolve() / _FILE, max_bytes=_MAX_BYTES, shown=_FILE).data
+        entries = _parse(data)
+    except ServerError:
+        if not _is_old(directory):
+            raise
+        entries = None
+    if entries is None or entries.place != here:
+        if _is_old(directory):
+            shutil.rmtree(directory, ignore_errors=True)
+        return
+    if process_guard.still_runs(entries.server, entries.started):
+        return
+    trees: dict[int, int] = {}
+    for pid, started in entries.trees.items():
+        trees |= _identified(pid, started, entries.server)
+    process_guard.end(trees, [str(directory)])
+    logger.warning(
+        "an earlier server was killed: what it left was ended",
+        extra={"server_pid": entries.server, "pids": sorted(trees)},
+    )
+
+
+def _is_old(directory: Path) -> bool:
+    return time.time() - directory.stat().st_mtime > _KEPT_SECONDS
+
+
+def _parse(data: bytes) -> _Entries | None:
+    """The entries, without lines that make no sense. None when it does not say whose they are."""
+    owner: tuple[int, int, str] | None = None
+    trees: dict[int, int] = {}
+    for line in data.splitlines():
+        match _json(line):
+            case ["server", int(pid), int(started), str(place)] if owner is None:
+                owner = pid, started, place
+            case ["start", int(pid), int(started)] if pid > 1 and started > 0:
+                trees[pid] = started
+            case ["gone", int(pid)]:
+                trees.pop(pid, None)
+    return _Entries(*owner, trees) if owner else None
+
+
+def _json(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _identified(pid: int, started: int, server: int) -> dict[int, int]:
+    """What certainly is of the tree of `pid`, by pid and start time: the leader itself, or what it left.
+
+    The number of a leader that is gone may have gone to somebody else, who is gone, too, and left something in a
+    session of that number. So what is left must have the environment of a kernel of that server.
+    """
+    if process_guard.process_info(pid) is not None:
+        return {pid: started}  # ending a tree compares the start time of its leader
+    mark = f"JPY_PARENT_PID={server}".encode()
+    return {row.pid: row.started for row in process_guard.tree_of(pid, started) if mark in _environment(row.pid)}
+
+
+def _environment(pid: int) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return []
+
+
+def _place() -> str:
+    """Where pids mean what they mean here: the boot and the pid namespace. Empty where the system does not tell."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return ""
