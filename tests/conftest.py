@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -184,6 +185,16 @@ def bash_kernelspec(kernelspec: AddKernelspec) -> str:
         language="bash",
         env={"PS1": "$"},
     )
+
+
+@pytest.fixture
+def deno_kernelspec(kernelspec: AddKernelspec) -> str:
+    """The name of a kernelspec for Deno's TypeScript kernel."""
+    found = Path(sys.executable).with_name("deno")
+    command = str(found) if found.exists() else shutil.which("deno")
+    if command is None:
+        pytest.skip("deno is not installed")
+    return kernelspec("deno", [command, "jupyter", "--kernel", "--conn", "{connection_file}"], language="typescript")
 
 
 @pytest.fixture(autouse=True)

@@ -56,6 +56,7 @@ class KernelProcess:
         self.spec = spec
         self.exited: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.pid: int | None = None
+        self._runtime = runtime
         self._watchdog = watchdog
         self._started = 0
         self._manager = AsyncKernelManager(
@@ -97,7 +98,7 @@ class KernelProcess:
         self._launch = asyncio.ensure_future(
             self._manager.start_kernel(
                 cwd=str(cwd),
-                env=env,
+                env={**env, process_guard.RUNTIME_VARIABLE: str(self._runtime)},
                 extra_arguments=extra,
                 stdin=subprocess.DEVNULL,
                 stdout=output.write_fd,

@@ -71,8 +71,9 @@ class _Entries(NamedTuple):
 def reap(state_directory: Path) -> None:
     """End what servers that are gone have left, and remove their runtime directories. Blocks: call it in a thread.
 
-    A process is touched only if it is the one that was noted: its pid, start time, boot and pid namespace fit. What
-    living servers have started is left alone. It never fails; what cannot be read is logged.
+    A process is touched only if it is one that was noted (its pid, start time, boot and pid namespace fit), or if its
+    command or environment names the runtime directory. What living servers have started is left alone. It never fails;
+    what cannot be read is logged.
     """
     here = _place()
     for directory in sorted(state_directory.glob("runtime-*")):
@@ -103,9 +104,10 @@ def _reap(directory: Path, here: str) -> None:
         return
     if process_guard.still_runs(entries.server, entries.started):
         return
-    trees: dict[int, int] = {}
-    for pid, started in entries.trees.items():
-        trees |= _identified(pid, started, entries.server)
+    # The number of a leader that is gone may have been given to somebody else meanwhile, who is gone as well and left
+    # something in a session of that number. So what outlived its leader is known by its environment only.
+    leaders = {pid: started for pid, started in entries.trees.items() if process_guard.process_info(pid)}
+    trees = leaders | {row.pid: row.started for row in process_guard.descendants_of(str(directory))}
     process_guard.end(trees, [str(directory)])
     logger.warning(
         "an earlier server was killed: what it left was ended",
@@ -137,25 +139,6 @@ def _json(line: bytes) -> Any:
         return json.loads(line)
     except (ValueError, RecursionError):
         return None
-
-
-def _identified(pid: int, started: int, server: int) -> dict[int, int]:
-    """What certainly is of the tree of `pid`, by pid and start time: the leader itself, or what it left.
-
-    The number of a leader that is gone may have gone to somebody else, who is gone, too, and left something in a
-    session of that number. So what is left must have the environment of a kernel of that server.
-    """
-    if process_guard.process_info(pid) is not None:
-        return {pid: started}  # ending a tree compares the start time of its leader
-    mark = f"JPY_PARENT_PID={server}".encode()
-    return {row.pid: row.started for row in process_guard.tree_of(pid, started) if mark in _environment(row.pid)}
-
-
-def _environment(pid: int) -> list[bytes]:
-    try:
-        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except OSError:
-        return []
 
 
 def _place() -> str:

@@ -19,6 +19,9 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TextIO
 
+#: A variable in the environment of kernels, and so of all that their code starts: the runtime directory of the server.
+RUNTIME_VARIABLE = "PAPERMILL_MCP_RUNTIME"
+
 _PROC = "/proc"
 
 
@@ -35,10 +38,8 @@ class ProcessInfo(NamedTuple):
 
 def process_info(pid: int) -> ProcessInfo | None:
     """What the system knows of `pid`, or None when there is no such process (or no /proc)."""
-    try:
-        with open(f"{_PROC}/{pid}/stat", "rb") as file:  # noqa: PTH123 - stdlib-only script, not a user's file
-            stat = file.read()
-    except OSError:
+    stat = _read(pid, "stat")
+    if not stat:
         return None
     # The command name is in parentheses and may hold anything, parentheses included.
     fields = stat[stat.rindex(b")") + 2 :].split()
@@ -92,16 +93,28 @@ def kernels_of(directory: str) -> list[ProcessInfo]:
     Other files there do not count: the user may have the page that opens JupyterLab in a browser.
     """
     path = os.path.join(directory, "kernel-")  # noqa: PTH118 - stdlib-only script
-    found = []
-    for row in _table().values():
-        try:
-            with open(f"{_PROC}/{row.pid}/cmdline", "rb") as file:  # noqa: PTH123 - stdlib-only script
-                command = file.read()
-        except OSError:
-            continue
-        if os.fsencode(path) in command and row.pid != os.getpid():
-            found.append(row)
-    return found
+    return [row for row in _others() if os.fsencode(path) in _read(row.pid, "cmdline")]
+
+
+def descendants_of(directory: str) -> list[ProcessInfo]:
+    """Living kernels with this runtime directory, and what they or their children have started.
+
+    Their environment says so. Those that have left the kernel's tree, or outlived it, are found as well.
+    """
+    entry = os.fsencode(f"{RUNTIME_VARIABLE}={directory}")
+    return [row for row in _others() if entry in _read(row.pid, "environ").split(b"\0")]
+
+
+def _others() -> list[ProcessInfo]:
+    return [row for row in _table().values() if row.pid != os.getpid()]
+
+
+def _read(pid: int, name: str) -> bytes:
+    try:
+        with open(f"{_PROC}/{pid}/{name}", "rb") as file:  # noqa: PTH123 - stdlib-only script, not a user's file
+            return file.read()
+    except OSError:
+        return b""
 
 
 def kill_tree(leader: int, started: int) -> list[ProcessInfo]:

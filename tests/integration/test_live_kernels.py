@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import signal
 import sys
 import time
@@ -15,7 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
-from conftest import AddKernelspec, Connect, ConnectStdio, StartRaw
+from conftest import Connect, ConnectStdio, StartRaw
 from helpers import (
     call,
     cell,
@@ -580,19 +579,9 @@ async def test_a_server_whose_state_directory_cannot_be_used_works_without_memor
 # Other languages
 
 
-@pytest.fixture
-def deno(kernelspec: AddKernelspec) -> str:
-    """The name of a kernelspec for Deno's TypeScript kernel."""
-    found = Path(sys.executable).with_name("deno")
-    command = str(found) if found.exists() else shutil.which("deno")
-    if command is None:
-        pytest.skip("deno is not installed")
-    return kernelspec("deno", [command, "jupyter", "--kernel", "--conn", "{connection_file}"], language="typescript")
-
-
-async def test_a_kernel_that_dies_of_interrupts_says_so_and_restarts(client: Connect, deno: str) -> None:
+async def test_a_kernel_that_dies_of_interrupts_says_so_and_restarts(client: Connect, deno_kernelspec: str) -> None:
     async with client() as c:
-        kernel = await start(c, kernel_name=deno)
+        kernel = await start(c, kernel_name=deno_kernelspec)
         assert (await run(c, kernel, "const x: number = 20 + 1; x * 2"))["outputs"][0]["text"] == "42"
         failed = await run(c, kernel, "throw new Error('boom')")
         assert (failed["status"], failed["error"]["evalue"]) == ("error", "boom")
@@ -619,9 +608,11 @@ async def test_a_bash_notebook_runs_with_parameters(client: Connect, workspace: 
 
 
 async def test_a_language_without_translator_is_refused_before_anything_runs(
-    client: Connect, workspace: Path, deno: str
+    client: Connect, workspace: Path, deno_kernelspec: str
 ) -> None:
-    write_notebook(workspace / "d.ipynb", [cell("let n = 1", tags=["parameters"])], kernel=deno, language="typescript")
+    write_notebook(
+        workspace / "d.ipynb", [cell("let n = 1", tags=["parameters"])], kernel=deno_kernelspec, language="typescript"
+    )
     async with client() as c:
         message = await refused(c, "execute_notebook_papermill", input_path="d.ipynb", parameters={"n": 2})
         assert message.startswith("INVALID_PARAMETERS")

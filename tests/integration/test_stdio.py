@@ -1,25 +1,22 @@
-"""The server as clients start it: a process that speaks over its standard streams, and how it ends."""
+"""The server as clients start it: a process that speaks over its standard streams. How it ends is in `test_exit`."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import os
-import signal
 import time
 from pathlib import Path
 
 import pytest
-from conftest import ConnectStdio, StartRaw, leftovers
+from conftest import ConnectStdio, StartRaw
 from helpers import (
-    RawServer,
     call,
     facts_of,
     images_of,
     stdout_of,
     text_of,
     until,
-    wait_gone,
     write_notebook,
 )
 from mcp import Client
@@ -237,6 +234,7 @@ async def test_other_calls_are_answered_at_once_while_a_cell_runs(stdio_client: 
 # The standard streams
 
 
+@pytest.mark.case("J20")
 async def test_nothing_but_the_protocol_is_on_stdout(raw_server: StartRaw, workspace: Path) -> None:
     code = (
         "import os, subprocess, sys, ctypes\n"
@@ -246,7 +244,9 @@ async def test_nothing_but_the_protocol_is_on_stdout(raw_server: StartRaw, works
         "subprocess.run(['echo', 'from a process'])\n"
         "libc = ctypes.CDLL(None); libc.puts(b'from C'); libc.fflush(None)\n"
         "sys.__stdout__.write('from the real stdout\\n'); sys.__stdout__.flush()\n"
-        "import warnings, logging; warnings.warn('w'); logging.warning('l'); print('printed')"
+        "import warnings, logging; warnings.warn('w'); logging.warning('l'); print('printed')\n"
+        "import faulthandler; faulthandler.dump_traceback(open(1, 'w', closefd=False))\n"
+        "subprocess.run([sys.executable, '-X', 'dev', '-c', 'open(__file__) if 0 else print(1)'])\n"
     )
     async with raw_server() as server:
         kernel_id = (await server.call("start_kernel"))["kernel_id"]
@@ -302,149 +302,3 @@ async def test_a_secret_of_the_server_is_not_in_its_log(raw_server: StartRaw, st
         assert "CANARY CODE" not in server.errors
         assert key not in json.dumps(server.answers)
         assert "execute_cell" in server.errors
-
-
-# The end
-
-
-async def with_kernels(server: RawServer, workspace: Path, *, busy: str | None) -> list[int]:
-    """Start a kernel with children, and have it run `busy`. Returns the pids of all of them."""
-    started = await server.call("start_kernel")
-    code = (
-        "import subprocess\n"
-        "print(subprocess.Popen(['sleep', '3600']).pid, "
-        "subprocess.Popen(['sleep', '3600'], start_new_session=True).pid)"
-    )
-    facts = await server.call("execute_cell", kernel_id=started["kernel_id"], code=code)
-    if busy is not None:
-        code = f"import pathlib; pathlib.Path('busy').touch()\n{busy}"
-        await server.send(
-            "tools/call",
-            {"name": "execute_cell", "arguments": {"kernel_id": started["kernel_id"], "code": code, "timeout": 0}},
-        )
-        await until((workspace / "busy").exists, what="the cell runs")
-    pids = [started["pid"], *map(int, stdout_of(facts).split())]
-    assert len(pids) == 3
-    return pids
-
-
-_BUSY = "while True: pass"
-
-
-@pytest.mark.parametrize(
-    ("how", "busy"),
-    [
-        pytest.param("EOF", None, id="EOF, idle"),
-        pytest.param("EOF", _BUSY, id="EOF, busy"),
-        pytest.param("SIGTERM", _BUSY, id="SIGTERM, busy"),
-        pytest.param("SIGINT", None, id="SIGINT, idle"),
-        pytest.param("SIGHUP", _BUSY, id="SIGHUP, busy"),
-        pytest.param("SIGTERM", None, id="SIGTERM, idle", marks=pytest.mark.slow),
-        pytest.param("SIGINT", _BUSY, id="SIGINT, busy", marks=pytest.mark.slow),
-        pytest.param("SIGHUP", None, id="SIGHUP, idle", marks=pytest.mark.slow),
-    ],
-)
-async def test_the_server_ends_in_two_seconds_with_everything_it_started(
-    how: str, busy: str | None, raw_server: StartRaw, workspace: Path, state_directory: Path
-) -> None:
-    async with raw_server() as server:
-        pids = await with_kernels(server, workspace, busy=busy)
-        began = time.monotonic()
-        if how == "EOF":
-            server.close_stdin()
-        else:
-            server.signal(signal.Signals[how])
-        code = await server.exit_code(seconds=4)
-        took = time.monotonic() - began
-
-    assert code == 0, server.errors
-    assert took < 2
-    assert await wait_gone(pids, seconds=0.5) == []
-    assert leftovers(state_directory) == []
-    assert "Traceback" not in server.errors
-    assert server.impure == []
-
-
-@pytest.mark.slow
-async def test_a_second_signal_does_no_harm(raw_server: StartRaw, workspace: Path) -> None:
-    async with raw_server() as server:
-        pids = await with_kernels(server, workspace, busy=_BUSY)
-        for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
-            server.signal(number)
-        assert await server.exit_code(seconds=3) == 0
-
-    assert await wait_gone(pids, seconds=0.5) == []
-
-
-async def test_a_server_without_kernels_ends_at_once(raw_server: StartRaw) -> None:
-    async with raw_server() as server:
-        began = time.monotonic()
-        server.close_stdin()
-        assert await server.exit_code(seconds=3) == 0
-        assert time.monotonic() - began < 1.5
-
-
-async def test_a_server_that_ends_while_a_kernel_starts_leaves_none(
-    raw_server: StartRaw, state_directory: Path, tmp_path: Path
-) -> None:
-    async with raw_server() as server:
-        await server.send("tools/call", {"name": "start_kernel", "arguments": {}})
-        await until(lambda: any(state_directory.rglob("kernel-*.json")), what="a kernel is on its way")
-        server.signal(signal.SIGTERM)
-        assert await server.exit_code(seconds=3) == 0
-
-    assert leftovers(state_directory) == []
-
-
-async def test_a_run_that_the_end_of_the_server_stops_leaves_what_it_has_in_the_file(
-    raw_server: StartRaw, workspace: Path
-) -> None:
-    busy = "import pathlib, time\nprint('so far', flush=True)\npathlib.Path('busy').touch()\ntime.sleep(3600)"
-    write_notebook(workspace / "a.ipynb", ["print('first')", busy, "print('never')"])
-    async with raw_server() as server:
-        await server.send("tools/call", {"name": "execute_notebook", "arguments": {"path": "a.ipynb", "timeout": 0}})
-        await until((workspace / "busy").exists, seconds=20, what="the second cell runs")
-        server.close_stdin()
-        assert await server.exit_code(seconds=3) == 0
-
-    cells = json.loads((workspace / "a.ipynb").read_text())["cells"]
-    assert "first" in json.dumps(cells[0]["outputs"])
-    assert "so far" in json.dumps(cells[1]["outputs"])
-    assert cells[2]["outputs"] == []
-
-
-_HOLDS_THE_GIL = "import re\nre.match('(a+)+$', 'a' * 40 + 'b')"
-
-
-@pytest.mark.parametrize(
-    "busy",
-    [
-        pytest.param(None, id="idle", marks=pytest.mark.slow),
-        pytest.param(_BUSY, id="busy", marks=pytest.mark.slow),
-        pytest.param(_HOLDS_THE_GIL, id="holds the GIL"),
-    ],
-)
-async def test_after_a_kill_of_the_server_nothing_it_started_is_left(
-    busy: str | None, raw_server: StartRaw, workspace: Path, state_directory: Path
-) -> None:
-    async with raw_server() as server:
-        pids = await with_kernels(server, workspace, busy=busy)
-        server.signal(signal.SIGKILL)
-        await server.exit_code(seconds=2)
-
-        assert await wait_gone(pids, seconds=2) == []
-        await until(lambda: leftovers(state_directory) == [], seconds=2, what="the connection files are removed")
-
-
-async def test_the_end_of_one_server_does_not_touch_the_kernels_of_another(
-    raw_server: StartRaw, workspace: Path
-) -> None:
-    async with raw_server() as one, raw_server() as two:
-        gone = await with_kernels(one, workspace, busy=None)
-        kept = await with_kernels(two, workspace, busy=None)
-        one.signal(signal.SIGTERM)
-        assert await one.exit_code(seconds=3) == 0
-        assert await wait_gone(gone, seconds=0.5) == []
-        assert sorted(await wait_gone(kept, seconds=0)) == sorted(kept)
-        two.close_stdin()
-        assert await two.exit_code(seconds=3) == 0

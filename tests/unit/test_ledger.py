@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -16,10 +17,11 @@ from typing import Any
 
 import psutil
 import pytest
+from helpers import wait_gone
 
 from papermill_mcp.core.ledger import Ledger, reap
 from papermill_mcp.core.watchdog import Watchdog
-from papermill_mcp.utils.process_guard import start_time
+from papermill_mcp.utils.process_guard import RUNTIME_VARIABLE, start_time
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what the ledger needs")
 
@@ -73,14 +75,14 @@ def runs(process: subprocess.Popen[bytes]) -> bool:
 
 
 @pytest.mark.case("J16", "K12")
-def test_what_a_server_that_is_gone_has_started_is_ended_with_its_children(
+async def test_what_a_server_that_is_gone_has_started_is_ended_with_its_children(
     tmp_path: Path, left: Callable[..., Path], sleeper: Callable[..., subprocess.Popen[bytes]]
 ) -> None:
     kernel = sleeper("sleep 3600 & setsid sleep 3600 & echo; wait")
     assert kernel.stdout is not None
     kernel.stdout.readline()
     stopped = sleeper()
-    children = psutil.Process(kernel.pid).children()
+    children = [child.pid for child in psutil.Process(kernel.pid).children()]
     assert len(children) == 2
     directory = left(["start", kernel.pid, start_time(kernel.pid)], ["start", stopped.pid, start_time(stopped.pid)])
     (directory / "kernel-x.json").write_text("{}")
@@ -89,8 +91,7 @@ def test_what_a_server_that_is_gone_has_started_is_ended_with_its_children(
 
     assert not runs(kernel)
     assert not runs(stopped)
-    _, living = psutil.wait_procs(children, timeout=2)
-    assert living == []
+    assert await wait_gone(children, seconds=0.5) == []
     assert not directory.exists()
 
 
@@ -106,26 +107,28 @@ def test_a_pid_that_was_given_to_another_process_is_not_touched(
 
 
 @pytest.mark.parametrize("mine", [True, False], ids=["of the server's kernel", "of somebody else"])
-def test_what_a_leader_that_is_gone_left_is_ended_only_if_its_environment_says_whose_it_is(
+async def test_what_outlived_its_kernel_is_ended_only_if_its_environment_says_whose_it_is(
     mine: bool, tmp_path: Path, left: Callable[..., Path], sleeper: Callable[..., subprocess.Popen[bytes]]
 ) -> None:
-    """The session's number could be that of a later process."""
-    server = ended_server()
-    leader = sleeper("sleep 3600 & echo $!", JPY_PARENT_PID=str(server[0] if mine else 1))
-    started = start_time(leader.pid)
+    """The number of the kernel, and so of the session, could be that of a later process."""
+    directory = left()
+    leader = sleeper(
+        "sleep 3600 & echo $!; setsid sleep 3600 & echo $!",
+        **{RUNTIME_VARIABLE: str(directory) if mine else f"{directory}x"},
+    )
     assert leader.stdout is not None
-    child = psutil.Process(int(leader.stdout.readline()))
+    with (directory / "ledger").open("a") as ledger:
+        ledger.write(json.dumps(["start", leader.pid, start_time(leader.pid)]) + "\n")
+    children = [int(leader.stdout.readline()) for _ in range(2)]
     leader.wait()
     try:
-        left(["start", leader.pid, started], server=server)
         reap(tmp_path)
 
-        if mine:
-            psutil.wait_procs([child], timeout=2)
-        assert child.is_running() is not mine
+        assert sorted(await wait_gone(children, seconds=0.5)) == ([] if mine else sorted(children))
     finally:
-        with suppress(psutil.NoSuchProcess):
-            child.kill()
+        for pid in children:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("place", ["another-boot pid:[4026531836]", ""])
