@@ -14,7 +14,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import itertools
 import os
+import re
 import secrets
 import stat
 import threading
@@ -39,6 +41,10 @@ SETTLED_NS = 2_000_000_000
 """A file looked at this soon after a change may change again within one tick of its clock, and look the same."""
 
 _DIGESTED_AT_ONCE = 1_000_000  # bytes
+
+_TEMPORARY = re.compile(r"\.papermill-mcp-[0-9a-f]{16}\.tmp")
+_ABANDONED_SECONDS = 3600  # no save takes that long
+_LOOKED_AT = 1_000  # names in a directory
 
 _UNCHANGED = "The file is unchanged"
 _NOT_READ = "Nothing was read"
@@ -460,7 +466,7 @@ def _save(
     overwrite: bool,
     durable: bool,
 ) -> FileContent:
-    temporary = f".{secrets.token_hex(8)}.tmp"
+    temporary = f".papermill-mcp-{secrets.token_hex(8)}.tmp"
     digest = _Digest(data)
     exists = False  # the temporary file
     try:
@@ -498,6 +504,7 @@ def _save(
         in_place = "The new version is in place, but may not survive a power cut"
         with _reported(shown, "flush the directory", in_place):
             _sync_directory(parent)
+        _remove_abandoned(parent)
     return FileContent(data, _stamp_of_saved(parent, name, written), digest)
 
 
@@ -550,6 +557,26 @@ def _remove(parent: _Parent, temporary: str) -> None:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(parent.at(temporary), dir_fd=parent.descriptor)
             return
+
+
+def _remove_abandoned(parent: _Parent) -> None:
+    """Remove what saves left that a crash cut off. A save that takes longer fails, and changes nothing."""
+    if parent.descriptor is None:
+        return
+    with contextlib.suppress(OSError):
+        own = os.open(".", _LIST, dir_fd=parent.descriptor)
+        try:
+            with os.scandir(own) as entries:
+                for entry in itertools.islice(entries, _LOOKED_AT):
+                    if _TEMPORARY.fullmatch(entry.name) and _is_abandoned(entry.stat(follow_symlinks=False)):
+                        os.unlink(entry.name, dir_fd=own)
+        finally:
+            os.close(own)
+
+
+def _is_abandoned(status: os.stat_result) -> bool:
+    old = time.time() - status.st_mtime > _ABANDONED_SECONDS
+    return old and stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
 
 
 def _sync_directory(parent: _Parent) -> None:

@@ -490,3 +490,48 @@ def test_the_fallback_without_descriptors_saves_and_refuses_alike(
         write_file(old, b"newer", expected=None, shown="n.ipynb")
     with pytest.raises(NotFoundError):
         read(tmp_path / "none" / "n.ipynb")
+
+
+def test_what_a_save_left_that_a_crash_cut_off_goes_with_a_later_save_and_nothing_else_does(
+    old: Path, tmp_path: Path
+) -> None:
+    """Only a file of exactly our names, of this user, and only when it is too old to belong to a save that goes on."""
+    name = ".papermill-mcp-{:016x}.tmp".format
+    outside = tmp_path / "outside"
+    outside.write_text("kept")
+    for other in (".0123456789abcdef.tmp", name(1) + "x", "x" + name(1), ".papermill-mcp-1.tmp", name(2)):
+        (tmp_path / other).touch()
+    (tmp_path / name(3)).symlink_to(outside)
+    (tmp_path / name(4)).mkdir()
+    (tmp_path / name(5)).touch()
+    foreign = os.geteuid() == 0
+    if foreign:
+        (tmp_path / name(6)).touch()
+        os.chown(tmp_path / name(6), 65534, 65534)
+    kept = {path.name for path in tmp_path.iterdir()} - {name(5)}
+    for path in tmp_path.iterdir():
+        if path.name != name(2):
+            os.utime(path, (1, 1), follow_symlinks=False)
+    write_file(old, b"new", expected=read(old), shown="n.ipynb", durable=False)
+    assert (tmp_path / name(5)).exists(), "a save in the middle of a run looks for nothing"
+    write_file(old, b"newer", expected=read(old), shown="n.ipynb")
+
+    assert {path.name for path in tmp_path.iterdir()} == kept
+    assert outside.read_text() == "kept"
+
+
+def test_a_save_whose_temporary_file_was_removed_tells_it_and_changes_nothing(
+    old: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after an hour in which the process was halted, with a save of another one meanwhile."""
+    replace = os.replace
+
+    def late(source: str, *arguments: Any, **options: Any) -> None:
+        (tmp_path / source).unlink()
+        replace(source, *arguments, **options)
+
+    monkeypatch.setattr(os, "replace", late)
+    with pytest.raises(ServerError, match="unchanged"):
+        write_file(old, b"new", expected=read(old), shown="n.ipynb")
+
+    assert old.read_bytes() == b"old"
