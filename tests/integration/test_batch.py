@@ -272,6 +272,7 @@ async def test_a_run_that_left_by_sys_exit_is_complete(client: Connect, workspac
     assert again["runs"][0]["kept"] is True
 
 
+@pytest.mark.case("J16")
 async def test_a_batch_whose_server_was_killed_is_taken_up_by_the_next_one(
     stdio_client: ConnectStdio, workspace: Path, state_directory: Path
 ) -> None:
@@ -422,6 +423,7 @@ async def test_a_kernel_that_dies_ends_its_run_alone(client: Connect, workspace:
     assert "exit code 3" in json.dumps(rows(facts)[1])
 
 
+@pytest.mark.case("J12")
 async def test_the_end_of_the_server_in_the_middle_of_a_batch_leaves_whole_outputs_and_no_process(
     stdio_client: ConnectStdio, workspace: Path
 ) -> None:

@@ -114,6 +114,7 @@ def taken_port() -> Iterator[int]:
 # Starting and stopping
 
 
+@pytest.mark.case("S02", "S04")
 async def test_a_server_lets_in_who_has_the_token_of_the_hint_until_it_is_stopped(
     client: Connect, workspace: Path, state_directory: Path
 ) -> None:
@@ -150,12 +151,14 @@ async def test_a_server_lets_in_who_has_the_token_of_the_hint_until_it_is_stoppe
         assert "start_jupyter_server" in again
 
 
+@pytest.mark.case("S02")
 async def test_stopping_what_was_never_started_is_an_error(client: Connect) -> None:
     async with client() as connected:
         assert (await refused(connected, "stop_jupyter_server")).startswith("SERVER_NOT_RUNNING: ")
 
 
 @pytest.mark.slow
+@pytest.mark.case("S02")
 async def test_stopping_ends_the_kernels_and_their_children_and_no_other_server(
     client: Connect, workspace: Path, tmp_path: Path
 ) -> None:
@@ -252,6 +255,7 @@ async def test_a_browser_that_was_told_to_open_the_page_is_not_ended_with_the_se
 # Failures
 
 
+@pytest.mark.case("S01")
 async def test_a_port_that_is_taken_is_refused_at_once(client: Connect, state_directory: Path) -> None:
     async with client() as connected:
         with taken_port() as port:
@@ -296,6 +300,7 @@ async def test_a_directory_that_is_none_is_refused(client: Connect, workspace: P
         ("refusing", "does not accept its token (HTTP status 403)"),
     ],
 )
+@pytest.mark.case("S03")
 async def test_a_server_that_does_not_come_up_is_reported_and_the_next_start_works(
     behaviour: str, told: str, client: Connect, state_directory: Path, fake_lab: Callable[[str], None]
 ) -> None:
@@ -337,6 +342,7 @@ async def test_progress_is_reported_while_a_server_starts(client: Connect, fake_
     assert heard == ["JupyterLab starts · 2 s"]
 
 
+@pytest.mark.case("S03")
 async def test_a_server_that_dies_later_is_cleared_away_and_told(
     client: Connect, state_directory: Path, fake_lab: Callable[[str], None]
 ) -> None:
@@ -389,6 +395,7 @@ async def environment_without(tmp_path: Path, *modules: str) -> AsyncIterator[st
 
 
 @pytest.mark.slow
+@pytest.mark.case("S01")
 async def test_without_jupyterlab_a_plain_jupyter_server_is_started(
     tmp_path: Path, workspace: Path, state_directory: Path
 ) -> None:
@@ -406,6 +413,7 @@ async def test_without_jupyterlab_a_plain_jupyter_server_is_started(
 
 
 @pytest.mark.slow
+@pytest.mark.case("S01")
 async def test_without_any_jupyter_server_the_error_says_how_to_install_one(
     tmp_path: Path, workspace: Path, state_directory: Path
 ) -> None:
@@ -426,6 +434,7 @@ async def test_without_any_jupyter_server_the_error_says_how_to_install_one(
 
 
 @pytest.mark.slow
+@pytest.mark.case("S04")
 async def test_no_secret_is_in_a_reply_a_log_a_command_line_or_a_file_that_others_can_read(
     raw_server: StartRaw, workspace: Path, state_directory: Path, process_check: Callable[[], list[psutil.Process]]
 ) -> None:
@@ -469,6 +478,7 @@ async def test_no_secret_is_in_a_reply_a_log_a_command_line_or_a_file_that_other
 
 
 @pytest.mark.slow
+@pytest.mark.case("S06")
 async def test_requests_from_elsewhere_are_refused(client: Connect) -> None:
     async with client() as connected:
         lab = Lab.of(await call(connected, "start_jupyter_server", seconds=60))
@@ -511,6 +521,7 @@ c.PasswordIdentityProvider.hashed_password = "argon2:x"
 
 
 @pytest.mark.slow
+@pytest.mark.case("S04")
 async def test_the_users_jupyter_configuration_breaks_no_promise_and_their_theme_stays(
     client: Connect, tmp_path: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -552,6 +563,7 @@ async def test_the_users_jupyter_configuration_breaks_no_promise_and_their_theme
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["end of input", "SIGTERM", "SIGKILL"])
+@pytest.mark.case("S08", "J12", "J14")
 async def test_a_server_with_a_busy_kernel_is_gone_when_this_one_is(
     way: str,
     raw_server: StartRaw,
@@ -584,6 +596,7 @@ async def test_a_server_with_a_busy_kernel_is_gone_when_this_one_is(
         await until(lambda: not runtime_directories(state_directory), seconds=1, what="its directory is removed")
 
 
+@pytest.mark.case("J12")
 async def test_a_client_that_leaves_during_a_start_leaves_nothing(
     raw_server: StartRaw,
     state_directory: Path,
@@ -604,6 +617,7 @@ async def test_a_client_that_leaves_during_a_start_leaves_nothing(
 
 
 @pytest.mark.slow
+@pytest.mark.case("S09")
 async def test_a_notebook_that_is_edited_in_the_browser_and_here(client: Connect, workspace: Path) -> None:
     path = write_notebook(workspace / "a.ipynb", ["x = 1", "print(x)"])
 
@@ -648,6 +662,7 @@ async def test_a_notebook_that_is_edited_in_the_browser_and_here(client: Connect
 
 
 @pytest.mark.slow
+@pytest.mark.case("S09")
 async def test_a_notebook_that_is_saved_in_the_browser_while_it_runs_here(client: Connect, workspace: Path) -> None:
     """The run goes on from the version of the browser. Its results are in it, and so is what was written there."""
     wait = "import pathlib, time\nprint('begun', flush=True)\nwhile not pathlib.Path('go').exists(): time.sleep(0.01)"

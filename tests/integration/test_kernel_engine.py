@@ -143,6 +143,7 @@ async def test_a_kernel_runs_in_its_directory_and_environment(start: Start, work
     assert stdout(execution) == f"{workspace} sings\n"
 
 
+@pytest.mark.case("K19")
 async def test_a_variable_that_is_denied_does_not_reach_the_kernel(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -223,6 +224,7 @@ def reaped_late() -> list[int]:
     return [entry.pid for entry in objects if entry.poll() is not None]
 
 
+@pytest.mark.case("K13")
 async def test_a_start_that_is_cancelled_while_the_kernel_gets_ready_leaves_nothing(
     start: Start, manager: JupyterManager, state_directory: Path
 ) -> None:
@@ -238,6 +240,7 @@ async def test_a_start_that_is_cancelled_while_the_kernel_gets_ready_leaves_noth
     assert await wait_gone([made[0].pid or 0], seconds=0.2) == []
 
 
+@pytest.mark.case("K13")
 async def test_a_start_that_is_cancelled_while_the_process_is_made_leaves_nothing(
     start: Start, state_directory: Path
 ) -> None:
@@ -247,6 +250,7 @@ async def test_a_start_that_is_cancelled_while_the_process_is_made_leaves_nothin
     assert took < 1.5
 
 
+@pytest.mark.case("K13")
 async def test_stopping_twice_does_nothing_more(manager: JupyterManager, kernel: Kernel) -> None:
     await asyncio.gather(manager.stop_kernel(kernel), manager.stop_kernel(kernel))
     await manager.stop_kernel(kernel)
@@ -354,6 +358,7 @@ async def test_output_that_comes_late_reaches_the_execution_it_belongs_to(kernel
     assert stdout(second) == "second\n"
 
 
+@pytest.mark.case("K06")
 async def test_asking_for_input_fails_at_once(kernel: Kernel) -> None:
     for code in ("input()", "import getpass; getpass.getpass()"):
         execution = await run(kernel, code, seconds=5)
@@ -373,6 +378,7 @@ async def test_code_without_history_is_not_counted(kernel: Kernel) -> None:
 # Queue
 
 
+@pytest.mark.case("K14")
 async def test_what_is_submitted_at_once_runs_in_order_and_is_not_mixed(kernel: Kernel) -> None:
     executions = [
         kernel.submit(f"for _ in range(3):\n    print({number}, flush=True)", timeout_seconds=None)
@@ -495,11 +501,12 @@ async def test_an_interrupt_leaves_what_waits_behind_it(kernel: Kernel) -> None:
     assert stdout(behind) == "behind\n"
 
 
+@pytest.mark.case("K03")
 async def test_code_that_runs_too_long_is_interrupted_with_its_output_kept(kernel: Kernel) -> None:
     began = time.monotonic()
     execution = await run(kernel, "print('so far', flush=True)\nwhile True: pass", timeout=0.5, seconds=5)
 
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 1.5
     assert execution.status == CellStatus.TIMEOUT
     assert stdout(execution) == "so far\n"
     assert error_name(execution) == "KeyboardInterrupt"
@@ -569,6 +576,7 @@ async def test_a_kernel_that_ignores_interrupts_can_be_stopped(manager: JupyterM
     ],
     ids=["kill", "exit 0", "exit 7", "abort", "segfault"],
 )
+@pytest.mark.case("K01")
 async def test_a_kernel_that_dies_is_seen_at_once_with_the_reason_and_the_output_so_far(
     code: str, how: str, kernel: Kernel
 ) -> None:
@@ -690,6 +698,7 @@ async def test_a_command_that_is_missing_is_told_at_once(
     assert time.monotonic() - began < 1
 
 
+@pytest.mark.case("K08")
 async def test_a_command_that_is_missing_is_named(
     start: Start, kernelspec: AddKernelspec, state_directory: Path
 ) -> None:
@@ -698,6 +707,7 @@ async def test_a_command_that_is_missing_is_named(
     assert "/nowhere/interpreter" in await failure(start, name, state_directory)
 
 
+@pytest.mark.case("K08")
 async def test_a_command_that_is_not_executable_is_named(
     start: Start, kernelspec: AddKernelspec, state_directory: Path, tmp_path: Path
 ) -> None:
@@ -707,6 +717,7 @@ async def test_a_command_that_is_not_executable_is_named(
     assert "interpreter" in await failure(start, name, state_directory)
 
 
+@pytest.mark.case("K07")
 async def test_a_kernel_that_ends_at_its_start_is_told_with_what_it_said(
     start: Start, kernelspec: AddKernelspec, state_directory: Path
 ) -> None:
@@ -728,6 +739,7 @@ async def test_a_kernel_that_ends_at_its_start_is_told_with_what_it_said(
     ],
     ids=["sleep", "unbound", "silent"],
 )
+@pytest.mark.case("K07")
 async def test_a_kernel_that_is_never_ready_is_given_up_in_time(
     argv: list[str], start: Start, kernelspec: AddKernelspec, state_directory: Path
 ) -> None:
@@ -752,6 +764,7 @@ async def test_a_kernel_that_is_never_ready_is_given_up_in_time(
         '{"argv": [3], "display_name": "x", "language": "x"}',
     ],
 )
+@pytest.mark.case("K08")
 async def test_a_kernelspec_that_is_broken_is_told(
     content: str, start: Start, kernelspec: AddKernelspec, state_directory: Path
 ) -> None:
@@ -763,6 +776,7 @@ async def test_a_kernelspec_that_is_broken_is_told(
     assert "kernel.json" in message
 
 
+@pytest.mark.case("K08")
 async def test_a_broken_kernelspec_is_listed_with_its_problem_and_does_not_hide_the_others(
     manager: JupyterManager, kernelspec: AddKernelspec
 ) -> None:

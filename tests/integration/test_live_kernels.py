@@ -75,6 +75,7 @@ async def test_four_kernels_that_sleep_a_second_finish_together(client: Connect)
         assert time.monotonic() - began < 2.5  # four seconds if they waited
 
 
+@pytest.mark.case("L03")
 async def test_no_more_kernels_than_the_limit_and_the_message_names_those_there_are(client: Connect) -> None:
     async with client(max_kernels=2) as c:
         first, second = await start(c), await start(c)
@@ -86,6 +87,7 @@ async def test_no_more_kernels_than_the_limit_and_the_message_names_those_there_
         await start(c)
 
 
+@pytest.mark.case("L03")
 async def test_twenty_requests_at_once_start_no_more_than_the_limit(client: Connect) -> None:
     """Kernels that are starting count, too."""
     async with client(max_kernels=3) as c:
@@ -94,6 +96,7 @@ async def test_twenty_requests_at_once_start_no_more_than_the_limit(client: Conn
         assert all("LIMIT_REACHED" in text_of(reply) for reply in replies if reply.is_error)
 
 
+@pytest.mark.case("L09")
 async def test_a_queue_that_is_full_refuses_more_and_loses_none(client: Connect) -> None:
     """200 requests at once: one runs, 64 wait, and the rest is refused with a hint."""
     async with client() as c:
@@ -130,6 +133,7 @@ async def test_a_flood_of_cancellations_leaves_the_server_responsive(raw_server:
         assert "kept" in str(answer)
 
 
+@pytest.mark.case("K02")
 async def test_a_cell_that_runs_out_of_memory_is_an_error_and_the_kernel_lives(client: Connect) -> None:
     """The limit is that of the kernel's process (K02)."""
     async with client() as c:
@@ -183,6 +187,7 @@ async def test_an_interrupt_of_an_idle_kernel_says_idle(client: Connect) -> None
         assert (await call(c, "interrupt_kernel", kernel_id=kernel))["result"] == "idle"
 
 
+@pytest.mark.case("K04")
 async def test_a_kernel_that_ignores_interrupts_is_told_as_such_and_a_restart_helps(client: Connect) -> None:
     """Within 6 s the caller knows, and within 3 s more the kernel is new."""
     async with client() as c:
@@ -205,6 +210,7 @@ async def test_a_kernel_that_ignores_interrupts_is_told_as_such_and_a_restart_he
         assert stdout_of(await run(c, kernel, "print('new')")) == "new\n"
 
 
+@pytest.mark.case("K13")
 async def test_a_restart_aborts_what_runs_and_what_waits_and_forgets_variables(client: Connect) -> None:
     """What is queued must not run in the new process."""
     async with client() as c:
@@ -224,6 +230,7 @@ async def test_a_restart_aborts_what_runs_and_what_waits_and_forgets_variables(c
         assert result["execution_count"] == 1
 
 
+@pytest.mark.case("K01")
 async def test_a_dead_kernel_tells_how_it_ended_and_can_be_restarted_under_its_id(client: Connect) -> None:
     async with client() as c:
         kernel = await start(c)
@@ -242,6 +249,7 @@ async def test_a_dead_kernel_tells_how_it_ended_and_can_be_restarted_under_its_i
         assert stdout_of(await run(c, kernel, "print('back')")) == "back\n"
 
 
+@pytest.mark.case("K13")
 async def test_stopping_and_restarting_in_any_order_hangs_nothing(client: Connect) -> None:
     """Restart while a cell runs, two restarts at once, stop while restarting, restart after stop."""
     async with client() as c:
@@ -383,6 +391,7 @@ async def test_a_spare_kernel_is_used_in_the_right_directory_and_replaced(
         await until(lambda: bool(kernels() - before), seconds=10, what="another spare kernel was started")
 
 
+@pytest.mark.case("K17")
 async def test_an_idle_kernel_is_stopped_and_its_next_use_says_so(client: Connect) -> None:
     async with client(kernel_idle_timeout=0.3, cleanup_interval=0.1) as c:
         kernel = await start(c)
@@ -425,6 +434,7 @@ async def test_one_cell_of_a_notebook_is_run_and_saved(client: Connect, workspac
         assert (await refused(c, "execute_notebook_cell", path="a.ipynb", index=9)).startswith("CELL_NOT_FOUND")
 
 
+@pytest.mark.case("K15")
 async def test_a_run_is_taken_up_again_from_the_cell_that_failed(client: Connect, workspace: Path) -> None:
     """The cells before it are not run again: their variables are still there."""
     path = write_notebook(workspace / "a.ipynb", ["open('ran', 'a').write('x')\nn = 2", "n / zero", "print(n)"])
@@ -533,6 +543,7 @@ async def test_executions_of_an_earlier_server_are_listed_and_a_cut_off_one_is_m
         assert stdout_in(read_json(workspace / "out.ipynb")["cells"][0]) == "first\n"
 
 
+@pytest.mark.case("K21", "J16")
 async def test_a_repeated_request_with_the_same_key_runs_once_also_in_the_next_server(
     stdio_client: ConnectStdio, workspace: Path
 ) -> None:
@@ -624,6 +635,7 @@ async def test_a_language_without_translator_is_refused_before_anything_runs(
 # Much output, many kernels
 
 
+@pytest.mark.case("K22")
 async def test_ten_megabytes_of_prints_leave_the_server_responsive(client: Connect) -> None:
     async with client() as c:
         kernel = await start(c)
@@ -644,6 +656,7 @@ async def test_ten_megabytes_of_prints_leave_the_server_responsive(client: Conne
 
 
 @pytest.mark.slow
+@pytest.mark.case("K22")
 async def test_a_hundred_megabytes_of_prints_keep_memory_bounded(stdio_client: ConnectStdio) -> None:
     """10 MiB of a cell are kept, and what is left out is counted."""
     async with stdio_client() as c:
@@ -660,6 +673,7 @@ async def test_a_hundred_megabytes_of_prints_keep_memory_bounded(stdio_client: C
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
+@pytest.mark.case("L04")
 async def test_two_hundred_kernels_leave_nothing_behind(client: Connect, state_directory: Path) -> None:
     """File descriptors, threads, processes and connection files are back where they were."""
     own = psutil.Process()

@@ -26,6 +26,7 @@ async def test_a_runtime_directory_that_is_not_there(
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.case("S11")
 async def test_a_runtime_directory_is_listed_without_opening_what_is_in_it(
     client: Connect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
