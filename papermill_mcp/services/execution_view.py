@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, PrivateAttr
 
-from papermill_mcp.core.outputs import only_records
+from papermill_mcp.core.outputs import MAX_CELL_OUTPUTS, only_records
 from papermill_mcp.errors import InvalidArgumentError
 from papermill_mcp.services.execution_store import ExecutionRecord
 from papermill_mcp.services.output_view import (
@@ -238,6 +238,10 @@ def _show_cell(view: ExecutionView, cell: CellExecution, seen: Cursor, budget: O
     view._images = images
     if cell.collector.dropped_chars:
         lost = f"{cell.collector.dropped_chars:,} characters of its output were not kept, since a cell keeps 10 MiB"
+        view.notes = [*(view.notes or []), lost]
+    if cell.collector.omitted_outputs:
+        limits = f"{MAX_CELL_OUTPUTS:,}, and 10 MiB"
+        lost = f"{cell.collector.omitted_outputs:,} of its outputs were not kept, since a cell keeps {limits}"
         view.notes = [*(view.notes or []), lost]
     if cell.error is not None:
         view.error = show_error(_error_of(cell.error), budget)
