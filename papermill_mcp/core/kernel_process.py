@@ -56,13 +56,13 @@ class KernelProcess:
         self.spec = spec
         self.exited: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.pid: int | None = None
-        self._runtime = runtime
         self._watchdog = watchdog
         self._started = 0
+        self._connection_file = str(runtime / f"kernel-{uuid.uuid4().hex}.json")
         self._manager = AsyncKernelManager(
             kernel_name=kernel_name,
             kernel_spec_manager=_OneSpec(spec),
-            connection_file=str(runtime / f"kernel-{uuid.uuid4().hex}.json"),
+            connection_file=self._connection_file,
             context=context,
             transport="tcp",
             ip="127.0.0.1",
@@ -98,7 +98,7 @@ class KernelProcess:
         self._launch = asyncio.ensure_future(
             self._manager.start_kernel(
                 cwd=str(cwd),
-                env={**env, process_guard.RUNTIME_VARIABLE: str(self._runtime)},
+                env={**env, process_guard.KERNEL_VARIABLE: self._connection_file},
                 extra_arguments=extra,
                 stdin=subprocess.DEVNULL,
                 stdout=output.write_fd,
@@ -188,8 +188,8 @@ class KernelProcess:
         """End the process, its group and its descendants. Returns the pids of what survives, which is nothing if all
         is well."""
         if self.pid is not None:
-            for _ in range(3):  # a tree may fork while it is read
-                if not await asyncio.to_thread(process_guard.kill_tree, self.pid, self._started):
+            for _ in range(5):  # processes may fork while they are looked for
+                if not await asyncio.to_thread(self._kill_all, self.pid):
                     break
                 await asyncio.sleep(0.02)
         elif self._manager.provisioner is not None and self._manager.has_kernel:
@@ -199,7 +199,15 @@ class KernelProcess:
         await self.wait_exit(2)
         if self.pid is None:
             return []
-        return [row.pid for row in await asyncio.to_thread(process_guard.tree_of, self.pid, self._started)]
+        return await asyncio.to_thread(self._survivors, self.pid)
+
+    def _kill_all(self, pid: int) -> bool:
+        tree = process_guard.kill_tree(pid, self._started)
+        return bool(process_guard.kill_code(self._connection_file) or tree)
+
+    def _survivors(self, pid: int) -> list[int]:
+        tree = process_guard.tree_of(pid, self._started)
+        return sorted({row.pid for row in [*tree, *process_guard.code_of(self._connection_file)]})
 
     async def aclose(self) -> None:
         """End the process tree and release ports, files and descriptors. A second call does nothing."""

@@ -107,11 +107,10 @@ def _reap(directory: Path, here: str) -> None:
     # The number of a leader that is gone may have been given to somebody else meanwhile, who is gone as well and left
     # something in a session of that number. So what outlived its leader is known by its environment only.
     leaders = {pid: started for pid, started in entries.trees.items() if process_guard.process_info(pid)}
-    trees = leaders | {row.pid: row.started for row in process_guard.descendants_of(str(directory))}
-    process_guard.end(trees, [str(directory)])
+    process_guard.end(leaders, [str(directory)])
     logger.warning(
         "an earlier server was killed: what it left was ended",
-        extra={"server_pid": entries.server, "pids": sorted(trees)},
+        extra={"server_pid": entries.server, "pids": sorted(leaders)},
     )
 
 

@@ -19,8 +19,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TextIO
 
-#: A variable in the environment of kernels, and so of all that their code starts: the runtime directory of the server.
-RUNTIME_VARIABLE = "PAPERMILL_MCP_RUNTIME"
+#: A variable in the environment of kernels, and so of all that their code starts: the path of the connection file.
+KERNEL_VARIABLE = "PAPERMILL_MCP_KERNEL"
 
 _PROC = "/proc"
 
@@ -96,13 +96,15 @@ def kernels_of(directory: str) -> list[ProcessInfo]:
     return [row for row in _others() if os.fsencode(path) in _read(row.pid, "cmdline")]
 
 
-def descendants_of(directory: str) -> list[ProcessInfo]:
-    """Living kernels with this runtime directory, and what they or their children have started.
+def code_of(connection_files: str) -> list[ProcessInfo]:
+    """Living kernels whose connection files begin with this path, and what their code has started.
 
-    Their environment says so. Those that have left the kernel's tree, or outlived it, are found as well.
+    Their environment says so. What has left the kernel's tree, or outlived the kernel, is found as well.
     """
-    entry = os.fsencode(f"{RUNTIME_VARIABLE}={directory}")
-    return [row for row in _others() if entry in _read(row.pid, "environ").split(b"\0")]
+    begin = os.fsencode(f"{KERNEL_VARIABLE}={connection_files}")
+    return [
+        row for row in _others() if any(entry.startswith(begin) for entry in _read(row.pid, "environ").split(b"\0"))
+    ]
 
 
 def _others() -> list[ProcessInfo]:
@@ -120,16 +122,27 @@ def _read(pid: int, name: str) -> bytes:
 def kill_tree(leader: int, started: int) -> list[ProcessInfo]:
     """Send SIGKILL to every process of the tree of `leader`. Returns what was signalled."""
     doomed = tree_of(leader, started)
-    for row in doomed:
-        info = process_info(row.pid)
-        if info is not None and info.started == row.started:
-            _signal(row.pid, signal.SIGKILL)
+    _kill(doomed)
     if not doomed and not os.path.isdir(_PROC):  # noqa: PTH112 - stdlib-only script
         try:
             os.killpg(leader, signal.SIGKILL)  # no process table to consult, as on macOS
         except (OSError, AttributeError):
             pass
     return doomed
+
+
+def kill_code(connection_files: str) -> list[ProcessInfo]:
+    """Send SIGKILL to what `code_of` finds. Returns what was signalled."""
+    doomed = code_of(connection_files)
+    _kill(doomed)
+    return doomed
+
+
+def _kill(doomed: Sequence[ProcessInfo]) -> None:
+    for row in doomed:
+        info = process_info(row.pid)
+        if info is not None and info.started == row.started:
+            _signal(row.pid, signal.SIGKILL)
 
 
 def _signal(pid: int, number: int) -> None:
@@ -168,6 +181,7 @@ def end(trees: Mapping[int, int], directories: Sequence[str]) -> None:
             # A kernel that had just been started is not registered yet, but has a file there in its command. So has a
             # kernel that the Jupyter server started, which is in no tree of ours when the Jupyter server is gone.
             signalled += [kill_tree(row.pid, row.started) for row in kernels_of(directory)]
+            signalled.append(kill_code(os.path.join(directory, "")))  # noqa: PTH118 - stdlib-only script
             shutil.rmtree(directory, ignore_errors=True)
         if not any(signalled) and not any(os.path.exists(directory) for directory in directories):  # noqa: PTH110
             break

@@ -655,11 +655,18 @@ async def test_the_children_of_a_kernel_go_when_it_is_stopped(manager: JupyterMa
 
 
 async def test_the_children_of_a_kernel_go_when_it_dies(kernel: Kernel) -> None:
-    code = "import subprocess, os\nprint(subprocess.Popen(['sleep', '3600']).pid, flush=True)"
-    pid = int(stdout(await run(kernel, code)))
+    """Also one in a session of its own, and one that has left the kernel's tree altogether."""
+    code = (
+        "import subprocess, os\n"
+        "print(subprocess.Popen(['sleep', '3600']).pid, "
+        "subprocess.Popen(['sleep', '3600'], start_new_session=True).pid, "
+        "subprocess.check_output(['sh', '-c', 'setsid sleep 3600 > /dev/null & echo $!'], text=True), flush=True)"
+    )
+    pids = [int(pid) for pid in stdout(await run(kernel, code)).split()]
+    assert len(pids) == 3
     await run(kernel, "os._exit(1)")
 
-    assert await wait_gone([pid], seconds=2) == []
+    assert await wait_gone(pids, seconds=2) == []
 
 
 # Failures at start

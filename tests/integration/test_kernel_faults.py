@@ -423,7 +423,7 @@ _FORK_BOMB = (
 pathlib.Path('begun').touch()
 while True:
     try:
-        os.fork()
+        if os.fork() == 0: os.setsid()
     except OSError:
         time.sleep(0.001)
 """

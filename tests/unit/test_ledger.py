@@ -21,7 +21,7 @@ from helpers import wait_gone
 
 from papermill_mcp.core.ledger import Ledger, reap
 from papermill_mcp.core.watchdog import Watchdog
-from papermill_mcp.utils.process_guard import RUNTIME_VARIABLE, start_time
+from papermill_mcp.utils.process_guard import KERNEL_VARIABLE, start_time
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what the ledger needs")
 
@@ -114,7 +114,7 @@ async def test_what_outlived_its_kernel_is_ended_only_if_its_environment_says_wh
     directory = left()
     leader = sleeper(
         "sleep 3600 & echo $!; setsid sleep 3600 & echo $!",
-        **{RUNTIME_VARIABLE: str(directory) if mine else f"{directory}x"},
+        **{KERNEL_VARIABLE: str(directory / "kernel-1.json") if mine else f"{directory}x/kernel-1.json"},
     )
     assert leader.stdout is not None
     with (directory / "ledger").open("a") as ledger:
