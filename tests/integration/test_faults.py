@@ -334,7 +334,154 @@ _BROKEN: dict[str, tuple[bytes, str]] = {
     "latin-1": (b'{"nbformat": 4, "cells": [], "metadata": {"a": "\xe9"}}', "INVALID_NOTEBOOK"),
     "NULs": (b"\0" * 100, "NOT_A_NOTEBOOK"),
     "LFS pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "NOT_A_NOTEBOOK"),
-    "merge markers": (b'{\n@pytest.mark.case("B14", "K13")
+    "merge markers": (b'{\n<<<<<<< HEAD\n "a": 1,\n=======\n>>>>>>> x\n}', "INVALID_NOTEBOOK"),
+    "cut off": (b'{"cells": [{"cell_type": "code", "sour', "INVALID_NOTEBOOK"),
+    "deep": (b'{"cells": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "INVALID_NOTEBOOK"),
+    "version 99": (b'{"cells": [], "metadata": {}, "nbformat": 99, "nbformat_minor": 0}', "INVALID_NOTEBOOK"),
+    "long number": (b'{"cells": [], "metadata": {"a": ' + b"9" * 5000 + b'}, "nbformat": 4}', "INVALID_NOTEBOOK"),
+    "cells an object": (b'{"cells": {}, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}', "INVALID_NOTEBOOK"),
+    "cell a number": (b'{"cells": [3], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}', "INVALID_NOTEBOOK"),
+}
+
+
+@pytest.mark.case("N01", "N02", "N04", "N05", "N06", "N07", "N08", "N09", "N10", "N11", "N12")
+async def test_a_broken_notebook_is_told_with_what_is_wrong(client: Connect, workspace: Path) -> None:
+    for name, (data, _) in _BROKEN.items():
+        file = workspace / f"{name}.ipynb"
+        file.write_bytes(data)
+        os.utime(file, (1, 1))  # a young file is read twice
+    async with client() as connected:
+        for tool, argument in _NOTEBOOK_ARGUMENTS:
+            with about(f"{tool} {argument}"), unchanged(workspace):
+                for name, (_, code) in _BROKEN.items():
+                    result = await connected.call_tool(tool, arguments(tool, **{argument: f"{name}.ipynb"}))
+                    if not result.is_error:
+                        # A tool that describes notebooks may name what is wrong in a reply.
+                        assert facts_of(result).get("problems"), (name, text_of(result))
+                        continue
+                    check_form(text_of(result), code)
+                    assert name in text_of(result)
+                    assert "AttributeError" not in text_of(result)
+                    assert "RecursionError" not in text_of(result)
+        await no_kernels(connected)
+
+
+async def test_a_notebook_over_the_limit_is_refused_with_the_limit(
+    client: Connect, workspace: Path, good: Path
+) -> None:
+    write_notebook(workspace / "large.ipynb", ["x" * 5000])
+    async with client(max_notebook_bytes=4096) as connected:
+        with unchanged(workspace):
+            for tool, argument in _NOTEBOOK_ARGUMENTS:
+                message = await refused(connected, tool, **arguments(tool, **{argument: "large.ipynb"}))
+                check_form(message, "TOO_LARGE")
+                assert "4,096" in message or "4096" in message
+        await no_kernels(connected)
+
+
+# Kernels and executions
+
+
+@pytest.mark.case("B13")
+@pytest.mark.parametrize(
+    "name", ["python4", "../../x", "-c", "..", "python3;id", "x" * 300, "", "Python3 ", "none/python3"]
+)
+async def test_a_kernel_that_is_not_installed_is_answered_with_those_that_are(
+    name: str, client: Connect, workspace: Path
+) -> None:
+    calls: list[tuple[str, dict[str, Any]]] = [
+        ("start_kernel", {"kernel_name": name}),
+        ("create_notebook", {"path": "new.ipynb", "kernel": name}),
+        ("execute_notebook_papermill", {"input_path": "good.ipynb", "kernel_name": name}),
+    ]
+    async with client() as connected:
+        with unchanged(workspace):
+            for tool, given in calls:
+                if not name and tool == "execute_notebook_papermill":
+                    continue
+                message = await refused(connected, tool, **given)
+                check_form(message, "KERNELSPEC_NOT_FOUND")
+                assert "python3" in message
+                assert len(message) < 1000
+        await no_kernels(connected)
+
+
+async def test_a_notebook_of_a_kernel_that_is_not_installed_is_not_run(client: Connect, workspace: Path) -> None:
+    write_notebook(workspace / "other.ipynb", ["1"], kernel="cobol", language="cobol")
+    async with client() as connected:
+        with unchanged(workspace):
+            for tool, argument in (("execute_notebook", "path"), ("execute_notebook_papermill", "input_path")):
+                message = await refused(connected, tool, **{argument: "other.ipynb"})
+                check_form(message, "KERNELSPEC_NOT_FOUND")
+                assert "'cobol'" in message
+        await no_kernels(connected)
+
+
+@pytest.mark.case("N22")
+async def test_metadata_of_a_notebook_cannot_define_a_command(client: Connect, workspace: Path) -> None:
+    path = write_notebook(workspace / "evil.ipynb", ["print('ran')"])
+    notebook = json.loads(path.read_text())
+    notebook["metadata"]["kernelspec"] |= {
+        "argv": ["touch", str(workspace / "pwned")],
+        "env": {"PYTHONSTARTUP": "/pwned"},
+        "language": "python\nimport os",
+    }
+    path.write_text(json.dumps(notebook))
+    async with client() as connected:
+        facts = await call(connected, "execute_notebook", path="evil.ipynb")
+
+    assert facts["status"] == "ok"
+    assert not (workspace / "pwned").exists()
+
+
+@pytest.mark.case("K07")
+async def test_a_kernel_that_cannot_start_is_told_and_the_notebook_stays(
+    client: Connect, workspace: Path, kernelspec: AddKernelspec
+) -> None:
+    kernelspec("broken", ["/nowhere/interpreter", "{connection_file}"])
+    write_notebook(workspace / "other.ipynb", ["1"], kernel="broken")
+    async with client() as connected:
+        with unchanged(workspace):
+            for tool, given in (
+                ("start_kernel", {"kernel_name": "broken"}),
+                ("execute_notebook", {"path": "other.ipynb"}),
+                ("execute_notebook_papermill", {"input_path": "other.ipynb", "output_path": "out.ipynb"}),
+            ):
+                check_form(await refused(connected, tool, **given), "KERNEL_START_FAILED")
+        await no_kernels(connected)
+
+
+@pytest.mark.case("B14")
+@pytest.mark.parametrize("tool", _KERNEL_TOOLS)
+async def test_an_unknown_kernel_is_not_found(tool: str, client: Connect) -> None:
+    async with client() as connected:
+        for kernel_id in ("", "x", "0" * 24, "../x", "a" * 5000, "python3"):
+            message = await refused(connected, tool, **arguments(tool, kernel_id=kernel_id))
+            check_form(message, "KERNEL_NOT_FOUND")
+            assert "start_kernel" in message
+            assert len(message) < 1000
+
+
+@pytest.mark.case("B14")
+@pytest.mark.parametrize("tool", _EXECUTION_TOOLS)
+async def test_an_unknown_execution_is_not_found(tool: str, client: Connect) -> None:
+    async with client() as connected:
+        for execution_id in ("", "x", "0" * 24, "../x", "a" * 5000):
+            message = await refused(connected, tool, execution_id=execution_id)
+            check_form(message, "EXECUTION_NOT_FOUND")
+            assert len(message) < 1000
+
+
+async def test_a_cursor_that_is_none_is_told(client: Connect) -> None:
+    async with client() as connected:
+        kernel_id = (await call(connected, "start_kernel"))["kernel_id"]
+        facts = await call(connected, "execute_cell", kernel_id=kernel_id, code="1")
+        for cursor in ("x", "1", "1.2", "1.2.3.4", "-1.0.0", "1.0.0; drop", "9" * 100 + ".0.0"):
+            message = await refused(connected, "get_execution", execution_id=facts["execution_id"], since=cursor)
+            check_form(message, "INVALID_ARGUMENT")
+
+
+@pytest.mark.case("B14", "K13")
 async def test_a_kernel_that_was_stopped_is_not_found_and_the_answer_says_why(client: Connect) -> None:
     async with client() as connected:
         kernel_id = (await call(connected, "start_kernel"))["kernel_id"]
