@@ -1,8 +1,8 @@
 """The entry point: joins the layers and serves them over stdio.
 
-`--version` and `--help` answer before the SDK is imported. The end of standard input and SIGTERM, SIGINT and SIGHUP all
-lead the same way out: the SDK sees the end of its input, running requests are cancelled, and the lifespan stops every
-kernel and the Jupyter server.
+`--version` and `--help` answer before the SDK is imported. The end of standard input, a standard output that nobody
+reads any more, and SIGTERM, SIGINT and SIGHUP all lead the same way out: the SDK sees the end of its input, running
+requests are cancelled, and the lifespan stops every kernel and the Jupyter server.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,7 +46,9 @@ _INSTRUCTIONS = (
 
 def build_server(config: Config, metrics: Metrics | None = None) -> NotebookServer:
     """Join the layers into a server. Nothing starts before its lifespan is entered."""
-    from papermill_mcp.services import Services  # noqa: PLC0415 - `--version` must not wait for the SDK
+    import anyio  # noqa: PLC0415 - `--version` must not wait for the SDK
+
+    from papermill_mcp.services import Services  # noqa: PLC0415
     from papermill_mcp.services.batch_service import BatchService  # noqa: PLC0415
     from papermill_mcp.services.execution_service import ExecutionService  # noqa: PLC0415
     from papermill_mcp.services.execution_store import ExecutionStore  # noqa: PLC0415
@@ -65,17 +67,19 @@ def build_server(config: Config, metrics: Metrics | None = None) -> NotebookServ
         workspace = Workspace([root.resolve() for root in config.roots], private=[state])
         notebooks = NotebookService(config, workspace, state)
         catalogue = NotebookCatalogue(config, workspace, notebooks)
-        async with (  # leaving it stops every kernel, and the Jupyter server
-            KernelService(config, workspace, state, metrics) as kernels,
-            JupyterServerService(config, workspace, state) as jupyter,
-        ):
-            executions = ExecutionService(config, workspace, ExecutionStore(state), metrics)
-            runs = RunService(config, workspace, notebooks, kernels, executions)
-            batches = BatchService(config, workspace, notebooks, runs, executions)
-            try:
-                yield Services(notebooks, kernels, executions, runs, batches, catalogue, jupyter)
-            finally:
-                await executions.aclose()
+        end = AsyncExitStack()  # saves runs, then stops the Jupyter server and every kernel
+        kernels = await end.enter_async_context(KernelService(config, workspace, state, metrics))
+        jupyter = await end.enter_async_context(JupyterServerService(config, workspace, state))
+        executions = ExecutionService(config, workspace, ExecutionStore(state), metrics)
+        end.push_async_callback(executions.aclose)
+        runs = RunService(config, workspace, notebooks, kernels, executions)
+        batches = BatchService(config, workspace, notebooks, runs, executions)
+        try:
+            yield Services(notebooks, kernels, executions, runs, batches, catalogue, jupyter)
+        finally:
+            # An answer to a client that has left fails, and cancels everything around us.
+            with anyio.CancelScope(shield=True):
+                await end.aclose()
 
     toolsets = (notebook_tools.toolset, kernel_tools.toolset, execution_tools.toolset, server_tools.toolset)
     return NotebookServer(

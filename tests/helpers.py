@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -177,14 +178,24 @@ async def wait_gone(pids: Iterable[int], *, seconds: float) -> list[int]:
 
 
 def _wait_gone(pids: list[int], seconds: float) -> list[int]:
+    deadline = time.monotonic() + seconds
     living = []
     for pid in pids:
         try:
             living.append(psutil.Process(pid))
         except psutil.NoSuchProcess:
             continue
-    _, alive = psutil.wait_procs(living, timeout=seconds)
-    return [process.pid for process in alive if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    # Not psutil.wait_procs, which also waits until somebody has taken note of the end.
+    while (living := [process for process in living if _runs(process)]) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return [process.pid for process in living]
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 # Jupyter servers

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 import sys
@@ -75,8 +74,8 @@ def end(server: RawServer, how: str) -> None:
     match how:
         case "EOF":
             server.close_stdin()
-        case "client gone":  # what the server still writes reaches nobody
-            for stream in (0, 1):
+        case "client gone" | "stdout closed":  # what the server still writes reaches nobody
+            for stream in (0, 1) if how == "client gone" else (1,):
                 pipe = server.process._transport.get_pipe_transport(stream)  # type: ignore[attr-defined]
                 pipe.close()
         case "many signals":
@@ -188,22 +187,29 @@ async def test_a_server_that_ends_while_a_kernel_starts_leaves_none(
         await until(lambda: not process_check(), seconds=1, what="all is gone")
 
 
-@pytest.mark.case("J12")
+@pytest.mark.case("J12", "J14")
+@pytest.mark.parametrize("how", ["EOF", "stdout closed", pytest.param("SIGTERM", marks=slow)])
 async def test_a_run_that_the_end_of_the_server_stops_leaves_what_it_has_in_the_file(
-    raw_server: StartRaw, workspace: Path
+    how: str, raw_server: StartRaw, workspace: Path
 ) -> None:
-    busy = "import pathlib, time\nprint('so far', flush=True)\npathlib.Path('busy').touch()\ntime.sleep(3600)"
-    write_notebook(workspace / "a.ipynb", ["print('first')", busy, "print('never')"])
+    """Also when the end is noticed by a report of progress that nobody takes."""
+    slow_cells = [f"print('cell', {number}, flush=True); import time; time.sleep(0.3)" for number in range(60)]
+    path = write_notebook(workspace / "a.ipynb", slow_cells)
     async with raw_server() as server:
-        await server.send("tools/call", {"name": "execute_notebook", "arguments": {"path": "a.ipynb", "timeout": 0}})
-        await until((workspace / "busy").exists, seconds=20, what="the second cell runs")
-        server.close_stdin()
-        assert await server.exit_code(seconds=3) == 0
+        arguments = {"path": "a.ipynb", "timeout": 0}
+        await server.send(
+            "tools/call", {"name": "execute_notebook", "arguments": arguments, "_meta": {"progressToken": 1}}
+        )
+        await until(lambda: len(server.notifications) > 3, seconds=30, what="progress is reported")
+        end(server, how)
+        assert await server.exit_code(seconds=4) == 0
 
-    cells = json.loads((workspace / "a.ipynb").read_text())["cells"]
-    assert "first" in json.dumps(cells[0]["outputs"])
-    assert "so far" in json.dumps(cells[1]["outputs"])
-    assert cells[2]["outputs"] == []
+    outputs = [stdout_in(entry) for entry in read_json(path)["cells"]]
+    over = [number for number, output in enumerate(outputs) if output]
+    assert over == list(range(len(over)))
+    assert len(over) >= server.notifications[-1]["params"]["progress"]
+    assert outputs[over[-1]] == f"cell {over[-1]}\n"
+    assert outputs[-1] == ""
 
 
 @slow
