@@ -282,6 +282,7 @@ if __name__ == "__main__":
     parser.add_argument("--jobs", type=int, default=2, help="at once (default 2)")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)  # some tests act as another user
         made = [_Copy(Path(name) / str(number)) for number in range(given.jobs)]
         report = [run(module, made, given.mutants, given.seed) for module in given.modules or TARGETS]
     print("\n".join(report))

@@ -33,7 +33,7 @@ _SUFFIX = ".ipynb"
 _URL = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]*:/{2}")
 _SEPARATORS = re.compile(r"[/\\]" if os.sep == "\\" else "/")
 _BAD_ENDS = " .\"'`"
-_INVISIBLE = {0x00AD, 0x034F, 0x061C, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x2065, 0x3164, 0xFFA0}
+_INVISIBLE = {0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x2065, 0x3164, 0xFFA0}
 """Characters without a shape that Unicode does not count as format characters, or that no name needs."""
 _SHOWN_PATH = 200  # characters of a path in a message
 

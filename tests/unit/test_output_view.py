@@ -407,6 +407,15 @@ def test_a_trimmed_traceback_stays_within_its_limit(traceback: list[str], limit:
     assert whole == trimmed or len(whole) > limit
 
 
+def test_where_no_room_is_left_for_a_traceback_the_message_stays() -> None:
+    assert show_error(failure(["frame", "E: no"]), budget_of(error_chars=0)).traceback == ""
+    for budget in (budget_of(chars=0), budget_of(error_chars=0), budget_of(brief=True)):
+        (view,), _ = show_outputs([failure(["frame", "E: no"])], budget)
+        assert view.text
+        assert "frame" not in view.text
+        assert budget.chars in (0, 10_000 - len(view.text))
+
+
 def test_a_summary_says_what_there_is_and_how_large() -> None:
     data = picture(640, 480) + bytes(20_000)
     outputs = [stream("x" * 1000), display(text_plain="<Figure size 1x1 with 0 Axes>", image_png=data), failure(["tb"])]

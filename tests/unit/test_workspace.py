@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from test_text_utils import IGNORABLE
 
 from papermill_mcp.errors import NotFoundError, PathNotAllowedError, PermissionDeniedError, ServerError
-from papermill_mcp.services.workspace import Workspace
+from papermill_mcp.services.workspace import MAX_LINKS, Workspace
 
 
 @pytest.fixture
@@ -88,7 +88,10 @@ def test_the_suffix_may_be_in_capitals(workspace: Workspace, root: Path) -> None
 )
 @pytest.mark.parametrize("writing", [False, True])
 def test_a_path_out_of_the_roots_is_refused(workspace: Workspace, path: str, writing: bool) -> None:
-    assert "leads out of the roots" in refusal(workspace, path, writing=writing)
+    text = refusal(workspace, path, writing=writing)
+
+    assert "leads out of the roots" in text
+    assert "Give a path inside a root" in text
 
 
 def test_a_sibling_with_the_same_beginning_is_outside(workspace: Workspace, root: Path) -> None:
@@ -114,6 +117,7 @@ def test_a_sibling_with_the_same_beginning_is_outside(workspace: Workspace, root
         "\u202e",
         "\u2066",
         "\u2028",
+        "\u2029",
         "\ufeff",
         "\u00ad",
         "\U000e0041",
@@ -216,7 +220,7 @@ def test_a_missing_notebook_is_not_found_and_may_be_written(workspace: Workspace
     assert workspace.notebook("new.ipynb", writing=True) == root / "new.ipynb"
 
 
-@pytest.mark.parametrize("path", ["none/x.ipynb", "b.ipynb/x.ipynb", "none/deep/x.ipynb"])
+@pytest.mark.parametrize("path", ["none/x.ipynb", "b.ipynb/x.ipynb", "none/deep/x.ipynb", "b.ipynb/../b.ipynb"])
 def test_a_missing_directory_is_not_found(workspace: Workspace, path: str) -> None:
     for writing in (False, True):
         with pytest.raises(NotFoundError):
@@ -324,6 +328,30 @@ def test_a_loop_of_links_is_called_a_loop(workspace: Workspace, root: Path) -> N
     assert "loop" in refusal(workspace, "x.ipynb")
 
 
+def test_a_chain_of_links_may_be_as_long_as_the_system_lets_it(workspace: Workspace, root: Path) -> None:
+    target = "b.ipynb"
+    for number in range(MAX_LINKS + 1):
+        (root / f"{number}.ipynb").symlink_to(target)
+        target = f"{number}.ipynb"
+
+    assert workspace.notebook(f"{MAX_LINKS - 1}.ipynb") == root / "b.ipynb"
+    assert "too many" in refusal(workspace, f"{MAX_LINKS}.ipynb")
+
+
+def test_a_link_that_goes_away_meanwhile_is_refused(
+    workspace: Workspace, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / "x.ipynb").symlink_to("b.ipynb")
+    real = os.readlink
+
+    def readlink(path: str | Path) -> str:
+        os.unlink(path)
+        return real(path)
+
+    monkeypatch.setattr(os, "readlink", readlink)
+    assert "changed while it was looked at" in refusal(workspace, "x.ipynb")
+
+
 def test_a_dangling_link_inside_is_not_found(workspace: Workspace, root: Path) -> None:
     (root / "x.ipynb").symlink_to("a/none.ipynb")
 
@@ -364,7 +392,7 @@ def test_directories_are_found_and_made(workspace: Workspace, root: Path) -> Non
     assert (root / "out" / "deep").is_dir()
 
 
-@pytest.mark.parametrize("path", ["b.ipynb", "../out", "/tmp", ".hidden/out", "http://x/out", "a\0", "-out"])
+@pytest.mark.parametrize("path", ["", "b.ipynb", "../out", "/tmp", ".hidden/out", "http://x/out", "a\0", "-out"])
 def test_a_directory_follows_the_same_rules(workspace: Workspace, root: Path, path: str) -> None:
     before = sorted(root.rglob("*"))
     with pytest.raises(PathNotAllowedError):
