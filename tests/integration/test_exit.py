@@ -148,9 +148,13 @@ async def test_kernels_of_other_languages_end_with_the_server(
         bash = {"kernel_id": started[0]["kernel_id"], "code": "sleep 3600 & touch begun; sleep 3600", "timeout": 0}
         await server.send("tools/call", {"name": "execute_cell", "arguments": bash})
         await until((workspace / "begun").exists, seconds=20, what="the cell runs")
-        pids = [row["pid"] for row in started]
-        pids += [child.pid for pid in pids for child in psutil.Process(pid).children(recursive=True)]
-        assert len(pids) >= 5
+
+        def family() -> list[int]:
+            kernels = [row["pid"] for row in started]
+            return kernels + [child.pid for pid in kernels for child in psutil.Process(pid).children(recursive=True)]
+
+        await until(lambda: len(family()) >= 5, what="both commands of the cell run")
+        pids = family()
         await ended(server, how, pids, state_directory, record_property)
 
 
