@@ -591,7 +591,11 @@ def _interpreter(python: str, workspace: Path) -> Path:
             f"python {python[:100]!r} is not a path", allowed="the path of an interpreter or a virtual environment"
         )
     path = (workspace / python).absolute()
-    if not path.exists():
+    try:
+        there = path.exists()
+    except OSError:  # a name that is too long, for one
+        there = False
+    if not there:
         raise InvalidArgumentError(
             f"python {python[:200]!r} does not exist",
             allowed="the path of an interpreter or a virtual environment, relative to the workspace or absolute",

@@ -29,7 +29,7 @@ from papermill_mcp.utils.import_lock import IMPORTING
 from papermill_mcp.utils.regex_search import BadPatternError, RegexSearch, RegexTimeoutError
 from papermill_mcp.utils.text_utils import clean_text, count_noun, one_line
 
-_LIST_SECONDS = 4.0  # for opening the files of a page
+_LIST_SECONDS = 4.0  # for finding files and opening those of a page; it has one row in any case
 _SEARCH_SECONDS = 15.0
 _REGEX_SECONDS = 5.0  # for one notebook
 _CHECK_SECONDS = 3.0
@@ -190,10 +190,10 @@ class NotebookCatalogue:
         top = self._workspace.directory(directory)
 
         def find() -> NotebookList:
+            deadline = time.monotonic() + _LIST_SECONDS
             found = walk(top, self._workspace, recursive=recursive, pattern=pattern)
             after = None if cursor is None else _parts(cursor)
             begun = [one for one in found.found if after is None or _parts(one.shown) > after]
-            deadline = time.monotonic() + _LIST_SECONDS
             rows: list[ListedNotebook] = []
             for one in begun[:limit]:
                 if rows and time.monotonic() > deadline:  # the page ends here; the cursor goes on

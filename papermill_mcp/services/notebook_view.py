@@ -226,7 +226,7 @@ def select(document: NotebookDocument, selection: str | None, shown: str) -> lis
             )
         if part in ids:
             found[document.find(cell_id=part, shown=shown)] = None
-        elif re.fullmatch(r"-?\d{1,9}", part):
+        elif re.fullmatch(r"-?\d{1,4000}", part):  # as many digits as Python reads
             found[document.find(index=int(part), shown=shown)] = None
         elif span:
             first = document.find(index=int(span.group(1)), shown=shown)

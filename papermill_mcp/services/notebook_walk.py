@@ -59,6 +59,7 @@ def walk(directory: Path, workspace: Workspace, *, recursive: bool, pattern: str
     result = Walk()
     matches = re.compile(fnmatch.translate(pattern)).match
     deadline = time.monotonic() + WALK_SECONDS
+    late = f"the search ended after {WALK_SECONDS:g} s: choose a directory further down"
     left = MAX_ENTRIES
     pending: list[tuple[Path, str, Iterator[Entry]]] = []
 
@@ -66,20 +67,22 @@ def walk(directory: Path, workspace: Workspace, *, recursive: bool, pattern: str
         nonlocal left
         shown = workspace.shown(path)
         try:
-            entries, more = list_directory(path, shown=shown, suffix=_SUFFIX, limit=left)
+            entries, more = list_directory(path, shown=shown, suffix=_SUFFIX, limit=left, deadline=deadline)
         except ServerError:
             if not pending:
                 raise
             result.skipped["unreadable directories"] += 1
             return
         left -= len(entries)
-        if more or left <= 0:
+        if more and time.monotonic() >= deadline:
+            result.cut = late
+        elif more or left <= 0:
             left = 0
             result.cut = f"the search ended at {MAX_ENTRIES:,} entries: choose a directory further down"
         pending.append((path, "" if shown == "." else f"{shown.rstrip('/')}/", iter(entries)))
 
     enter(directory)
-    while pending and time.monotonic() < deadline:
+    while pending:
         parent, prefix, entries = pending[-1]
         entry = next(entries, None)
         if entry is None:
@@ -93,6 +96,9 @@ def walk(directory: Path, workspace: Workspace, *, recursive: bool, pattern: str
                 result.skipped["hidden directories"] += 1
             elif len(pending) >= MAX_DEPTH:
                 result.skipped[f"directories deeper than {MAX_DEPTH} levels"] += 1
+            elif time.monotonic() >= deadline:  # what has been listed already still counts
+                result.skipped["directories"] += 1
+                result.cut = late
             elif left > 0:
                 enter(path)
             else:
@@ -105,14 +111,15 @@ def walk(directory: Path, workspace: Workspace, *, recursive: bool, pattern: str
             if entry.kind == "file":
                 shown = prefix + entry.name
                 result.found.append(FoundNotebook(parent, entry.name, shown, entry.size, entry.mtime_ns))
+            elif time.monotonic() >= deadline:
+                result.skipped["links"] += 1
+                result.cut = late
             elif found := _linked(parent, entry, prefix + entry.name, workspace):
                 result.found.append(found)
             else:
                 result.skipped["links out of the roots, and special files"] += 1
         elif entry.kind == "link" and not named and recursive:
             result.skipped["links that may be directories"] += 1
-    if pending:
-        result.cut = f"the search ended after {WALK_SECONDS:g} s: choose a directory further down"
     return result
 
 

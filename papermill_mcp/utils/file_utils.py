@@ -15,6 +15,7 @@ import contextlib
 import errno
 import hashlib
 import itertools
+import math
 import os
 import re
 import secrets
@@ -41,6 +42,7 @@ SETTLED_NS = 2_000_000_000
 """A file looked at this soon after a change may change again within one tick of its clock, and look the same."""
 
 _DIGESTED_AT_ONCE = 1_000_000  # bytes
+_NAMES_AT_ONCE = 256  # of a directory, between two looks at the clock
 
 _TEMPORARY = re.compile(r"\.papermill-mcp-[0-9a-f]{16}\.tmp")
 _ABANDONED_SECONDS = 3600  # no save takes that long
@@ -252,10 +254,13 @@ class Entry:
     mtime_ns: int = 0
 
 
-def list_directory(path: Path, *, shown: str, suffix: str, limit: int) -> tuple[list[Entry], bool]:
-    """The directories, links and files with `suffix` in a directory, by name, and whether there are more.
+def list_directory(
+    path: Path, *, shown: str, suffix: str, limit: int, deadline: float = math.inf
+) -> tuple[list[Entry], bool]:
+    """The directories, links and files with `suffix` in a directory, by name, and whether there may be more.
 
-    Looks at `limit` names at most. Other files are left out, and so are files that go away meanwhile.
+    Looks at `limit` names at most, and at none after `deadline`, a time of `time.monotonic`. Other files are left out,
+    and so are files that go away meanwhile.
 
     Raises:
         NotFoundError, PermissionDeniedError, PathNotAllowedError: as the system says.
@@ -267,7 +272,7 @@ def list_directory(path: Path, *, shown: str, suffix: str, limit: int) -> tuple[
         try:
             with os.scandir(path if own is None else own) as entries:
                 for number, entry in enumerate(entries):
-                    if number >= limit:
+                    if number >= limit or (number % _NAMES_AT_ONCE == 0 and time.monotonic() >= deadline):
                         return sorted(found, key=lambda entry: entry.name), True
                     if entry.is_symlink():
                         found.append(Entry(entry.name, "link"))

@@ -102,13 +102,15 @@ def test_on_a_disk_that_is_full_the_old_version_stays_and_edits_go_on_later(tmp_
     assert losses(outcomes) == []
 
 
-async def test_two_servers_lose_no_edit_of_each_other(workspace: Path, state_directory: Path) -> None:
-    """50 edits each, at the same time, on one notebook. Every one that was acknowledged is there."""
+@pytest.mark.case("F12")
+@pytest.mark.parametrize("edits", [50, pytest.param(200, marks=pytest.mark.slow)])
+async def test_two_servers_lose_no_edit_of_each_other(edits: int, workspace: Path, state_directory: Path) -> None:
+    """Edits at the same time, on one notebook. Every one that was acknowledged is there."""
     path = write_notebook(workspace / "n.ipynb", ["start"])
 
     async def work(client: Client, name: str) -> list[str]:
         acknowledged = []
-        for number in range(50):
+        for number in range(edits):
             source = f"{name} {number}"
             result = await client.call_tool("add_cell", {"path": "n.ipynb", "cell_type": "code", "source": source})
             if result.is_error:
@@ -126,7 +128,7 @@ async def test_two_servers_lose_no_edit_of_each_other(workspace: Path, state_dir
 
     found = ["".join(cell["source"]) for cell in read_json(path)["cells"]][1:]
     assert sorted(found) == sorted(first + second)
-    assert len(found) >= 90, "the lock between servers does not make them take turns"
+    assert len(found) >= 1.8 * edits, "the lock between servers does not make them take turns"
     ids = [cell["id"] for cell in read_json(path)["cells"]]
     assert len(set(ids)) == len(ids)
 
