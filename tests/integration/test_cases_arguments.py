@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Connect, StartRaw
-from helpers import Json, call, cell, digest, read_json, text_of, until, write_notebook
+from conftest import Connect
+from helpers import Json, call, cell, digest, read_json, text_of, write_notebook
 
 from papermill_mcp.config import Config
 from papermill_mcp.errors import ErrorCode
@@ -181,21 +181,3 @@ async def test_metadata_of_any_size_are_stored_as_they_are_or_refused(
         else:
             assert read_json(notebook)["cells"][-1]["metadata"] == metadata
         await call(connected, "read_notebook", path="n.ipynb", outline=True)
-
-
-@pytest.mark.case("B20")
-async def test_metadata_of_a_thousand_levels_are_stored_as_they_are_or_refused(
-    raw_server: StartRaw, notebook: Path
-) -> None:
-    levels = b'{"a":' * 1000 + b'"x"' + b"}" * 1000
-    request = (
-        b'{"jsonrpc": "2.0", "id": "deep", "method": "tools/call", "params": {"name": "update_cell", "arguments": '
-    )
-    async with raw_server() as server:
-        await server.write(request + b'{"path": "n.ipynb", "index": 2, "metadata": ' + levels + b"}}}\n")
-        await server.call("read_notebook", path="n.ipynb")
-        await until(lambda: any(answer["id"] == "deep" for answer in server.answers))
-    assert server.impure == []
-    answer = next(answer for answer in server.answers if answer["id"] == "deep")
-    refused = "error" in answer or answer["result"].get("isError")
-    assert notebook.read_bytes().count(b'"a"') == (0 if refused else 1000)
