@@ -302,3 +302,24 @@ async def test_a_secret_of_the_server_is_not_in_its_log(raw_server: StartRaw, st
         assert "CANARY CODE" not in server.errors
         assert key not in json.dumps(server.answers)
         assert "execute_cell" in server.errors
+
+
+@pytest.mark.slow
+@pytest.mark.case("J20")
+async def test_nothing_but_the_protocol_is_on_stdout_in_development_mode(
+    raw_server: StartRaw, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python then warns of much, the debugger of asyncio speaks, and so do the kernels."""
+    monkeypatch.setenv("PYTHONDEVMODE", "1")
+    write_notebook(workspace / "a.ipynb", ["print(1)"])
+    async with raw_server("--log-level", "DEBUG") as server:
+        kernel_id = (await server.call("start_kernel"))["kernel_id"]
+        code = "import warnings; warnings.warn('w'); open('/dev/null'); print('printed')"
+        assert "printed" in stdout_of(await server.call("execute_cell", kernel_id=kernel_id, code=code))
+        assert (await server.call("execute_notebook", path="a.ipynb"))["status"] == "ok"
+        await server.call("stop_kernel", kernel_id=kernel_id)
+        server.close_stdin()
+        assert await server.exit_code(seconds=3) == 0
+
+    assert server.impure == []
+    assert "Traceback" not in server.errors
