@@ -248,7 +248,7 @@ def run(module: str, copies: Sequence[_Copy], most: int, seed: int) -> str:
     chosen = random.Random(seed).sample(every, min(most, len(every)))
     began = time.monotonic()
     if not copies[0].passes(module, source, 600):
-        return f"{module}: the tests fail on the module as it is"
+        sys.exit(f"the tests of {module} fail on the module as it is")
     limit = 20 + 5 * (time.monotonic() - began)
     free: queue.SimpleQueue[_Copy] = queue.SimpleQueue()
     for copy in copies:

@@ -111,11 +111,7 @@ class Cluster:
     @property
     def workers(self) -> int:
         """Threads of all workers, as many as runs can go on at once. A few seconds old."""
-        info = self._client.scheduler_info()
-        threads = info.get("total_threads")
-        if threads is None:  # before 2025.4 there was only the list
-            threads = sum(worker["nthreads"] for worker in info.get("workers", {}).values())
-        return int(threads)
+        return int(self._client.scheduler_info().get("total_threads", 0))
 
     async def run(self, task: ClusterTask, *, on_begin: Callable[[], None] = lambda: None) -> ClusterOutcome:
         """Do a run on a worker. If the worker is lost, the run is done again on another one.

@@ -27,6 +27,8 @@ from papermill_mcp.errors import (
 from papermill_mcp.utils import file_utils
 from papermill_mcp.utils.file_utils import (
     FileContent,
+    create_private_file,
+    list_directory,
     make_directory,
     read_file,
     revision_of,
@@ -535,3 +537,47 @@ def test_a_save_whose_temporary_file_was_removed_tells_it_and_changes_nothing(
         write_file(old, b"new", expected=read(old), shown="n.ipynb")
 
     assert old.read_bytes() == b"old"
+
+
+# Directories, and files of our own
+
+
+def test_a_directory_is_listed_by_name_with_what_each_entry_is(tmp_path: Path) -> None:
+    (tmp_path / "b.IPYNB").write_bytes(b"12")
+    (tmp_path / "a.ipynb").symlink_to("b.IPYNB")
+    (tmp_path / "d").mkdir()
+    os.mkfifo(tmp_path / "c.ipynb")
+    (tmp_path / "text.txt").write_bytes(b"")
+
+    found, more = list_directory(tmp_path, shown=".", suffix=".ipynb", limit=5)
+
+    assert [(entry.name, entry.kind, entry.size) for entry in found] == [
+        ("a.ipynb", "link", 0),
+        ("b.IPYNB", "file", 2),
+        ("c.ipynb", "other", 0),
+        ("d", "directory", 0),
+    ]
+    assert not more
+    found, more = list_directory(tmp_path, shown=".", suffix=".ipynb", limit=4)
+    assert more
+    assert len(found) <= 4
+
+
+def test_a_private_file_is_whole_new_and_for_its_user_alone(tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    create_private_file(path, b"secret")
+
+    assert path.read_bytes() == b"secret"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    with pytest.raises(FileExistsError):
+        create_private_file(path, b"other")
+    assert path.read_bytes() == b"secret"
+
+
+def test_the_revision_of_a_large_file_is_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "n.ipynb"
+    data = b"x" * 16 * MEGABYTE
+    path.write_bytes(data)
+
+    content = read_file(path, max_bytes=len(data), shown="n.ipynb")
+    assert content.revision == revision_of(data)
