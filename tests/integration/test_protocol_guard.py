@@ -67,6 +67,7 @@ def codes(answers: list[Json]) -> list[tuple[Any, int]]:
 
 
 @each_era
+@pytest.mark.case("J01", "J03", "J06")
 async def test_J01_J03_J06_lines_that_are_no_message_are_answered_without_an_id(era: str, raw_server: StartRaw) -> None:
     deep = b'{"jsonrpc": "2.0", "id": 1, "method": "ping", "params": {"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}}"
     async with raw_server(era=era) as server:
@@ -125,6 +126,7 @@ _HARMLESS: list[Json] = [
 
 
 @one_era
+@pytest.mark.case("J02", "J08", "J09")
 async def test_J02_J08_J09_what_is_no_request_is_answered_with_its_id_unless_it_wants_no_answer(
     era: str, raw_server: StartRaw
 ) -> None:
@@ -180,6 +182,7 @@ async def test_J02_J08_J09_what_is_no_request_is_answered_with_its_id_unless_it_
         await still_serves(server)
 
 
+@pytest.mark.case("J01")
 async def test_J01_a_line_that_is_too_long_is_skipped_and_not_kept(raw_server: StartRaw) -> None:
     """The client is told as soon as the line is too long, whenever it ends. One of 10 MB is not too long."""
     async with raw_server() as server:
@@ -210,6 +213,7 @@ async def test_J01_a_line_that_is_too_long_is_skipped_and_not_kept(raw_server: S
 # The eras
 
 
+@pytest.mark.case("J09")
 async def test_J09_requests_before_the_handshake_and_a_second_handshake(raw_server: StartRaw) -> None:
     hello = {"protocolVersion": "1999-01-01", "capabilities": {}, "clientInfo": {"name": "t", "version": "0"}}
     async with raw_server(era=None) as server:
@@ -224,6 +228,7 @@ async def test_J09_requests_before_the_handshake_and_a_second_handshake(raw_serv
         await still_serves(server)
 
 
+@pytest.mark.case("J09")
 async def test_J09_the_later_era_needs_no_handshake_and_refuses_one(raw_server: StartRaw) -> None:
     async with raw_server(era=None) as server:
         await server.write(b"junk\n")
@@ -291,6 +296,7 @@ async def test_an_id_in_flight_and_more_than_the_most_requests_are_refused_at_on
 
 
 @one_era
+@pytest.mark.case("J10", "J11")
 async def test_J10_J11_a_cancellation_stops_its_request_and_nothing_else(era: str, raw_server: StartRaw) -> None:
     async with raw_server(script=FAILING, era=era) as server:
         hold = {"name": "hold", "arguments": {}}
@@ -318,6 +324,7 @@ async def test_J10_J11_a_cancellation_stops_its_request_and_nothing_else(era: st
 
 
 @one_era
+@pytest.mark.case("J18", "J19")
 async def test_J18_J19_whatever_a_handler_raises_or_returns_has_one_answer(era: str, raw_server: StartRaw) -> None:
     unsendable = [
         "a lone surrogate",
@@ -364,6 +371,7 @@ async def test_J18_J19_whatever_a_handler_raises_or_returns_has_one_answer(era: 
 # A client that leaves, or does not read
 
 
+@pytest.mark.case("J12")
 async def test_J12_a_client_that_does_not_read_any_more_ends_the_server(raw_server: StartRaw) -> None:
     async with raw_server() as server:
         await still_serves(server)
@@ -375,6 +383,7 @@ async def test_J12_a_client_that_does_not_read_any_more_ends_the_server(raw_serv
         assert "Traceback" not in server.errors
 
 
+@pytest.mark.case("J12")
 async def test_J12_a_client_that_leaves_with_unread_answers_does_not_hold_up_the_end(raw_server: StartRaw) -> None:
     async with raw_server(script=FAILING) as server:
         server.stop_reading()
@@ -422,6 +431,7 @@ def test_a_server_without_standard_input_does_not_start(workspace: Path, state_d
 
 
 @pytest.mark.slow
+@pytest.mark.case("L01")
 async def test_L01_five_thousand_calls_one_after_the_other(raw_server: StartRaw) -> None:
     async with raw_server("--log-level", "WARNING") as server:
         await still_serves(server)
@@ -437,6 +447,7 @@ async def test_L01_five_thousand_calls_one_after_the_other(raw_server: StartRaw)
 
 
 @pytest.mark.slow
+@pytest.mark.case("L01")
 async def test_L01_five_thousand_calls_with_as_many_in_flight_as_there_may_be(raw_server: StartRaw) -> None:
     async with raw_server("--log-level", "WARNING") as server:
         await still_serves(server)
@@ -457,6 +468,7 @@ async def test_L01_five_thousand_calls_with_as_many_in_flight_as_there_may_be(ra
 
 
 @pytest.mark.slow
+@pytest.mark.case("L01")
 async def test_L01_what_is_too_much_is_refused_and_can_be_sent_again(raw_server: StartRaw) -> None:
     """All lines are written before one answer is read: the server neither blocks nor loses one."""
     async with raw_server("--log-level", "WARNING") as server:
@@ -545,6 +557,7 @@ def _expected(lines: list[bytes]) -> Counter[Any]:
 
 @pytest.mark.slow
 @each_era
+@pytest.mark.case("J22")
 async def test_J22_whatever_comes_each_request_is_answered_once(
     era: str, raw_server: StartRaw, workspace: Path
 ) -> None:

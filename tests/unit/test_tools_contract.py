@@ -217,6 +217,7 @@ def test_a_tool_is_listed_in_the_readme(tool: Tool) -> None:
     assert f"| `{tool.name}`" in readme
 
 
+@pytest.mark.case("J23")
 @each_tool
 def test_the_schemas_of_a_tool_change_only_on_purpose(tool: Tool, request: pytest.FixtureRequest) -> None:
     """After a change that is meant: pytest --update-snapshots tests/unit/test_tools_contract.py."""
