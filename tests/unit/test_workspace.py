@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from test_text_utils import IGNORABLE
 
 from papermill_mcp.errors import NotFoundError, PathNotAllowedError, PermissionDeniedError, ServerError
-from papermill_mcp.services.workspace import MAX_LINKS, Workspace
+from papermill_mcp.services.workspace import MAX_LINKS, MAX_PART_BYTES, Workspace
 
 
 @pytest.fixture
@@ -191,6 +191,11 @@ def test_limits_are_named(workspace: Workspace, path: str, limit: str) -> None:
     assert len(text) < 1500
 
 
+def test_a_name_may_be_as_long_as_the_limit(workspace: Workspace) -> None:
+    with pytest.raises(NotFoundError):
+        workspace.notebook("x" * (MAX_PART_BYTES - 6) + ".ipynb")
+
+
 @pytest.mark.parametrize(
     "path",
     ["~/x.ipynb", "$HOME/x.ipynb", "%2e%2e/x.ipynb", "{}/x.ipynb", '{"cells": [], "nbformat": 4}.ipynb', "{x}.ipynb"],
@@ -299,6 +304,15 @@ def test_nothing_outside_the_roots_is_looked_at(
 
     assert looked
     assert all(Path(path).is_relative_to(root) for path in looked)
+
+
+def test_a_link_to_the_top_of_everything_is_refused(workspace: Workspace, root: Path) -> None:
+    (root / "top").symlink_to("/")
+
+    with pytest.raises(PathNotAllowedError, match="leads out"):
+        workspace.directory("top")
+    with pytest.raises(PathNotAllowedError, match="leads out"):
+        workspace.directory("top/", create=True)
 
 
 def test_links_inside_the_root_work(workspace: Workspace, root: Path) -> None:
