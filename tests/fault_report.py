@@ -5,7 +5,7 @@
 Edits a notebook through `NotebookService` again and again. The n-th system call of an edit fails (once, or from then
 on), writes one byte only, or is the last one of the process, for n = 0, 1, 2 … until an edit gets by without meeting
 the fault. After each edit the file must be the old or the new version: the new one when the edit was acknowledged, the
-old one when it was refused and said so. Prints a table in markdown and ends with 1 if anything was lost.
+old one when it was refused and said so. A model of a disk adds power cuts, a small file system a full disk. Prints a table in markdown and ends with 1 if anything was lost.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import itertools
 import json
 import logging
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -27,10 +28,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import date
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from papermill_mcp import __version__
 from papermill_mcp.config import Config
 from papermill_mcp.errors import ServerError
 from papermill_mcp.services.notebook_edits import CellRef
@@ -275,6 +278,25 @@ def trace_kills(directory: Path, *, calls: Sequence[str] = TRACED, most: int = 3
             yield outcome
 
 
+def cut_power(directory: Path) -> Iterator[Outcome]:
+    """A power cut after each step of a save, with all that the disk may have by then; see `power_cut`."""
+    sys.path.append(str(Path(__file__).parent))  # as pytest has it, if this module was not started by it
+    from power_cut import NEW, OLD, states
+
+    for exists, durable in itertools.product((True, False), repeat=2):
+        place = directory / f"{exists}-{durable}"
+        place.mkdir()
+        found = states(place, exists=exists, durable=durable)
+        for number, there in enumerate(found):
+            last = number == len(found) - 1
+            old = OLD if exists else None
+            allowed = {NEW} if durable and last else {old, NEW}
+            outcome = Outcome("power cut, by a model", number, acknowledged=there == {NEW})
+            if there - allowed:
+                outcome.lost = f"{len(there - allowed)} states of the disk hold neither version, or a lost edit"
+            yield outcome
+
+
 def fill_disk(directory: Path) -> list[Outcome]:
     """Edits on a disk that is really full. `directory` is a small file system of its own."""
     path = make_notebook(directory)
@@ -335,7 +357,9 @@ def report(outcomes: Sequence[Outcome]) -> str:
         left = sum(outcome.left for outcome in own)
         lines.append(f"| {kind} | {number} | {number - saved} | {saved} | {left} | {lost} |")
     losses = [outcome for outcome in outcomes if outcome.lost]
+    versions = f"Python {platform.python_version()} on {platform.system()} {platform.release().partition('-')[0]}"
     lines += ["", f"{len(outcomes)} faults of {len(kinds)} kinds injected, {len(losses)} losses."]
+    lines += [f"{date.today().isoformat()}, jupyter-papermill-mcp-server {__version__}, {versions}."]
     lines += [f"- {outcome.kind} at call {outcome.number}: {outcome.lost}" for outcome in losses[:20]]
     return "\n".join(lines)
 
@@ -363,7 +387,12 @@ def main() -> int:
     outcomes: list[Outcome] = []
     scratch = Path(tempfile.mkdtemp()).resolve()
     try:
-        for name, inject in (("kills", inject_kills), ("errors", inject_errors), ("traced", trace_kills)):
+        for name, inject in (
+            ("kills", inject_kills),
+            ("errors", inject_errors),
+            ("traced", trace_kills),
+            ("power", cut_power),
+        ):
             if name == "traced" and not shutil.which("strace"):
                 continue
             directory = scratch / name
