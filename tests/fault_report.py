@@ -5,7 +5,9 @@
 Edits a notebook through `NotebookService` again and again. The n-th system call of an edit fails (once, or from then
 on), writes one byte only, or is the last one of the process, for n = 0, 1, 2 … until an edit gets by without meeting
 the fault. After each edit the file must be the old or the new version: the new one when the edit was acknowledged, the
-old one when it was refused and said so. A model of a disk adds power cuts, a small file system a full disk. Prints a table in markdown and ends with 1 if anything was lost.
+old one when it was refused and said so. A model of a disk adds power cuts, a small file system a full disk.
+
+Prints a table in markdown and ends with 1 if anything was lost.
 """
 
 from __future__ import annotations
