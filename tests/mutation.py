@@ -44,6 +44,8 @@ TARGETS: dict[str, list[str]] = {
     "utils/file_utils.py": ["test_file_utils.py"],
     "utils/text_utils.py": ["test_text_utils.py", "-k", "not linear"],
     "services/output_view.py": ["test_output_view.py"],
+    "utils/json_rpc.py": ["test_guard.py"],
+    "protocol_guard.py": ["test_guard.py"],
 }
 
 _OPPOSITE: dict[type[ast.AST], type[ast.AST]] = {
