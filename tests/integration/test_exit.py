@@ -131,8 +131,9 @@ async def test_the_server_ends_in_two_seconds_with_everything_it_started(
         await ended(server, how, pids, state_directory, record_property)
 
 
+@slow
 @pytest.mark.case("K12")
-@pytest.mark.parametrize("how", ["SIGKILL", pytest.param("SIGTERM", marks=slow)])
+@pytest.mark.parametrize("how", ["SIGKILL", "SIGTERM"])
 async def test_kernels_of_other_languages_end_with_the_server(
     how: str,
     raw_server: StartRaw,
@@ -379,7 +380,7 @@ async def test_the_next_server_ends_what_one_left_that_was_killed_with_its_watch
         assert len(list(state_directory.glob("runtime-*"))) == 2
         kill_family(doomed, process_check())
         await doomed.exit_code(seconds=2)
-        left = await wait_gone(pids, seconds=2.5)  # an idle ipykernel sees the end of its parent
+        left = await wait_gone(pids, seconds=1.5)  # an idle ipykernel sees the end of its parent
         assert len(left) >= 2 * len(states), "there is something to do for the next server"
         assert len(list(state_directory.glob("runtime-*"))) == 2
 
@@ -421,6 +422,7 @@ async def test_the_next_server_ends_a_jupyter_server_that_one_left(
         assert await following.exit_code(seconds=3) == 0
 
 
+@slow
 @pytest.mark.case("J16")
 async def test_a_server_that_lost_its_watchdog_has_a_new_one_at_the_next_kernel(
     raw_server: StartRaw, workspace: Path, state_directory: Path, process_check: Processes

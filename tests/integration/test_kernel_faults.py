@@ -98,6 +98,7 @@ async def test_code_that_swallows_interrupts_is_told_as_such_and_a_restart_helps
         assert stdout_of(await call(c, "execute_cell", kernel_id=kernel, code="print(1)")) == "1\n"
 
 
+@slow
 @pytest.mark.case("K13")
 async def test_whatever_is_asked_of_a_kernel_that_restarts_or_stops_is_answered(client: Connect) -> None:
     async with client() as c:
@@ -228,6 +229,7 @@ async def peak_of(process: psutil.Process, work: asyncio.Task[Any]) -> int:
     return peak
 
 
+@slow
 @pytest.mark.case("K10", "J20")
 async def test_what_a_kernel_writes_to_its_descriptors_reaches_neither_the_protocol_nor_the_log(
     raw_server: StartRaw,
