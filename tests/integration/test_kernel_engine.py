@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zmq
 from conftest import AddKernelspec
 from helpers import until, wait_gone
 
@@ -22,6 +23,7 @@ from papermill_mcp.core import kernel as kernel_module
 from papermill_mcp.core.execution import CellExecution, CellStatus
 from papermill_mcp.core.jupyter_manager import JupyterManager
 from papermill_mcp.core.kernel import Kernel, KernelState
+from papermill_mcp.core.wire import Wire
 from papermill_mcp.errors import (
     KernelDiedError,
     KernelNotFoundError,
@@ -926,3 +928,23 @@ async def test_a_cell_that_takes_long_is_not_taken_for_over(code: str, kernel: K
     assert (execution.status, execution.output_incomplete) == (CellStatus.OK, False)
     assert execution.duration > 6.5
     assert execution.outputs[0]["text"] == "end\n"
+
+
+async def test_a_kernel_whose_port_another_program_took_starts_with_new_ports(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ZeroMQ gives up a connection to something that is no kernel; then a send fails at once."""
+    send, ports = Wire.send, []
+
+    def first_fails(wire: Wire, *arguments: Any, **options: Any) -> str:
+        if wire not in ports:
+            ports.append(wire)
+            if len(ports) == 1:
+                raise zmq.Again
+        return send(wire, *arguments, **options)
+
+    monkeypatch.setattr(Wire, "send", first_fails)
+    kernel = await start()
+
+    assert len(ports) == 2
+    assert (await settled(kernel.submit("1", timeout_seconds=10))).status == CellStatus.OK
