@@ -20,6 +20,7 @@ from mcp.shared.message import SessionMessage
 from mcp_types import JSONRPCError, JSONRPCNotification, JSONRPCRequest, JSONRPCResponse
 
 from papermill_mcp.protocol_guard import MAX_IN_FLIGHT, ProtocolGuard
+from papermill_mcp.utils import json_rpc
 from papermill_mcp.utils.json_rpc import (
     LINE_TOO_LONG,
     MAX_DEPTH,
@@ -138,6 +139,76 @@ def test_an_id_is_recovered_where_it_is_not_in_doubt() -> None:
 def test_escapes_that_are_text_are_let_through(escape: str) -> None:
     message = f'{{"jsonrpc": "2.0", "id": 1, "method": "m", "params": {{"a": "{escape}"}}}}'
     assert read_line(message.encode()) == json.loads(message)
+
+
+_OK = '"jsonrpc": "2.0"'
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "known_id", "words"),
+    [
+        ("{", -32700, None, "not JSON (Expecting property name"),
+        ("17", -32700, None, "not a JSON object"),
+        ("\ufeff{}", -32700, None, "byte order mark"),
+        ("Content-Length: 20", -32700, None, "not by Content-Length"),
+        (f'{{{_OK}, "id": 1, "method": "m", "params": {{"a": NaN}}}}', -32700, None, "NaN is not JSON"),
+        (f'{{{_OK}, "id": 1, "method": "m", "params": {{"a": 1e999}}}}', -32700, None, "too large"),
+        (f'{{{_OK}, "id": 1, "method": "m", "params": {{"a": {"9" * 5000}}}}}', -32700, None, "5000 digits"),
+        ("[]", -32600, None, "batching is not supported"),
+        ('{"id": 1, "method": "m"}', -32600, 1, '"jsonrpc" must be "2.0"'),
+        ('{"jsonrpc": "1.0", "method": "m"}', -32600, None, '"jsonrpc" must be "2.0"'),
+        (f'{{{_OK}, "id": 7}}', -32600, 7, "neither"),
+        (f'{{{_OK}, "id": "a", "method": 3}}', -32600, "a", '"method" must be a string'),
+        (f'{{{_OK}, "id": true, "method": "m"}}', -32600, None, '"id" must be'),
+        (f'{{{_OK}, "id": null, "method": "m"}}', -32600, None, '"id" must be'),
+        (f'{{{_OK}, "id": "{"x" * 1001}", "method": "m"}}', -32600, None, '"id" must be'),
+        (f'{{{_OK}, "id": 1, "method": "m", "params": [1]}}', -32602, 1, '"params" must be an object'),
+        (f'{{{_OK}, "id": 1, "method": "{"m" * 201}"}}', -32601, 1, "201 characters"),
+        (f'{{{_OK}, "id": 1, "method": "m", "params": {{"a": 1, "a": 1}}}}', -32600, 1, "more than once"),
+        (f'{{{_OK}, "id": 1, "method": "m", "params": {{"a": "\\ud800"}}}}', -32600, 1, "half of a surrogate"),
+        (f'{{{_OK}, "id": 1, "method": "m", "params": {{"a": "\\uD800"}}}}', -32600, 1, "half of a surrogate"),
+    ],
+)
+def test_each_flaw_has_its_code_its_id_and_its_words(text: str, code: int, known_id: Any, words: str) -> None:
+    refused = read_line(text.encode())
+
+    assert isinstance(refused, Refusal)
+    assert (refused.code, refused.id) == (code, known_id)
+    assert words in refused.message
+
+
+def test_bytes_that_are_not_utf8_are_named_by_their_place() -> None:
+    refused = read_line(b'{"a": "\xff"}')
+    assert isinstance(refused, Refusal)
+    assert (refused.code, refused.id) == (-32700, None)
+    assert "not UTF-8 (byte 8)" in refused.message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "  \r",
+        f'{{{_OK}, "method": "m", "params": [1]}}',  # a notification
+        '{"result": 1, "id": 1}',  # a response
+        '{"error": {}, "id": 1}',
+    ],
+)
+def test_what_wants_no_answer_gets_none_though_it_is_malformed(text: str) -> None:
+    assert read_line(text.encode()) is None
+
+
+@pytest.mark.parametrize("text", [f'{{{_OK}, "id": 1, "result": {{}}}}', f'{{{_OK}, "id": 1, "error": {{"code": 1}}}}'])
+def test_responses_are_passed_on(text: str) -> None:
+    assert read_line(text.encode()) == json.loads(text)
+
+
+def test_a_message_of_the_greatest_size_is_sent_and_no_larger_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    size = len(encode({"a": "x" * 100}))
+    monkeypatch.setattr(json_rpc, "MAX_MESSAGE_BYTES", size)
+    assert len(encode({"a": "x" * 100})) == size
+    with pytest.raises(NotEncodableError, match=f"{size + 1} bytes"):
+        encode({"a": "x" * 101})
 
 
 # Messages that are sent
