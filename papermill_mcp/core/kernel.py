@@ -80,10 +80,6 @@ class KernelState(StrEnum):
     STOPPED = "stopped"
 
 
-class _PortTakenError(KernelStartFailedError):
-    """Between the choice of a port and its use, another program took it."""
-
-
 class Kernel:
     """One kernel under one id, through all its restarts.
 
@@ -226,7 +222,7 @@ class Kernel:
             try:
                 await self._start_once(deadline)
             except KernelStartFailedError as error:
-                if not isinstance(error, _PortTakenError) and "ddress already in use" not in str(error):
+                if "ddress already in use" not in str(error):
                     raise
                 # Between the choice of the ports and their use another program took one. Once more, with new ones.
                 await self._discard_incarnation()
@@ -273,8 +269,8 @@ class Kernel:
                 try:
                     msg_id = wire.send("shell", "kernel_info_request", {})
                 except zmq.Again as error:  # ZeroMQ gives a connection up when something else answers there
-                    raise _PortTakenError(
-                        f"another program has taken a port of kernel {self.kernel_name!r}",
+                    raise KernelStartFailedError(
+                        f"kernel {self.kernel_name!r} did not get its ports: address already in use",
                         state="no kernel was started",
                         advice="try again",
                     ) from error

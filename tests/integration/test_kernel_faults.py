@@ -47,10 +47,9 @@ MEGABYTE = 2**20
 
 @pytest.mark.case("K01")
 async def test_what_a_cell_put_out_before_its_kernel_died_is_in_the_file(client: Connect, workspace: Path) -> None:
-    path = write_notebook(
-        workspace / "a.ipynb",
-        ["print('first')", "import os\nprint('last words', flush=True)\nos.kill(os.getpid(), 9)", "print('never')"],
-    )
+    # A kill at once takes what ZeroMQ has not sent yet.
+    dying = "import os, time\nprint('last words', flush=True); time.sleep(0.3)\nos.kill(os.getpid(), 9)"
+    path = write_notebook(workspace / "a.ipynb", ["print('first')", dying, "print('never')"])
     async with client() as c:
         began = time.monotonic()
         died = await call(c, "execute_notebook", path="a.ipynb")
