@@ -521,6 +521,7 @@ async def test_the_time_in_the_queue_does_not_count(kernel: Kernel) -> None:
     assert (await run(kernel, "1", timeout=0.9)).status == CellStatus.OK
 
 
+@pytest.mark.slow
 async def test_a_kernel_that_ignores_interrupts_is_reported_and_usable_once_it_is_done(
     manager: JupyterManager, start: Start
 ) -> None:

@@ -450,6 +450,7 @@ async def test_a_run_is_taken_up_again_from_the_cell_that_failed(client: Connect
         assert stdout_in(read_json(path)["cells"][2]) == "2\n"
 
 
+@pytest.mark.slow
 async def test_the_second_run_of_a_notebook_estimates_the_time_left(client: Connect, workspace: Path) -> None:
     write_notebook(workspace / "a.ipynb", ["import time; time.sleep(0.5)", "time.sleep(1.6)"])
     async with client() as c:

@@ -147,7 +147,12 @@ _FAILING: list[Json | str] = [
             _PASSING, {"report_mode": True, "parameters": {"alpha": 2}}, id="report mode", marks=pytest.mark.slow
         ),
         pytest.param(_FAILING, {"parameters": {"alpha": 5}}, id="failing"),
-        pytest.param(["1", "import sys; sys.exit()", "print('never')", cell("x", "markdown")], {}, id="sys.exit()"),
+        pytest.param(
+            ["1", "import sys; sys.exit()", "print('never')", cell("x", "markdown")],
+            {},
+            id="sys.exit()",
+            marks=pytest.mark.slow,
+        ),
         pytest.param(["1", "import sys; sys.exit(0)", "print('never')"], {}, id="sys.exit(0)", marks=pytest.mark.slow),
         pytest.param(["1", "import sys; sys.exit(3)", "print('never')"], {}, id="sys.exit(3)", marks=pytest.mark.slow),
         pytest.param([cell("only text", "markdown"), "", "2"], {}, id="an empty cell", marks=pytest.mark.slow),
@@ -225,6 +230,7 @@ async def test_an_output_that_is_run_again_becomes_what_papermill_makes_of_it(
     assert output["metadata"]["papermill"]["parameters"] == {"alpha": 5} | parameters
 
 
+@pytest.mark.slow
 async def test_an_expected_exception_is_no_failure_which_papermill_calls_one(client: Connect, workspace: Path) -> None:
     """Papermill goes on after it, as tagged, and then puts the markers of a failed run in. We leave them out."""
     cells: list[Json | str] = ["1", cell("raise ValueError('allowed')", tags=["raises-exception"]), "print('after')"]
@@ -415,6 +421,7 @@ async def test_what_papermill_takes_for_a_stream_or_a_url_is_refused(
 
 
 @pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
+@pytest.mark.slow
 async def test_values_arrive_in_a_bash_kernel(
     locale: str, client: Connect, workspace: Path, kernelspec: AddKernelspec
 ) -> None:
