@@ -6,6 +6,7 @@ It takes 75 s, or as many seconds as the environment variable SOAK_SECONDS says.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -199,7 +200,8 @@ class Soak:
         pids = [pid for pid in self.kernels.values() if pid in own]
         if pids:
             self.done["SIGKILL"] += 1
-            os.kill(self.chance.choice(pids), self.chance.choice([signal.SIGKILL, signal.SIGSEGV]))
+            with contextlib.suppress(ProcessLookupError):  # another fault was quicker
+                os.kill(self.chance.choice(pids), self.chance.choice([signal.SIGKILL, signal.SIGSEGV]))
         await asyncio.sleep(0.2)
 
     async def edit_outside(self) -> None:
