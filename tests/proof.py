@@ -186,9 +186,11 @@ class Recorder:
             self._seen[report.nodeid] = report.outcome
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        if not self._seen or session.config.cache is None:
+        # Without its cache pytest keeps nothing, as when it is told `-p no:cacheprovider`.
+        if not self._seen or getattr(session.config, "cache", None) is None:
             return
         made = {"date": date.today().isoformat(), "python": platform.python_version()}
+        assert session.config.cache is not None
         before = session.config.cache.get(RESULTS, {})
         now = {test: {"outcome": outcome, **made} for test, outcome in self._seen.items()}
         session.config.cache.set(RESULTS, before | now)
