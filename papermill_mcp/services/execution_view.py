@@ -177,9 +177,6 @@ class CancelledExecution(Result):
     notes: list[str] | None = None
 
 
-_OF_CANCELLED = set(CancelledExecution.model_fields) - {"ended"}
-
-
 def show(execution: Execution, seen: Cursor, budget: OutputBudget) -> ExecutionView:
     view = ExecutionView(
         execution_id=execution.execution_id,
