@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import random
 import re
 import socket
 import threading
@@ -407,20 +408,24 @@ def test_a_directory_that_is_swapped_for_a_link_while_calls_run_leads_nowhere(tm
     swaps = 0
 
     def swap() -> None:
+        # Waits of random length let the swap meet every step of a call. Without them a slow machine sees the link only.
         nonlocal swaps
-        while not stop.is_set():
+        chance = random.Random(13)
+        while not stop.wait(chance.random() / 500):
             (root / "d").rename(root / "aside")
             (root / "d").symlink_to(outside)
             swaps += 1
+            stop.wait(chance.random() / 2000)
             (root / "d").unlink()
             (root / "aside").rename(root / "d")
 
     swapper = threading.Thread(target=swap)
     swapper.start()
-    read, refused = set(), 0
+    read: set[bytes] = set()
+    refused = 0
     try:
-        deadline = time.monotonic() + 3
-        while time.monotonic() < deadline:
+        began = time.monotonic()
+        while (gone := time.monotonic() - began) < 3 or (gone < 40 and not (read and refused and swaps > 20)):
             for writing in (False, True):
                 try:
                     path = resolver.notebook("d/x.ipynb", writing=writing)
