@@ -223,6 +223,12 @@ class CellExecution:
         self._end(CellStatus.DIED)
         self.released.set()
 
+    def lose_touch(self, evalue: str) -> None:
+        """The kernel lives and can no longer say what becomes of the code: the caller has its result."""
+        self.error = CellError("KernelUnresponsive", evalue, [])
+        self._end(CellStatus.ERROR)
+        self.released.set()
+
     def _end(self, status: CellStatus) -> None:
         if self._started_clock is not None:
             self._ended_clock = time.monotonic()

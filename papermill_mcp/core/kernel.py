@@ -50,6 +50,9 @@ _PROBE_SECONDS = 60.0
 #: Seconds that a cell runs before a request is put behind it.
 _DOUBT_SECONDS = 2.0
 
+#: Seconds after a reply in which the kernel must have broadcast that it is done with the request.
+_MUTE_SECONDS = 10.0
+
 #: When interrupts are sent, in seconds after the first. One that comes right after the request is lost, since the
 #: kernel ignores SIGINT until it runs the code, so young code gets several. Code that has run for a while gets a second
 #: one late: it may be saving its work, and a further interrupt would end that, too.
@@ -68,6 +71,13 @@ MAX_QUEUED = 64
 
 #: Finished executions whose late output still finds them.
 _REMEMBERED = 200
+
+
+#: What is wrong with a kernel that answers and broadcasts nothing.
+_MUTE = (
+    "can no longer send what code puts out; ipykernel does so after text that has no UTF-8 form, "
+    "such as half of a surrogate pair ('\\ud800')"
+)
 
 
 class KernelState(StrEnum):
@@ -110,6 +120,7 @@ class Kernel:
         self.info: dict[str, Any] = {}
         self.late = OutputCollector(Displays())
         self._displays = Displays()
+        self._mute = False
         self._env = env
         self._context = context
         self._runtime = runtime
@@ -125,6 +136,7 @@ class Kernel:
         self._running: CellExecution | None = None
         self._known: OrderedDict[str, CellExecution] = OrderedDict()
         self._probes: dict[str, asyncio.Future[None]] = {}  # our own requests: done when an iopub status of them came
+        self._idles: set[str] = set()  # those of them that the kernel was heard to be done with
         self._replies: dict[str, asyncio.Future[dict[str, Any]]] = {}
         self._ladder: asyncio.Task[bool] | None = None
         self._restarting = asyncio.Lock()
@@ -213,6 +225,7 @@ class Kernel:
             self._known.clear()
             self.execution_count = 0
             self._subshell = None
+            self._mute = False
             await self._bring_up(timeout_seconds, KernelState.DEAD)
             self.started_at = datetime.now(UTC)
 
@@ -315,9 +328,16 @@ class Kernel:
 
         Raises:
             KernelNotFoundError, KernelDiedError: there is no process to run it.
+            KernelUnresponsiveError: the kernel can no longer say what code puts out.
             LimitReachedError: too much waits already.
         """
         self.require_alive()
+        if self._mute:
+            raise KernelUnresponsiveError(
+                f"kernel {self.kernel_id} {_MUTE}",
+                state="nothing was run; its variables stand until it is restarted",
+                advice="restart_kernel gives it a new process",
+            )
         if len(self._queue) >= MAX_QUEUED:
             raise LimitReachedError(
                 f"kernel {self.kernel_id} has {len(self._queue)} executions waiting, and no more may wait",
@@ -390,7 +410,7 @@ class Kernel:
                 },
                 msg_id=execution.msg_id,
             )
-            doubt = asyncio.get_running_loop().call_later(_DOUBT_SECONDS, self._ask_if_over, execution)
+            doubt = asyncio.create_task(self._doubt(execution), name=f"doubt {self.kernel_id}")
             try:
                 await execution.released.wait()
             finally:
@@ -430,6 +450,8 @@ class Kernel:
             probe = self._probes.get(message.parent_id)
             if probe is not None and not probe.done():
                 probe.set_result(None)
+            if probe is not None and state == "idle":
+                self._idles.add(message.parent_id)
             if execution is not None and state in ("busy", "idle"):
                 execution.timing[f"iopub.status.{state}"] = message.date
                 if state == "idle":
@@ -465,45 +487,65 @@ class Kernel:
             reply = self._nudge()
             reply.add_done_callback(lambda done: None if done.cancelled() else execution.take_later_reply())
 
-    def _ask_if_over(self, execution: CellExecution) -> None:
-        """Put a request behind a cell that takes long. Its reply shows that the kernel is done with the cell.
+    async def _doubt(self, execution: CellExecution) -> None:
+        """Find out about a cell of an ipykernel that takes long: is it over, and could the kernel say so?
 
-        An ipykernel that fails to write what a cell has put out, such as a lone surrogate, may send neither the reply
-        nor `idle`. It takes its requests one after the other; other kernels may answer before a cell is over.
+        One that fails to write what a cell has put out, such as a lone surrogate, may send neither the reply nor
+        `idle`. A request behind the cell shows that it is over, for an ipykernel takes them one after the other; other
+        kernels may answer before. If writing fails twice at a time, its thread for broadcasts is never woken again
+        (ZMQStream does not look for further messages after an exception). Then each flush takes 10 s, and nothing that
+        the kernel says arrives. Its control thread answers all the same, but of that, too, there is no broadcast.
         """
-        if execution.released.is_set() or self._wire is None or self.info.get("implementation") != "ipython":
+        await asyncio.sleep(_DOUBT_SECONDS)
+        if self.info.get("implementation") != "ipython":
             return
-        loop = asyncio.get_running_loop()
-        reply: asyncio.Future[dict[str, Any]] = loop.create_future()
-        msg_id = self._wire.send("shell", "kernel_info_request", {})
-        self._replies[msg_id] = reply
-        self._probes[msg_id] = loop.create_future()
+        over = self._nudge(expires=False)
+        # What the cell has sent may come over another channel than this reply, and a little later.
+        later = asyncio.get_running_loop().call_later
+        over.add_done_callback(lambda done: done.cancelled() or later(_IDLE_GRACE, execution.give_up_on_both))
+        unheard = 0
+        while unheard < 2:
+            msg_id = secrets.token_hex(16)
+            await self._nudge(channel="control", msg_id=msg_id, expires=False)
+            await asyncio.sleep(_MUTE_SECONDS)
+            # One that is not heard may still wake the thread that broadcasts, for that one message.
+            unheard = 0 if msg_id in self._idles else unheard + 1
+        self._mute = True
+        logger.warning("kernel is mute", extra={"kernel_id": self.kernel_id})
+        if not execution.released.is_set():
+            execution.lose_touch(f"the kernel {_MUTE}; its variables stand until restart_kernel")
 
-        def answered(done: asyncio.Future[dict[str, Any]]) -> None:
-            if not done.cancelled():
-                # What the cell has sent may come over another channel than this reply, and a little later.
-                loop.call_later(_IDLE_GRACE, execution.give_up_on_both)
-                loop.call_later(_PROBE_SECONDS, self._forget_probe, msg_id)
-
-        reply.add_done_callback(answered)
-
-    def _nudge(self, heard: asyncio.Future[None] | None = None) -> asyncio.Future[dict[str, Any]]:
+    def _nudge(
+        self,
+        heard: asyncio.Future[None] | None = None,
+        *,
+        channel: Literal["shell", "control"] = "shell",
+        msg_id: str | None = None,
+        expires: bool = True,
+    ) -> asyncio.Future[dict[str, Any]]:
         """Send a harmless request. Returns its reply; `heard` is completed when an iopub status of it is here.
 
         An ipykernel whose `await` was interrupted answers only when another request comes.
+
+        Args:
+            expires: forget the request after a while; otherwise some time after its reply, whenever that comes.
         """
         loop = asyncio.get_running_loop()
         reply: asyncio.Future[dict[str, Any]] = loop.create_future()
         if self._wire is not None:
-            msg_id = self._wire.send("shell", "kernel_info_request", {})
+            msg_id = self._wire.send(channel, "kernel_info_request", {}, msg_id=msg_id)
             self._replies[msg_id] = reply
             self._probes[msg_id] = heard or loop.create_future()
-            loop.call_later(_PROBE_SECONDS, self._forget_probe, msg_id)
+            if expires:
+                loop.call_later(_PROBE_SECONDS, self._forget_probe, msg_id)
+            else:
+                reply.add_done_callback(lambda _: loop.call_later(_PROBE_SECONDS, self._forget_probe, msg_id))
         return reply
 
     def _forget_probe(self, msg_id: str) -> None:
         self._probes.pop(msg_id, None)
         self._replies.pop(msg_id, None)
+        self._idles.discard(msg_id)
 
     # Look inside
 

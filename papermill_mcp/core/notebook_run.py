@@ -18,7 +18,7 @@ from papermill_mcp.core.execution import CellExecution, CellStatus
 from papermill_mcp.core.kernel import Kernel
 from papermill_mcp.core.outputs import Output, recorded_values
 from papermill_mcp.core.run_file import RunFile
-from papermill_mcp.errors import KernelDiedError, KernelNotFoundError, ServerError
+from papermill_mcp.errors import KernelDiedError, KernelNotFoundError, KernelUnresponsiveError, ServerError
 from papermill_mcp.utils.text_utils import one_line
 
 #: Tags that nbclient, and so papermill, obeys.
@@ -191,8 +191,8 @@ class NotebookRun:
                 continue
             try:
                 await self._run_cell(kernel, cell)
-            except (KernelDiedError, KernelNotFoundError) as error:
-                self.problem = error  # it ended between two cells
+            except (KernelDiedError, KernelNotFoundError, KernelUnresponsiveError) as error:
+                self.problem = error  # between two cells
                 self.status = CellStatus.DIED
                 return
             if cell.failed and (cell.status != CellStatus.ERROR or not self.continues):

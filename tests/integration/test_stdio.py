@@ -284,10 +284,9 @@ async def test_text_that_cannot_be_encoded_does_not_end_the_server(raw_server: S
     async with raw_server() as server:
         kernel_id = (await server.call("start_kernel"))["kernel_id"]
         for code in ("print('\\ud800')", "'\\udfff'", "raise ValueError('\\ud800')", "display({'a': float('nan')})"):
-            facts = await server.call("execute_cell", kernel_id=kernel_id, code=code, wait=10)
-            # An ipykernel that fails to write may be busy with that for long. The server answers all the same.
-            assert facts["status"] in ("ok", "error", "running")
-            if facts["status"] == "running":
+            facts = await server.call("execute_cell", kernel_id=kernel_id, code=code, wait=60, seconds=80)
+            assert facts["status"] in ("ok", "error")
+            if "KernelUnresponsive" in str(facts):  # it can no longer send anything; seldom
                 await server.call("restart_kernel", kernel_id=kernel_id)
         await server.call("list_kernels")
 
