@@ -136,8 +136,10 @@ def serve(config: Config, metrics: Metrics | None = None) -> None:
     gc.disable()  # imports make many objects and no garbage; a collector that looks through them costs a tenth
     import anyio  # noqa: PLC0415 - after `--version`
 
+    from papermill_mcp.utils.large_blocks import return_large_blocks  # noqa: PLC0415
     from papermill_mcp.utils.log_utils import configure_logging  # noqa: PLC0415
 
+    return_large_blocks()
     if sys.platform != "win32":
         for number in _END_SIGNALS:
             signal.signal(number, lambda *_: os._exit(0))  # so far, nothing has begun

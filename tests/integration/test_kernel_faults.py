@@ -166,7 +166,6 @@ async def test_a_cell_that_is_silent_for_long_is_not_taken_for_a_mute_one(client
             assert stdout_of(facts) == "slept\n"
 
 
-
 # Idle kernels
 
 
