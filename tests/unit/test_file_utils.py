@@ -170,6 +170,64 @@ def test_a_save_keeps_the_mode(old: Path, mode: int) -> None:
     assert stat.S_IMODE(old.stat().st_mode) == mode
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+def test_a_save_keeps_the_owner_and_the_group(old: Path) -> None:
+    os.chown(old, 65534, 65533)
+    old.chmod(0o4750)  # the owner is set first, since that takes the set-user-id bit away
+    write_file(old, b"new", expected=read(old), shown="n.ipynb")
+
+    status = old.stat()
+    assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (65534, 65533, 0o4750)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+def test_an_owner_that_may_not_be_given_does_not_stop_a_save(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.chown(old, 65534, 65533)
+    expected = read(old)
+    monkeypatch.setattr(os, "fchown", failing(os.fchown, 1, errno.EPERM, once=False))
+    write_file(old, b"new", expected=expected, shown="n.ipynb")
+
+    assert old.read_bytes() == b"new"
+    assert old.stat().st_uid == 0
+
+
+@pytest.mark.parametrize(
+    ("number", "tolerated"),
+    [
+        (errno.EINVAL, True),
+        (errno.ENOTSUP, True),
+        (errno.EOPNOTSUPP, True),
+        (errno.ENOSYS, True),
+        (errno.EBADF, True),
+        (errno.EIO, False),
+        (errno.ENOSPC, False),
+    ],
+)
+def test_a_directory_that_cannot_be_flushed_is_told_from_one_that_fails(
+    old: Path, monkeypatch: pytest.MonkeyPatch, number: int, tolerated: bool
+) -> None:
+    """Some file systems refuse to flush directories, and then there is nothing to flush; a failed one is said."""
+    expected = read(old)
+    real = os.fsync
+    flushed: list[bool] = []
+
+    def fsync(descriptor: int) -> None:
+        flushed.append(stat.S_ISDIR(os.fstat(descriptor).st_mode))
+        if flushed[-1]:
+            raise OSError(number, os.strerror(number))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    if tolerated:
+        write_file(old, b"new", expected=expected, shown="n.ipynb")
+    else:
+        with pytest.raises(ServerError, match="in place, but may not survive a power cut"):
+            write_file(old, b"new", expected=expected, shown="n.ipynb")
+
+    assert flushed == [False, True]
+    assert old.read_bytes() == b"new"
+
+
 def test_a_new_file_gets_the_mode_of_the_umask(tmp_path: Path) -> None:
     path = tmp_path / "n.ipynb"
     before = os.umask(0o027)
