@@ -6,8 +6,10 @@ import asyncio
 import json
 import os
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import anyio
 import pytest
@@ -402,6 +404,180 @@ async def test_the_end_may_be_asked_for_before_and_while_the_server_serves() -> 
         os.close(descriptor)
 
     assert ended == ["ended", "ended"]
+
+
+class Conversation:
+    """A guard that is spoken to line by line."""
+
+    def __init__(self, echo: Echo) -> None:
+        self.ended = 0
+        self.echo = echo
+        self._source, self._to_source = os.pipe()
+        self._from_sink, self._sink = os.pipe()
+        self._guard = ProtocolGuard(self._source, self._sink, on_end=self._note_end)
+
+    def _note_end(self) -> None:
+        self.ended += 1
+
+    @asynccontextmanager
+    async def going_on(self) -> AsyncIterator[Self]:
+        """Serve inside this block, then end the input and wait for the guard to return."""
+        try:
+            async with asyncio.timeout(20), anyio.create_task_group() as group:
+                group.start_soon(self._guard.serve, self.echo.serve)
+                yield self
+                self.end_input()
+            assert self.ended == 1
+        finally:
+            for descriptor in (self._source, self._sink, self._from_sink):
+                os.close(descriptor)
+
+    def end_input(self) -> None:
+        if self._to_source >= 0:
+            os.close(self._to_source)
+            self._to_source = -1
+
+    def say(self, **message: Any) -> None:
+        os.write(self._to_source, line({"jsonrpc": "2.0", **message}) + b"\n")
+
+    async def hear(self) -> Json:
+        """The next answer."""
+        async with asyncio.timeout(5):
+            data = b""
+            while not data.endswith(b"\n"):
+                await anyio.wait_readable(self._from_sink)
+                data += os.read(self._from_sink, 1)
+        answer: Json = json.loads(data)
+        return answer
+
+    async def heard_by_the_server(self) -> None:
+        """Wait until all that was said is with the server."""
+        count = len(self.echo.requests)
+        self.say(id=f"ping {count}", method="ping")
+        assert (await self.hear())["id"] == f"ping {count}"
+
+
+class FailingEcho(Echo):
+    """Answers each request with an error."""
+
+    async def serve(self, from_client: MemoryObjectReceiveStream[Any], to_client: MemoryObjectSendStream[Any]) -> None:
+        async for item in from_client:
+            error = {"code": -1, "message": "m"}
+            answer = {"jsonrpc": "2.0", "id": item.message.id, "error": error}
+            await to_client.send(SessionMessage(JSONRPCError.model_validate(answer)))
+
+
+@pytest.mark.parametrize("echo", [Echo(), FailingEcho()], ids=["result", "error"])
+async def test_an_id_may_be_used_again_once_it_is_answered(echo: Echo) -> None:
+    async with Conversation(echo).going_on() as talk:
+        for _ in range(3):
+            talk.say(id=7, method="m")
+            answer = await talk.hear()
+            assert answer["id"] == 7
+            assert answer.get("error", {}).get("code") in (None, -1)
+
+
+async def test_only_cancellations_of_what_is_in_flight_reach_the_server() -> None:
+    async with Conversation(Echo()).going_on() as talk:
+        talk.say(id=1, method="hold")
+        talk.say(method="notifications/cancelled", params={"requestId": 2})
+        talk.say(method="notifications/cancelled", params={})
+        talk.say(method="notifications/cancelled")
+        talk.say(method="notifications/initialized")
+        talk.say(method="notifications/initialized", params={"requestId": 1})
+        talk.say(method="notifications/cancelled", params={"requestId": "1"})  # "1" and 1 are one to the SDK
+        await talk.heard_by_the_server()
+
+    seen = [(message.method, message.params) for message in talk.echo.others]
+    assert seen == [
+        ("notifications/initialized", None),
+        ("notifications/initialized", {"requestId": 1}),
+        ("notifications/cancelled", {"requestId": "1"}),
+    ]
+
+
+async def test_a_request_that_gets_no_answer_frees_its_id() -> None:
+    """The SDK calls what came with a request when the client has cancelled it."""
+    settled: list[Any] = []
+
+    class Cancelling(Echo):
+        async def serve(
+            self, from_client: MemoryObjectReceiveStream[Any], to_client: MemoryObjectSendStream[Any]
+        ) -> None:
+            async for item in from_client:
+                if item.message.method == "hold":
+                    await item.metadata.on_request_unanswered()
+                    settled.append(item.message.id)
+                else:
+                    await to_client.send(SessionMessage(answer_to(item.message)))
+
+    async with Conversation(Cancelling()).going_on() as talk:
+        for _ in range(2):
+            talk.say(id=1, method="hold")
+            await talk.heard_by_the_server()
+
+    assert settled == [1, 1]
+
+
+async def test_answers_of_the_client_reach_the_server_unless_they_are_malformed() -> None:
+    async with Conversation(Echo()).going_on() as talk:
+        talk.say(id=5, result={"a": 1})
+        talk.say(id=6, error={"code": "no number"})
+        talk.say(id=7, error={"code": 1, "message": "m"})
+        await talk.heard_by_the_server()
+
+    assert [message.id for message in talk.echo.others] == [5, 7]
+
+
+async def test_the_end_of_the_input_is_told_while_the_server_still_works() -> None:
+    told = asyncio.Event()
+
+    class Late(Echo):
+        async def serve(
+            self, from_client: MemoryObjectReceiveStream[Any], to_client: MemoryObjectSendStream[Any]
+        ) -> None:
+            async for _ in from_client:
+                pass
+            await told.wait()
+
+    (source, to_source), (from_sink, sink) = os.pipe(), os.pipe()
+    os.close(to_source)
+    async with asyncio.timeout(5):
+        await ProtocolGuard(source, sink, on_end=told.set).serve(Late().serve)
+    for descriptor in (source, sink, from_sink):
+        os.close(descriptor)
+
+
+async def test_a_server_that_leaves_first_ends_the_guard_though_nobody_reads_its_last_words() -> None:
+    class Leaving(Echo):
+        async def serve(
+            self, from_client: MemoryObjectReceiveStream[Any], to_client: MemoryObjectSendStream[Any]
+        ) -> None:
+            request = (await from_client.receive()).message
+            big = JSONRPCResponse(jsonrpc="2.0", id=request.id, result={"text": "x" * 1_000_000})
+            await to_client.send(SessionMessage(big))
+
+    ended: list[bool] = []
+    (source, to_source), (from_sink, sink) = os.pipe(), os.pipe()
+    os.write(to_source, line({"jsonrpc": "2.0", "id": 1, "method": "m"}) + b"\n")
+    async with asyncio.timeout(5):
+        await ProtocolGuard(source, sink, on_end=lambda: ended.append(True)).serve(Leaving().serve)
+    os.close(from_sink)  # the thread that still writes sees it
+    for descriptor in (source, to_source, sink):
+        os.close(descriptor)
+
+    assert ended == [True]
+
+
+async def test_a_line_over_the_limit_is_skipped_and_the_next_one_is_answered(tmp_path: Path) -> None:
+    request = line({"jsonrpc": "2.0", "id": 1, "method": "m"})
+    (tmp_path / "in").write_bytes(b"x" * (json_rpc.MAX_LINE_BYTES + 1) + b"\n" + request + b"\n")
+    with (tmp_path / "in").open("rb") as source, (tmp_path / "out").open("wb") as sink:
+        await ProtocolGuard(source.fileno(), sink.fileno()).serve(Echo().serve)
+
+    answers = [json.loads(answer) for answer in (tmp_path / "out").read_text().splitlines()]
+    assert [answer["id"] for answer in answers] == [None, 1]
+    assert "longer than" in answers[0]["error"]["message"]
 
 
 def test_a_line_that_is_too_long_names_the_limit() -> None:
