@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from papermill_mcp.config import Config
     from papermill_mcp.services import Services
     from papermill_mcp.services.metrics import Metrics
-    from papermill_mcp.tools.toolset import NotebookServer
+    from papermill_mcp.tools.notebook_server import NotebookServer
 
 logger = logging.getLogger("papermill_mcp")
 
@@ -59,7 +59,7 @@ def build_server(config: Config, metrics: Metrics | None = None) -> NotebookServ
     from papermill_mcp.services.run_service import RunService  # noqa: PLC0415
     from papermill_mcp.services.workspace import Workspace  # noqa: PLC0415
     from papermill_mcp.tools import execution_tools, kernel_tools, notebook_tools, server_tools  # noqa: PLC0415
-    from papermill_mcp.tools.toolset import NotebookServer  # noqa: PLC0415
+    from papermill_mcp.tools.notebook_server import NotebookServer  # noqa: PLC0415
 
     @asynccontextmanager
     async def lifespan(_: MCPServer[Services]) -> AsyncIterator[Services]:
@@ -89,6 +89,7 @@ def build_server(config: Config, metrics: Metrics | None = None) -> NotebookServ
         version=__version__,
         lifespan=lifespan,
         tools=[tool for toolset in toolsets for tool in toolset.tools(config)],
+        config=config,
         log_level=config.log_level,
     )
 

@@ -18,7 +18,7 @@ from mcp_types import CallToolResult, TextContent
 from papermill_mcp import main
 from papermill_mcp.config import Config
 from papermill_mcp.services.metrics import Metrics
-from papermill_mcp.tools.toolset import NotebookServer
+from papermill_mcp.tools.notebook_server import NotebookServer
 from papermill_mcp.utils.json_rpc import MAX_MESSAGE_BYTES
 
 SECRET = "CANARY-4711"

@@ -209,6 +209,16 @@ class NotebookCatalogue:
 
         return await asyncio.to_thread(find)
 
+    async def paths(self, *, limit: int) -> Sequence[str]:
+        """Notebooks of the workspace, by path, without a look into them."""
+        top = self._workspace.directory(".")
+
+        def find() -> Sequence[str]:
+            found = walk(top, self._workspace, recursive=True, pattern="*.ipynb")
+            return [one.shown for one in found.found[:limit]]
+
+        return await asyncio.to_thread(find)
+
     def _row(self, found: FoundNotebook) -> ListedNotebook:
         row = ListedNotebook(path=found.shown, name=found.name, size=found.size, modified=_time(found.mtime_ns))
         try:

@@ -22,6 +22,7 @@ import anyio.to_thread
 from papermill_mcp.config import Config
 from papermill_mcp.core.document import NotebookDocument
 from papermill_mcp.core.notebook_check import content_problems, is_valid
+from papermill_mcp.core.notebook_text import quoted
 from papermill_mcp.errors import (
     BusyError,
     ConflictError,
@@ -55,11 +56,12 @@ from papermill_mcp.services.notebook_view import (
     source_view,
 )
 from papermill_mcp.services.notebook_view import select as select  # the runs of execution_service select cells too
-from papermill_mcp.services.output_view import OutputBudget
+from papermill_mcp.services.output_view import OutputBudget, whole_output
 from papermill_mcp.services.results import OBJECT, Result
 from papermill_mcp.services.workspace import Workspace
 from papermill_mcp.utils.file_utils import FileContent, read_file, write_file
 from papermill_mcp.utils.lock_files import HeldLock, LockFiles, LocksUnavailableError
+from papermill_mcp.utils.text_utils import count_noun
 
 logger = logging.getLogger(__name__)
 
@@ -482,6 +484,7 @@ class NotebookService:
         path: str,
         *,
         cells: str | None = None,
+        cell_id: str | None = None,
         outputs: Outputs = "summary",
         outline: bool = False,
         max_chars: int | None = None,
@@ -490,6 +493,7 @@ class NotebookService:
 
         Args:
             cells: a selection such as `0-9`, `3,5,-1`, or cell ids.
+            cell_id: the one cell to show, whatever its id looks like.
             outline: a line for each cell in place of its source and outputs.
             max_chars: characters of sources and outputs; the default is the setting `max_output_chars`.
 
@@ -500,7 +504,10 @@ class NotebookService:
         document = notebook.document
 
         def show() -> NotebookView:
-            chosen = select(document, cells, notebook.shown)
+            if cell_id is not None:
+                chosen = [document.find(cell_id=cell_id, shown=notebook.shown)]
+            else:
+                chosen = select(document, cells, notebook.shown)
             budget = OutputBudget.of(self._config, chars=max_chars)
             view = NotebookView(
                 path=notebook.shown,
@@ -524,6 +531,28 @@ class NotebookService:
             return view
 
         return await asyncio.to_thread(show)
+
+    async def output(self, path: str, cell_id: str, index: int) -> list[tuple[str, str | bytes]]:
+        """One output of a cell, complete, in every form it has: MIME types, with text or bytes.
+
+        Raises:
+            CellNotFoundError: there is no such cell.
+            InvalidArgumentError: it has fewer outputs.
+        """
+        notebook = await self.open(path)
+
+        def take() -> list[tuple[str, str | bytes]]:
+            cell = notebook.document.cells[notebook.document.find(cell_id=cell_id, shown=notebook.shown)]
+            outputs = cell.outputs
+            if index >= len(outputs):
+                raise InvalidArgumentError(
+                    f"cell {quoted(cell_id)} of {notebook.shown} has no output {index}",
+                    allowed=f"it has {count_noun(len(outputs), 'output')}, counted from 0",
+                    state="nothing was read",
+                )
+            return whole_output(outputs, index)
+
+        return await asyncio.to_thread(take)
 
 
 def _document_of(content: Mapping[str, Any]) -> NotebookDocument:

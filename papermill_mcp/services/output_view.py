@@ -182,6 +182,37 @@ def summarise_outputs(outputs: Sequence[Mapping[str, Any]]) -> list[OutputView]:
     return views
 
 
+def whole_output(outputs: Sequence[Mapping[str, Any]], index: int) -> list[tuple[str, str | bytes]]:
+    """The output at this place, complete, in every form it has: MIME types, with cleaned text or the bytes of an image.
+
+    A stream comes with those of its name beside it, as it is shown. An image whose header is not that of its type, or
+    that would need very much memory, comes as bytes of no type, so that nobody shows it unasked.
+    """
+    *_, (_, output_type, output) = (merged for merged in _merged(outputs) if merged[0] <= index)
+    if output_type == "stream":
+        return [("text/plain", clean_text(_text_of(output.get("text"))))]
+    if output_type == "error":
+        ename, evalue, entries = _error_parts(output)
+        return [("text/plain", "\n".join(entries) or _error_line(ename, evalue))]
+    return [_whole_form(mime, value) for mime, value in _mapping(output.get("data")).items()]
+
+
+def _whole_form(mime: str, value: object) -> tuple[str, str | bytes]:
+    name = one_line(mime, 100)
+    if not isinstance(value, str | list | tuple) or name == "application/json":
+        return name, clean_text(_json_text(value))
+    text = _text_of(value)
+    if mime not in IMAGE_TYPES:
+        return name, clean_text(text)
+    try:
+        data = _decode(text)
+    except (binascii.Error, ValueError):
+        return "text/plain", f"{name}: its data is not valid base64."
+    header = _image_header(data)
+    sound = header is not None and header.mime_type == mime and header.width * header.height <= MAX_PIXELS
+    return name if sound else "application/octet-stream", data
+
+
 class _Rest:
     """Outputs past `MAX_VIEWS`: counted, not listed."""
 

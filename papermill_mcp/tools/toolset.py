@@ -6,7 +6,6 @@ arguments, the form of its replies, the mapping of errors, and its log line. Not
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import functools
 import inspect
@@ -18,19 +17,14 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
-from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
-from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
-from mcp.server.mcpserver import Context, MCPServer
+from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.mcpserver.resolve import Resolve
 from mcp.server.mcpserver.tools import Tool
 from mcp.server.mcpserver.utilities.func_metadata import FuncMetadata
-from mcp.shared.exceptions import MCPError
 from mcp_types import (
-    INTERNAL_ERROR,
     CallToolResult,
     ImageContent,
-    InputRequiredResult,
     TextContent,
     ToolAnnotations,
 )
@@ -213,54 +207,6 @@ class ServiceTool(Tool):
                     "outcome": outcome,
                 },
             )
-
-
-class NotebookServer(MCPServer[Services]):
-    """The SDK's server, with answers of ours where the SDK has none or says too much."""
-
-    def __init__(self, name: str, *, tools: list[Tool], **options: Any) -> None:
-        super().__init__(name, tools=tools, middleware=[_contain], **options)
-        self._names = [tool.name for tool in tools]
-
-    async def run_streams(
-        self, from_client: MemoryObjectReceiveStream[Any], to_client: MemoryObjectSendStream[Any]
-    ) -> None:
-        """Serve one client over streams of messages, until the first of them ends."""
-        server = self._lowlevel_server
-        await server.run(from_client, to_client, server.create_initialization_options())
-
-    async def call_tool(
-        self, name: str, arguments: dict[str, Any], context: Context[Services, Any] | None = None
-    ) -> CallToolResult | InputRequiredResult:
-        """Call a tool by name. The SDK would repeat the name of one that is not there, however long it is."""
-        if name in self._names:
-            return await super().call_tool(name, arguments, context)
-        known = self._names
-        near = nearest(name[:100], known)
-        error = InvalidArgumentError(
-            f"there is no tool {name[:100]!r}" + (f"; did you mean {near!r}?" if near else ""),
-            allowed=f"the tools: {listed(known, limit=60)}",
-            state="nothing was done",
-        )
-        return CallToolResult(content=[_text(str(error))], is_error=True)
-
-
-async def _contain(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
-    """Let no failure of a handler end the server or say more than its kind: each becomes one error answer.
-
-    The SDK does so for the exceptions of tools. It lets `SystemExit` and its like through to the event loop, takes a
-    `CancelledError` of the handler's own for the end of the server, and repeats the text of any other exception.
-    """
-    try:
-        return await call_next(ctx)
-    except (MCPError, ValidationError, GeneratorExit):
-        raise
-    except BaseException as error:
-        task = asyncio.current_task()
-        if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
-            raise
-        logger.exception("%s failed", ctx.method)
-        raise MCPError(INTERNAL_ERROR, f"Internal error: the request failed by {type(error).__name__}") from None
 
 
 @dataclass(frozen=True)

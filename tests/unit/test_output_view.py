@@ -15,7 +15,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from papermill_mcp.services import output_view
-from papermill_mcp.services.output_view import OutputBudget, OutputLimits, show_error, show_outputs, summarise_outputs
+from papermill_mcp.services.output_view import (
+    OutputBudget,
+    OutputLimits,
+    show_error,
+    show_outputs,
+    summarise_outputs,
+    whole_output,
+)
 
 
 def budget_of(
@@ -503,6 +510,41 @@ def test_junk_is_shown_without_raising(outputs: Any, chars: int) -> None:
         opened(image.data).load()
     if isinstance(outputs, dict):
         show_error(outputs, budget_of())
+
+
+@given(st.lists(st.one_of(outputs_like, junk), min_size=1, max_size=5), st.integers(0, 4))
+def test_the_whole_of_junk_is_text_without_escapes_or_bytes(outputs: Any, index: int) -> None:
+    for mime_type, content in whole_output(outputs, min(index, len(outputs) - 1)):
+        assert mime_type == mime_type.strip()
+        assert "\n" not in mime_type
+        if isinstance(content, str):
+            assert "\x1b" not in content
+
+
+def test_the_whole_of_a_stream_comes_with_its_neighbours_and_of_a_bundle_in_every_form() -> None:
+    plot = picture(3, 2)
+    outputs: list[dict[str, Any]] = [
+        stream(["a\n", "b\n"]),
+        stream("c\n"),
+        stream("other", "stderr"),
+        failure(["frame", "E: no"]),
+        display(text_plain="x\u200by", application_json={"k": [1]}, image_png=plot),
+        display(image_png=png_claiming(7072, 7071)),
+        display(image_png=png_claiming(7071, 7071)),
+        display(image_jpeg=plot),
+    ]
+
+    assert whole_output(outputs, 0) == whole_output(outputs, 1) == [("text/plain", "a\nb\nc\n")]
+    assert whole_output(outputs, 2) == [("text/plain", "other")]
+    assert whole_output(outputs, 3) == [("text/plain", "frame\nE: no")]
+    assert whole_output(outputs, 4) == [
+        ("text/plain", "x⟨U+200B⟩y"),
+        ("application/json", '{"k":[1]}'),
+        ("image/png", plot),
+    ]
+    assert whole_output(outputs, 5)[0][0] == "application/octet-stream"  # over 50 million pixels
+    assert whole_output(outputs, 6)[0][0] == "image/png"
+    assert whole_output(outputs, 7) == [("application/octet-stream", plot)]  # a PNG that says it is a JPEG
 
 
 def test_json_that_cannot_be_written_is_named() -> None:

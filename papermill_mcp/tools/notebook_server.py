@@ -1,0 +1,130 @@
+"""The SDK's server, joined with ours: tools, resources, prompts, completions, and what a failure may say."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
+from mcp.server.lowlevel.helper_types import ReadResourceContents
+from mcp.server.mcpserver import Context, MCPServer
+from mcp.server.mcpserver.tools import Tool
+from mcp.shared.exceptions import MCPError
+from mcp_types import (
+    INTERNAL_ERROR,
+    INVALID_PARAMS,
+    CallToolResult,
+    CompleteRequestParams,
+    CompleteResult,
+    GetPromptResult,
+    InputRequiredResult,
+    Prompt,
+    ResourceTemplate,
+    TextContent,
+)
+from pydantic import ValidationError
+
+from papermill_mcp.config import Config
+from papermill_mcp.errors import InvalidArgumentError, ServerError, listed, nearest
+from papermill_mcp.services import Services
+from papermill_mcp.tools import resources
+from papermill_mcp.utils.text_utils import safe_utf8
+
+logger = logging.getLogger("papermill_mcp.tools")
+
+
+class NotebookServer(MCPServer[Services]):
+    """The SDK's server, with answers of ours where the SDK has none or says too much."""
+
+    def __init__(self, name: str, *, tools: list[Tool], config: Config, **options: Any) -> None:
+        super().__init__(name, tools=tools, middleware=[_contain], **options)
+        self._names = [tool.name for tool in tools]
+        self._config = config
+        self._lowlevel_server.add_request_handler("completion/complete", CompleteRequestParams, _complete)
+
+    async def run_streams(
+        self, from_client: MemoryObjectReceiveStream[Any], to_client: MemoryObjectSendStream[Any]
+    ) -> None:
+        """Serve one client over streams of messages, until the first of them ends."""
+        server = self._lowlevel_server
+        await server.run(from_client, to_client, server.create_initialization_options())
+
+    async def call_tool(
+        self, name: str, arguments: dict[str, Any], context: Context[Services, Any] | None = None
+    ) -> CallToolResult | InputRequiredResult:
+        """Call a tool by name. The SDK would repeat the name of one that is not there, however long it is."""
+        if name in self._names:
+            return await super().call_tool(name, arguments, context)
+        known = self._names
+        near = nearest(name[:100], known)
+        error = InvalidArgumentError(
+            f"there is no tool {name[:100]!r}" + (f"; did you mean {near!r}?" if near else ""),
+            allowed=f"the tools: {listed(known, limit=60)}",
+            state="nothing was done",
+        )
+        text = TextContent(type="text", text=safe_utf8(str(error)))
+        return CallToolResult(content=[text], is_error=True)
+
+    async def list_resource_templates(self) -> list[ResourceTemplate]:
+        """The templates of what can be read. Resources are not listed one by one: list_notebook_files does that."""
+        return resources.templates(self._config)
+
+    async def read_resource(
+        self, uri: Any, context: Context[Services, Any] | None = None
+    ) -> list[ReadResourceContents] | InputRequiredResult:
+        """Read a resource. A failure that was foreseen becomes an error answer in our words."""
+        assert context is not None
+        began = time.perf_counter()
+        outcome = "failed"
+        try:
+            contents = await resources.read(str(uri), context.request_context.lifespan_context, self._config)
+            outcome = "ok"
+            return contents
+        except ServerError as error:
+            outcome = str(error.code)
+            raise MCPError(INVALID_PARAMS, safe_utf8(str(error)), {"uri": safe_utf8(str(uri)[:1000])}) from None
+        finally:
+            facts = {"operation": "read_resource", "path": str(uri)[:300], "outcome": outcome}
+            logger.info("resource read", extra={**facts, "duration": round(time.perf_counter() - began, 4)})
+
+    async def list_prompts(self) -> list[Prompt]:
+        """The prompts there are."""
+        return resources.prompts()
+
+    async def get_prompt(
+        self, name: str, arguments: Mapping[str, Any] | None = None, context: Context[Services, Any] | None = None
+    ) -> GetPromptResult | InputRequiredResult:
+        """A prompt with its arguments filled in."""
+        try:
+            return resources.prompt(name, arguments or {})
+        except ServerError as error:
+            raise MCPError(INVALID_PARAMS, safe_utf8(str(error))) from None
+
+
+async def _contain(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+    """Let no failure of a handler end the server or say more than its kind: each becomes one error answer.
+
+    The SDK does so for the exceptions of tools. It lets `SystemExit` and its like through to the event loop, takes a
+    `CancelledError` of the handler's own for the end of the server, and repeats the text of any other exception.
+    """
+    try:
+        return await call_next(ctx)
+    except (MCPError, ValidationError, GeneratorExit):
+        raise
+    except BaseException as error:
+        task = asyncio.current_task()
+        if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+            raise
+        logger.exception("%s failed", ctx.method)
+        raise MCPError(INTERNAL_ERROR, f"Internal error: the request failed by {type(error).__name__}") from None
+
+
+async def _complete(ctx: ServerRequestContext[Services, Any], params: CompleteRequestParams) -> CompleteResult:
+    known = (params.context.arguments if params.context else None) or {}
+    return CompleteResult(
+        completion=await resources.complete(params.argument.name, params.argument.value, known, ctx.lifespan_context)
+    )

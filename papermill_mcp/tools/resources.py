@@ -1,0 +1,283 @@
+"""What a client reads, offers or completes without calling a tool: resources, prompts, completions.
+
+A resource is one function here, found by its URI template (RFC 6570). It gives a list of contents, each text or bytes
+with a MIME type. Text of notebooks and outputs is data here, too: it is cleaned as in the replies of tools.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from mcp.server.lowlevel.helper_types import ReadResourceContents
+from mcp.shared.uri_template import UriTemplate
+from mcp_types import (
+    Completion,
+    GetPromptResult,
+    Prompt,
+    PromptArgument,
+    PromptMessage,
+    ResourceTemplate,
+    TextContent,
+)
+
+from papermill_mcp.config import Config
+from papermill_mcp.errors import InvalidArgumentError, ServerError, listed
+from papermill_mcp.services import Services
+from papermill_mcp.services.notebook_view import NotebookView
+from papermill_mcp.tools.replies import render
+from papermill_mcp.tools.toolset import ToolsetName
+from papermill_mcp.utils.text_utils import safe_utf8
+
+Read = Callable[..., Awaitable[list[ReadResourceContents]]]
+_R = TypeVar("_R", bound=Read)
+
+#: Characters of one resource that is shown as a reply would be.
+_MAX_CHARS = 1_000_000
+
+#: What the protocol allows in one answer.
+_MAX_COMPLETIONS = 100
+_MAX_LISTED = 1_000
+
+#: Cell ids as nbformat 4.5 has them. What has other characters after `cells/` is a part of a path.
+_CELL_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+@dataclass(frozen=True)
+class _Entry:
+    template: UriTemplate
+    toolset: ToolsetName
+    listing: ResourceTemplate
+    read: Read
+
+
+_entries: list[_Entry] = []
+
+
+def _resource(template: str, title: str, toolset: ToolsetName, mime_type: str | None = None) -> Callable[[_R], _R]:
+    """Make a function a resource. The first template that fits a URI decides, so the longest stand first."""
+
+    def register(function: _R) -> _R:
+        listing = ResourceTemplate(
+            uri_template=template,
+            name=function.__name__,
+            title=title,
+            description=" ".join((function.__doc__ or "").split()),
+            mime_type=mime_type,
+        )
+        _entries.append(_Entry(UriTemplate.parse(template), toolset, listing, function))
+        return function
+
+    return register
+
+
+def _text(text: str) -> ReadResourceContents:
+    return ReadResourceContents(safe_utf8(text), "text/plain")
+
+
+def _blobs(view: NotebookView) -> list[ReadResourceContents]:
+    return [ReadResourceContents(image.data, image.mime_type) for image in view._images]
+
+
+@_resource("notebook://{+path}/cells/{cell_id}/outputs/{n}", "Output of a cell", "notebook")
+async def output(services: Services, path: str, cell_id: str, n: str) -> list[ReadResourceContents]:
+    """One output, complete, in every form it has: text as text, images as blobs in their full size. n counts from 0."""
+    if not n.isascii() or not n.isdigit() or len(n) > 9:
+        raise InvalidArgumentError(f"an output is named by its place in the cell, counted from 0, not {n[:40]!r}")
+    forms = await services.notebooks.output(path, cell_id, int(n))
+    return [
+        ReadResourceContents(content if isinstance(content, bytes) else safe_utf8(content), mime_type)
+        for mime_type, content in forms
+    ]
+
+
+@_resource("notebook://{+path}/cells/{cell_id}", "Cell", "notebook")
+async def cell(services: Services, path: str, cell_id: str) -> list[ReadResourceContents]:
+    """One cell with its outputs; images as blobs, scaled down if too large."""
+    view = await services.notebooks.read(path, cell_id=cell_id, outputs="full", max_chars=_MAX_CHARS)
+    return [_text(render(view)), *_blobs(view)]
+
+
+@_resource("notebook://{+path}", "Notebook", "notebook", "text/plain")
+async def notebook(services: Services, path: str) -> list[ReadResourceContents]:
+    """A whole notebook as text: cells with id, index, source and outputs, without images."""
+    view = await services.notebooks.read(path, outputs="full", max_chars=_MAX_CHARS)
+    return [_text(render(view))]
+
+
+@_resource("execution://{execution_id}", "Execution", "execution", "text/plain")
+async def execution(services: Services, execution_id: str) -> list[ReadResourceContents]:
+    """An execution as it stands, or as it ended."""
+
+    async def nobody(*_: Any) -> None:
+        """A resource is read at once: there is no progress to report."""
+
+    return [_text(render(await services.executions.look(execution_id, progress=nobody)))]
+
+
+@_resource("kernel://{kernel_id}", "Kernel", "kernel", "text/plain")
+async def kernel(services: Services, kernel_id: str) -> list[ReadResourceContents]:
+    """The state of a kernel."""
+    return [_text(render(await services.kernels.status(kernel_id)))]
+
+
+def templates(config: Config) -> list[ResourceTemplate]:
+    """The URI templates that the settings allow."""
+    return [entry.listing for entry in _entries if entry.toolset in config.toolsets]
+
+
+async def read(uri: str, services: Services, config: Config) -> list[ReadResourceContents]:
+    """The contents of a resource.
+
+    Raises:
+        ServerError: there is no such resource, or it may not be read.
+    """
+    for entry in _entries:
+        found = entry.template.match(uri) if entry.toolset in config.toolsets else None
+        if found is None or not all(isinstance(value, str) for value in found.values()):
+            continue
+        if "cell_id" in found and not _CELL_ID.fullmatch(str(found["cell_id"])):
+            continue
+        return await entry.read(services, **found)
+    raise InvalidArgumentError(
+        f"there is no resource {uri[:200]!r}",
+        allowed=f"resources: {listed((str(known.uri_template) for known in templates(config)), limit=10)}",
+        state="nothing was read",
+    )
+
+
+# Prompts
+
+
+@dataclass(frozen=True)
+class _PromptEntry:
+    function: Callable[..., str]
+    listing: Prompt
+
+
+_prompts: dict[str, _PromptEntry] = {}
+
+_P = TypeVar("_P", bound=Callable[..., str])
+
+
+def _prompt(title: str, **descriptions: str) -> Callable[[_P], _P]:
+    """Make a function a prompt, with a description for each of its arguments."""
+
+    def register(function: _P) -> _P:
+        parameters = inspect.signature(function).parameters
+        arguments = [
+            PromptArgument(name=name, description=text, required=parameters[name].default is inspect.Parameter.empty)
+            for name, text in descriptions.items()
+        ]
+        listing = Prompt(name=function.__name__, title=title, description=inspect.getdoc(function), arguments=arguments)
+        _prompts[function.__name__] = _PromptEntry(function, listing)
+        return function
+
+    return register
+
+
+@_prompt(
+    "Run a notebook with parameters",
+    path="Notebook to run.",
+    parameters="Values, such as `year=1950, station=Aswan`. Default: its own.",
+)
+def run_notebook(path: str, parameters: str = "") -> str:
+    """Run a notebook with parameters, and report what came out."""
+    wish = f"Use these values: {parameters}." if parameters else "Use its own values unless they make no sense."
+    return (
+        f"Run the notebook {path} with Papermill. First look at its parameters with get_notebook_info: names, types "
+        f"and defaults. {wish} Then call execute_notebook_papermill, with an output_path that says which values were "
+        "used. If it answers `running`, follow it with get_execution. Tell me the values you used, what the notebook "
+        "recorded or printed at its end, and where the output is. If a cell fails, show its source and error, and "
+        "stop there."
+    )
+
+
+@_prompt("Explain a failed run", execution_id="Execution that failed.")
+def explain_failed_run(execution_id: str) -> str:
+    """Find out why a run failed, and what would mend it."""
+    return (
+        f"The execution {execution_id} failed. Look at it with get_execution, and read the failed cell and those "
+        "before it with read_notebook. If its kernel was kept, look at the variables with inspect_variables. Tell me "
+        "what went wrong, since which cell the cause was there, and the smallest change that mends it. Change nothing "
+        "yet. If the kernel is still there, say how the run can go on from the failed cell instead of from the start."
+    )
+
+
+@_prompt("Tidy a notebook for review", path="Notebook to tidy.")
+def tidy_notebook(path: str) -> str:
+    """Make a notebook ready for review, without changing what it computes."""
+    return (
+        f"Make the notebook {path} ready for review. Read its outline first, then its cells. Propose, and after my yes "
+        "make with edit_notebook, in one step: a heading and a sentence before each part, imports in the first code "
+        "cell, values that a reader may want to change in one cell with the tag `parameters`, no cells that are empty "
+        "or do nothing, outputs of failed attempts cleared. Do not change what is computed. Then run it from top to "
+        "bottom with execute_notebook in a new kernel, and tell me whether results differ from those that were there."
+    )
+
+
+def prompts() -> list[Prompt]:
+    """The prompts there are."""
+    return [entry.listing for entry in _prompts.values()]
+
+
+def prompt(name: str, arguments: Mapping[str, Any]) -> GetPromptResult:
+    """A prompt with its arguments filled in.
+
+    Raises:
+        InvalidArgumentError: no such prompt, or an argument is missing or unknown.
+    """
+    entry = _prompts.get(name)
+    if entry is None:
+        raise InvalidArgumentError(
+            f"there is no prompt {name[:100]!r}", allowed=f"the prompts: {listed(_prompts, limit=20)}"
+        )
+    described = {argument.name: argument for argument in entry.listing.arguments or []}
+    missing = [known for known, argument in described.items() if argument.required and not arguments.get(known)]
+    unknown = [given for given in arguments if given not in described]
+    if missing or unknown:
+        wrong = f"needs the argument {missing[0]!r}" if missing else f"has no argument {unknown[0][:100]!r}"
+        raise InvalidArgumentError(f"{name} {wrong}", allowed=f"its arguments: {listed(described, limit=20)}")
+    text = entry.function(**{given: str(value) for given, value in arguments.items()})
+    return GetPromptResult(
+        description=entry.listing.description,
+        messages=[PromptMessage(role="user", content=TextContent(type="text", text=safe_utf8(text)))],
+    )
+
+
+# Completions
+
+
+async def complete(argument: str, begun: str, known: dict[str, str], services: Services) -> Completion:
+    """What an argument of a resource or a prompt may be, given what was typed of it.
+
+    Args:
+        known: arguments that have a value already; the cells of a notebook need its path.
+    """
+    try:
+        values = await _candidates(argument, known, services)
+    except ServerError:  # of a half-typed path, for one
+        values = []
+    fitting = [value for value in values if value.startswith(begun)]
+    fitting += [value for value in values if begun.lower() in value.lower() and not value.startswith(begun)]
+    shown = fitting[:_MAX_COMPLETIONS]
+    return Completion(values=shown, total=len(fitting), has_more=len(fitting) > len(shown))
+
+
+async def _candidates(argument: str, known: dict[str, str], services: Services) -> list[str]:
+    match argument:
+        case "path":
+            return list(await services.catalogue.paths(limit=_MAX_LISTED))
+        case "cell_id" if known.get("path"):
+            view = await services.notebooks.read(known["path"], outline=True, max_chars=_MAX_CHARS)
+            return [row.id for row in view.outline or [] if row.id]
+        case "kernel_name" | "kernel":
+            return [spec.name for spec in (await services.kernels.overview()).available]
+        case "kernel_id":
+            return [one.kernel_id for one in (await services.kernels.overview()).active]
+        case "execution_id":
+            return [row.execution_id for row in (await services.executions.overview(limit=100)).executions]
+    return []
