@@ -117,6 +117,32 @@ def test_only_regular_files_are_read_or_written(tmp_path: Path, kind: str) -> No
 
 
 @pytest.mark.case("P13")
+@pytest.mark.skipif(not file_utils._BY_DESCRIPTOR, reason="there are no descriptors of directories")
+@pytest.mark.parametrize("kind", ["link", "pipe", "directory"])
+def test_a_file_that_is_swapped_between_the_look_and_the_read_is_not_read(
+    old: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """A link is not followed, and a named pipe without a writer does not hold the call up."""
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"CANARY")
+    real = os.open
+
+    def swapping(path: Any, *arguments: Any, **named: Any) -> int:
+        if path == old.name:
+            old.unlink()
+            if kind == "link":
+                old.symlink_to(secret)
+            elif kind == "pipe":
+                os.mkfifo(old)
+            else:
+                old.mkdir()
+        return real(path, *arguments, **named)
+
+    monkeypatch.setattr(os, "open", swapping)
+    with pytest.raises(PathNotAllowedError, match="link" if kind == "link" else kind):
+        read(old)
+
+
 def test_a_directory_swapped_for_a_link_redirects_nothing(tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
@@ -343,8 +369,11 @@ def test_of_many_who_make_one_file_exactly_one_succeeds(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_file_system_without_links_still_takes_new_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "link", failing(os.link, 1, errno.EPERM, once=False))
+@pytest.mark.parametrize("number", ["EPERM", "EACCES", "ENOSYS", "EOPNOTSUPP", "ENOTSUP", "EMLINK", "EXDEV"])
+def test_a_file_system_without_links_still_takes_new_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: str
+) -> None:
+    monkeypatch.setattr(os, "link", failing(os.link, 1, getattr(errno, number), once=False))
     path = tmp_path / "n.ipynb"
     write_file(path, b"new", expected=None, shown="n.ipynb")
 
