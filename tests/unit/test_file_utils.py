@@ -7,9 +7,11 @@ import os
 import stat
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,7 +28,9 @@ from papermill_mcp.errors import (
 )
 from papermill_mcp.utils import file_utils
 from papermill_mcp.utils.file_utils import (
+    SETTLED_NS,
     FileContent,
+    append_to_private_file,
     create_private_file,
     list_directory,
     make_directory,
@@ -268,9 +272,11 @@ def test_a_new_file_gets_the_mode_of_the_umask(tmp_path: Path) -> None:
 
 def test_equal_bytes_are_not_written(old: Path) -> None:
     before = stamp_of(old)
-    write_file(old, b"old", expected=read(old), shown="n.ipynb")
+    known = read(old)
+    same = write_file(old, b"old", expected=known, shown="n.ipynb")
 
-    assert stamp_of(old) == before
+    assert stamp_of(old) == before == same.stamp
+    assert same.revision == known.revision
 
 
 def test_a_file_that_must_not_exist_is_not_overwritten(old: Path) -> None:
@@ -326,6 +332,32 @@ def test_an_edit_while_the_new_version_is_written_is_a_conflict(old: Path, monke
 
     assert old.read_bytes() == b"OLD"
     assert len(list(old.parent.iterdir())) == 1
+
+
+def test_a_version_that_stood_still_is_compared_by_its_stamp_and_read_only_if_that_moved(
+    old: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later = time.time_ns() + 10 * SETTLED_NS
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(file_utils, "time", SimpleNamespace(time_ns=lambda: later))
+        settled = read(old)
+    assert settled.stamp.settled
+    reads: list[int] = []
+    real = os.read
+
+    def read_and_note(descriptor: int, size: int) -> bytes:
+        reads.append(size)
+        return real(descriptor, size)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "read", read_and_note)
+        write_file(old, b"new", expected=settled, shown="n.ipynb", durable=False)
+    assert reads == []
+    assert old.read_bytes() == b"new"
+
+    with pytest.raises(ConflictError, match="changed by somebody else"):
+        write_file(old, b"newer", expected=settled, shown="n.ipynb", durable=False)
+    assert old.read_bytes() == b"new"
 
 
 def test_a_file_touched_but_not_changed_is_no_conflict(old: Path) -> None:
@@ -629,6 +661,16 @@ def test_a_save_whose_temporary_file_was_removed_tells_it_and_changes_nothing(
 # Directories, and files of our own
 
 
+def test_a_listing_ends_at_its_limit_and_at_its_deadline(tmp_path: Path) -> None:
+    for number in range(5):
+        (tmp_path / f"{number}.ipynb").touch()
+
+    assert list_directory(tmp_path, shown=".", suffix=".ipynb", limit=5)[1] is False
+    found, more = list_directory(tmp_path, shown=".", suffix=".ipynb", limit=4)
+    assert (len(found), more) == (4, True)
+    assert list_directory(tmp_path, shown=".", suffix=".ipynb", limit=5, deadline=time.monotonic()) == ([], True)
+
+
 def test_a_directory_is_listed_by_name_with_what_each_entry_is(tmp_path: Path) -> None:
     (tmp_path / "b.IPYNB").write_bytes(b"12")
     (tmp_path / "a.ipynb").symlink_to("b.IPYNB")
@@ -659,6 +701,11 @@ def test_a_private_file_is_whole_new_and_for_its_user_alone(tmp_path: Path) -> N
     with pytest.raises(FileExistsError):
         create_private_file(path, b"other")
     assert path.read_bytes() == b"secret"
+
+    append_to_private_file(path, b" and more")
+    assert path.read_bytes() == b"secret and more"
+    with pytest.raises(FileNotFoundError):
+        append_to_private_file(tmp_path / "none", b"x")
 
 
 def test_the_revision_of_a_large_file_is_waited_for(tmp_path: Path) -> None:
