@@ -19,7 +19,7 @@ from papermill_mcp.core.kernel import Kernel
 from papermill_mcp.core.outputs import Output, recorded_values
 from papermill_mcp.core.run_file import RunFile
 from papermill_mcp.errors import KernelDiedError, KernelNotFoundError, KernelUnresponsiveError, ServerError
-from papermill_mcp.utils.text_utils import one_line
+from papermill_mcp.utils.text_utils import one_line, rough_duration
 
 #: Tags that nbclient, and so papermill, obeys.
 SKIP_TAG = "skip-execution"
@@ -363,15 +363,5 @@ def progress_message(run: NotebookRun, seconds: float) -> str:
         return f"{run.done} of {len(run.cells)} cells · {seconds:.0f} s"
     place = run.cells.index(cell) + 1
     left = run.remaining_seconds
-    rest = f" · about {_rough(left)} left" if left is not None and left >= 1 else ""
+    rest = f" · about {rough_duration(left)} left" if left is not None and left >= 1 else ""
     return f'cell {place} of {len(run.cells)} · "{cell.label}" · {seconds:.0f} s{rest}'
-
-
-def _rough(seconds: float) -> str:
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 90
-        else f"{seconds / 60:.0f} min"
-        if seconds < 5400
-        else f"{seconds / 3600:.1f} h"
-    )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from papermill_mcp.services.execution_view import short_values
 from papermill_mcp.services.run_service import PapermillPlan
-from papermill_mcp.utils.text_utils import count_noun
+from papermill_mcp.utils.text_utils import count_noun, rough_duration
 
 if TYPE_CHECKING:
     from papermill_mcp.core.cluster import Cluster
@@ -124,7 +124,7 @@ class Batch:
         facts.append(f"{seconds:.0f} s")
         left = self._seconds_left()
         if left is not None:
-            facts.append(f"about {left:.0f} s left" if left < 90 else f"about {left / 60:.0f} min left")
+            facts.append(f"about {rough_duration(left)} left")
         return " · ".join(facts)
 
     def _seconds_left(self) -> float | None:

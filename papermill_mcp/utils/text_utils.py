@@ -131,6 +131,13 @@ def safe_utf8(text: str) -> str:
     return text
 
 
+def rough_duration(seconds: float) -> str:
+    """A time that is only estimated, in a unit that fits: `40 s`, `12 min`, `2.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 def count_noun(number: int, noun: str) -> str:
     """`1 cell`, `3 cells`. For nouns that only take an s."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

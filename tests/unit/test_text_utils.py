@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from papermill_mcp.utils.text_utils import clean_text, count_noun, head_and_tail, one_line, safe_utf8
+from papermill_mcp.utils.text_utils import clean_text, count_noun, head_and_tail, one_line, rough_duration, safe_utf8
 
 # fmt: off
 HOSTILE_PARTS = [
@@ -293,3 +293,11 @@ def test_lone_surrogates_are_replaced_and_pairs_joined() -> None:
 
 def test_nouns_are_counted() -> None:
     assert [count_noun(n, "cell") for n in (0, 1, 3)] == ["0 cells", "1 cell", "3 cells"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0 s"), (89.4, "89 s"), (90, "2 min"), (5399, "90 min"), (5400, "1.5 h"), (90_000, "25.0 h")],
+)
+def test_an_estimated_time_has_a_unit_that_fits(seconds: float, text: str) -> None:
+    assert rough_duration(seconds) == text
