@@ -569,6 +569,29 @@ async def test_a_server_that_leaves_first_ends_the_guard_though_nobody_reads_its
     assert ended == [True]
 
 
+@pytest.mark.parametrize("size", [1, 100_000], ids=["short", "long"])
+async def test_a_client_that_reads_no_more_is_the_end_though_it_goes_on_writing(size: int) -> None:
+    ended: list[bool] = []
+    (source, to_source), (from_sink, sink) = os.pipe(), os.pipe()
+    os.close(from_sink)
+    os.write(to_source, line({"jsonrpc": "2.0", "id": 1, "method": "m", "params": {"text": "x"}}) + b"\n")
+
+    class Talking(Echo):
+        async def serve(
+            self, from_client: MemoryObjectReceiveStream[Any], to_client: MemoryObjectSendStream[Any]
+        ) -> None:
+            async for item in from_client:
+                result = {"text": "x" * size}
+                await to_client.send(SessionMessage(JSONRPCResponse(jsonrpc="2.0", id=item.message.id, result=result)))
+
+    async with asyncio.timeout(5):
+        await ProtocolGuard(source, sink, on_end=lambda: ended.append(True)).serve(Talking().serve)
+    for descriptor in (source, to_source, sink):
+        os.close(descriptor)
+
+    assert ended == [True]
+
+
 async def test_a_line_over_the_limit_is_skipped_and_the_next_one_is_answered(tmp_path: Path) -> None:
     request = line({"jsonrpc": "2.0", "id": 1, "method": "m"})
     (tmp_path / "in").write_bytes(b"x" * (json_rpc.MAX_LINE_BYTES + 1) + b"\n" + request + b"\n")
