@@ -278,13 +278,15 @@ async def test_numbers_that_json_does_not_have_are_refused(raw_server: StartRaw)
     assert server.impure == []
 
 
+@pytest.mark.timeout(300)
 async def test_text_that_cannot_be_encoded_does_not_end_the_server(raw_server: StartRaw, workspace: Path) -> None:
     """One lone surrogate in a result, and the caller would never be answered."""
     (workspace / os.fsdecode(b"\xff.ipynb")).write_text("{}")
     async with raw_server() as server:
         kernel_id = (await server.call("start_kernel"))["kernel_id"]
         for code in ("print('\\ud800')", "'\\udfff'", "raise ValueError('\\ud800')", "display({'a': float('nan')})"):
-            facts = await server.call("execute_cell", kernel_id=kernel_id, code=code, wait=60, seconds=80)
+            arguments = {"kernel_id": kernel_id, "code": code, "timeout": 0, "wait": 100}
+            facts = await server.call("execute_cell", **arguments, seconds=110)
             assert facts["status"] in ("ok", "error")
             if "KernelUnresponsive" in str(facts):  # it can no longer send anything; seldom
                 await server.call("restart_kernel", kernel_id=kernel_id)
