@@ -488,6 +488,7 @@ class NotebookService:
         outputs: Outputs = "summary",
         outline: bool = False,
         max_chars: int | None = None,
+        max_images: int | None = None,
     ) -> NotebookView:
         """Show a notebook, cell by cell, until the budget of characters ends the page.
 
@@ -496,6 +497,7 @@ class NotebookService:
             cell_id: the one cell to show, whatever its id looks like.
             outline: a line for each cell in place of its source and outputs.
             max_chars: characters of sources and outputs; the default is the setting `max_output_chars`.
+            max_images: images; the default is the setting of this name.
 
         Raises:
             CellNotFoundError: the selection names a cell that is not there.
@@ -508,7 +510,7 @@ class NotebookService:
                 chosen = [document.find(cell_id=cell_id, shown=notebook.shown)]
             else:
                 chosen = select(document, cells, notebook.shown)
-            budget = OutputBudget.of(self._config, chars=max_chars)
+            budget = OutputBudget.of(self._config, chars=max_chars, images=max_images)
             view = NotebookView(
                 path=notebook.shown,
                 revision=notebook.revision,

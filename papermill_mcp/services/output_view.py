@@ -104,11 +104,11 @@ class OutputBudget:
     error_type: Literal["full", "brief"]
 
     @classmethod
-    def of(cls, limits: OutputLimits, *, chars: int | None = None) -> OutputBudget:
-        """The whole budget of a reply; `chars` in place of the configured number of characters."""
+    def of(cls, limits: OutputLimits, *, chars: int | None = None, images: int | None = None) -> OutputBudget:
+        """The whole budget of a reply; `chars` and `images` in place of the configured numbers."""
         return cls(
             chars=limits.max_output_chars if chars is None else chars,
-            images=limits.max_images,
+            images=limits.max_images if images is None else images,
             image_pixels=limits.max_image_pixels,
             error_chars=limits.max_error_output,
             error_type=limits.error_output_type,

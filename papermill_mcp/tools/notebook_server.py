@@ -24,7 +24,6 @@ from mcp_types import (
     InputRequiredResult,
     Prompt,
     ResourceTemplate,
-    TextContent,
 )
 from pydantic import ValidationError
 
@@ -32,6 +31,7 @@ from papermill_mcp.config import Config
 from papermill_mcp.errors import InvalidArgumentError, ServerError, listed, nearest
 from papermill_mcp.services import Services
 from papermill_mcp.tools import resources
+from papermill_mcp.tools.toolset import text_content
 from papermill_mcp.utils.text_utils import safe_utf8
 
 logger = logging.getLogger("papermill_mcp.tools")
@@ -66,8 +66,7 @@ class NotebookServer(MCPServer[Services]):
             allowed=f"the tools: {listed(known, limit=60)}",
             state="nothing was done",
         )
-        text = TextContent(type="text", text=safe_utf8(str(error)))
-        return CallToolResult(content=[text], is_error=True)
+        return CallToolResult(content=[text_content(str(error))], is_error=True)
 
     async def list_resource_templates(self) -> list[ResourceTemplate]:
         """The templates of what can be read. Resources are not listed one by one: list_notebook_files does that."""

@@ -21,15 +21,14 @@ from mcp_types import (
     PromptArgument,
     PromptMessage,
     ResourceTemplate,
-    TextContent,
 )
+from pydantic import BaseModel
 
 from papermill_mcp.config import Config
 from papermill_mcp.errors import InvalidArgumentError, ServerError, listed
 from papermill_mcp.services import Services
-from papermill_mcp.services.notebook_view import NotebookView
 from papermill_mcp.tools.replies import render
-from papermill_mcp.tools.toolset import ToolsetName
+from papermill_mcp.tools.toolset import ToolsetName, text_content
 from papermill_mcp.utils.text_utils import safe_utf8
 
 Read = Callable[..., Awaitable[list[ReadResourceContents]]]
@@ -74,12 +73,11 @@ def _resource(template: str, title: str, toolset: ToolsetName, mime_type: str | 
     return register
 
 
-def _text(text: str) -> ReadResourceContents:
-    return ReadResourceContents(safe_utf8(text), "text/plain")
-
-
-def _blobs(view: NotebookView) -> list[ReadResourceContents]:
-    return [ReadResourceContents(image.data, image.mime_type) for image in view._images]
+def _shown(reply: BaseModel) -> list[ReadResourceContents]:
+    """What a tool would reply: its text, and its images as blobs."""
+    images = getattr(reply, "_images", ())
+    text = ReadResourceContents(safe_utf8(render(reply)), "text/plain")
+    return [text, *(ReadResourceContents(image.data, image.mime_type) for image in images)]
 
 
 @_resource("notebook://{+path}/cells/{cell_id}/outputs/{n}", "Output of a cell", "notebook")
@@ -97,31 +95,29 @@ async def output(services: Services, path: str, cell_id: str, n: str) -> list[Re
 @_resource("notebook://{+path}/cells/{cell_id}", "Cell", "notebook")
 async def cell(services: Services, path: str, cell_id: str) -> list[ReadResourceContents]:
     """One cell with its outputs; images as blobs, scaled down if too large."""
-    view = await services.notebooks.read(path, cell_id=cell_id, outputs="full", max_chars=_MAX_CHARS)
-    return [_text(render(view)), *_blobs(view)]
+    return _shown(await services.notebooks.read(path, cell_id=cell_id, outputs="full", max_chars=_MAX_CHARS))
 
 
 @_resource("notebook://{+path}", "Notebook", "notebook", "text/plain")
 async def notebook(services: Services, path: str) -> list[ReadResourceContents]:
     """A whole notebook as text: cells with id, index, source and outputs, without images."""
-    view = await services.notebooks.read(path, outputs="full", max_chars=_MAX_CHARS)
-    return [_text(render(view))]
+    return _shown(await services.notebooks.read(path, outputs="full", max_chars=_MAX_CHARS, max_images=0))
 
 
-@_resource("execution://{execution_id}", "Execution", "execution", "text/plain")
+@_resource("execution://{execution_id}", "Execution", "execution")
 async def execution(services: Services, execution_id: str) -> list[ReadResourceContents]:
     """An execution as it stands, or as it ended."""
 
     async def nobody(*_: Any) -> None:
         """A resource is read at once: there is no progress to report."""
 
-    return [_text(render(await services.executions.look(execution_id, progress=nobody)))]
+    return _shown(await services.executions.look(execution_id, progress=nobody))
 
 
 @_resource("kernel://{kernel_id}", "Kernel", "kernel", "text/plain")
 async def kernel(services: Services, kernel_id: str) -> list[ReadResourceContents]:
     """The state of a kernel."""
-    return [_text(render(await services.kernels.status(kernel_id)))]
+    return _shown(await services.kernels.status(kernel_id))
 
 
 def templates(config: Config) -> list[ResourceTemplate]:
@@ -137,9 +133,7 @@ async def read(uri: str, services: Services, config: Config) -> list[ReadResourc
     """
     for entry in _entries:
         found = entry.template.match(uri) if entry.toolset in config.toolsets else None
-        if found is None or not all(isinstance(value, str) for value in found.values()):
-            continue
-        if "cell_id" in found and not _CELL_ID.fullmatch(str(found["cell_id"])):
+        if found is None or ("cell_id" in found and not _CELL_ID.fullmatch(str(found["cell_id"]))):
             continue
         return await entry.read(services, **found)
     raise InvalidArgumentError(
@@ -244,7 +238,7 @@ def prompt(name: str, arguments: Mapping[str, Any]) -> GetPromptResult:
     text = entry.function(**{given: str(value) for given, value in arguments.items()})
     return GetPromptResult(
         description=entry.listing.description,
-        messages=[PromptMessage(role="user", content=TextContent(type="text", text=safe_utf8(text)))],
+        messages=[PromptMessage(role="user", content=text_content(text))],
     )
 
 
@@ -261,8 +255,8 @@ async def complete(argument: str, begun: str, known: dict[str, str], services: S
         values = await _candidates(argument, known, services)
     except ServerError:  # of a half-typed path, for one
         values = []
-    fitting = [value for value in values if value.startswith(begun)]
-    fitting += [value for value in values if begun.lower() in value.lower() and not value.startswith(begun)]
+    fitting = [value for value in values if begun.lower() in value.lower()]
+    fitting.sort(key=lambda value: not value.startswith(begun))  # what begins so comes first
     shown = fitting[:_MAX_COMPLETIONS]
     return Completion(values=shown, total=len(fitting), has_more=len(fitting) > len(shown))
 

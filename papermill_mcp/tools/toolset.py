@@ -195,7 +195,7 @@ class ServiceTool(Tool):
             if not isinstance(cause, ServerError):
                 raise
             outcome = str(cause.code)
-            return CallToolResult(content=[_text(str(cause))], is_error=True)
+            return CallToolResult(content=[text_content(str(cause))], is_error=True)
         finally:
             path = arguments.get("path") or arguments.get("input_path")
             logger.info(
@@ -350,10 +350,10 @@ def _result(reply: BaseModel, *, images_possible: bool) -> CallToolResult:
     A reply with images has no structured content: clients that find it show it instead of the images.
     """
     images: Sequence[Any] = getattr(reply, "_images", ())
-    content: list[Any] = [_text(render(reply))]
+    content: list[Any] = [text_content(render(reply))]
     for image in images:
         data = base64.b64encode(image.data).decode("ascii")
-        content.append(_text(image.label))
+        content.append(text_content(image.label))
         content.append(ImageContent(type="image", data=data, mime_type=image.mime_type))
     if images and images_possible:
         return CallToolResult(content=content)
@@ -384,5 +384,6 @@ def _cleaned(value: Any) -> Any:
     return value
 
 
-def _text(text: str) -> TextContent:
+def text_content(text: str) -> TextContent:
+    """Text for the client, with nothing in it that cannot be sent."""
     return TextContent(type="text", text=safe_utf8(text))

@@ -7,6 +7,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+import helpers
 import pytest
 from conftest import Connect, ConnectStdio
 from helpers import call, write_notebook
@@ -31,14 +32,7 @@ def png(width: int, height: int) -> bytes:
 
 
 def cell(cell_id: str, outputs: list[dict[str, Any]]) -> dict[str, Any]:
-    return {
-        "cell_type": "code",
-        "id": cell_id,
-        "metadata": {},
-        "source": f"# {cell_id}",
-        "execution_count": 1,
-        "outputs": outputs,
-    }
+    return helpers.cell(f"# {cell_id}", cell_id=cell_id) | {"execution_count": 1, "outputs": outputs}
 
 
 def stream(text: str) -> dict[str, Any]:
@@ -91,6 +85,7 @@ async def test_cells_and_notebooks_are_read_as_replies_show_them(client: Connect
     assert "red" in whole[0]
     assert "\x1b" not in whole[0]
     assert len(whole) == 1
+    assert "attached" not in whole[0]  # images are not here, and the text does not say that they are
     assert isinstance(one[0], TextResourceContents)
     assert "# 7" in one[0].text  # an id that looks like an index
     assert "first = 1" not in one[0].text

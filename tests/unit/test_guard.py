@@ -374,16 +374,18 @@ async def test_an_answer_that_cannot_be_sent_is_replaced_and_other_messages_are_
     assert "CANARY" not in json.dumps(answer)
 
 
-async def test_error_answers_are_sent_without_what_was_not_set() -> None:
-    async def serve(from_client: MemoryObjectReceiveStream[Any], to_client: MemoryObjectSendStream[Any]) -> None:
+class FailingEcho(Echo):
+    """Answers each request with an error."""
+
+    async def serve(self, from_client: MemoryObjectReceiveStream[Any], to_client: MemoryObjectSendStream[Any]) -> None:
         async for item in from_client:
             error = {"code": -1, "message": "m"}
-            answer = JSONRPCError.model_validate({"jsonrpc": "2.0", "id": item.message.id, "error": error})
-            await to_client.send(SessionMessage(answer))
+            answer = {"jsonrpc": "2.0", "id": item.message.id, "error": error}
+            await to_client.send(SessionMessage(JSONRPCError.model_validate(answer)))
 
-    echo = Echo()
-    echo.serve = serve  # type: ignore[method-assign]
-    answers = await through_guard(line({"jsonrpc": "2.0", "id": 1, "method": "m"}), echo)
+
+async def test_error_answers_are_sent_without_what_was_not_set() -> None:
+    answers = await through_guard(line({"jsonrpc": "2.0", "id": 1, "method": "m"}), FailingEcho())
 
     assert answers == [{"jsonrpc": "2.0", "id": 1, "error": {"code": -1, "message": "m"}}]
 
@@ -455,16 +457,6 @@ class Conversation:
         count = len(self.echo.requests)
         self.say(id=f"ping {count}", method="ping")
         assert (await self.hear())["id"] == f"ping {count}"
-
-
-class FailingEcho(Echo):
-    """Answers each request with an error."""
-
-    async def serve(self, from_client: MemoryObjectReceiveStream[Any], to_client: MemoryObjectSendStream[Any]) -> None:
-        async for item in from_client:
-            error = {"code": -1, "message": "m"}
-            answer = {"jsonrpc": "2.0", "id": item.message.id, "error": error}
-            await to_client.send(SessionMessage(JSONRPCError.model_validate(answer)))
 
 
 @pytest.mark.parametrize("echo", [Echo(), FailingEcho()], ids=["result", "error"])
