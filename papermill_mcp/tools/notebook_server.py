@@ -44,7 +44,7 @@ class NotebookServer(MCPServer[Services]):
         super().__init__(name, tools=tools, middleware=[_contain], **options)
         self._names = [tool.name for tool in tools]
         self._config = config
-        self._lowlevel_server.add_request_handler("completion/complete", CompleteRequestParams, _complete)
+        self._lowlevel_server.add_request_handler("completion/complete", CompleteRequestParams, self._complete)
 
     async def run_streams(
         self, from_client: MemoryObjectReceiveStream[Any], to_client: MemoryObjectSendStream[Any]
@@ -92,16 +92,24 @@ class NotebookServer(MCPServer[Services]):
 
     async def list_prompts(self) -> list[Prompt]:
         """The prompts there are."""
-        return resources.prompts()
+        return resources.prompts(self._names)
 
     async def get_prompt(
         self, name: str, arguments: Mapping[str, Any] | None = None, context: Context[Services, Any] | None = None
     ) -> GetPromptResult | InputRequiredResult:
         """A prompt with its arguments filled in."""
         try:
-            return resources.prompt(name, arguments or {})
+            return resources.prompt(name, arguments or {}, self._names)
         except ServerError as error:
             raise MCPError(INVALID_PARAMS, safe_utf8(str(error))) from None
+
+    async def _complete(
+        self, ctx: ServerRequestContext[Services, Any], params: CompleteRequestParams
+    ) -> CompleteResult:
+        known = (params.context.arguments if params.context else None) or {}
+        argument, services = params.argument, ctx.lifespan_context
+        found = await resources.complete(argument.name, argument.value, known, services, self._config)
+        return CompleteResult(completion=found)
 
 
 async def _contain(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
@@ -120,10 +128,3 @@ async def _contain(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> 
             raise
         logger.exception("%s failed", ctx.method)
         raise MCPError(INTERNAL_ERROR, f"Internal error: the request failed by {type(error).__name__}") from None
-
-
-async def _complete(ctx: ServerRequestContext[Services, Any], params: CompleteRequestParams) -> CompleteResult:
-    known = (params.context.arguments if params.context else None) or {}
-    return CompleteResult(
-        completion=await resources.complete(params.argument.name, params.argument.value, known, ctx.lifespan_context)
-    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -149,6 +149,7 @@ async def read(uri: str, services: Services, config: Config) -> list[ReadResourc
 @dataclass(frozen=True)
 class _PromptEntry:
     function: Callable[..., str]
+    needs: Sequence[str]
     listing: Prompt
 
 
@@ -157,8 +158,12 @@ _prompts: dict[str, _PromptEntry] = {}
 _P = TypeVar("_P", bound=Callable[..., str])
 
 
-def _prompt(title: str, **descriptions: str) -> Callable[[_P], _P]:
-    """Make a function a prompt, with a description for each of its arguments."""
+def _prompt(title: str, needs: Sequence[str], **descriptions: str) -> Callable[[_P], _P]:
+    """Make a function a prompt, with a description for each of its arguments.
+
+    Args:
+        needs: the tools that it names; without them it is not offered.
+    """
 
     def register(function: _P) -> _P:
         parameters = inspect.signature(function).parameters
@@ -167,7 +172,7 @@ def _prompt(title: str, **descriptions: str) -> Callable[[_P], _P]:
             for name, text in descriptions.items()
         ]
         listing = Prompt(name=function.__name__, title=title, description=inspect.getdoc(function), arguments=arguments)
-        _prompts[function.__name__] = _PromptEntry(function, listing)
+        _prompts[function.__name__] = _PromptEntry(function, needs, listing)
         return function
 
     return register
@@ -175,12 +180,15 @@ def _prompt(title: str, **descriptions: str) -> Callable[[_P], _P]:
 
 @_prompt(
     "Run a notebook with parameters",
+    needs=("get_notebook_info", "execute_notebook_papermill", "get_execution"),
     path="Notebook to run.",
     parameters="Values, such as `year=1950, station=Aswan`. Default: its own.",
+    kernel_name="Kernel to run it in. Default: its own.",
 )
-def run_notebook(path: str, parameters: str = "") -> str:
+def run_notebook(path: str, parameters: str = "", kernel_name: str = "") -> str:
     """Run a notebook with parameters, and report what came out."""
     wish = f"Use these values: {parameters}." if parameters else "Use its own values unless they make no sense."
+    wish += f" Run it in the kernel {kernel_name}." if kernel_name else ""
     return (
         f"Run the notebook {path} with Papermill. First look at its parameters with get_notebook_info: names, types "
         f"and defaults. {wish} Then call execute_notebook_papermill, with an output_path that says which values were "
@@ -190,7 +198,11 @@ def run_notebook(path: str, parameters: str = "") -> str:
     )
 
 
-@_prompt("Explain a failed run", execution_id="Execution that failed.")
+@_prompt(
+    "Explain a failed run",
+    needs=("get_execution", "read_notebook", "inspect_variables"),
+    execution_id="Execution that failed.",
+)
 def explain_failed_run(execution_id: str) -> str:
     """Find out why a run failed, and what would mend it."""
     return (
@@ -201,7 +213,7 @@ def explain_failed_run(execution_id: str) -> str:
     )
 
 
-@_prompt("Tidy a notebook for review", path="Notebook to tidy.")
+@_prompt("Tidy a notebook for review", needs=("edit_notebook", "execute_notebook"), path="Notebook to tidy.")
 def tidy_notebook(path: str) -> str:
     """Make a notebook ready for review, without changing what it computes."""
     return (
@@ -213,22 +225,23 @@ def tidy_notebook(path: str) -> str:
     )
 
 
-def prompts() -> list[Prompt]:
-    """The prompts there are."""
-    return [entry.listing for entry in _prompts.values()]
+def prompts(tools: Collection[str]) -> list[Prompt]:
+    """The prompts for which there are tools."""
+    return [entry.listing for entry in _prompts.values() if set(entry.needs) <= set(tools)]
 
 
-def prompt(name: str, arguments: Mapping[str, Any]) -> GetPromptResult:
+def prompt(name: str, arguments: Mapping[str, Any], tools: Collection[str]) -> GetPromptResult:
     """A prompt with its arguments filled in.
 
     Raises:
         InvalidArgumentError: no such prompt, or an argument is missing or unknown.
     """
-    entry = _prompts.get(name)
-    if entry is None:
+    offered = [known.name for known in prompts(tools)]
+    if name not in offered:
         raise InvalidArgumentError(
-            f"there is no prompt {name[:100]!r}", allowed=f"the prompts: {listed(_prompts, limit=20)}"
+            f"there is no prompt {name[:100]!r}", allowed=f"the prompts: {listed(offered, limit=20)}"
         )
+    entry = _prompts[name]
     described = {argument.name: argument for argument in entry.listing.arguments or []}
     missing = [known for known, argument in described.items() if argument.required and not arguments.get(known)]
     unknown = [given for given in arguments if given not in described]
@@ -245,14 +258,16 @@ def prompt(name: str, arguments: Mapping[str, Any]) -> GetPromptResult:
 # Completions
 
 
-async def complete(argument: str, begun: str, known: dict[str, str], services: Services) -> Completion:
+async def complete(
+    argument: str, begun: str, known: Mapping[str, str], services: Services, config: Config
+) -> Completion:
     """What an argument of a resource or a prompt may be, given what was typed of it.
 
     Args:
         known: arguments that have a value already; the cells of a notebook need its path.
     """
     try:
-        values = await _candidates(argument, known, services)
+        values = await _candidates(argument, known, services, config.toolsets)
     except ServerError:  # of a half-typed path, for one
         values = []
     fitting = [value for value in values if begun.lower() in value.lower()]
@@ -261,17 +276,20 @@ async def complete(argument: str, begun: str, known: dict[str, str], services: S
     return Completion(values=shown, total=len(fitting), has_more=len(fitting) > len(shown))
 
 
-async def _candidates(argument: str, known: dict[str, str], services: Services) -> list[str]:
+async def _candidates(
+    argument: str, known: Mapping[str, str], services: Services, toolsets: Collection[str]
+) -> list[str]:
+    """All values of an argument. Those of a toolset that is off are not told."""
     match argument:
-        case "path":
+        case "path" if "notebook" in toolsets:
             return list(await services.catalogue.paths(limit=_MAX_LISTED))
-        case "cell_id" if known.get("path"):
+        case "cell_id" if "notebook" in toolsets and known.get("path"):
             view = await services.notebooks.read(known["path"], outline=True, max_chars=_MAX_CHARS)
             return [row.id for row in view.outline or [] if row.id]
-        case "kernel_name" | "kernel":
+        case "kernel_name" if "kernel" in toolsets:
             return [spec.name for spec in (await services.kernels.overview()).available]
-        case "kernel_id":
+        case "kernel_id" if "kernel" in toolsets:
             return [one.kernel_id for one in (await services.kernels.overview()).active]
-        case "execution_id":
+        case "execution_id" if "execution" in toolsets:
             return [row.execution_id for row in (await services.executions.overview(limit=100)).executions]
     return []

@@ -150,6 +150,15 @@ async def test_resources_follow_the_toolsets(client: Connect, workspace: Path) -
         names = [template.name for template in (await c.list_resource_templates()).resource_templates]
         assert names == ["kernel"]
         assert "kernel://" in await refusal(c, "notebook://a.ipynb")
+        assert (await c.list_prompts()).prompts == []
+        ref = ResourceTemplateReference(type="ref/resource", uri=OUTPUT)
+        for name in ("path", "cell_id", "execution_id"):
+            found = await c.complete(ref, {"name": name, "value": ""}, {"path": "a.ipynb"})
+            assert found.completion.values == []
+        with pytest.raises(MCPError, match="there is no prompt 'tidy_notebook'"):
+            await c.get_prompt("tidy_notebook", {"path": "a.ipynb"})
+    async with client(no_execute=True) as c:  # what would run code is not offered
+        assert (await c.list_prompts()).prompts == []
 
 
 @pytest.mark.kernel
@@ -159,6 +168,12 @@ async def test_kernels_and_executions_are_read_and_completed(client: Connect) ->
         execution_id = (await call(c, "execute_cell", kernel_id=kernel_id, code="6 * 7"))["execution_id"]
         assert "status: ok" in (await texts(c, f"execution://{execution_id}"))[0]
         assert "42" in (await texts(c, f"execution://{execution_id}"))[0]
+        data = base64.b64encode(png(9, 9)).decode()
+        code = f"import base64; from IPython.display import Image; Image(base64.b64decode({data!r}))"
+        await c.call_tool("execute_cell", {"kernel_id": kernel_id, "code": code})
+        newest = (await call(c, "list_executions"))["executions"][0]["execution_id"]
+        contents = (await c.read_resource(f"execution://{newest}")).contents
+        assert [content.mime_type for content in contents] == ["text/plain", "image/png"]
         assert "state: idle" in (await texts(c, f"kernel://{kernel_id}"))[0]
 
         async def completed(template: str, name: str, value: str) -> list[str]:
@@ -166,7 +181,7 @@ async def test_kernels_and_executions_are_read_and_completed(client: Connect) ->
             return (await c.complete(ref, {"name": name, "value": value})).completion.values
 
         assert await completed("kernel://{kernel_id}", "kernel_id", kernel_id[:3]) == [kernel_id]
-        assert await completed("execution://{execution_id}", "execution_id", "") == [execution_id]
+        assert await completed("execution://{execution_id}", "execution_id", "") == [newest, execution_id]
         assert await completed("kernel://{kernel_id}", "kernel_id", "nothing like it") == []
 
 
@@ -203,7 +218,7 @@ async def test_of_many_paths_a_hundred_are_offered_and_all_counted(client: Conne
 
 
 async def test_prompts_name_tools_that_exist_and_hold_what_was_given(client: Connect) -> None:
-    given = {"path": "my.ipynb", "execution_id": "abc", "parameters": "year=1950"}
+    given = {"path": "my.ipynb", "execution_id": "abc", "parameters": "year=1950", "kernel_name": "ir"}
     async with client() as c:
         tools = {tool.name for tool in (await c.list_tools()).tools}
         prompts = (await c.list_prompts()).prompts
