@@ -93,6 +93,7 @@ class Bench:
             "PYTHONPYCACHEPREFIX": str(scratch / "bytecode"),
             "IPYTHONDIR": str(scratch / "ipython"),
             "JUPYTER_PLATFORM_DIRS": "1",
+            "XDG_CONFIG_HOME": str(scratch / "config"),
             "DASK_TEMPORARY_DIRECTORY": str(scratch),
         }
 

@@ -1,7 +1,10 @@
 """The settings: one frozen model, and where its values come from.
 
-Strongest first: command-line flags, `JUPYTER_MCP_*` environment variables, a JSON file, defaults. What is not known is
-refused, wherever it stands, with the nearest known name.
+Strongest first: command-line flags, `JUPYTER_MCP_*` environment variables, a JSON file, defaults. An unknown setting is
+rejected in each of them, with the nearest known name.
+
+The file is the one that the user names, else `config.json` in the user's configuration directory of this server. The
+directory in which the server starts is never searched: its files may come from anywhere.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn, get_args, get_origin
 
+from platformdirs import user_config_path
 from pydantic import Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
@@ -23,6 +27,9 @@ from pydantic_settings import (
 )
 
 from papermill_mcp.errors import listed, nearest
+
+#: The command, and the name of the user's directories for settings and for state.
+PROGRAM = "jupyter-papermill-mcp"
 
 ENV_PREFIX = "JUPYTER_MCP_"
 
@@ -152,6 +159,18 @@ def _is_list(name: str) -> bool:
     return str(Config.model_fields[name].annotation).startswith("list")
 
 
+_EPILOG = """\
+Every flag is also an environment variable (--max-kernels is
+JUPYTER_MCP_MAX_KERNELS) and a key of a JSON file (max_kernels). Strongest
+first: flags, environment, file, defaults. Lists: repeat the flag, or separate
+by {separator!r}, or give JSON.
+
+The file is the one named by --config or {variable}, else your own:
+{user_file}
+Keys that begin with // are comments. The directory in which the server starts
+is not searched for settings."""
+
+
 class _Parser(argparse.ArgumentParser):
     """Raises instead of leaving the process, so that every bad setting is told in one way."""
 
@@ -162,17 +181,14 @@ class _Parser(argparse.ArgumentParser):
 def build_parser() -> argparse.ArgumentParser:
     """The command line: a flag for each setting, with its unit and default."""
     parser = _Parser(
-        prog="jupyter-papermill-mcp",
-        description="MCP server for Jupyter notebooks, over stdio. An MCP client starts it; "
-        "see README.md for how to register it with yours.",
-        epilog=(
-            "Every flag is also an environment variable (--max-kernels is JUPYTER_MCP_MAX_KERNELS) and a key of a "
-            "JSON file (max_kernels). Strongest first: flags, environment, file, defaults. The file is the one named "
-            f"by --config or {CONFIG_VARIABLE}, else ./config.json if there is one. Lists: repeat the flag, or "
-            f"separate by {os.pathsep!r}, or give JSON. Keys that begin with // are comments in the file."
+        prog=PROGRAM,
+        description="MCP server for Jupyter notebooks, over stdio. An MCP client starts it; see README.md for how to\n"
+        "register it with yours.",
+        epilog=_EPILOG.format(
+            variable=CONFIG_VARIABLE, user_file=_user_file() or "none, without a home directory", separator=os.pathsep
         ),
         allow_abbrev=False,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="store_true", default=argparse.SUPPRESS, help="print the version and exit")
     parser.add_argument("--config", metavar="PATH", default=argparse.SUPPRESS, help="read settings from this JSON file")
@@ -244,9 +260,20 @@ def _read_environment(environ: Mapping[str, str]) -> dict[str, _Given]:
     return {name: _Given(value, f"{ENV_PREFIX}{name.upper()}") for name, value in source().items()}
 
 
+def _user_file() -> Path | None:
+    """The settings file in the user's configuration directory, if the platform knows that directory."""
+    try:
+        file = user_config_path(PROGRAM, appauthor=False) / "config.json"
+    except RuntimeError:  # no home directory
+        return None
+    # Older platformdirs return a relative path without a home directory or with a relative XDG_CONFIG_HOME.
+    return file if file.is_absolute() else None
+
+
 def _read_file(path: str | None) -> dict[str, _Given]:
-    file = Path(path) if path else Path("config.json")
-    if not file.is_file():
+    file = Path(path) if path else _user_file()
+    # Unlike Path.is_file, os.path.isfile is false below a directory of another user.
+    if file is None or not os.path.isfile(file):  # noqa: PTH113
         if path:
             raise ConfigError(f"the settings file {path!r} does not exist")
         return {}

@@ -100,7 +100,9 @@ def state_directory(config: Config) -> Path:
         return config.state_directory.absolute()
     from platformdirs import user_state_path  # noqa: PLC0415 - not needed for `--version`
 
-    return user_state_path("jupyter-papermill-mcp", appauthor=False)
+    from papermill_mcp.config import PROGRAM  # noqa: PLC0415
+
+    return user_state_path(PROGRAM, appauthor=False)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -52,7 +52,7 @@ def _clean_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
         for name in [name for name in os.environ if name.startswith("JUPYTER_MCP_")]:
             patch.delenv(name)
         patch.setenv("IPYTHONDIR", str(tmp_path_factory.mktemp("ipython")))
-        for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR"):
+        for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "XDG_CONFIG_HOME"):
             patch.setenv(name, str(tmp_path_factory.mktemp(name.lower())))
         patch.setenv("MPLCONFIGDIR", os.environ.get("MPLCONFIGDIR") or str(tmp_path_factory.mktemp("matplotlib")))
         yield

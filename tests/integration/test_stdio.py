@@ -12,6 +12,7 @@ import pytest
 from conftest import ConnectStdio, StartRaw
 from helpers import (
     call,
+    cell,
     facts_of,
     images_of,
     stdout_of,
@@ -306,6 +307,42 @@ async def test_a_secret_of_the_server_is_not_in_its_log(raw_server: StartRaw, st
         assert "CANARY CODE" not in server.errors
         assert key not in json.dumps(server.answers)
         assert "execute_cell" in server.errors
+
+
+_RECORDING = """
+import os, sys
+LOG = os.open({log!r}, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+def record(event, arguments):
+    if event == "open" and isinstance(arguments[0], (str, bytes)):
+        os.write(LOG, os.path.abspath(os.fsencode(arguments[0])) + b"\\n")
+
+sys.addaudithook(record)
+from papermill_mcp.main import main
+sys.exit(main())
+"""
+
+
+async def test_no_file_of_the_start_directory_is_read_as_settings(
+    raw_server: StartRaw, workspace: Path, tmp_path: Path
+) -> None:
+    """Neither by the server nor by a library in it. Each name is one that some program reads where it starts."""
+    names = ["config.json", ".env", "pyproject.toml", "jupyter_config.json", "jupyter_client_config.json"]
+    names += ["papermill.yaml", "dask.yaml", "ipython_config.json", "setup.cfg", "fastmcp.json"]
+    for name in names:
+        (workspace / name).write_text("{")
+    write_notebook(workspace / "a.ipynb", [cell("x = 1", tags=["parameters"])])
+    opened = tmp_path / "opened"
+    script = tmp_path / "recording.py"
+    script.write_text(_RECORDING.format(log=str(opened)))
+    async with raw_server(script=script) as server:
+        await server.call("start_kernel")
+        run = await server.call("execute_notebook_papermill", input_path="a.ipynb", parameters={"x": 2})
+        assert run["status"] == "ok"
+
+    files = set(opened.read_text().splitlines())
+    assert str(workspace / "a.ipynb") in files
+    assert files.isdisjoint({str(workspace / name) for name in names})
 
 
 @pytest.mark.slow

@@ -11,25 +11,31 @@ from pathlib import Path
 
 import pytest
 from helpers import server_environment
+from platformdirs import user_config_path
 from pydantic import ValidationError
 
 from papermill_mcp import __version__
-from papermill_mcp.config import Config, ConfigError, build_parser, load_config
-from papermill_mcp.main import main
+from papermill_mcp.config import PROGRAM, Config, ConfigError, build_parser, load_config
+from papermill_mcp.main import main, state_directory
 
 _REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
 def _in_an_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`./config.json` is read when there is one."""
-    monkeypatch.chdir(tmp_path)
+    """Neither the start directory nor the user's configuration directory has a file."""
+    start = tmp_path / "start"
+    start.mkdir()
+    monkeypatch.chdir(start)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
 
 
-def settings_file(content: object, name: str = "config.json") -> str:
-    text = content if isinstance(content, str) else json.dumps(content)
-    Path(name).write_text(text)
-    return name
+def settings_file(content: object, path: Path | str | None = None) -> str:
+    """Write a settings file, by default the user's own, and return its path."""
+    file = Path(path) if path else user_config_path(PROGRAM, appauthor=False) / "config.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(content if isinstance(content, str) else json.dumps(content))
+    return str(file)
 
 
 def problem(*argv: str, environ: dict[str, str] | None = None) -> str:
@@ -72,7 +78,7 @@ def test_a_flag_is_stronger_than_the_environment_and_that_than_the_file() -> Non
 
 
 @pytest.mark.parametrize("how", ["flag", "environment"])
-def test_a_named_file_is_read_in_place_of_the_one_that_is_there(how: str) -> None:
+def test_a_named_file_is_read_in_place_of_the_users_own(how: str) -> None:
     settings_file({"max_kernels": 1})
     other = settings_file({"max_kernels": 7}, "other.json")
 
@@ -102,6 +108,61 @@ def test_a_setting_made_directly_does_not_look_at_the_environment(monkeypatch: p
     monkeypatch.setenv("JUPYTER_MCP_MAX_KERNELS", "4")
 
     assert Config().max_kernels == 10
+
+
+# The start directory
+
+
+@pytest.mark.parametrize("content", [{"max_kernels": 3}, {"model_type": "bert"}, [1, 2], "{"])
+def test_a_config_json_in_the_start_directory_is_not_read(content: object) -> None:
+    """It belongs to the project, and neither configures nor stops the server."""
+    settings_file(content, "config.json")
+
+    assert load_config([], {}) == Config()
+
+
+def test_a_project_cannot_add_roots_or_a_scheduler() -> None:
+    """Each file here is one that some program reads from its working directory."""
+    wide = {"roots": ["/"], "i_know": True, "dask_scheduler": "tcp://127.0.0.1:1"}
+    for name in ("config.json", "jupyter-papermill-mcp.json", ".jupyter-papermill-mcp/config.json"):
+        settings_file(wide, name)
+    for name in (".config/jupyter-papermill-mcp/config.json", "~/.config/jupyter-papermill-mcp/config.json"):
+        settings_file(wide, name)
+    settings_file("JUPYTER_MCP_ROOTS=/\nJUPYTER_MCP_I_KNOW=true\n", ".env")
+    settings_file("true", "JUPYTER_MCP_I_KNOW")
+    settings_file('[tool.pydantic-settings]\nroots = ["/"]\ni_know = true\n', "pyproject.toml")
+
+    assert load_config([], {}) == Config()
+
+
+@pytest.mark.parametrize(
+    "variables", [{"XDG_CONFIG_HOME": "here"}, {"XDG_CONFIG_HOME": "", "HOME": "here"}], ids=["xdg", "home"]
+)
+def test_a_relative_configuration_directory_is_not_one(
+    variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be inside the start directory."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    for base in ("here", "here/.config"):
+        settings_file({"max_kernels": 3}, f"{base}/{PROGRAM}/config.json")
+
+    assert load_config([], {}) == Config()
+
+
+def test_a_relative_path_that_the_user_names_is_read() -> None:
+    settings_file({"max_kernels": 3}, "config.json")
+
+    assert load_config(["--config", "config.json"], {}).max_kernels == 3
+    assert load_config([], {"JUPYTER_MCP_CONFIG": "config.json"}).max_kernels == 3
+
+
+def test_settings_and_state_have_the_same_name_on_the_platform() -> None:
+    assert state_directory(Config()).name == user_config_path(PROGRAM, appauthor=False).name
+
+
+def test_help_shows_the_path_of_the_users_own_file() -> None:
+    assert settings_file({}) in build_parser().format_help()
 
 
 # Unknown names
