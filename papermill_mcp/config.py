@@ -13,15 +13,18 @@ import argparse
 import importlib.util
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, NoReturn, get_args, get_origin
+from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from platformdirs import user_config_path
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
+    JsonConfigSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
@@ -33,9 +36,6 @@ PROGRAM = "jupyter-papermill-mcp"
 
 ENV_PREFIX = "JUPYTER_MCP_"
 
-#: Names the JSON file beside the settings: it cannot stand in the file itself.
-CONFIG_VARIABLE = f"{ENV_PREFIX}CONFIG"
-
 Toolset = Literal["notebook", "kernel", "execution", "server"]
 
 
@@ -43,10 +43,10 @@ class ConfigError(Exception):
     """The settings cannot be used. The message is for the person who starts the server."""
 
 
-class Config(BaseSettings):
+class Config(BaseModel):
     """All settings. Units are in the descriptions, which `--help` prints."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix=ENV_PREFIX)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     roots: list[Path] = Field(
         [Path()], min_length=1, description="directories that the file tools may touch; the first is the workspace"
@@ -105,6 +105,40 @@ class Config(BaseSettings):
     )
     i_know: bool = Field(False, description="allow the whole file system (/) as a root")
 
+
+class _Environment(EnvSettingsSource):
+    """Reads lists as `a:b` (the platform's path separator, or commas) as well as JSON."""
+
+    def decode_complex_value(self, field_name: str, field: Any, value: Any) -> list[str]:
+        return _split(value, _variable(field_name))
+
+
+class _File(JsonConfigSettingsSource):
+    """Reads a JSON object without its comments."""
+
+    def _read_file(self, file_path: Any) -> dict[str, Any]:
+        try:
+            values = json.loads(file_path.read_text(encoding="utf-8"))
+            if not isinstance(values, dict):
+                raise ValueError("it holds something else")
+        except (OSError, ValueError, RecursionError) as error:
+            raise ConfigError(
+                f"the settings file {str(file_path)!r} cannot be read as a JSON object: {error}"
+            ) from error
+        values = {key: value for key, value in values.items() if not key.startswith("//")}
+        for key in values:
+            if key not in Config.model_fields:
+                raise ConfigError(_unknown("key", key, Config.model_fields) + f" (in {str(file_path)!r})")
+        return values
+
+
+class _Settings(Config, BaseSettings):
+    """`Config` as read from its sources."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX)
+
+    config: Path | None = Field(None, description="read settings from this JSON file")
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -114,29 +148,18 @@ class Config(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Only what is passed in: `load_config` reads the sources itself, to say where a bad value came from."""
-        return (init_settings,)
+        """Flags, environment and file, strongest first. `load_config` passes the flags and the path of the file."""
+        file = _File(settings_cls, json_file=init_settings()["config"])
+        return init_settings, _Environment(settings_cls), file
 
 
-class _Environment(EnvSettingsSource):
-    """Reads lists as `a:b` (the platform's path separator, or commas) as well as JSON."""
-
-    def decode_complex_value(self, field_name: str, field: Any, value: Any) -> Any:
-        return _split(value)
-
-
-class _Given(NamedTuple):
-    value: Any
-    source: str
-
-
-def _split(text: str) -> list[str]:
+def _split(text: str, source: str) -> list[str]:
     text = text.strip()
     if text.startswith("["):
         try:
             decoded = json.loads(text)
         except ValueError as error:
-            raise ConfigError(f"{text[:100]!r} begins like a JSON list but is none: {error}") from error
+            raise ConfigError(f"{source}: {text[:100]!r} begins like a JSON list but is none: {error}") from error
         return decoded if isinstance(decoded, list) else [decoded]
     separator = os.pathsep if os.pathsep in text else ","
     return [part.strip() for part in text.split(separator) if part.strip()]
@@ -146,17 +169,23 @@ def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def _metavar(name: str, annotation: Any) -> str:
-    if get_origin(annotation) is Literal:
-        return "|".join(get_args(annotation))
-    if annotation in (int, float, int | None):
-        unit = str(Config.model_fields[name].description).partition(" ")[0].rstrip(";,").upper()
-        return unit if unit in ("SECONDS", "CHARACTERS", "BYTES", "PIXELS") else "NUMBER"
-    return "ADDRESS" if annotation == str | None else "PATH"
+def _variable(name: str) -> str:
+    return ENV_PREFIX + name.upper()
 
 
-def _is_list(name: str) -> bool:
-    return str(Config.model_fields[name].annotation).startswith("list")
+def _options(name: str, field: FieldInfo) -> dict[str, Any]:
+    """How the command line reads a setting of this type."""
+    kind = field.annotation
+    if kind is bool:
+        return {"nargs": "?", "const": "true", "metavar": "true|false"}
+    if get_origin(kind) is list:
+        return {"action": "extend", "type": partial(_split, source=_flag(name)), "metavar": "LIST"}
+    if get_origin(kind) is Literal:
+        return {"metavar": "|".join(get_args(kind))}
+    if kind in (int, float, int | None):
+        unit = str(field.description).partition(" ")[0].rstrip(";,").upper()
+        return {"metavar": unit if unit in ("SECONDS", "CHARACTERS", "BYTES", "PIXELS") else "NUMBER"}
+    return {"metavar": "ADDRESS" if kind == str | None else "PATH"}
 
 
 _EPILOG = """\
@@ -179,53 +208,52 @@ class _Parser(argparse.ArgumentParser):
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line: a flag for each setting, with its unit and default."""
+    """The command line: a flag for each setting, with its unit and default.
+
+    CliSettingsSource reads no switch that stands alone or has a value, and no list separated by `:`. So argparse it is.
+    """
     parser = _Parser(
         prog=PROGRAM,
         description="MCP server for Jupyter notebooks, over stdio. An MCP client starts it; see README.md for how to\n"
         "register it with yours.",
         epilog=_EPILOG.format(
-            variable=CONFIG_VARIABLE, user_file=_user_file() or "none, without a home directory", separator=os.pathsep
+            variable=_variable("config"),
+            user_file=_user_file() or "none, without a home directory",
+            separator=os.pathsep,
         ),
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="store_true", default=argparse.SUPPRESS, help="print the version and exit")
-    parser.add_argument("--config", metavar="PATH", default=argparse.SUPPRESS, help="read settings from this JSON file")
-    for name, field in Config.model_fields.items():
-        default = field.get_default(call_default_factory=True)
+    for name, field in _Settings.model_fields.items():
+        default = field.default
         shown = ", ".join(map(str, default)) or "none" if isinstance(default, list) else default
-        options: dict[str, Any] = {"default": argparse.SUPPRESS, "dest": name}
-        note = "" if default is None else f" (default: {str(shown).lower() if isinstance(default, bool) else shown})"
-        options["help"] = f"{field.description}{note}".replace("%", "%%")
-        if field.annotation is bool:
-            options |= {"nargs": "?", "const": "true", "metavar": "true|false"}
-        elif _is_list(name):
-            options |= {"action": "append", "metavar": "LIST"}
-        else:
-            options["metavar"] = _metavar(name, field.annotation)
-        parser.add_argument(_flag(name), **options)
+        note = "" if default is None else f" (default: {str(shown).lower() if default is False else shown})"
+        text = f"{field.description}{note}".replace("%", "%%")
+        parser.add_argument(_flag(name), dest=name, default=argparse.SUPPRESS, help=text, **_options(name, field))
     return parser
 
 
-def load_config(argv: Sequence[str] = (), environ: Mapping[str, str] | None = None) -> Config:
+def load_config(argv: Sequence[str] = ()) -> Config:
     """Read the settings from flags, environment, file and defaults.
 
     Raises:
-        ConfigError: something is unknown, malformed or missing; the message names it and where it stood.
+        ConfigError: something is unknown, malformed or missing; the message names it and its source.
     """
-    environ = os.environ if environ is None else environ
     flags = _read_flags(argv)
-    path = flags.pop("config", None) or environ.get(CONFIG_VARIABLE)
-    given = _read_file(path) | _read_environment(environ) | {k: _Given(v, _flag(k)) for k, v in flags.items()}
+    _check_variables()
+    file = _settings_file(flags.pop("config", None) or os.environ.get(_variable("config")))
     try:
-        config = Config(**{name: entry.value for name, entry in given.items()})
+        settings = _Settings(**flags, config=file)
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0])
-        source = given[name].source if name in given else "the defaults"
+        variable = _variable(name)
+        in_environment = variable in map(str.upper, os.environ)
+        source = _flag(name) if name in flags else variable if in_environment else file or "the defaults"
         where = "".join(f"[{part}]" for part in first["loc"][1:])
         raise ConfigError(f"{name}{where} from {source}: {first['msg']}, got {first['input']!r}") from error
+    config = Config(**settings.model_dump(exclude={"config"}))
     _check_roots(config)
     _check_extras(config)
     return config
@@ -234,30 +262,28 @@ def load_config(argv: Sequence[str] = (), environ: Mapping[str, str] | None = No
 def _read_flags(argv: Sequence[str]) -> dict[str, Any]:
     parsed, unknown = build_parser().parse_known_args(list(argv))
     if unknown:
-        raise ConfigError(_unknown("flag", unknown[0].partition("=")[0], [_flag(n) for n in Config.model_fields]))
-    flags: dict[str, Any] = vars(parsed)
-    for name, value in flags.items():
-        if isinstance(value, list):
-            flags[name] = [part for text in value for part in _split(text)]
-    return flags
+        raise ConfigError(_unknown("flag", unknown[0].partition("=")[0], map(_flag, _Settings.model_fields)))
+    return vars(parsed)
 
 
-def _read_environment(environ: Mapping[str, str]) -> dict[str, _Given]:
-    known = {f"{ENV_PREFIX}{name.upper()}": name for name in Config.model_fields}
-    for variable in environ:
-        if variable.startswith(ENV_PREFIX) and variable not in known and variable != CONFIG_VARIABLE:
+def _check_variables() -> None:
+    for variable in os.environ:
+        name = variable.removeprefix(ENV_PREFIX)
+        if name != variable and name.lower() not in _Settings.model_fields:
             # The prefix that all share would make every name look near.
-            short = [name.removeprefix(ENV_PREFIX) for name in (*known, CONFIG_VARIABLE)]
-            near = nearest(variable.removeprefix(ENV_PREFIX), short)
-            hint = (
-                f"did you mean {ENV_PREFIX}{near}?"
-                if near
-                else f"known are: {listed([*known, CONFIG_VARIABLE], limit=60)}"
-            )
-            raise ConfigError(f"unknown environment variable {variable}; {hint}")
-    source = _Environment(Config, env_prefix=ENV_PREFIX)
-    source.env_vars = {name.lower(): value for name, value in environ.items() if name in known}
-    return {name: _Given(value, f"{ENV_PREFIX}{name.upper()}") for name, value in source().items()}
+            names = [known.upper() for known in _Settings.model_fields]
+            raise ConfigError(_unknown("environment variable", name, names, prefix=ENV_PREFIX))
+
+
+def _settings_file(named: str | None) -> Path | None:
+    """The file that the user has named, else the user's own if there is one."""
+    file = Path(named) if named else _user_file()
+    # Unlike Path.is_file, os.path.isfile is false below a directory of another user.
+    if file is None or not os.path.isfile(file):  # noqa: PTH113
+        if named:
+            raise ConfigError(f"the settings file {named!r} does not exist")
+        return None
+    return file.absolute()  # pydantic-settings would expand a directory that is named ~
 
 
 def _user_file() -> Path | None:
@@ -270,30 +296,11 @@ def _user_file() -> Path | None:
     return file if file.is_absolute() else None
 
 
-def _read_file(path: str | None) -> dict[str, _Given]:
-    file = Path(path) if path else _user_file()
-    # Unlike Path.is_file, os.path.isfile is false below a directory of another user.
-    if file is None or not os.path.isfile(file):  # noqa: PTH113
-        if path:
-            raise ConfigError(f"the settings file {path!r} does not exist")
-        return {}
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(values, dict):
-            raise ValueError("it holds something else")
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"the settings file {str(file)!r} cannot be read as a JSON object: {error}") from error
-    values = {key: value for key, value in values.items() if not key.startswith("//")}
-    for key in values:
-        if key not in Config.model_fields:
-            raise ConfigError(_unknown("key", key, Config.model_fields) + f" (in {str(file)!r})")
-    return {key: _Given(value, str(file)) for key, value in values.items()}
-
-
-def _unknown(kind: str, name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
+def _unknown(kind: str, name: str, known: Iterable[str], *, prefix: str = "") -> str:
+    known = sorted(known)
     near = nearest(name, known)
-    hint = f"did you mean {near}?" if near else f"known are: {listed(sorted(known), limit=60)}"
-    return f"unknown {kind} {name}; {hint}"
+    every = listed([prefix + one for one in known], limit=60)
+    return f"unknown {kind} {prefix}{name}; " + (f"did you mean {prefix}{near}?" if near else f"known are: {every}")
 
 
 def _check_roots(config: Config) -> None:

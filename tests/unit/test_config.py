@@ -38,9 +38,16 @@ def settings_file(content: object, path: Path | str | None = None) -> str:
     return str(file)
 
 
+def load(*argv: str, environ: dict[str, str] | None = None) -> Config:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (environ or {}).items():
+            patch.setenv(name, value)
+        return load_config(argv)
+
+
 def problem(*argv: str, environ: dict[str, str] | None = None) -> str:
     with pytest.raises(ConfigError) as raised:
-        load_config(argv, environ or {})
+        load(*argv, environ=environ)
     return str(raised.value)
 
 
@@ -59,7 +66,7 @@ def run(*argv: str, environ: dict[str, str] | None = None) -> subprocess.Complet
 
 
 def test_without_any_source_the_defaults_hold() -> None:
-    config = load_config([], {})
+    config = load()
 
     assert config == Config()
     assert config.execution_timeout == 60.0
@@ -71,7 +78,7 @@ def test_a_flag_is_stronger_than_the_environment_and_that_than_the_file() -> Non
     settings_file({"max_kernels": 1, "max_images": 1, "max_output_chars": 1000})
     environ = {"JUPYTER_MCP_MAX_KERNELS": "2", "JUPYTER_MCP_MAX_IMAGES": "2"}
 
-    config = load_config(["--max-kernels", "3"], environ)
+    config = load("--max-kernels", "3", environ=environ)
 
     assert (config.max_kernels, config.max_images, config.max_output_chars) == (3, 2, 1000)
     assert config.max_error_output == Config().max_error_output
@@ -82,7 +89,7 @@ def test_a_named_file_is_read_in_place_of_the_users_own(how: str) -> None:
     settings_file({"max_kernels": 1})
     other = settings_file({"max_kernels": 7}, "other.json")
 
-    config = load_config(["--config", other], {}) if how == "flag" else load_config([], {"JUPYTER_MCP_CONFIG": other})
+    config = load("--config", other) if how == "flag" else load(environ={"JUPYTER_MCP_CONFIG": other})
 
     assert config.max_kernels == 7
 
@@ -90,18 +97,12 @@ def test_a_named_file_is_read_in_place_of_the_users_own(how: str) -> None:
 def test_the_file_of_the_flag_is_stronger_than_the_file_of_the_environment() -> None:
     first, second = settings_file({"max_kernels": 1}, "a.json"), settings_file({"max_kernels": 2}, "b.json")
 
-    assert load_config(["--config", first], {"JUPYTER_MCP_CONFIG": second}).max_kernels == 1
-
-
-def test_the_real_environment_is_read_when_none_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("JUPYTER_MCP_MAX_KERNELS", "4")
-
-    assert load_config([]).max_kernels == 4
+    assert load("--config", first, environ={"JUPYTER_MCP_CONFIG": second}).max_kernels == 1
 
 
 def test_settings_cannot_be_changed_afterwards() -> None:
     with pytest.raises(ValidationError):
-        load_config([], {}).max_kernels = 3  # type: ignore[misc]
+        load().max_kernels = 3  # type: ignore[misc]
 
 
 def test_a_setting_made_directly_does_not_look_at_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +119,7 @@ def test_a_config_json_in_the_start_directory_is_not_read(content: object) -> No
     """It belongs to the project, and neither configures nor stops the server."""
     settings_file(content, "config.json")
 
-    assert load_config([], {}) == Config()
+    assert load() == Config()
 
 
 def test_a_project_cannot_add_roots_or_a_scheduler() -> None:
@@ -132,7 +133,7 @@ def test_a_project_cannot_add_roots_or_a_scheduler() -> None:
     settings_file("true", "JUPYTER_MCP_I_KNOW")
     settings_file('[tool.pydantic-settings]\nroots = ["/"]\ni_know = true\n', "pyproject.toml")
 
-    assert load_config([], {}) == Config()
+    assert load() == Config()
 
 
 @pytest.mark.parametrize(
@@ -147,14 +148,16 @@ def test_a_relative_configuration_directory_is_not_one(
     for base in ("here", "here/.config"):
         settings_file({"max_kernels": 3}, f"{base}/{PROGRAM}/config.json")
 
-    assert load_config([], {}) == Config()
+    assert load() == Config()
 
 
 def test_a_relative_path_that_the_user_names_is_read() -> None:
     settings_file({"max_kernels": 3}, "config.json")
+    settings_file({"max_kernels": 4}, "~/config.json")
 
-    assert load_config(["--config", "config.json"], {}).max_kernels == 3
-    assert load_config([], {"JUPYTER_MCP_CONFIG": "config.json"}).max_kernels == 3
+    assert load("--config", "config.json").max_kernels == 3
+    assert load("--config", "./~/config.json").max_kernels == 4
+    assert load(environ={"JUPYTER_MCP_CONFIG": "config.json"}).max_kernels == 3
 
 
 def test_settings_and_state_have_the_same_name_on_the_platform() -> None:
@@ -208,7 +211,7 @@ def test_a_stray_argument_stops_the_start() -> None:
 
 
 def test_other_variables_do_not_matter() -> None:
-    assert load_config([], {"JUPYTER_TOKEN": "x", "MAX_KERNELS": "3"}).max_kernels == 10
+    assert load(environ={"JUPYTER_TOKEN": "x", "MAX_KERNELS": "3"}).max_kernels == 10
 
 
 # The file
@@ -247,7 +250,14 @@ def test_a_file_that_is_no_json_object_is_named(content: str) -> None:
 def test_keys_that_begin_with_slashes_are_comments() -> None:
     settings_file({"// kernels": "at once", "max_kernels": 3})
 
-    assert load_config([], {}).max_kernels == 3
+    assert load().max_kernels == 3
+
+
+@pytest.mark.parametrize("key", ["config", "MAX_KERNELS", "max-kernels", "_settings", "env_file"])
+def test_only_the_exact_names_of_settings_are_keys(key: str) -> None:
+    settings_file({key: "x.json"})
+
+    assert f"unknown key {key};" in problem()
 
 
 # Values
@@ -290,7 +300,7 @@ def test_a_number_that_is_none_is_refused(value: str) -> None:
     ("flags", "expected"), [(["--read-only"], True), (["--read-only", "true"], True), (["--read-only=false"], False)]
 )
 def test_a_switch_may_stand_alone(flags: list[str], expected: bool) -> None:
-    assert load_config(flags, {}).read_only is expected
+    assert load(*flags).read_only is expected
 
 
 @pytest.mark.parametrize(
@@ -307,7 +317,7 @@ def test_a_list_may_be_repeated_separated_or_json(flags: list[str]) -> None:
     Path("a").mkdir()
     Path("b").mkdir()
 
-    assert load_config(flags, {}).roots == [Path("a"), Path("b")]
+    assert load(*flags).roots == [Path("a"), Path("b")]
 
 
 @pytest.mark.parametrize("text", ['["a", "b"]', "a,b", f"a{os.pathsep}b"])
@@ -315,11 +325,25 @@ def test_a_list_in_the_environment_reads_as_one_of_the_flags(text: str) -> None:
     Path("a").mkdir()
     Path("b").mkdir()
 
-    assert load_config([], {"JUPYTER_MCP_ROOTS": text}).roots == [Path("a"), Path("b")]
+    assert load(environ={"JUPYTER_MCP_ROOTS": text}).roots == [Path("a"), Path("b")]
 
 
-def test_a_list_that_begins_like_json_and_is_none_is_told() -> None:
-    assert "JSON" in problem("--roots", '["a", b]')
+def test_a_list_that_begins_like_json_and_is_none_names_its_source() -> None:
+    for message, source in (
+        (problem("--roots", '["a", b]'), "--roots"),
+        (problem(environ={"JUPYTER_MCP_ROOTS": '["a", b]'}), "JUPYTER_MCP_ROOTS"),
+    ):
+        assert source in message
+        assert "JSON" in message
+
+
+def test_a_repeated_flag_may_mix_the_forms_of_a_list() -> None:
+    for name in ("a", "b", "c:d", "e"):
+        Path(name).mkdir()
+
+    config = load("--roots", "a,b", "--roots", '["c:d"]', "--roots", "e")
+
+    assert config.roots == [Path("a"), Path("b"), Path("c:d"), Path("e")]
 
 
 def test_an_empty_list_of_roots_is_refused() -> None:
@@ -344,7 +368,7 @@ def test_a_root_that_is_a_file_is_named() -> None:
 @pytest.mark.parametrize("root", ["/", "//", "/usr/.."])
 def test_the_whole_file_system_as_a_root_needs_to_be_meant(root: str) -> None:
     assert "--i-know" in problem("--roots", root)
-    assert load_config(["--roots", root, "--i-know"], {}).roots == [Path(root)]
+    assert load("--roots", root, "--i-know").roots == [Path(root)]
 
 
 def test_a_link_to_the_whole_file_system_is_the_whole_file_system() -> None:
@@ -366,11 +390,11 @@ def test_a_scheduler_without_the_packages_for_it_stops_the_start(
     captured = capsys.readouterr()
     assert 'pip install "jupyter-papermill-mcp-server[cluster]"' in captured.err
     assert captured.out == ""
-    assert load_config([], {}).dask_scheduler is None
+    assert load().dask_scheduler is None
 
 
 def test_an_address_of_a_scheduler_may_be_of_any_protocol() -> None:
-    assert load_config(["--dask-scheduler", "tls://host:8786"], {}).dask_scheduler == "tls://host:8786"
+    assert load("--dask-scheduler", "tls://host:8786").dask_scheduler == "tls://host:8786"
     assert "--dask-scheduler" in problem("--dask-scheduler", "")
 
 
@@ -467,4 +491,4 @@ def test_the_settings_file_of_the_repository_says_the_defaults() -> None:
     if not file.exists():
         pytest.skip("the repository has no config.json")
 
-    assert load_config(["--config", str(file)], {}).model_dump() == Config().model_dump()
+    assert load("--config", str(file)).model_dump() == Config().model_dump()
