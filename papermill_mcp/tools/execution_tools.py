@@ -158,7 +158,12 @@ async def execute_notebook_batch(
     ] = None,
     output_directory: Annotated[str | None, Field(description="Default: <output_directory>/<name>-batch.")] = None,
     max_parallel: Annotated[
-        int | None, Field(ge=1, le=1000, description="Runs at once, 1 to 1000. Default: one per processor.")
+        int | None,
+        Field(
+            ge=1,
+            le=1000,
+            description="Runs at once, 1 to 1000. Default: one per processor, at most $max_kernels; all on a cluster.",
+        ),
     ] = None,
     timeout: Timeout = None,
     continue_on_error: ContinueOnError = None,

@@ -226,7 +226,9 @@ async def read_notebook(
     max_chars: Annotated[
         int | None,
         Field(
-            ge=100, le=1_000_000, description="Characters shown, 100 to 1000000. Default: as the server is set (10000)."
+            ge=100,
+            le=1_000_000,
+            description="Characters shown, 100 to 1000000. Default: as the server is set ($max_output_chars).",
         ),
     ] = None,
 ) -> NotebookView:

@@ -15,6 +15,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from string import Template
 from typing import Annotated, Any, Literal, TypeVar
 
 from mcp.server.mcpserver import Context
@@ -143,13 +144,15 @@ IfRevision = Annotated[
     Field(description="Write only if the file still has this revision; otherwise CONFLICT."),
 ]
 Tags = Annotated[list[str] | None, Field(description='Cell tags, such as "parameters".')]
+
+# A `$name` in a description is the setting of that name; `_described` puts its value in.
 Timeout = Annotated[
     float | None,
     Field(
         ge=0,
         le=604_800,
         allow_inf_nan=False,
-        description="Seconds a cell may run, 0 to 604800; 0 = no limit. Default: as set (60).",
+        description="Seconds a cell may run, 0 to 604800; 0 = no limit. Default: as set ($execution_timeout).",
     ),
 ]
 Wait = Annotated[
@@ -158,10 +161,12 @@ Wait = Annotated[
         ge=0,
         le=3600,
         allow_inf_nan=False,
-        description="Seconds to wait, 0 to 3600, before the answer is `running`. Default: as set (25).",
+        description="Seconds to wait, 0 to 3600, before the answer is `running`. Default: as set ($response_wait).",
     ),
 ]
-ContinueOnError = Annotated[bool | None, Field(description="Go on after a cell that raised. Default: as set (false).")]
+ContinueOnError = Annotated[
+    bool | None, Field(description="Go on after a cell that raised. Default: as set ($continue_on_error).")
+]
 StrictParameters = Annotated[bool, Field(description="Refuse unknown names and values of another type. Default true.")]
 IdempotencyKey = Annotated[
     str | None,
@@ -243,13 +248,33 @@ class Toolset:
         if self.name not in config.toolsets:
             return []
         return [
-            _build(entry)
+            _described(_build(entry), config)
             for entry in self._entries
             if not (config.read_only and entry.hints.writes_files) and not (config.no_execute and entry.hints.runs_code)
         ]
 
 
-@functools.cache  # a tool is the same in every server of a process, and takes milliseconds to make
+def _described(tool: Tool, config: Config) -> Tool:
+    """The tool with the values of settings in its descriptions."""
+    settings = {name: _plain(getattr(config, name)) for name in Config.model_fields}
+    properties = {
+        name: {**schema, "description": Template(schema["description"]).substitute(settings)}
+        for name, schema in tool.parameters["properties"].items()
+        if "description" in schema
+    }
+    return tool.model_copy(
+        update={"parameters": {**tool.parameters, "properties": tool.parameters["properties"] | properties}}
+    )
+
+
+def _plain(value: object) -> str:
+    """The value of a setting as JSON would have it, without needless zeros."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return format(value, ".12g") if isinstance(value, float) else str(value)
+
+
+@functools.cache  # the same in every server of a process but for the settings, and takes milliseconds to make
 def _build(entry: _Entry) -> Tool:
     tool = ServiceTool.from_function(
         entry.function,

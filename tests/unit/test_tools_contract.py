@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Connect, MakeConfig
+from conftest import Connect, MakeConfig, StartRaw
 from helpers import refused
 from mcp_types import Tool
 
@@ -233,6 +233,41 @@ def test_the_schemas_of_a_tool_change_only_on_purpose(tool: Tool, request: pytes
 
 def test_no_snapshot_is_of_a_tool_that_is_gone() -> None:
     assert {file.stem for file in _SNAPSHOTS.glob("*.json")} <= set(_NAMES)
+
+
+async def test_descriptions_state_the_defaults_in_force(raw_server: StartRaw) -> None:
+    flags = "--execution-timeout 300 --response-wait 0.5 --max-output-chars 2000 --continue-on-error true"
+    async with raw_server(*flags.split(), "--max-kernels", "3") as server:
+        tools = (await server.request("tools/list"))["tools"]
+
+    stated = {
+        (name, schema["description"].partition("Default: ")[2])
+        for tool in tools
+        for name, schema in tool["inputSchema"]["properties"].items()
+        if name in ("timeout", "wait", "max_chars", "continue_on_error", "max_parallel")
+        and tool["name"] != "get_execution"  # its wait has a default of its own
+    }
+    assert stated == {
+        ("timeout", "as set (300)."),
+        ("wait", "as set (0.5)."),
+        ("max_chars", "as the server is set (2000)."),
+        ("continue_on_error", "as set (true)."),
+        ("max_parallel", "one per processor, at most 3; all on a cluster."),
+    }
+
+
+@each_tool
+def test_no_description_has_an_open_place(tool: Tool) -> None:
+    assert "$" not in json.dumps(tool.model_dump(by_alias=True, exclude_none=True))
+
+
+def test_servers_in_one_process_state_their_own_defaults() -> None:
+    def timeout_of(tools: list[Tool]) -> str:
+        (schema,) = [tool.input_schema for tool in tools if tool.name == "execute_cell"]
+        return str(schema["properties"]["timeout"]["description"])
+
+    assert "(7)" in timeout_of(_listed(Config(execution_timeout=7)))
+    assert timeout_of(_listed(Config())) == timeout_of(_TOOLS)
 
 
 # Strict arguments
