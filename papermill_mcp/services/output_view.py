@@ -14,7 +14,6 @@ import binascii
 import io
 import json
 import re
-import struct
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from papermill_mcp.utils.text_utils import clean_text, count_noun, head_and_tail
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
+    from PIL.ImageFile import ImageFile
 
 MAX_VIEWS = 100  # outputs of one cell that are listed one by one; the others are counted
 MAX_PIXELS = 50_000_000
@@ -208,9 +208,11 @@ def _whole_form(mime: str, value: object) -> tuple[str, str | bytes]:
         data = _decode(text)
     except (binascii.Error, ValueError):
         return "text/plain", f"{name}: its data is not valid base64."
-    header = _image_header(data)
-    sound = header is not None and header.mime_type == mime and header.width * header.height <= MAX_PIXELS
-    return name if sound else "application/octet-stream", data
+    try:
+        image = _open_image(data)
+    except ValueError:
+        return "application/octet-stream", data
+    return "application/octet-stream" if _type_of(image) != mime or _too_large(image) else name, data
 
 
 class _Rest:
@@ -456,8 +458,11 @@ def _measure(mime: str, value: object) -> str:
             header = _decode(start[: len(start) // 4 * 4])
         except (binascii.Error, ValueError):
             return f"{name}, invalid base64"
-        found = _image_header(header)
-        return f"{name} {found.width}x{found.height}, {size}" if found else f"{name}, {size}"
+        try:
+            image = _open_image(header)
+        except ValueError:
+            return f"{name}, {size}"
+        return f"{name} {image.width}x{image.height}, {size}"
     if isinstance(value, str | list | tuple):
         text = _text_of(value)
         size_bytes = len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
@@ -469,12 +474,6 @@ def _human_size(size: int) -> str:
     if size < 1_000:
         return f"{size} B"
     return f"{size / 1_000:.0f} kB" if size < 999_500 else f"{size / 1_000_000:.1f} MB"
-
-
-class _Header(NamedTuple):
-    mime_type: str
-    width: int
-    height: int
 
 
 class _Ready(NamedTuple):
@@ -495,37 +494,35 @@ def _show_image(mime: str, value: object, index: int, budget: OutputBudget) -> _
         data = _decode(encoded)
     except (binascii.Error, ValueError):
         return f"{mime} withheld: its data is not valid base64."
-    header = _image_header(data)
-    if header is None:
-        return f"{mime} withheld: its data ({_human_size(len(data))}) has no valid image header."
-    if header.mime_type != mime:
-        return f"{mime} withheld: its data is {header.mime_type}."
-    named = f"{mime} {header.width}x{header.height}"
-    if header.width * header.height > MAX_PIXELS:
+    try:
+        image = _open_image(data)
+    except ValueError as error:
+        return f"{mime} withheld: its data ({_human_size(len(data))}) {error}."
+    if _type_of(image) != mime:
+        return f"{mime} withheld: its data is {_type_of(image)}."
+    named = f"{mime} {image.width}x{image.height}"
+    if _too_large(image):
         return f"{named} withheld: more than {MAX_PIXELS // 1_000_000} million pixels."
     try:
-        return _checked_and_scaled(data, header, max(budget.image_pixels, 1))
+        return _checked_and_scaled(image, data, max(budget.image_pixels, 1))
     # Pillow's decoders raise nearly anything on broken data. A broken image must not reach the client: some can not
     # continue a conversation that holds one.
     except Exception as error:
         return f"{named} withheld: it cannot be decoded ({one_line(str(error), 100) or type(error).__name__})."
 
 
-def _checked_and_scaled(data: bytes, header: _Header, long_side: int) -> _Ready:
+def _checked_and_scaled(opened: ImageFile, data: bytes, long_side: int) -> _Ready:
     from PIL import Image, ImageOps  # noqa: PLC0415 (start-up time: few replies hold an image)
 
-    # Only the decoder of the claimed type: fewer parsers for data of others.
-    with Image.open(io.BytesIO(data), formats=[IMAGE_TYPES[header.mime_type]]) as opened:
-        if opened.width * opened.height > MAX_PIXELS:
-            raise ValueError("it is larger than its header says")
-        opened.load()  # the whole data, to know that it is sound
-        kind = "JPEG" if header.mime_type == "image/jpeg" else "PNG"
-        mime_type = "image/jpeg" if kind == "JPEG" else "image/png"
-        converted = "" if mime_type == header.mime_type else f"converted from {header.mime_type}"
-        side = min(max(opened.size), long_side)
-        if side == max(opened.size) and not converted and len(data) <= MAX_SENT_BYTES:
-            return _Ready(mime_type, data, f"{mime_type} {header.width}x{header.height}")
-        source: PillowImage = _in_plain_mode(ImageOps.exif_transpose(opened), kind)
+    opened.load()  # the whole data, to know that it is sound
+    original, (width, height) = _type_of(opened), opened.size
+    kind = "JPEG" if original == "image/jpeg" else "PNG"
+    mime_type = "image/jpeg" if kind == "JPEG" else "image/png"
+    converted = "" if mime_type == original else f"converted from {original}"
+    side = min(max(opened.size), long_side)
+    if side == max(opened.size) and not converted and len(data) <= MAX_SENT_BYTES:
+        return _Ready(mime_type, data, f"{mime_type} {width}x{height}")
+    source: PillowImage = _in_plain_mode(ImageOps.exif_transpose(opened), kind)
     image = source
     while True:
         if side < max(source.size):
@@ -537,7 +534,7 @@ def _checked_and_scaled(data: bytes, header: _Header, long_side: int) -> _Ready:
         if buffer.tell() <= MAX_SENT_BYTES or side <= 1:
             break
         side = max(side * 7 // 10, 1)
-    scaled = f"scaled from {header.width}x{header.height}" if image is not source else ""
+    scaled = f"scaled from {width}x{height}" if image is not source else ""
     how = ", ".join(part for part in (converted, scaled) if part)
     return _Ready(mime_type, buffer.getvalue(), f"{mime_type} {image.width}x{image.height}{f' ({how})' if how else ''}")
 
@@ -566,55 +563,35 @@ def _decode(encoded: str) -> bytes:
     return base64.b64decode("".join(encoded.split()), validate=True)
 
 
-def _image_header(data: bytes) -> _Header | None:
-    """Type and dimensions as the first bytes tell them; nothing is decoded."""
-    try:
-        found = _read_header(data)
-    except struct.error:  # ends too early
-        return None
-    return found if found and found.width and found.height else None
+def _open_image(data: bytes) -> ImageFile:
+    """The image with its header read and nothing decoded. Its format is one of `IMAGE_TYPES`, whatever was claimed.
+
+    Raises:
+        ValueError: the data is no such image; the message says why.
+    """
+    # Not Image.open: it raises for large images before it shows their size, and returns other formats, such as MPO.
+    from PIL import GifImagePlugin, Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin  # noqa: PLC0415
+
+    for reader in (
+        PngImagePlugin.PngImageFile,
+        JpegImagePlugin.JpegImageFile,
+        GifImagePlugin.GifImageFile,
+        WebPImagePlugin.WebPImageFile,
+    ):
+        try:
+            return reader(io.BytesIO(data))
+        except SyntaxError:  # not of this type, or the header is broken
+            continue
+        except Image.DecompressionBombError:
+            raise ValueError(f"is an image of more than {MAX_PIXELS // 1_000_000} million pixels") from None
+        except Exception:  # Pillow raises nearly anything on broken data
+            break
+    raise ValueError("has no valid image header")
 
 
-def _read_header(data: bytes) -> _Header | None:
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return _Header("image/png", *struct.unpack_from(">II", data, 16)) if data[12:16] == b"IHDR" else None
-    if data.startswith((b"GIF87a", b"GIF89a")):
-        return _Header("image/gif", *struct.unpack_from("<HH", data, 6))
-    if data.startswith(b"\xff\xd8\xff"):
-        return _read_jpeg(data)
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return _read_webp(data)
-    return None
+def _type_of(image: ImageFile) -> str:
+    return next(mime for mime, name in IMAGE_TYPES.items() if name == image.format)
 
 
-def _read_jpeg(data: bytes) -> _Header | None:
-    position = 2
-    while position < len(data):
-        if data[position] != 0xFF:
-            return None
-        (marker,) = struct.unpack_from(">B", data, position + 1)
-        if marker == 0xFF:  # fill
-            position += 1
-        elif marker == 0x01 or 0xD0 <= marker <= 0xD8:  # no length
-            position += 2
-        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width = struct.unpack_from(">HH", data, position + 5)
-            return _Header("image/jpeg", width, height)
-        else:
-            (length,) = struct.unpack_from(">H", data, position + 2)
-            position += 2 + max(length, 2)
-    return None
-
-
-def _read_webp(data: bytes) -> _Header | None:
-    kind = data[12:16]
-    if kind == b"VP8X":
-        low_w, high_w, low_h, high_h = struct.unpack_from("<HBHB", data, 24)
-        return _Header("image/webp", (low_w | high_w << 16) + 1, (low_h | high_h << 16) + 1)
-    if kind == b"VP8L":
-        (bits,) = struct.unpack_from("<I", data, 21)
-        return _Header("image/webp", (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1)
-    if kind == b"VP8 ":
-        width, height = struct.unpack_from("<HH", data, 26)
-        return _Header("image/webp", width & 0x3FFF, height & 0x3FFF)
-    return None
+def _too_large(image: ImageFile) -> bool:
+    return image.width * image.height > MAX_PIXELS

@@ -45,15 +45,30 @@ def display(**data: Any) -> dict[str, Any]:
     return {"output_type": "display_data", "data": bundle, "metadata": {}}
 
 
-def picture(width: int, height: int, kind: str = "PNG", mode: str = "RGB") -> bytes:
+def picture(width: int, height: int, kind: str = "PNG", mode: str = "RGB", **options: Any) -> bytes:
     buffer = io.BytesIO()
-    Image.new(mode, (width, height)).save(buffer, format=kind)
+    Image.new(mode, (width, height)).save(buffer, format=kind, **options)
     return buffer.getvalue()
 
 
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png_header(width: int, height: int) -> bytes:
+    return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0))
+
+
 def png_claiming(width: int, height: int) -> bytes:
-    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    return png_header(width, height) + png_chunk(b"IDAT", zlib.compress(b""))
+
+
+def webp_claiming(width: int, height: int) -> bytes:
+    """A lossless WebP; its bytes after the header are those of another image."""
+    data = bytearray(picture(3, 3, "WEBP", lossless=True))
+    start = data.index(b"VP8L") + 9
+    data[start : start + 4] = struct.pack("<I", (width - 1) | (height - 1) << 14)
+    return bytes(data)
 
 
 def encoded(data: bytes) -> str:
@@ -296,13 +311,40 @@ def test_images_over_the_budget_are_withheld_and_named() -> None:
         ("image/png", "iVBORé", "image/png withheld: its data is not valid base64."),
         ("image/png", encoded(b"<html>"), "image/png withheld: its data (6 B) has no valid image header."),
         ("image/png", encoded(b"\x89PNG\r\n\x1a\n"), "image/png withheld: its data (8 B) has no valid image header."),
-        ("image/png", encoded(png_claiming(0, 5)), "image/png withheld: its data (33 B) has no valid image header."),
+        ("image/png", encoded(png_header(0, 5)), "image/png withheld: its data (33 B) has no valid image header."),
+        ("image/png", encoded(png_claiming(0, 5)), "image/png withheld: its data (53 B) has no valid image header."),
+        ("image/png", encoded(png_header(5, 5)), "image/png withheld: its data (33 B) has no valid image header."),
+        (
+            "image/jpeg",
+            encoded(picture(100, 100, "JPEG")[:400]),
+            "image/jpeg withheld: its data (400 B) has no valid image header.",
+        ),
+        (
+            "image/webp",
+            encoded(webp_claiming(8_000, 8_000)),
+            "image/webp 8000x8000 withheld: more than 50 million pixels.",
+        ),
         ("image/png", encoded(picture(3, 3, "JPEG")), "image/png withheld: its data is image/jpeg."),
         ("image/jpeg", encoded(picture(3, 3)), "image/jpeg withheld: its data is image/png."),
         ("image/png", {"not": "text"}, "image/png withheld: its data (0 B) has no valid image header."),
         ("image/png", "A" * 40_000_000, "image/png withheld: 30.0 MB is over the limit of 25.0 MB."),
     ],
-    ids=["bomb", "base64", "not-ascii", "html", "short", "zero", "jpeg-as-png", "png-as-jpeg", "dict", "heavy"],
+    ids=[
+        "bomb",
+        "base64",
+        "not-ascii",
+        "html",
+        "short",
+        "zero",
+        "zero-with-data",
+        "header-alone",
+        "part-of-a-header",
+        "webp-bomb",
+        "jpeg-as-png",
+        "png-as-jpeg",
+        "dict",
+        "heavy",
+    ],
 )
 def test_a_bad_image_is_withheld_with_the_reason(mime: str, value: object, reason: str) -> None:
     output = {"output_type": "display_data", "data": {mime: value, "text/plain": "<Figure size 1x1 with 0 Axes>"}}
@@ -314,7 +356,7 @@ def test_a_bad_image_is_withheld_with_the_reason(mime: str, value: object, reaso
 
 
 @pytest.mark.case("N23")
-@pytest.mark.parametrize("data", [png_claiming(10, 10), picture(100, 100)[:-30], picture(100, 100, "JPEG")[:400]])
+@pytest.mark.parametrize("data", [png_claiming(10, 10), picture(100, 100)[:-30], picture(100, 100, "JPEG")[:-30]])
 def test_an_image_that_breaks_off_is_withheld(data: bytes) -> None:
     mime = "image_jpeg" if data[:1] == b"\xff" else "image_png"
     views, images = show_outputs([display(**{mime: data})], budget_of())
@@ -322,6 +364,16 @@ def test_an_image_that_breaks_off_is_withheld(data: bytes) -> None:
     assert images == []
     assert views[0].note is not None
     assert "withheld: it cannot be decoded (" in views[0].note
+
+
+@pytest.mark.case("N23")
+def test_a_webp_of_the_largest_size_is_withheld() -> None:
+    """Pillow itself may refuse it before it shows the size."""
+    views, images = show_outputs([display(image_webp=webp_claiming(16_384, 16_384))], budget_of())
+
+    assert images == []
+    assert views[0].note is not None
+    assert "more than 50 million pixels" in views[0].note
 
 
 @pytest.mark.case("N23")
