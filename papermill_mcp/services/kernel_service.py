@@ -574,7 +574,7 @@ class KernelService:
 
 def _import_engine() -> type[JupyterManager]:
     with IMPORTING:
-        from papermill_mcp.core.jupyter_manager import JupyterManager  # noqa: PLC0415 - after the handshake, see _engine
+        from papermill_mcp.core.jupyter_manager import JupyterManager  # noqa: PLC0415 - after the handshake
 
     return JupyterManager
 

@@ -506,7 +506,7 @@ def _import_runs() -> Any:
 
 def _import_papermill() -> tuple[Any, Any]:
     with IMPORTING:
-        from papermill_mcp.core import papermill_executor, papermill_run  # noqa: PLC0415 - half a second: not before need
+        from papermill_mcp.core import papermill_executor, papermill_run  # noqa: PLC0415 - takes half a second
 
     return papermill_executor, papermill_run
 
