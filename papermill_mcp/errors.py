@@ -11,7 +11,7 @@ one error answer of a request. Code that raises inside a cell is a result and ne
     ├── KernelNotFoundError, KernelSpecNotFoundError, KernelStartFailedError, KernelDiedError,
     │   KernelUnresponsiveError, LimitReachedError
     ├── InvalidParametersError, ExecutionNotFoundError, ExecutionTimeoutError
-    └── ServerStartFailedError, ServerNotRunningError, DisabledError
+    └── ServerStartFailedError, ServerNotRunningError
 """
 
 from __future__ import annotations
@@ -49,7 +49,6 @@ class ErrorCode(StrEnum):
     SERVER_NOT_RUNNING = "SERVER_NOT_RUNNING"
     PERMISSION_DENIED = "PERMISSION_DENIED"
     DISK_FULL = "DISK_FULL"
-    DISABLED = "DISABLED"
 
 
 def sentence(text: str) -> str:
@@ -246,9 +245,3 @@ class DiskFullError(ServerError):
     """There is no space left for the write."""
 
     code = ErrorCode.DISK_FULL
-
-
-class DisabledError(ServerError):
-    """The settings of this server switch the feature off."""
-
-    code = ErrorCode.DISABLED

@@ -252,7 +252,7 @@ class NotebookDocument:
                 allowed=f"Places go from 0 to {len(self.cells)}",
                 state=NOTHING_DONE,
             )
-        data = self._with_id(dict(data), None)
+        data = self._with_id(dict(data))
         before = self.cells[min(index, len(self.cells) - 1)].before if self.cells else self._style.gaps.first
         put(self.cells, index, self._made(data, before), self._style.gaps)
 
@@ -295,14 +295,6 @@ class NotebookDocument:
             text = spliced(str(cell.raw, "utf-8"), changed, dropped, style.cell, line)
             data = _parsed_back(text, {k: v for k, v in cell.data.items() if k not in dropped} | changed)
         self.cells[index] = NotebookCell(data, text.encode(), cell.before, cell.after)
-
-    def replace(self, index: int, data: Mapping[str, Any]) -> None:
-        """Write a whole cell anew. Without an id in `data` it keeps the one it has."""
-        self.require_editable()
-        index = self._at(index)
-        old = self.cells[index]
-        made = self._made(self._with_id(dict(data), old), old.before)
-        self.cells[index] = NotebookCell(made.data, made.raw, old.before, old.after)
 
     def add_ids(self) -> list[int]:
         """Give an id to each cell that has none, or one that a cell before it has. Returns where those cells stand.
@@ -442,12 +434,12 @@ class NotebookDocument:
         if any(cell.cell_id == value for cell in self.cells):
             raise InvalidArgumentError(f"{self._shown} has a cell {quoted(value)} already", state=NOTHING_DONE)
 
-    def _with_id(self, data: dict[str, Any], old: NotebookCell | None) -> dict[str, Any]:
+    def _with_id(self, data: dict[str, Any]) -> dict[str, Any]:
         if not self.supports_ids:
             data.pop("id", None)
         elif data.get("id") is None:
-            data["id"] = old.cell_id if old is not None and old.cell_id is not None else self.new_cell_id()
-        elif old is None or data["id"] != old.cell_id:
+            data["id"] = self.new_cell_id()
+        else:
             self._check_id(data["id"])
         return data
 

@@ -52,10 +52,10 @@ from papermill_mcp.services.notebook_view import (
     outline_page,
     page,
     ranges,
+    select,
     short_metadata,
     source_view,
 )
-from papermill_mcp.services.notebook_view import select as select  # the runs of execution_service select cells too
 from papermill_mcp.services.output_view import OutputBudget, whole_output
 from papermill_mcp.services.results import OBJECT, Result
 from papermill_mcp.services.workspace import Workspace

@@ -336,15 +336,6 @@ def test_a_new_notebook_grows_as_nbformat_would_write_it() -> None:
     assert document.kernel_name == "python3"
 
 
-def test_replaced_cells_are_what_nbformat_writes() -> None:
-    node = notebooks()["full"]
-    document = parsed(writes(node))
-    document.replace(1, {"cell_type": "code", "source": "a\nb", "metadata": {}, "outputs": [], "execution_count": None})
-    node.cells[1] = v4.new_code_cell("a\nb", id="m")
-
-    assert document.render().decode() == writes(node)
-
-
 JSON = st.recursive(
     st.none()
     | st.booleans()
@@ -396,7 +387,6 @@ def test_what_is_no_json_is_refused_and_nothing_changes(value: object) -> None:
     edits: list[Callable[[], object]] = [
         lambda: document.update(0, {"metadata": {"x": value}}),
         lambda: document.insert(0, {"cell_type": "raw", "source": "", "metadata": {"x": value}}),
-        lambda: document.replace(0, {"cell_type": "raw", "source": "", "metadata": {"x": value}}),
         lambda: document.set_member("metadata", {"x": value}),
     ]
     for edit in edits:
@@ -459,7 +449,6 @@ def test_an_edit_out_of_range_is_refused() -> None:
         lambda: document.update(3, {"source": ""}),
         lambda: document.remove(-4),
         lambda: document.move(0, 3),
-        lambda: document.replace(9, {}),
         lambda: document.insert(4, {}),
         lambda: document.insert(-1, {}),
     ]
@@ -671,7 +660,6 @@ def test_version_3_is_read_and_not_edited() -> None:
         lambda: document.remove(0),
         lambda: document.move(0, 1),
         lambda: document.update(0, {"source": ""}),
-        lambda: document.replace(0, {}),
         lambda: document.set_member("metadata", {}),
     ]
     for edit in edits:
@@ -707,7 +695,7 @@ def test_edits_agree_with_a_list_and_leave_the_other_cells_byte_equal(
     document = parsed(start)
     texts = [bytes(cell.raw) for cell in document.cells]
     for number in range(edits):
-        action = chance.choice(["insert", "remove", "move", "update", "replace", "drop", "metadata"])
+        action = chance.choice(["insert", "remove", "move", "update", "drop", "metadata"])
         at = chance.randrange(len(model)) if model else 0
         if action == "insert":
             at = chance.randint(0, len(model))
@@ -728,17 +716,15 @@ def test_edits_agree_with_a_list_and_leave_the_other_cells_byte_equal(
             document.move(at, to)
             model.insert(to, model.pop(at))
             texts.insert(to, texts.pop(at))
-        else:
+        elif action == "update":
             other = random_cell(chance)
-            if action == "update":
-                document.update(at, {"source": other["source"], "metadata": other["metadata"], "new": number})
-                model[at] = model[at] | {"source": other["source"], "metadata": other["metadata"], "new": number}
-            elif action == "drop":
-                document.update(at, {}, drop=["metadata", "execution_count"])
-                model[at] = {k: v for k, v in model[at].items() if k not in {"metadata", "execution_count"}}
-            else:
-                document.replace(at, other)
-                model[at] = {**other, "id": model[at]["id"]}
+            changed = {"source": other["source"], "metadata": other["metadata"], "new": number}
+            document.update(at, changed)
+            model[at] = model[at] | changed
+            texts[at] = bytes(document.cells[at].raw)
+        else:
+            document.update(at, {}, drop=["metadata", "execution_count"])
+            model[at] = {k: v for k, v in model[at].items() if k not in {"metadata", "execution_count"}}
             texts[at] = bytes(document.cells[at].raw)
 
         assert [bytes(cell.raw) for cell in document.cells] == texts
