@@ -10,7 +10,7 @@ import inspect
 import re
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp.shared.uri_template import UriTemplate
@@ -32,7 +32,6 @@ from papermill_mcp.tools.toolset import ToolsetName, text_content
 from papermill_mcp.utils.text_utils import safe_utf8
 
 Read = Callable[..., Awaitable[list[ReadResourceContents]]]
-_R = TypeVar("_R", bound=Read)
 
 #: Characters of one resource that is shown as a reply would be.
 _MAX_CHARS = 1_000_000
@@ -53,13 +52,12 @@ class _Entry:
     read: Read
 
 
-_entries: list[_Entry] = []
+def _resource(
+    template: str, title: str, toolset: ToolsetName, mime_type: str | None = None
+) -> Callable[[Read], _Entry]:
+    """Make a function a resource."""
 
-
-def _resource(template: str, title: str, toolset: ToolsetName, mime_type: str | None = None) -> Callable[[_R], _R]:
-    """Make a function a resource. The first template that fits a URI decides, so the longest stand first."""
-
-    def register(function: _R) -> _R:
+    def entry(function: Read) -> _Entry:
         listing = ResourceTemplate(
             uri_template=template,
             name=function.__name__,
@@ -67,10 +65,9 @@ def _resource(template: str, title: str, toolset: ToolsetName, mime_type: str | 
             description=" ".join((function.__doc__ or "").split()),
             mime_type=mime_type,
         )
-        _entries.append(_Entry(UriTemplate.parse(template), toolset, listing, function))
-        return function
+        return _Entry(UriTemplate.parse(template), toolset, listing, function)
 
-    return register
+    return entry
 
 
 def _shown(reply: BaseModel) -> list[ReadResourceContents]:
@@ -120,9 +117,13 @@ async def kernel(services: Services, kernel_id: str) -> list[ReadResourceContent
     return _shown(await services.kernels.status(kernel_id))
 
 
+#: The first template that fits a URI decides, so the longest stand first.
+_RESOURCES = (output, cell, notebook, execution, kernel)
+
+
 def templates(config: Config) -> list[ResourceTemplate]:
     """The URI templates that the settings allow."""
-    return [entry.listing for entry in _entries if entry.toolset in config.toolsets]
+    return [entry.listing for entry in _RESOURCES if entry.toolset in config.toolsets]
 
 
 async def read(uri: str, services: Services, config: Config) -> list[ReadResourceContents]:
@@ -131,7 +132,7 @@ async def read(uri: str, services: Services, config: Config) -> list[ReadResourc
     Raises:
         ServerError: there is no such resource, or it may not be read.
     """
-    for entry in _entries:
+    for entry in _RESOURCES:
         found = entry.template.match(uri) if entry.toolset in config.toolsets else None
         if found is None or ("cell_id" in found and not _CELL_ID.fullmatch(str(found["cell_id"]))):
             continue
@@ -153,29 +154,23 @@ class _PromptEntry:
     listing: Prompt
 
 
-_prompts: dict[str, _PromptEntry] = {}
-
-_P = TypeVar("_P", bound=Callable[..., str])
-
-
-def _prompt(title: str, needs: Sequence[str], **descriptions: str) -> Callable[[_P], _P]:
+def _prompt(title: str, needs: Sequence[str], **descriptions: str) -> Callable[[Callable[..., str]], _PromptEntry]:
     """Make a function a prompt, with a description for each of its arguments.
 
     Args:
         needs: the tools that it names; without them it is not offered.
     """
 
-    def register(function: _P) -> _P:
+    def entry(function: Callable[..., str]) -> _PromptEntry:
         parameters = inspect.signature(function).parameters
         arguments = [
             PromptArgument(name=name, description=text, required=parameters[name].default is inspect.Parameter.empty)
             for name, text in descriptions.items()
         ]
         listing = Prompt(name=function.__name__, title=title, description=inspect.getdoc(function), arguments=arguments)
-        _prompts[function.__name__] = _PromptEntry(function, needs, listing)
-        return function
+        return _PromptEntry(function, needs, listing)
 
-    return register
+    return entry
 
 
 @_prompt(
@@ -225,9 +220,12 @@ def tidy_notebook(path: str) -> str:
     )
 
 
+_PROMPTS = {entry.listing.name: entry for entry in (run_notebook, explain_failed_run, tidy_notebook)}
+
+
 def prompts(tools: Collection[str]) -> list[Prompt]:
     """The prompts for which there are tools."""
-    return [entry.listing for entry in _prompts.values() if set(entry.needs) <= set(tools)]
+    return [entry.listing for entry in _PROMPTS.values() if set(entry.needs) <= set(tools)]
 
 
 def prompt(name: str, arguments: Mapping[str, Any], tools: Collection[str]) -> GetPromptResult:
@@ -241,7 +239,7 @@ def prompt(name: str, arguments: Mapping[str, Any], tools: Collection[str]) -> G
         raise InvalidArgumentError(
             f"there is no prompt {name[:100]!r}", allowed=f"the prompts: {listed(offered, limit=20)}"
         )
-    entry = _prompts[name]
+    entry = _PROMPTS[name]
     described = {argument.name: argument for argument in entry.listing.arguments or []}
     missing = [known for known, argument in described.items() if argument.required and not arguments.get(known)]
     unknown = [given for given in arguments if given not in described]

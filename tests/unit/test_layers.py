@@ -73,11 +73,33 @@ def test_files_are_written_by_the_file_layer_only() -> None:
             called = node.func
             name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
             owner = getattr(getattr(called, "value", None), "id", "")
-            # Not files: the notebook service has a method `open` of its own, and Pillow opens bytes in memory.
-            other = owner in ("self", "Image") or "_notebooks" in ast.dump(called)
+            # Not files: the notebook service has a method `open` of its own.
+            other = owner == "self" or "_notebooks" in ast.dump(called)
             if name in writers and not (name == "open" and other):
                 found.append(f"{module.name}:{node.lineno} {name}")
     assert found == []
+
+
+def test_modules_have_no_state() -> None:
+    """State has an owner with a lifetime. Containers that are filled once, where they are defined, are constants."""
+    belongs_to_the_process = {("gc_pause.py", "_pauses"), ("kernel.py", "_tasks")}
+    makers = {"set", "dict", "list", "deque", "Counter", "defaultdict", "OrderedDict", "WeakSet", "WeakValueDictionary"}
+    found = set()
+    for module in MODULES:
+        tree = _parsed(module)
+        assert isinstance(tree, ast.Module)
+        for node in tree.body:
+            value = node.value if isinstance(node, ast.Assign | ast.AnnAssign) else None
+            called = value.func if isinstance(value, ast.Call) else None
+            maker = getattr(called, "id", getattr(called, "attr", ""))
+            empty = (isinstance(value, ast.List) and not value.elts) or (isinstance(value, ast.Dict) and not value.keys)
+            if empty or (isinstance(value, ast.Call) and maker in makers and not value.args):
+                targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+                found |= {(module.name, target.id) for target in targets if isinstance(target, ast.Name)}
+        for inner in ast.walk(tree):
+            if isinstance(inner, ast.Global):
+                found |= {(module.name, name) for name in inner.names}
+    assert found <= belongs_to_the_process
 
 
 def test_every_module_says_what_it_is_responsible_for() -> None:
