@@ -26,8 +26,13 @@ with without_uri_grammar():
     import nbformat
     from nbformat.validator import normalize  # noqa: F401 - imports jsonschema while the grammar is kept away
     from papermill.engines import NotebookExecutionManager
-    from papermill.exceptions import PapermillExecutionError
-    from papermill.execute import prepare_notebook_metadata, raise_for_execution_errors, remove_error_markers
+    from papermill.execute import (
+        ERROR_ANCHOR_MSG,
+        ERROR_MARKER_TAG,
+        ERROR_MESSAGE_TEMPLATE,
+        prepare_notebook_metadata,
+        remove_error_markers,
+    )
     from papermill.iorw import load_notebook_node
     from papermill.parameterize import parameterize_notebook
     from papermill.utils import find_first_tagged_cell_index
@@ -161,14 +166,11 @@ class PapermillObserver:
         self._record(cell.index)
         self._record_notebook()
 
-    def finish(
-        self, language_info: dict[str, Any] | None, *, complete: bool, mark_error: bool
-    ) -> NotebookDocument | None:
-        """Close the metadata. Returns a whole new document when error markers were put in.
+    def finish(self, language_info: dict[str, Any] | None, *, complete: bool) -> None:
+        """Close papermill's metadata of the cells and of the notebook.
 
         Args:
             complete: every cell was run.
-            mark_error: put papermill's error markers in, as it does when a cell raised and the run stopped there.
         """
         if complete:
             self._pass_over(len(self._node.cells))
@@ -183,12 +185,17 @@ class PapermillObserver:
         for index in range(len(self._node.cells)):
             self._record(index)
         self._record_notebook()
-        if mark_error:
-            try:
-                raise_for_execution_errors(self._node, None)
-            except PapermillExecutionError:
-                return NotebookDocument.from_node(self._node)
-        return None
+
+    def mark_error(self, failed: RunCell, document: NotebookDocument) -> None:
+        """Put papermill's error markers into the output: at its top, and before the failed cell if it is still there.
+
+        The document may be a version that another program wrote, so nothing but the two cells is changed.
+        """
+        count = failed.execution.execution_count if failed.execution else None
+        place = self._file.locate(failed.index)
+        if place is not None:
+            document.insert(place, marker_cell(ERROR_ANCHOR_MSG))
+        document.insert(0, marker_cell(ERROR_MESSAGE_TEMPLATE % count))
 
     def _pass_over(self, index: int) -> None:
         for number in range(self._passed, index):
@@ -221,6 +228,11 @@ class PapermillObserver:
         metadata = {key: value for key, value in self._node.metadata.items() if key in ("papermill", "language_info")}
         metadata["papermill"] = dict(metadata["papermill"])
         self._file.record_metadata(metadata)
+
+
+def marker_cell(source: str) -> dict[str, Any]:
+    """A Markdown cell that papermill, and a later run of the output, knows as an error marker."""
+    return {"cell_type": "markdown", "metadata": {"tags": [ERROR_MARKER_TAG]}, "source": source}
 
 
 def completed_run(document: NotebookDocument) -> dict[str, Any] | None:

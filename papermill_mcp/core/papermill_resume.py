@@ -15,6 +15,7 @@ from typing import Any
 from papermill_mcp.core.document import NotebookCell, NotebookDocument
 from papermill_mcp.core.nbformat_lazy import without_uri_grammar
 from papermill_mcp.core.notebook_run import SKIP_TAG, InPlaceObserver, NotebookRun, RunCell
+from papermill_mcp.core.papermill_executor import marker_cell
 from papermill_mcp.core.run_file import RunFile
 
 with without_uri_grammar():
@@ -74,16 +75,12 @@ class ResumedObserver(InPlaceObserver):
         if failed is not None and at is not None and run.status == "error" and not run.continues:
             place = at - sum(number < at for number in marked)
             count = failed.execution.execution_count if failed.execution else None
-            document.insert(place, _marker(ERROR_ANCHOR_MSG))
-            document.insert(0, _marker(ERROR_MESSAGE_TEMPLATE % (count or "")))
+            document.insert(place, marker_cell(ERROR_ANCHOR_MSG))
+            document.insert(0, marker_cell(ERROR_MESSAGE_TEMPLATE % (count or "")))
             self.notes = [
                 f"papermill's error markers are at cell 0 and before the failed cell, which is {place + 2} now"
             ]
         document.set_member("metadata", document.metadata | {"papermill": papermill})
-
-
-def _marker(source: str) -> dict[str, Any]:
-    return {"cell_type": "markdown", "metadata": {"tags": [ERROR_MARKER_TAG]}, "source": source}
 
 
 def _find(document: NotebookDocument, cell: RunCell) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -54,22 +55,27 @@ class PapermillRun:
 
         The message of the cancellation, if any, becomes the reason that the cell in the middle is marked with.
         """
-        complete, mark_error = False, False
+        complete = False
         try:
             self._file.start()
             await self.cells.run(kernel)
             self.cells.record_late_output()
             self.status = str(self.cells.status)
             complete = self.status == "ok" or (self.status == "error" and self.cells.continues)
-            mark_error = self.status == "error" and not self.cells.continues
-            if mark_error and exit_is_clean(self.cells.failed_cells[-1]):
-                self.status, mark_error = "ok", False
+            if self._marked and exit_is_clean(self.cells.failed_cells[-1]):
+                self.status = "ok"
                 self.notes.append(f"cell {self.cells.failed_cells[-1].index} left by sys.exit(); the run ended there")
         except asyncio.CancelledError as cancelled:
             self.cells.cut_off(str(cancelled) or "the server was closed")
         finally:
-            final = self._observer.finish(kernel.info.get("language_info"), complete=complete, mark_error=mark_error)
-            self.notes += await self._file.close(final)
+            self._observer.finish(kernel.info.get("language_info"), complete=complete)
+            marked = functools.partial(self._observer.mark_error, self.cells.failed_cells[-1]) if self._marked else None
+            self.notes += await self._file.close(change=marked)
+
+    @property
+    def _marked(self) -> bool:
+        """Whether the output gets papermill's error markers: a cell failed, and the run does not continue on errors."""
+        return self.status == "error" and not self.cells.continues
 
     def summary(self) -> RunSummary:
         """The run in short. The index of the failed cell is its index in the output."""
@@ -78,9 +84,6 @@ class PapermillRun:
 
     @property
     def place_of_failure(self) -> int | None:
-        """The index of the failed cell in the output, where papermill's error markers stand before it."""
+        """The index of the failed cell in the output, error markers counted; None if the cell is gone."""
         failed = self.cells.failed_cells
-        if not failed or self.status == "ok":
-            return None
-        marked = self.status == "error" and not self.cells.continues
-        return failed[-1].index + (2 if marked else 0)
+        return None if not failed or self.status == "ok" else self._file.locate(failed[-1].index)

@@ -92,18 +92,12 @@ class RunFile:
             self._metadata_pending = True
         self._wake.set()
 
-    async def close(
-        self,
-        final: NotebookDocument | None = None,
-        *,
-        change: Callable[[NotebookDocument], None] | None = None,
-    ) -> list[str]:
-        """Save what is recorded and end the background task. Returns what could not be saved, in words.
+    async def close(self, *, change: Callable[[NotebookDocument], None] | None = None) -> list[str]:
+        """Save all results and end the background task. Returns a note for each result that was not saved.
 
         Args:
-            final: a document to save instead, when cells were added to it; ignored if somebody else changed the file.
-            change: a last change to the document that has all results, whoever else changed it. Called in a thread,
-                and once more for each version of the file that somebody else has written meanwhile.
+            change: a last change to the document that has all results. Called in a thread, once for each version of
+                the file: a version that another program wrote meanwhile gets it, too.
         """
         if self._saver is not None:
             self._saver.cancel()
@@ -112,7 +106,7 @@ class RunFile:
         notes = []
         try:
             # A caller that is cancelled must not stop the save between its steps.
-            await asyncio.shield(self._save(durable=True, final=final, change=change))
+            await asyncio.shield(self._save(durable=True, change=change))
         except ServerError as error:
             notes.append(f"the last save failed, so the file has an earlier state of the run: {error}")
         if self.unsaved:
@@ -135,39 +129,29 @@ class RunFile:
                 # The run goes on: the next save may succeed, and the last one reports if it does not.
                 logger.warning("a save during a run failed", extra={"path": self.shown, "error": str(error)})
 
-    async def _save(
-        self,
-        *,
-        durable: bool,
-        final: NotebookDocument | None = None,
-        change: Callable[[NotebookDocument], None] | None = None,
-    ) -> None:
+    async def _save(self, *, durable: bool, change: Callable[[NotebookDocument], None] | None = None) -> None:
         async with self._lock():
             began = time.monotonic()
             try:
-                await asyncio.to_thread(self._save_in_thread, durable, final, change)
+                await asyncio.to_thread(self._save_in_thread, durable, change)
             finally:
                 self._last_save = time.monotonic()
                 self._saving_seconds += self._last_save - began
 
-    def _save_in_thread(
-        self, durable: bool, final: NotebookDocument | None, change: Callable[[NotebookDocument], None] | None
-    ) -> None:
+    def _save_in_thread(self, durable: bool, change: Callable[[NotebookDocument], None] | None) -> None:
         changed = stamp_of(self.path) != self.content.stamp
+        finished: NotebookDocument | None = None
         for attempt in range(_ATTEMPTS):
             if changed:
-                final = self._adopt_change(final)
-            if final is not None:
-                document = final
-            else:
-                document = self._document
-                self._apply(document)
-                if change is not None:
-                    change(document)
+                self._adopt_change()
+            self._apply(self._document)
+            if change is not None and finished is not self._document:
+                change(self._document)
+                finished = self._document  # a later attempt with the same document must not repeat the change
             try:
                 self.content = write_file(
                     self.path,
-                    document.render(),
+                    self._document.render(),
                     expected=self.content,
                     shown=self.shown,
                     max_bytes=self._max_bytes,
@@ -179,19 +163,29 @@ class RunFile:
                 if attempt == _ATTEMPTS - 1:
                     raise
 
-    def _adopt_change(self, final: NotebookDocument | None) -> NotebookDocument | None:
-        """Somebody else wrote the file. Go on from their version, with all our results put in again."""
+    def _adopt_change(self) -> None:
+        """Another program wrote the file. Go on from its version, with all results applied again."""
         current = read_file(self.path, max_bytes=self._max_bytes, shown=self.shown)
         if current.revision == self.content.revision:
             self.content = current
-            return final
+            return
         self._document = NotebookDocument.parse(current.data, shown=self.shown)
         self.content = current
         self._places = self._find_places()
         with self._recording:
             self._pending = {index: dict(members) for index, members in self._results.items()}
             self._metadata_pending = bool(self._metadata)
-        return None
+
+    def locate(self, index: int) -> int | None:
+        """The present index of a cell of the run; None if the cell is gone.
+
+        A cell with an id is found by it, also after an edit of its source. A cell without one, by place and source.
+        """
+        cell_id, _ = self._sources[index]
+        if cell_id is not None:
+            found = [number for number, cell in enumerate(self._document.cells) if cell.cell_id == cell_id]
+            return found[0] if found else None
+        return index if self._places is None else self._places.get(index)
 
     def _find_places(self) -> dict[int, int]:
         by_id = {cell.cell_id: number for number, cell in enumerate(self._document.cells) if cell.cell_id}

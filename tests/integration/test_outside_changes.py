@@ -1,0 +1,96 @@
+"""A run and other writers of its file: every change made meanwhile is in the file afterwards, however the run ends."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import nbformat
+import pytest
+from conftest import Connect
+from helpers import Json, call, cell, joined, read_json, until, write_notebook
+
+pytestmark = pytest.mark.kernel
+
+#: Says that it runs, then waits for a file named `go`.
+_WAIT = (
+    "import pathlib, time\nprint('waiting', flush=True)\npathlib.Path('waiting').touch()\n"
+    "while not pathlib.Path('go').exists():\n    time.sleep(0.01)\n"
+)
+
+#: How a run may end: the code behind the wait, the arguments of the run, and the status it ends with.
+_ENDS: dict[str, tuple[str, Json, str]] = {
+    "ok": ("print('end')", {}, "ok"),
+    "error": ("1/0", {}, "error"),
+    "error and on": ("1/0", {"continue_on_error": True}, "error"),
+    "exit": ("import sys; sys.exit()", {}, "ok"),
+    "timeout": ("time.sleep(60)", {"timeout": 4}, "timeout"),
+    "death": ("import os; os._exit(9)", {}, "died"),
+}
+
+
+def _insert_note(notebook: Json) -> None:
+    notebook["cells"].insert(0, cell("my note", "markdown", cell_id="note"))
+
+
+def _append_note(notebook: Json) -> None:
+    notebook["cells"].append(cell("my note", "markdown", cell_id="note"))
+
+
+def _edit_failing(notebook: Json) -> None:
+    notebook["cells"][1]["source"] = "# my note\n" + joined(notebook["cells"][1]["source"])
+
+
+def _edit_later(notebook: Json) -> None:
+    notebook["cells"][2]["source"] = "# my note"
+
+
+def _replace_failing(notebook: Json) -> None:
+    notebook["cells"][1] = cell("my note", "markdown", cell_id="note")
+
+
+_EDITS = [_insert_note, _append_note, _edit_failing, _edit_later, _replace_failing]
+
+
+@pytest.mark.parametrize("edit", _EDITS)
+@pytest.mark.parametrize("end", _ENDS)
+async def test_a_change_of_an_output_stays_however_the_run_ends(
+    end: str, edit: Callable[[Json], None], client: Connect, workspace: Path
+) -> None:
+    """A save in the middle of the run adopts the change. The last save must not take it back."""
+    code, options, status = _ENDS[end]
+    write_notebook(workspace / "in.ipynb", [_WAIT + "print('seen')\ntime.sleep(0.1)", code, "print('last')"])
+    output = workspace / "out.ipynb"
+    async with client() as connected:
+        begun = await call(
+            connected,
+            "execute_notebook_papermill",
+            input_path="in.ipynb",
+            output_path="out.ipynb",
+            wait=0,
+            **{"timeout": 0} | options,
+        )
+        await until((workspace / "waiting").exists, seconds=20, what="the first cell runs")
+        notebook = read_json(output)
+        edit(notebook)
+        output.write_text(json.dumps(notebook))
+        await until(lambda: "waiting" in output.read_text(), seconds=20, what="a save after the change")
+        assert "my note" in output.read_text()
+        (workspace / "go").touch()
+        facts = await call(connected, "get_execution", execution_id=begun["execution_id"], wait=25)
+
+    assert facts["status"] == status
+    saved = read_json(output)
+    nbformat.validate(saved)
+    sources = [joined(entry["source"]) for entry in saved["cells"]]
+    assert sum("my note" in source for source in sources) == 1
+    assert "seen" in str(saved["cells"])
+    markers = [entry for entry in saved["cells"] if "papermill-error-cell-tag" in entry["metadata"].get("tags", [])]
+    failed = [number for number, entry in enumerate(saved["cells"]) if entry["id"] == "c1"]
+    expected = 0 if end != "error" else 2 if failed else 1
+    assert len(markers) == expected
+    if expected == 2:
+        assert saved["cells"][failed[0] - 1] is markers[1]
+        assert facts["failed_cell"]["index"] == 1
+        assert any(f"the failed cell has index {failed[0]}" in note for note in facts["notes"])
