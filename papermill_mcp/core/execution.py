@@ -73,10 +73,10 @@ class CellExecution:
         self.store_history = store_history
         self.stop_on_error = stop_on_error
         self.msg_id = uuid.uuid4().hex
-        self.status = CellStatus.QUEUED
+        self._status = CellStatus.QUEUED
         self.collector = OutputCollector(displays)
         self.execution_count: int | None = None
-        self.error: CellError | None = None
+        self._error: CellError | None = None
         self.timing: dict[str, str] = {}  # the keys that nbclient writes to a cell's `execution` metadata
         self.settled = asyncio.Event()
         self.released = asyncio.Event()
@@ -89,6 +89,29 @@ class CellExecution:
         self._idle = False
         self._overtaken = False
         self._ending: CellStatus | None = None  # why we interrupted it: INTERRUPTED or TIMEOUT
+
+    @property
+    def status(self) -> CellStatus:
+        """Where the request stands. An `error` output makes it an error, even if the kernel replied `ok`.
+
+        IPython replies so when `%run` fails or code shows a traceback itself, perhaps after the cell's end.
+        """
+        if self._status == CellStatus.OK and self.collector.failure is not None:
+            return CellStatus.ERROR
+        return self._status
+
+    @property
+    def raised(self) -> bool:
+        """Whether the kernel itself called the cell failed: it replied `error`, and a run stops here."""
+        return self._status.final and self._status != CellStatus.OK
+
+    @property
+    def error(self) -> CellError | None:
+        """The exception that the cell raised or showed, or the reason that it was ended from outside."""
+        failure = self.collector.failure if self._status == CellStatus.OK else None
+        if self._error is not None or failure is None:
+            return self._error
+        return CellError(failure["ename"], failure["evalue"], failure["traceback"])
 
     @property
     def duration(self) -> float:
@@ -119,7 +142,7 @@ class CellExecution:
 
     def begin(self) -> None:
         """The kernel gets the code now."""
-        self.status = CellStatus.RUNNING
+        self._status = CellStatus.RUNNING
         self._started_clock = time.monotonic()
         self._changed()
 
@@ -180,7 +203,7 @@ class CellExecution:
             return
         said = self._reply.get("status")
         if said == "error":
-            self.error = CellError(
+            self._error = CellError(
                 str(self._reply.get("ename", "")),
                 str(self._reply.get("evalue", "")),
                 [str(line) for line in self._reply.get("traceback") or []],
@@ -207,25 +230,25 @@ class CellExecution:
     def give_up_on_interrupt(self) -> None:
         """The kernel ignores interrupts: give the caller its result, though the code goes on."""
         if not self.settled.is_set():
-            self.status = self._ending or CellStatus.INTERRUPTED
+            self._status = self._ending or CellStatus.INTERRUPTED
             self.settled.set()
             self._changed()
 
     def abort(self, evalue: str) -> None:
         """It was called off: it never ran, or its kernel was ended on purpose."""
-        self.error = CellError("Aborted", evalue, [])
+        self._error = CellError("Aborted", evalue, [])
         self._end(CellStatus.ABORTED)
         self.released.set()
 
     def die(self, evalue: str) -> None:
         """The kernel process ended under it."""
-        self.error = CellError("KernelDied", evalue, [])
+        self._error = CellError("KernelDied", evalue, [])
         self._end(CellStatus.DIED)
         self.released.set()
 
     def lose_touch(self, evalue: str) -> None:
         """The kernel lives and can no longer say what becomes of the code: the caller has its result."""
-        self.error = CellError("KernelUnresponsive", evalue, [])
+        self._error = CellError("KernelUnresponsive", evalue, [])
         self._end(CellStatus.ERROR)
         self.released.set()
 
@@ -233,7 +256,7 @@ class CellExecution:
         if self._started_clock is not None:
             self._ended_clock = time.monotonic()
         if not self.settled.is_set():
-            self.status = status
+            self._status = status
             self.settled.set()
         self._changed()
 

@@ -16,14 +16,13 @@ from typing import Any, Protocol
 from papermill_mcp.core.document import NotebookCell
 from papermill_mcp.core.execution import CellExecution, CellStatus
 from papermill_mcp.core.kernel import Kernel
-from papermill_mcp.core.outputs import Output, recorded_values
+from papermill_mcp.core.outputs import RAISES_TAG, Output, is_error, recorded_values
 from papermill_mcp.core.run_file import RunFile
 from papermill_mcp.errors import KernelDiedError, KernelNotFoundError, KernelUnresponsiveError, ServerError
 from papermill_mcp.utils.text_utils import one_line, rough_duration
 
-#: Tags that nbclient, and so papermill, obeys.
+#: Tag of a cell that is not run, as nbclient knows it.
 SKIP_TAG = "skip-execution"
-RAISES_TAG = "raises-exception"
 
 #: Seconds between two records of a cell that is still running, for the file.
 _RECORD_INTERVAL = 2.0
@@ -60,17 +59,23 @@ class RunCell:
             return []
         outputs = self.execution.outputs
         error = self.execution.error
-        told = any(output["output_type"] == "error" for output in outputs)
-        if error is not None and not told and self.status not in (CellStatus.OK, CellStatus.ABORTED):
+        if error is None or self.status == CellStatus.ABORTED:
+            return outputs
+        if not any(is_error(output, error.ename, error.evalue) for output in outputs):
             outputs.append(error.output())
         return outputs
 
     @property
     def failed(self) -> bool:
-        """Whether it ended in a way that stops a run (an allowed error does not)."""
+        """Whether it ended badly, which makes the run an error. An allowed error does not count."""
         if self.status == CellStatus.ERROR:
             return not self.allow_error
         return self.status.final and self.status != CellStatus.OK
+
+    @property
+    def stops(self) -> bool:
+        """Whether it ended in a way that stops a run. An error that the code only showed does not, as in papermill."""
+        return self.failed and self.execution is not None and self.execution.raised
 
 
 class RunObserver(Protocol):
@@ -110,6 +115,7 @@ class NotebookRun:
         cells: all cells of the run in order; `current` is the one that runs.
         done: how many of them are over; skipped ones count from the start.
         status: that of the run: `running` until its end.
+        complete: whether every cell was run.
         problem: why the run ended where no cell tells it.
     """
 
@@ -132,6 +138,7 @@ class NotebookRun:
         self._owner = owner
         self._timeout = timeout_seconds
         self.continues = continue_on_error
+        self.complete = False
         self.problem: ServerError | None = None
         self._on_change = on_change
         self._cancelled = False
@@ -195,14 +202,17 @@ class NotebookRun:
                 self.problem = error  # between two cells
                 self.status = CellStatus.DIED
                 return
-            if cell.failed and (cell.status != CellStatus.ERROR or not self.continues):
+            if cell.stops and (cell.status != CellStatus.ERROR or not self.continues):
                 # With continue_on_error a raised exception is passed over. A dead or deaf kernel is not.
                 self.status = cell.status
                 return
+        self.complete = True
         self.status = CellStatus.ERROR if self.failed_cells else CellStatus.OK
 
     def record_late_output(self) -> None:
-        """Tell the observer of what came after a cell's end: a thread's output, or an update of its display."""
+        """Pass on output that came after a cell's end: of a thread, or an update of a display. It may be an error."""
+        if self.status == CellStatus.OK and self.failed_cells:
+            self.status = CellStatus.ERROR
         for cell in self.cells:
             if cell.execution is not None and cell.execution.collector.version != self._recorded.get(cell.index):
                 self._observer.cell_progressed(cell)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 Output = dict[str, Any]
@@ -22,6 +22,9 @@ MAX_CELL_OUTPUTS = 5_000
 
 #: Display ids of one kernel that may still be updated.
 MAX_DISPLAYS = 1_000
+
+#: Tag of a cell that may raise, as nbclient knows it.
+RAISES_TAG = "raises-exception"
 
 #: Mime types of recorded values: papermill before version 1, and scrapbook, where the encoder follows.
 _RECORD_TYPE = "application/papermill.record+json"
@@ -151,6 +154,7 @@ class OutputCollector:
         self._items: list[_Stream | Output] = []
         self._clear_next = False
         self._chars = 0
+        self._errors: list[Output] = []
         self.omitted_outputs = 0
         self.version = 0
 
@@ -167,14 +171,14 @@ class OutputCollector:
                 self._update(content)
             case "error":
                 self._apply_clear()
-                self._append(
-                    {
-                        "output_type": "error",
-                        "ename": str(content.get("ename", "")),
-                        "evalue": str(content.get("evalue", "")),
-                        "traceback": [str(line) for line in content.get("traceback") or []],
-                    }
-                )
+                error = {
+                    "output_type": "error",
+                    "ename": str(content.get("ename", "")),
+                    "evalue": str(content.get("evalue", "")),
+                    "traceback": [str(line) for line in content.get("traceback") or []],
+                }
+                self._append(error)
+                self._errors.append(error)
             case "clear_output":
                 self._clear_next = True
                 if not content.get("wait", False):
@@ -201,6 +205,14 @@ class OutputCollector:
 
     def __iter__(self) -> Iterator[Output]:
         return iter(self.outputs())
+
+    @property
+    def failure(self) -> Output | None:
+        """The last `error` output, as papermill looks for one (`raise_for_execution_errors`); None without a failure.
+
+        A clean exit of a script is no failure.
+        """
+        return next((error for error in reversed(self._errors) if not is_clean_exit(error)), None)
 
     @property
     def dropped_chars(self) -> int:
@@ -274,6 +286,7 @@ class OutputCollector:
         if self._clear_next:
             self._clear_next = False
             self._items.clear()
+            self._errors.clear()
             self._chars = 0
             self.omitted_outputs = 0
 
@@ -285,6 +298,22 @@ class OutputCollector:
 
 def _size(output: Output) -> int:
     return sum(len(value) if isinstance(value, str) else 1000 for value in (output.get("data") or {}).values())
+
+
+def is_clean_exit(output: Mapping[str, Any]) -> bool:
+    """Whether an `error` output comes from `sys.exit()` or `sys.exit(0)`, which papermill counts as no failure."""
+    return output.get("ename") == "SystemExit" and output.get("evalue") in ("", "0")
+
+
+def shows_failure(outputs: Sequence[Mapping[str, Any]], tags: Sequence[str]) -> bool:
+    """Whether a saved cell with these outputs makes its run a failure."""
+    errors = [output for output in outputs if output.get("output_type") == "error"]
+    return RAISES_TAG not in tags and not all(map(is_clean_exit, errors))
+
+
+def is_error(output: Mapping[str, Any], ename: str, evalue: str) -> bool:
+    """Whether an output is the `error` output of this exception."""
+    return output["output_type"] == "error" and output.get("ename") == ename and output.get("evalue") == evalue
 
 
 def recorded_values(outputs: Sequence[Output]) -> dict[str, Any]:

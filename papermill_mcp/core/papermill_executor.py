@@ -16,6 +16,7 @@ from papermill_mcp.core.document import NotebookDocument
 from papermill_mcp.core.execution import CellStatus
 from papermill_mcp.core.nbformat_lazy import without_uri_grammar
 from papermill_mcp.core.notebook_run import RunCell
+from papermill_mcp.core.outputs import is_clean_exit, shows_failure
 from papermill_mcp.core.parameter_code import writer_for
 from papermill_mcp.core.parameters import Parameter, inspect_parameters
 from papermill_mcp.core.parameters import check_parameters as check_parameters
@@ -159,7 +160,7 @@ class PapermillObserver:
         """Keep everything, and what papermill says of the end."""
         self._take(cell)
         node = self._node.cells[cell.index]
-        if cell.failed:
+        if cell.stops:
             self._manager.cell_exception(node, cell.index)
         self._manager.cell_complete(node, cell.index)
         self._passed = cell.index + 1
@@ -244,9 +245,9 @@ def completed_run(document: NotebookDocument) -> dict[str, Any] | None:
         of_cell = (cell.data.get("metadata") or {}).get("papermill")
         if not isinstance(of_cell, dict):
             return None
-        if any(_is_clean_exit(output.get("ename"), output.get("evalue")) for output in cell.outputs):
-            break  # what comes behind it never runs
-        if of_cell.get("status") != NotebookExecutionManager.COMPLETED:
+        if any(map(is_clean_exit, cell.outputs)) and of_cell.get("exception"):
+            break  # the cells behind it never ran
+        if of_cell.get("status") != NotebookExecutionManager.COMPLETED or shows_failure(cell.outputs, cell.tags):
             return None
     parameters = metadata.get("parameters")
     return parameters if isinstance(parameters, dict) else {}
@@ -255,8 +256,4 @@ def completed_run(document: NotebookDocument) -> dict[str, Any] | None:
 def exit_is_clean(cell: RunCell) -> bool:
     """Whether a cell left by `sys.exit()` or `sys.exit(0)`, which papermill does not count as a failure."""
     error = cell.execution.error if cell.execution else None
-    return cell.status == CellStatus.ERROR and error is not None and _is_clean_exit(error.ename, error.evalue)
-
-
-def _is_clean_exit(ename: object, evalue: object) -> bool:
-    return ename == "SystemExit" and evalue in ("", "0")
+    return cell.status == CellStatus.ERROR and error is not None and is_clean_exit(error.output())

@@ -41,12 +41,12 @@ class ResumedObserver(InPlaceObserver):
         assert cell.execution is not None
         began = self._begun.setdefault(cell.index, _now())
         over = cell.status.final
-        status = "running" if not over else "failed" if cell.failed else "completed"
+        status = "running" if not over else "failed" if cell.stops else "completed"
         return super()._metadata(cell) | {
             "papermill": {
                 "duration": cell.execution.duration if over else None,
                 "end_time": _now() if over else None,
-                "exception": cell.failed,
+                "exception": cell.stops,
                 "start_time": began,
                 "status": status,
             }

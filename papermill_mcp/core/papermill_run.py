@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from papermill_mcp.core.kernel import Kernel
-from papermill_mcp.core.notebook_run import NotebookRun, RunSummary, run_cells
+from papermill_mcp.core.notebook_run import NotebookRun, RunCell, RunSummary, run_cells
 from papermill_mcp.core.papermill_executor import PapermillObserver, PreparedRun, exit_is_clean
 from papermill_mcp.core.run_file import RunFile
 
@@ -61,16 +61,24 @@ class PapermillRun:
             await self.cells.run(kernel)
             self.cells.record_late_output()
             self.status = str(self.cells.status)
-            complete = self.status == "ok" or (self.status == "error" and self.cells.continues)
+            complete = self.cells.complete
             if self._marked and exit_is_clean(self.cells.failed_cells[-1]):
-                self.status = "ok"
                 self.notes.append(f"cell {self.cells.failed_cells[-1].index} left by sys.exit(); the run ended there")
+                if self._failed is None:
+                    self.status = "ok"
         except asyncio.CancelledError as cancelled:
             self.cells.cut_off(str(cancelled) or "the server was closed")
         finally:
             self._observer.finish(kernel.info.get("language_info"), complete=complete)
-            marked = functools.partial(self._observer.mark_error, self.cells.failed_cells[-1]) if self._marked else None
-            self.notes += await self._file.close(change=marked)
+            mark = None
+            if self._marked and self._failed is not None:
+                mark = functools.partial(self._observer.mark_error, self._failed)
+            self.notes += await self._file.close(change=mark)
+
+    @property
+    def _failed(self) -> RunCell | None:
+        """The last failed cell. One that was left by a clean exit does not count."""
+        return next((cell for cell in reversed(self.cells.failed_cells) if not exit_is_clean(cell)), None)
 
     @property
     def _marked(self) -> bool:
@@ -85,5 +93,5 @@ class PapermillRun:
     @property
     def place_of_failure(self) -> int | None:
         """The index of the failed cell in the output, error markers counted; None if the cell is gone."""
-        failed = self.cells.failed_cells
-        return None if not failed or self.status == "ok" else self._file.locate(failed[-1].index)
+        failed = self._failed
+        return None if failed is None or self.status == "ok" else self._file.locate(failed.index)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, PrivateAttr
 
-from papermill_mcp.core.outputs import MAX_CELL_OUTPUTS, only_records
+from papermill_mcp.core.outputs import MAX_CELL_OUTPUTS, is_error, only_records
 from papermill_mcp.errors import InvalidArgumentError
 from papermill_mcp.services.execution_store import ExecutionRecord
 from papermill_mcp.services.output_view import (
@@ -26,7 +26,7 @@ from papermill_mcp.services.results import ROWS, Result
 from papermill_mcp.services.workspace import Workspace
 
 if TYPE_CHECKING:
-    from papermill_mcp.core.execution import CellExecution
+    from papermill_mcp.core.execution import CellError, CellExecution
     from papermill_mcp.core.notebook_run import NotebookRun, RunCell
     from papermill_mcp.core.outputs import Output
     from papermill_mcp.services.batch import Batch, BatchRun
@@ -229,7 +229,7 @@ def _show_cell(view: ExecutionView, cell: CellExecution, seen: Cursor, budget: O
     fresh = seen.new_of(every)
     view.execution_count = cell.execution_count or None
     view.duration = round(cell.duration, 3)
-    views, images = show_outputs([o for o in fresh if o["output_type"] != "error"], budget)
+    views, images = show_outputs(_without(cell.error, fresh), budget)
     pages: list[Output] = [{"output_type": "stream", "name": "help", "text": page} for page in cell.pages]
     view.outputs = [*views, *show_outputs(pages, budget)[0]] or None
     view._images = images
@@ -318,12 +318,22 @@ def _recorded_view(values: Mapping[str, Any]) -> list[RecordedValue] | None:
     return [RecordedValue(name=name, value=value) for name, value in values.items()] or None
 
 
+def _without(error: CellError | None, outputs: Sequence[Output]) -> list[Output]:
+    """The outputs without the last `error` output of this error, which the reply shows by itself. Others stay."""
+    shown = list(outputs)
+    if error is not None:
+        same = [at for at, output in enumerate(shown) if is_error(output, error.ename, error.evalue)]
+        if same:
+            del shown[same[-1]]
+    return shown
+
+
 def _row(view: ExecutionView, cell: RunCell, outputs: Sequence[Output], budget: OutputBudget) -> CellResult:
     budget_left = budget.chars
     budget.chars = min(budget_left, _CELL_CHARS)
     granted = budget.chars
     views, images = show_outputs(
-        [o for o in outputs if o["output_type"] != "error" and not only_records(o)],
+        [o for o in _without(cell.execution.error if cell.execution else None, outputs) if not only_records(o)],
         budget,
         label=f"cell {cell.index}",
     )

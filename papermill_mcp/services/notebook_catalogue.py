@@ -18,6 +18,7 @@ from papermill_mcp.config import Config
 from papermill_mcp.core.document import NotebookCell, NotebookDocument
 from papermill_mcp.core.notebook_check import find_problems
 from papermill_mcp.core.notebook_text import joined
+from papermill_mcp.core.outputs import is_clean_exit, shows_failure
 from papermill_mcp.errors import ExecutionTimeoutError, InvalidArgumentError, ServerError
 from papermill_mcp.services.notebook_service import NotebookService, OpenNotebook
 from papermill_mcp.services.notebook_view import headings, short_metadata
@@ -489,7 +490,8 @@ def _last_run(document: NotebookDocument) -> LastRun | None:
     failed = next((index for index, cell in enumerate(document.cells) if _failed(cell)), None)
     ended = isinstance(run.get("end_time"), str)
     status: Literal["completed", "failed", "unfinished"] = "completed" if ended else "unfinished"
-    if failed is not None or run.get("exception"):
+    left = any(is_clean_exit(output) for cell in document.cells for output in cell.outputs)
+    if failed is not None or (run.get("exception") and not left):
         status = "failed"
     duration, parameters, started = (run.get(key) for key in ("duration", "parameters", "start_time"))
     return LastRun(
@@ -502,9 +504,13 @@ def _last_run(document: NotebookDocument) -> LastRun | None:
 
 
 def _failed(cell: NotebookCell) -> bool:
+    """Whether papermill counts the cell as failed: by its metadata, unless it was left by `sys.exit()`, or outputs."""
+    if shows_failure(cell.outputs, cell.tags):
+        return True
     metadata = cell.data.get("metadata")
     run = metadata.get("papermill") if isinstance(metadata, dict) else None
-    return isinstance(run, dict) and (run.get("exception") is True or run.get("status") == "failed")
+    flagged = isinstance(run, dict) and (run.get("exception") is True or run.get("status") == "failed")
+    return flagged and not any(map(is_clean_exit, cell.outputs))
 
 
 def _parts(shown: str) -> tuple[str, ...]:

@@ -52,7 +52,7 @@ def normalised(notebook: Json) -> Json:
     """A notebook without what differs from run to run: ids of new cells, and times. What is there must be there."""
     made = copy.deepcopy(notebook)
     for entry in made["cells"]:
-        entry["id"] = entry["id"] if re.fullmatch(r"c\d+", entry["id"]) else "new"
+        entry["id"] = entry["id"] if re.fullmatch(r"c\d{1,2}", entry["id"]) else "new"
         entry["source"] = joined(entry["source"])
         timed = entry["metadata"].get("papermill", {})
         for key in _TIMES & timed.keys():
