@@ -610,6 +610,7 @@ def batch_cluster(bench: Bench, rounds: int | None) -> list[Row]:
     The time of a run is what its worker measures, from the start of its kernel to its end.
     """
     from papermill_mcp.core.cluster import Cluster, ClusterTask
+    from papermill_mcp.core.papermill_executor import PapermillTask
 
     count, workers = 40, 2
     spec = {"name": "python3", "display_name": "Python 3", "language": "python"}
@@ -619,17 +620,18 @@ def batch_cluster(bench: Bench, rounds: int | None) -> list[Row]:
 
     def task(number: int) -> ClusterTask:
         return ClusterTask(
-            key=str(number),
+            run=PapermillTask(
+                parameters={"number": number},
+                kernel_name="python3",
+                language="python",
+                input_path=str(bench.workspace / "in.ipynb"),
+                output_path=str(bench.workspace / f"{number}.ipynb"),
+                display_path="in.ipynb",
+                timeout_seconds=None,
+                continue_on_error=False,
+                report_mode=False,
+            ),
             notebook=notebook.encode(),
-            parameters={"number": number},
-            kernel_name="python3",
-            language="python",
-            input_path=str(bench.workspace / "in.ipynb"),
-            output_path=str(bench.workspace / f"{number}.ipynb"),
-            shown="in.ipynb",
-            timeout_seconds=None,
-            continue_on_error=False,
-            report_mode=False,
             start_timeout_seconds=60,
             denied_env=(),
         )
@@ -645,7 +647,7 @@ def batch_cluster(bench: Bench, rounds: int | None) -> list[Row]:
                     outcomes = await asyncio.gather(*(cluster.run(task(number)) for number in range(count)))
                 if {outcome.status for outcome in outcomes} != {"ok"}:
                     raise RuntimeError(f"runs on the cluster: {outcomes}")
-                floors.append(sum(outcome.duration for outcome in outcomes) / workers * 1000)
+                floors.append(sum(outcome.seconds for outcome in outcomes) / workers * 1000)
             return floors, taken
         finally:
             await cluster.aclose()

@@ -48,15 +48,19 @@ def build_server(config: Config, metrics: Metrics | None = None) -> NotebookServ
     """Join the layers into a server. Nothing starts before its lifespan is entered."""
     import anyio  # noqa: PLC0415 - `--version` must not wait for the SDK
 
+    from papermill_mcp.core.runs.store import ExecutionStore  # noqa: PLC0415
     from papermill_mcp.services import Services  # noqa: PLC0415
-    from papermill_mcp.services.batch_service import BatchService  # noqa: PLC0415
-    from papermill_mcp.services.execution_service import ExecutionService  # noqa: PLC0415
-    from papermill_mcp.services.execution_store import ExecutionStore  # noqa: PLC0415
     from papermill_mcp.services.jupyter_server_service import JupyterServerService  # noqa: PLC0415
     from papermill_mcp.services.kernel_service import KernelService  # noqa: PLC0415
+    from papermill_mcp.services.metrics import Metrics  # noqa: PLC0415
     from papermill_mcp.services.notebook_catalogue import NotebookCatalogue  # noqa: PLC0415
     from papermill_mcp.services.notebook_service import NotebookService  # noqa: PLC0415
-    from papermill_mcp.services.run_service import RunService  # noqa: PLC0415
+    from papermill_mcp.services.runs.batches import BatchStarter  # noqa: PLC0415
+    from papermill_mcp.services.runs.claims import Claims  # noqa: PLC0415
+    from papermill_mcp.services.runs.journal import Journal  # noqa: PLC0415
+    from papermill_mcp.services.runs.papermill_run import Bench  # noqa: PLC0415
+    from papermill_mcp.services.runs.registry import RunRegistry  # noqa: PLC0415
+    from papermill_mcp.services.runs.starter import RunStarter  # noqa: PLC0415
     from papermill_mcp.services.workspace import Workspace  # noqa: PLC0415
     from papermill_mcp.tools import execution_tools, kernel_tools, notebook_tools, server_tools  # noqa: PLC0415
     from papermill_mcp.tools.notebook_server import NotebookServer  # noqa: PLC0415
@@ -70,10 +74,12 @@ def build_server(config: Config, metrics: Metrics | None = None) -> NotebookServ
         end = AsyncExitStack()  # saves runs, then stops the Jupyter server and every kernel
         kernels = await end.enter_async_context(KernelService(config, workspace, state, metrics))
         jupyter = await end.enter_async_context(JupyterServerService(config, workspace, state))
-        executions = ExecutionService(config, workspace, ExecutionStore(state), metrics)
+        store, journal = ExecutionStore(state), Journal(workspace, metrics or Metrics())
+        executions = RunRegistry(config, workspace, store, journal)
         end.push_async_callback(executions.aclose)
-        runs = RunService(config, workspace, notebooks, kernels, executions)
-        batches = BatchService(config, workspace, notebooks, runs, executions)
+        bench = Bench(kernels, notebooks, Claims(workspace), store)
+        runs = RunStarter(config, workspace, bench)
+        batches = BatchStarter(config, workspace, bench, runs, journal)
         try:
             yield Services(notebooks, kernels, executions, runs, batches, catalogue, jupyter)
         finally:

@@ -24,17 +24,18 @@ from toolz import compose
 from papermill_mcp import __version__
 from papermill_mcp.core.cluster_worker import (
     UNWANTED_PATIENCE,
-    ClusterOutcome,
     ClusterTask,
     WorkerAnswer,
     WorkerRun,
-    empty_summary,
     stop_runs,
+    without_output,
 )
+from papermill_mcp.core.execution import RunStatus
 from papermill_mcp.core.kernel import INTERRUPT_PATIENCE
+from papermill_mcp.core.papermill.run import Outcome
 from papermill_mcp.errors import KernelStartFailedError, ServerError, ServerNotRunningError, listed
 
-__all__ = ["Cluster", "ClusterOutcome", "ClusterTask"]
+__all__ = ["Cluster", "ClusterTask"]
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ class _Sent:
 
     task: ClusterTask
     future: Future[Any] | None = None
-    waiting: asyncio.Task[ClusterOutcome] | None = None
+    waiting: asyncio.Task[Outcome] | None = None
     lost_workers: list[str] = field(default_factory=list)
 
 
@@ -113,7 +114,7 @@ class Cluster:
         """Threads of all workers, as many as runs can go on at once. A few seconds old."""
         return int(self._client.scheduler_info().get("total_threads", 0))
 
-    async def run(self, task: ClusterTask, *, on_begin: Callable[[], None] = lambda: None) -> ClusterOutcome:
+    async def run(self, task: ClusterTask, *, on_begin: Callable[[], None] = lambda: None) -> Outcome:
         """Do a run on a worker. If the worker is lost, the run is done again on another one.
 
         Args:
@@ -154,7 +155,7 @@ class Cluster:
             del self._sent[key]
             self._freed.set()
 
-    async def _outcome(self, sent: _Sent, future: Future[Any]) -> ClusterOutcome:
+    async def _outcome(self, sent: _Sent, future: Future[Any]) -> Outcome:
         try:
             answer = await future
             assert isinstance(answer, WorkerAnswer)
@@ -167,14 +168,14 @@ class Cluster:
                 f"{error.allowed_failures + 1} workers died one after the other while they had this run, the last "
                 f"one at {error.last_worker.address}"
             )
-            return ClusterOutcome("died", 0.0, None, empty_summary(why), [f"{why}; it is not tried again"])
+            return without_output(RunStatus.DIED, [f"{why}; it is not tried again"], why)
         except ModuleNotFoundError as error:
             raise await self._module_missing(sent.task, error) from error
         except Exception as error:
             if self._client.status != "running":
                 raise self._dropped(str(error)) from error
             raise KernelStartFailedError(
-                f"a Dask worker could not do the run of {sent.task.shown}: {type(error).__name__}: {error}",
+                f"a Dask worker could not do the run of {sent.task.run.display_path}: {type(error).__name__}: {error}",
                 advice=f"the workers need {_REQUIREMENT}; their logs say more",
             ) from error
         if isinstance(answer.result, ServerError):
@@ -189,7 +190,7 @@ class Cluster:
         what = "papermill_mcp" if lacking else str(error.name)
         return KernelStartFailedError(
             f"{where} no Python module {what}, which runs need there",
-            state=f"{task.shown} was not run",
+            state=f"{task.run.display_path} was not run",
             advice=f"install {_REQUIREMENT} in the environment of all workers and start them again",
         )
 
@@ -269,8 +270,8 @@ class Cluster:
 _REQUIREMENT = f"jupyter-papermill-mcp-server {__version__}"
 
 
-def _interrupted(note: str) -> ClusterOutcome:
-    return ClusterOutcome("interrupted", 0.0, None, empty_summary(), [note])
+def _interrupted(note: str) -> Outcome:
+    return without_output(RunStatus.INTERRUPTED, [note])
 
 
 def _remarks(sent: _Sent, answer: WorkerAnswer) -> list[str]:

@@ -24,12 +24,28 @@ from typing import TYPE_CHECKING, Any
 from distributed import Reschedule, Worker, WorkerPlugin, get_worker
 
 from papermill_mcp import __version__
+from papermill_mcp.core.execution import RunStatus
 from papermill_mcp.errors import ServerError
+from papermill_mcp.utils.lazy import imported, lazy
 
 if TYPE_CHECKING:
+    from papermill_mcp.core import document, jupyter_manager
+    from papermill_mcp.core.document import NotebookDocument
     from papermill_mcp.core.jupyter_manager import JupyterManager
-    from papermill_mcp.core.notebook_run import RunSummary
-    from papermill_mcp.core.papermill_run import PapermillRun
+    from papermill_mcp.core.kernel import Kernel
+    from papermill_mcp.core.papermill import run as papermill_run
+    from papermill_mcp.core.papermill.run import Outcome, PapermillRecipe
+    from papermill_mcp.core.papermill_executor import PapermillTask
+    from papermill_mcp.core.runs import notebook_run, run_file
+    from papermill_mcp.core.runs.run_file import RunFile
+    from papermill_mcp.utils import file_utils
+else:
+    document = lazy("papermill_mcp.core.document")
+    jupyter_manager = lazy("papermill_mcp.core.jupyter_manager")
+    papermill_run = lazy("papermill_mcp.core.papermill.run")
+    notebook_run = lazy("papermill_mcp.core.runs.notebook_run")
+    run_file = lazy("papermill_mcp.core.runs.run_file")
+    file_utils = lazy("papermill_mcp.utils.file_utils")
 
 #: Seconds that code gets to obey an interrupt when nobody wants its run any more. Then its kernel is ended.
 UNWANTED_PATIENCE = 1.0
@@ -43,51 +59,20 @@ _ON = ("executing", "long-running")
 
 @dataclass(frozen=True)
 class ClusterTask:
-    """One run of a batch.
+    """A run as it is sent to a worker.
 
     Args:
-        key: what the batch calls it.
+        run: its `output_path` is for papermill's metadata only; nothing is written there. The kernel's working
+            directory is that of `input_path` if the worker has it, else an empty temporary one.
         notebook: the input notebook as it was read, nbformat JSON.
-        input_path: absolute, as papermill's metadata has it. Its directory is the kernel's working directory if the
-            worker has it, else that is an empty temporary one.
-        output_path: absolute, for papermill's metadata. Nothing is written there.
-        shown: what messages call the notebook.
-        timeout_seconds: how long a cell may run, None for no limit.
-        start_timeout_seconds: how long the kernel may take to start.
+        start_timeout_seconds: the longest time of the kernel's start.
         denied_env: names of the worker's environment variables that the kernel must not see.
     """
 
-    key: str
+    run: PapermillTask
     notebook: bytes
-    parameters: dict[str, Any]
-    kernel_name: str
-    language: str
-    input_path: str
-    output_path: str
-    shown: str
-    timeout_seconds: float | None
-    continue_on_error: bool
-    report_mode: bool
     start_timeout_seconds: float
     denied_env: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class ClusterOutcome:
-    """How a run ended.
-
-    Attributes:
-        status: `ok`, `error`, `timeout`, `interrupted` or `died`.
-        duration: seconds on the worker, start and end of the kernel included.
-        output: the whole output notebook, None if there is none.
-        notes: what a caller should know besides.
-    """
-
-    status: str
-    duration: float
-    output: bytes | None
-    summary: RunSummary
-    notes: list[str]
 
 
 @dataclass(frozen=True)
@@ -97,7 +82,7 @@ class WorkerAnswer:
     worker: str
     version: str
     python: str
-    result: ClusterOutcome | ServerError
+    result: Outcome | ServerError
 
 
 @dataclass(frozen=True)
@@ -122,11 +107,56 @@ class WorkerRun:
         return WorkerAnswer(worker.address, __version__, platform.python_version(), result)
 
 
-def empty_summary(error: str | None = None) -> RunSummary:
-    """The summary of a run of which nothing is known but why it ended."""
-    from papermill_mcp.core.notebook_run import RunSummary  # noqa: PLC0415 - imports the engine
+def without_output(status: RunStatus, notes: Sequence[str], error: str | None = None) -> Outcome:
+    """The outcome of a run of which nothing is known but the reason for its end."""
+    return papermill_run.Outcome(status, 0.0, notebook_run.RunSummary(0, 0, None, error, {}), list(notes))
 
-    return RunSummary(0, 0, None, error, {})
+
+class _Bench:
+    """A worker as the place of a run: a kernel beside its thread, and the output in a temporary directory."""
+
+    def __init__(self, task: ClusterTask, manager: JupyterManager, directory: Path) -> None:
+        self._task = task
+        self._manager = manager
+        self._directory = directory
+        self.notes: list[str] = []
+
+    async def start_kernel(self, task: PapermillTask) -> Kernel:
+        """Start the kernel in the directory of the notebook, if this machine has it."""
+        cwd = Path(task.input_path).parent
+        if not await asyncio.to_thread(cwd.is_dir):
+            self.notes.append(f"the worker has no directory {str(cwd)!r}, so the notebook was run in an empty one")
+            cwd = self._directory / "cwd"
+            await asyncio.to_thread(cwd.mkdir)
+        return await self._manager.start_kernel(
+            task.kernel_name,
+            cwd=cwd,
+            timeout_seconds=self._task.start_timeout_seconds,
+            denied_env=list(self._task.denied_env),
+        )
+
+    async def put_output(self, task: PapermillTask, document: NotebookDocument) -> RunFile:
+        """Write the output into the temporary directory. The server puts it in place after the run."""
+        path = self._directory / "output.ipynb"
+        content = await asyncio.to_thread(
+            file_utils.write_file,
+            path,
+            document.render(),
+            expected=None,
+            shown=task.display_path,
+            durable=False,
+        )
+        return run_file.RunFile(
+            path,
+            document,
+            content,
+            shown=task.display_path,
+            max_bytes=sys.maxsize,  # the server that keeps the output has a limit
+            lock=contextlib.nullcontext,
+        )
+
+    async def end_kernel(self, kernel: Kernel) -> None:
+        """The manager ends the kernel with everything else."""
 
 
 class _Run:
@@ -135,30 +165,28 @@ class _Run:
     def __init__(self, task: ClusterTask, directory: Path) -> None:
         self._task = task
         self._directory = directory
-        self._run: PapermillRun | None = None
-        self._work: asyncio.Task[ClusterOutcome] | None = None
+        self._recipe: PapermillRecipe | None = None
+        self._work: asyncio.Task[Outcome] | None = None
         self._stops: set[asyncio.Task[None]] = set()
 
-    async def main(self, key: str, worker: Worker) -> ClusterOutcome | ServerError:
+    async def main(self, key: str, worker: Worker) -> Outcome | ServerError:
         """Run the notebook, watched from the loop of the worker. The kernel is gone when this returns.
 
         Raises:
             Reschedule: the worker has to give it up.
         """
         began = time.monotonic()
-        await asyncio.to_thread(_import_engine)
-        from papermill_mcp.core.jupyter_manager import JupyterManager  # noqa: PLC0415
-
-        manager = JupyterManager(self._directory)
+        await imported(jupyter_manager, papermill_run)
+        manager = jupyter_manager.JupyterManager(self._directory)
         loop = asyncio.get_running_loop()
         watch = RunWatch(key, lambda patience: loop.call_soon_threadsafe(self._stop, patience))
         self._work = asyncio.create_task(self._perform(manager))
         worker.loop.add_callback(watch.begin, worker)
-        result: ClusterOutcome | ServerError
+        result: Outcome | ServerError
         try:
             result = await self._work
         except asyncio.CancelledError:
-            result = ClusterOutcome("interrupted", 0.0, None, empty_summary(), [])
+            result = without_output(RunStatus.INTERRUPTED, [])
         except ServerError as error:
             result = error
         finally:
@@ -166,59 +194,20 @@ class _Run:
             watch.ended.set_result(None)
             worker.loop.add_callback(watch.end, worker)
         if watch.unwanted:
-            raise Reschedule  # if somebody wants it after all, it begins anew
-        return result if isinstance(result, ServerError) else replace(result, duration=time.monotonic() - began)
+            raise Reschedule  # a client that still waits for it gets a new try
+        return result if isinstance(result, ServerError) else replace(result, seconds=time.monotonic() - began)
 
-    async def _perform(self, manager: JupyterManager) -> ClusterOutcome:
-        from papermill_mcp.core.document import NotebookDocument  # noqa: PLC0415
-        from papermill_mcp.core.papermill_executor import prepare  # noqa: PLC0415
-        from papermill_mcp.core.papermill_run import PapermillRun  # noqa: PLC0415
-        from papermill_mcp.core.run_file import RunFile  # noqa: PLC0415
-        from papermill_mcp.utils.file_utils import write_file  # noqa: PLC0415
-
-        task, notes = self._task, []
+    async def _perform(self, manager: JupyterManager) -> Outcome:
+        task = self._task
         manager.guard_directory(self._directory)
-        document = await asyncio.to_thread(NotebookDocument.parse, task.notebook, shown=task.shown)
-        prepared = await asyncio.to_thread(
-            prepare,
-            document,
-            task.parameters,
-            kernel_name=task.kernel_name,
-            language=task.language,
-            input_path=task.input_path,
-            output_path=task.output_path,
-            report_mode=task.report_mode,
-            shown=task.shown,
-        )
-        cwd = Path(task.input_path).parent
-        if not await asyncio.to_thread(cwd.is_dir):
-            notes.append(f"the worker has no directory {str(cwd)!r}, so the notebook was run in an empty one")
-            cwd = self._directory / "cwd"
-            await asyncio.to_thread(cwd.mkdir)
-        kernel = await manager.start_kernel(
-            task.kernel_name,
-            cwd=cwd,
-            timeout_seconds=task.start_timeout_seconds,
-            denied_env=list(task.denied_env),
-        )
-        path = self._directory / "output.ipynb"
-        content = await asyncio.to_thread(
-            write_file, path, prepared.document.render(), expected=None, shown=task.shown, durable=False
-        )
-        file = RunFile(
-            path,
-            prepared.document,
-            content,
-            shown=task.shown,
-            max_bytes=sys.maxsize,  # whoever keeps the output has a limit
-            lock=contextlib.nullcontext,
-        )
-        self._run = PapermillRun(
-            prepared, file, timeout_seconds=task.timeout_seconds, continue_on_error=task.continue_on_error
-        )
-        await self._run.run(kernel)
-        run = self._run
-        return ClusterOutcome(run.status, 0.0, file.content.data, run.summary(), [*notes, *run.notes])
+        bench = _Bench(task, manager, self._directory)
+        recipe = papermill_run.PapermillRecipe(task.run)
+        parsed = await asyncio.to_thread(document.NotebookDocument.parse, task.notebook, shown=task.run.display_path)
+        await recipe.begin(parsed, bench)
+        self._recipe = recipe
+        await recipe.perform()
+        notes = [*bench.notes, *recipe.notes]
+        return papermill_run.Outcome(recipe.status, 0.0, recipe.summary, notes, recipe.file.content.data)
 
     def _stop(self, patience: float) -> None:
         stop = asyncio.create_task(self._stop_within(patience))
@@ -226,10 +215,10 @@ class _Run:
         stop.add_done_callback(self._stops.discard)
 
     async def _stop_within(self, patience: float) -> None:
-        """Interrupt the cell that runs. What is not over `patience` seconds later is cut off."""
+        """Interrupt the running cell. A run that is not over `patience` seconds later is cut off."""
         assert self._work is not None
-        if self._run is not None:
-            interrupt = asyncio.create_task(self._run.cells.cancel())
+        if self._recipe is not None:
+            interrupt = asyncio.create_task(self._recipe.run.cancel())
             await asyncio.wait([self._work], timeout=patience)
             interrupt.cancel()
         self._work.cancel("it was cancelled")
@@ -307,7 +296,3 @@ async def stop_runs(keys: Sequence[str], patience: float, wait: bool, dask_worke
     if wait:
         await asyncio.gather(*(watch.wait_ended() for watch in found.values()))
     return list(found)
-
-
-def _import_engine() -> None:
-    from papermill_mcp.core import jupyter_manager, papermill_run  # noqa: F401, PLC0415 - up to two seconds

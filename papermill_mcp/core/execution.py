@@ -13,8 +13,8 @@ from typing import Any
 from papermill_mcp.core.outputs import Displays, Output, OutputCollector
 
 
-class CellStatus(StrEnum):
-    """Where a request stands. All but the first two are final."""
+class RunStatus(StrEnum):
+    """The status of a cell, a run, a row of a batch or a record. All but the first two are final."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -27,8 +27,11 @@ class CellStatus(StrEnum):
 
     @property
     def final(self) -> bool:
-        """Whether nothing further will happen."""
-        return self not in (CellStatus.QUEUED, CellStatus.RUNNING)
+        """Whether the status cannot change any more."""
+        return self not in (RunStatus.QUEUED, RunStatus.RUNNING)
+
+
+CellStatus = RunStatus
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ class CellExecution:
         self.store_history = store_history
         self.stop_on_error = stop_on_error
         self.msg_id = uuid.uuid4().hex
-        self._status = CellStatus.QUEUED
+        self._status = RunStatus.QUEUED
         self.collector = OutputCollector(displays)
         self.execution_count: int | None = None
         self._error: CellError | None = None
@@ -88,30 +91,35 @@ class CellExecution:
         self._reply: dict[str, Any] | None = None
         self._idle = False
         self._overtaken = False
-        self._ending: CellStatus | None = None  # why we interrupted it: INTERRUPTED or TIMEOUT
+        self._ending: RunStatus | None = None  # why we interrupted it: INTERRUPTED or TIMEOUT
 
     @property
-    def status(self) -> CellStatus:
+    def status(self) -> RunStatus:
         """Where the request stands. An `error` output makes it an error, even if the kernel replied `ok`.
 
         IPython replies so when `%run` fails or code shows a traceback itself, perhaps after the cell's end.
         """
-        if self._status == CellStatus.OK and self.collector.failure is not None:
-            return CellStatus.ERROR
+        if self._status == RunStatus.OK and self.collector.failure is not None:
+            return RunStatus.ERROR
         return self._status
 
     @property
     def raised(self) -> bool:
         """Whether the kernel itself called the cell failed: it replied `error`, and a run stops here."""
-        return self._status.final and self._status != CellStatus.OK
+        return self._status.final and self._status != RunStatus.OK
 
     @property
     def error(self) -> CellError | None:
         """The exception that the cell raised or showed, or the reason that it was ended from outside."""
-        failure = self.collector.failure if self._status == CellStatus.OK else None
+        failure = self.collector.failure if self._status == RunStatus.OK else None
         if self._error is not None or failure is None:
             return self._error
         return CellError(failure["ename"], failure["evalue"], failure["traceback"])
+
+    @property
+    def began(self) -> float | None:
+        """When the kernel got the code, by `time.monotonic`; None while it waits."""
+        return self._started_clock
 
     @property
     def duration(self) -> float:
@@ -142,11 +150,11 @@ class CellExecution:
 
     def begin(self) -> None:
         """The kernel gets the code now."""
-        self._status = CellStatus.RUNNING
+        self._status = RunStatus.RUNNING
         self._started_clock = time.monotonic()
         self._changed()
 
-    def expect_end(self, status: CellStatus) -> None:
+    def expect_end(self, status: RunStatus) -> None:
         """An interrupt was sent, so what the kernel answers next means `status`. The first reason stands."""
         if self._ending is None:
             self._ending = status
@@ -211,11 +219,11 @@ class CellExecution:
         if self._ending is not None:
             status = self._ending
         elif said == "ok":
-            status = CellStatus.OK
+            status = RunStatus.OK
         elif said == "error":
-            status = CellStatus.ERROR
+            status = RunStatus.ERROR
         else:  # `abort` or `aborted`: what several kernels answer to an interrupt
-            status = CellStatus.INTERRUPTED
+            status = RunStatus.INTERRUPTED
         self._end(status)
         self.released.set()
 
@@ -230,29 +238,29 @@ class CellExecution:
     def give_up_on_interrupt(self) -> None:
         """The kernel ignores interrupts: give the caller its result, though the code goes on."""
         if not self.settled.is_set():
-            self._status = self._ending or CellStatus.INTERRUPTED
+            self._status = self._ending or RunStatus.INTERRUPTED
             self.settled.set()
             self._changed()
 
     def abort(self, evalue: str) -> None:
         """It was called off: it never ran, or its kernel was ended on purpose."""
         self._error = CellError("Aborted", evalue, [])
-        self._end(CellStatus.ABORTED)
+        self._end(RunStatus.ABORTED)
         self.released.set()
 
     def die(self, evalue: str) -> None:
         """The kernel process ended under it."""
         self._error = CellError("KernelDied", evalue, [])
-        self._end(CellStatus.DIED)
+        self._end(RunStatus.DIED)
         self.released.set()
 
     def lose_touch(self, evalue: str) -> None:
         """The kernel lives and can no longer say what becomes of the code: the caller has its result."""
         self._error = CellError("KernelUnresponsive", evalue, [])
-        self._end(CellStatus.ERROR)
+        self._end(RunStatus.ERROR)
         self.released.set()
 
-    def _end(self, status: CellStatus) -> None:
+    def _end(self, status: RunStatus) -> None:
         if self._started_clock is not None:
             self._ended_clock = time.monotonic()
         if not self.settled.is_set():

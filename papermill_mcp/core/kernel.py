@@ -35,6 +35,7 @@ from papermill_mcp.errors import (
     KernelUnresponsiveError,
     LimitReachedError,
 )
+from papermill_mcp.utils.signal import Signal
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +98,7 @@ class Kernel:
 
     Attributes:
         late: output that belongs to no execution we know, such as a thread's.
+        died: emitted when the process has ended by itself.
     """
 
     def __init__(
@@ -119,6 +121,7 @@ class Kernel:
         self.execution_count = 0
         self.info: dict[str, Any] = {}
         self.late = OutputCollector(Displays())
+        self.died = Signal()
         self._displays = Displays()
         self._mute = False
         self._env = env
@@ -694,6 +697,7 @@ class Kernel:
         self._abort_executions(why)
         self._touch()
         self._close_wire()
+        self.died()
         await process.aclose()  # what the kernel left of its own children goes, too
 
     def _abort_executions(self, why: str) -> None:

@@ -8,19 +8,18 @@ directory, no path that is taken for a URL, and no save of the whole notebook at
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from papermill_mcp.core.document import NotebookDocument
-from papermill_mcp.core.execution import CellStatus
+from papermill_mcp.core.execution import RunStatus
 from papermill_mcp.core.nbformat_lazy import without_uri_grammar
-from papermill_mcp.core.notebook_run import RunCell
 from papermill_mcp.core.outputs import is_clean_exit, shows_failure
 from papermill_mcp.core.parameter_code import writer_for
 from papermill_mcp.core.parameters import Parameter, inspect_parameters
 from papermill_mcp.core.parameters import check_parameters as check_parameters
-from papermill_mcp.core.run_file import RunFile
+from papermill_mcp.core.runs.notebook_run import RunCell
+from papermill_mcp.core.runs.run_file import RunFile
 from papermill_mcp.errors import InvalidNotebookError
 
 with without_uri_grammar():
@@ -41,6 +40,28 @@ with without_uri_grammar():
 _node: Any = nbformat.from_dict  # untyped upstream
 
 
+@dataclass(frozen=True)
+class PapermillTask:
+    """One run with parameters, as it can also be sent to another process.
+
+    Args:
+        input_path: absolute, as papermill's metadata has it. Its directory is the kernel's working directory.
+        output_path: absolute, for papermill's metadata.
+        display_path: the name of the notebook in messages.
+        timeout_seconds: the longest time of a cell, None for no limit.
+    """
+
+    parameters: dict[str, Any]
+    kernel_name: str
+    language: str
+    input_path: str
+    output_path: str
+    display_path: str
+    timeout_seconds: float | None
+    continue_on_error: bool
+    report_mode: bool
+
+
 @dataclass
 class PreparedRun:
     """A notebook ready to run: parameters injected, earlier results gone."""
@@ -51,27 +72,18 @@ class PreparedRun:
     parameters: dict[str, Any]
 
 
-def prepare(
-    document: NotebookDocument,
-    values: Mapping[str, Any],
-    *,
-    kernel_name: str,
-    language: str,
-    input_path: str,
-    output_path: str,
-    report_mode: bool,
-    shown: str,
-) -> PreparedRun:
+def prepare(document: NotebookDocument, task: PapermillTask) -> PreparedRun:
     """Make the output notebook of a run, as `papermill.execute_notebook` has it before the first cell.
 
     Raises:
         InvalidNotebookError: nbformat cannot read or upgrade the notebook.
         InvalidParametersError: the language has no such names, no such values, or no translator.
     """
-    node = _as_node(document, shown)
+    values, kernel_name, language = task.parameters, task.kernel_name, task.language
+    node = _as_node(document, task.display_path)
     if values:
-        node = _with_parameters(node, dict(values), writer_for(kernel_name, language).code(values), report_mode)
-    node = prepare_notebook_metadata(node, input_path, output_path, report_mode)
+        node = _with_parameters(node, dict(values), writer_for(kernel_name, language).code(values), task.report_mode)
+    node = prepare_notebook_metadata(node, task.input_path, task.output_path, task.report_mode)
     node = remove_error_markers(node)
     manager = NotebookExecutionManager(node, progress_bar=False, autosave_cell_every=0)
     manager.notebook_start()
@@ -256,4 +268,4 @@ def completed_run(document: NotebookDocument) -> dict[str, Any] | None:
 def exit_is_clean(cell: RunCell) -> bool:
     """Whether a cell left by `sys.exit()` or `sys.exit(0)`, which papermill does not count as a failure."""
     error = cell.execution.error if cell.execution else None
-    return cell.status == CellStatus.ERROR and error is not None and is_clean_exit(error.output())
+    return cell.status == RunStatus.ERROR and error is not None and is_clean_exit(error.output())

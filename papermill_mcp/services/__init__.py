@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from papermill_mcp.services.batch_service import BatchService
-from papermill_mcp.services.execution_service import ExecutionService
 from papermill_mcp.services.jupyter_server_service import JupyterServerService
 from papermill_mcp.services.kernel_service import KernelService
 from papermill_mcp.services.notebook_catalogue import NotebookCatalogue
 from papermill_mcp.services.notebook_service import NotebookService
-from papermill_mcp.services.run_service import RunService
+from papermill_mcp.services.runs.batches import BatchStarter
+from papermill_mcp.services.runs.registry import RunRegistry
+from papermill_mcp.services.runs.starter import RunStarter
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,8 @@ class Services:
 
     notebooks: NotebookService
     kernels: KernelService
-    executions: ExecutionService
-    runs: RunService
-    batches: BatchService
+    executions: RunRegistry
+    runs: RunStarter
+    batches: BatchStarter
     catalogue: NotebookCatalogue
     jupyter: JupyterServerService

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Self
 
 from papermill_mcp.config import Config
 from papermill_mcp.errors import LimitReachedError, ServerNotRunningError
-from papermill_mcp.services.execution_service import Progress
-from papermill_mcp.services.results import Result
+from papermill_mcp.services.results import Progress, Result
 from papermill_mcp.services.workspace import Workspace
 from papermill_mcp.utils.import_lock import IMPORTING
 

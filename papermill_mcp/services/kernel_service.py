@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict
-from collections.abc import Mapping
-from datetime import datetime
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Self
 
@@ -29,7 +29,7 @@ from papermill_mcp.services.results import ROWS, Result
 from papermill_mcp.services.workspace import Workspace
 from papermill_mcp.utils.import_lock import IMPORTING
 from papermill_mcp.utils.process_stats import usage
-from papermill_mcp.utils.text_utils import clean_text, count_noun, head_and_tail
+from papermill_mcp.utils.text_utils import clean_text, count_noun, head_and_tail, iso_time
 
 if TYPE_CHECKING:
     from papermill_mcp.core.jupyter_manager import InstalledKernel, JupyterManager
@@ -187,6 +187,7 @@ class KernelService:
         self._manager_lock = asyncio.Lock()
         self._kernels: dict[str, Kernel] = {}
         self._starting = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
         self._gone: OrderedDict[str, str] = OrderedDict()
         self._notebooks: dict[Path, str] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -241,8 +242,8 @@ class KernelService:
                     kernel_id=kernel.kernel_id,
                     kernel_name=kernel.kernel_name,
                     state=kernel.state,
-                    started_at=_time(kernel.started_at),
-                    last_activity=_time(kernel.last_activity),
+                    started_at=iso_time(kernel.started_at),
+                    last_activity=iso_time(kernel.last_activity),
                     execution_count=kernel.execution_count,
                     notebook=self._workspace.shown(notebooks[kernel.kernel_id])
                     if kernel.kernel_id in notebooks
@@ -289,7 +290,8 @@ class KernelService:
                 )
         directory = self._workspace.directory(cwd) if cwd is not None else self._workspace.roots[0]
         interpreter = _interpreter(python, self._workspace.roots[0]) if python is not None else None
-        kernel = await self.launch(kernel_name, cwd=directory, python=interpreter, env=dict(env or {}))
+        async with self.slot():
+            kernel = await self.launch(kernel_name, cwd=directory, python=interpreter, env=dict(env or {}))
         return StartedKernel(
             kernel_id=kernel.kernel_id,
             kernel_name=kernel.kernel_name,
@@ -297,6 +299,61 @@ class KernelService:
             state=kernel.state,
             pid=kernel.pid,
             cwd=self._workspace.shown(directory),
+        )
+
+    @asynccontextmanager
+    async def slot(self, *, queue: Callable[[str], None] | None = None) -> AsyncIterator[None]:
+        """Capacity for one more kernel, while it starts. The living kernel holds the capacity afterwards.
+
+        Args:
+            queue: wait for capacity, first come, first served. Called with the reason if the caller has to wait.
+
+        Raises:
+            LimitReachedError: as many kernels live as may, and `queue` was not given.
+        """
+        if not self._waiting and self._room() > 0:
+            self._starting += 1
+        elif queue is None or self._closed:
+            raise self._limit_reached()
+        else:
+            place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(place)
+            queue(f"waiting for a kernel to end: {self._config.max_kernels} live, as max_kernels allows")
+            try:
+                await place  # `_hand_on` has counted us in
+            except BaseException:
+                if place.done() and not place.cancelled():
+                    self._starting -= 1
+                elif place in self._waiting:
+                    self._waiting.remove(place)
+                self._hand_on()
+                raise
+        try:
+            yield
+        finally:
+            self._starting -= 1
+            self._hand_on()
+
+    def _room(self) -> int:
+        living = sum(kernel.alive for kernel in self._kernels.values())
+        return 0 if self._closed else self._config.max_kernels - living - self._starting
+
+    def _hand_on(self) -> None:
+        """Give free capacity to those who wait for it."""
+        while self._waiting and self._room() > 0:
+            place = self._waiting.popleft()
+            if not place.done():
+                self._starting += 1
+                place.set_result(None)
+
+    def _limit_reached(self) -> LimitReachedError:
+        living = [kernel for kernel in self._kernels.values() if kernel.alive]
+        return LimitReachedError(
+            f"{count_noun(len(living), 'kernel')} alive and {self._starting} starting, and max_kernels is "
+            f"{self._config.max_kernels}",
+            allowed=f"alive: {listed(f'{k.kernel_id} ({k.state})' for k in living)}",
+            state="no kernel was started",
+            advice="stop one with stop_kernel, wait for one, or raise the setting max_kernels",
         )
 
     async def launch(
@@ -307,39 +364,27 @@ class KernelService:
         python: Path | None = None,
         env: dict[str, str] | None = None,
     ) -> Kernel:
-        """Start a kernel if one more may live.
+        """Start a kernel. The caller holds a `slot` for it.
 
         Raises:
-            LimitReachedError, KernelSpecNotFoundError, KernelStartFailedError: see `start`.
+            KernelSpecNotFoundError, KernelStartFailedError: see `start`.
         """
         manager = await self._engine()
-        living = [kernel for kernel in self._kernels.values() if kernel.alive]
-        if len(living) + self._starting >= self._config.max_kernels or self._closed:
-            raise LimitReachedError(
-                f"{count_noun(len(living), 'kernel')} alive and {self._starting} starting, and max_kernels is "
-                f"{self._config.max_kernels}",
-                allowed=f"alive: {listed(f'{k.kernel_id} ({k.state})' for k in living)}",
-                state="no kernel was started",
-                advice="stop one with stop_kernel, wait for one, or raise the setting max_kernels",
-            )
         spare = None if python or env else await self._spare(kernel_name, cwd)
         if spare is not None:
             self._kernels[spare.kernel_id] = spare
             logger.info("spare kernel used", extra={"kernel_id": spare.kernel_id})
             return spare
-        self._starting += 1
-        try:
-            with self._metrics.kernel_start("" if python else kernel_name):
-                kernel = await manager.start_kernel(
-                    kernel_name,
-                    cwd=cwd,
-                    timeout_seconds=self._config.jupyter_timeout,
-                    python=python,
-                    env=env,
-                    denied_env=list(self._config.kernel_env_deny),
-                )
-        finally:
-            self._starting -= 1
+        with self._metrics.kernel_start("" if python else kernel_name):
+            kernel = await manager.start_kernel(
+                kernel_name,
+                cwd=cwd,
+                timeout_seconds=self._config.jupyter_timeout,
+                python=python,
+                env=env,
+                denied_env=list(self._config.kernel_env_deny),
+            )
+        kernel.died.connect(self._hand_on)
         self._kernels[kernel.kernel_id] = kernel
         logger.info("kernel started", extra={"kernel_id": kernel.kernel_id, "kernel_name": kernel_name})
         return kernel
@@ -488,8 +533,8 @@ class KernelService:
             state=kernel.state,
             pid=kernel.pid,
             cwd=self._workspace.shown(kernel.cwd),
-            started_at=_time(kernel.started_at),
-            last_activity=_time(kernel.last_activity),
+            started_at=iso_time(kernel.started_at),
+            last_activity=iso_time(kernel.last_activity),
             idle_seconds=round(kernel.idle_seconds, 1),
             execution_count=kernel.execution_count,
             running_execution=running.owner if running else None,
@@ -520,7 +565,13 @@ class KernelService:
         self._kernels.pop(kernel.kernel_id, None)
         self._remember(kernel.kernel_id, fate)
         manager = await self._engine()
-        await asyncio.shield(manager.stop_kernel(kernel))
+        await asyncio.shield(self._stop(manager, kernel))
+
+    async def _stop(self, manager: JupyterManager, kernel: Kernel) -> None:
+        try:
+            await manager.stop_kernel(kernel)
+        finally:
+            self._hand_on()
 
     def _remember(self, kernel_id: str, fate: str) -> None:
         self._gone[kernel_id] = fate
@@ -550,7 +601,8 @@ class KernelService:
             remark = (
                 f"the notebook's earlier kernel {bound} {fate}; a new one was started, so earlier variables are gone"
             )
-        kernel = await self.launch(kernel_name, cwd=path.parent)
+        async with self.slot():
+            kernel = await self.launch(kernel_name, cwd=path.parent)
         self.bind(path, kernel)
         return kernel, remark
 
@@ -602,7 +654,3 @@ def _interpreter(python: str, workspace: Path) -> Path:
             state="no kernel was started",
         )
     return path
-
-
-def _time(moment: datetime) -> str:
-    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -21,14 +21,14 @@ from papermill_mcp.core.notebook_text import joined
 from papermill_mcp.core.outputs import is_clean_exit, shows_failure
 from papermill_mcp.errors import ExecutionTimeoutError, InvalidArgumentError, ServerError
 from papermill_mcp.services.notebook_service import NotebookService, OpenNotebook
-from papermill_mcp.services.notebook_view import headings, short_metadata
+from papermill_mcp.services.notebook_view import outline_headings, short_metadata
 from papermill_mcp.services.notebook_walk import FoundNotebook, Walk, walk
 from papermill_mcp.services.results import OBJECT, ROWS, Result
 from papermill_mcp.services.workspace import Workspace
 from papermill_mcp.utils.file_utils import read_file
 from papermill_mcp.utils.import_lock import IMPORTING
 from papermill_mcp.utils.regex_search import BadPatternError, RegexSearch, RegexTimeoutError
-from papermill_mcp.utils.text_utils import clean_text, count_noun, one_line
+from papermill_mcp.utils.text_utils import clean_text, count_noun, iso_time, one_line
 
 _LIST_SECONDS = 4.0  # for finding files and opening those of a page; it has one row in any case
 _SEARCH_SECONDS = 15.0
@@ -436,7 +436,7 @@ def _match(document: NotebookDocument, shown: str, found: _Text, line: int) -> M
 def _info(notebook: OpenNotebook) -> NotebookInfo:
     document = notebook.document
     assert notebook.content is not None
-    rows, number = headings(document, limit=_HEADINGS)
+    rows, number = outline_headings(document, limit=_HEADINGS)
     problems = find_problems(document, seconds=_CHECK_SECONDS)
     return NotebookInfo(
         path=notebook.shown,
@@ -518,4 +518,4 @@ def _parts(shown: str) -> tuple[str, ...]:
 
 
 def _time(nanoseconds: int) -> str:
-    return datetime.fromtimestamp(nanoseconds / 1e9, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    return iso_time(datetime.fromtimestamp(nanoseconds / 1e9, UTC))

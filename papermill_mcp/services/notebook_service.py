@@ -23,6 +23,7 @@ from papermill_mcp.config import Config
 from papermill_mcp.core.document import NotebookDocument
 from papermill_mcp.core.notebook_check import content_problems, is_valid
 from papermill_mcp.core.notebook_text import quoted
+from papermill_mcp.core.runs.run_file import RunFile
 from papermill_mcp.errors import (
     BusyError,
     ConflictError,
@@ -286,6 +287,22 @@ class NotebookService:
             notebook = OpenNotebook(file, self._workspace.shown(file), expected, document)
             await self.save(notebook)
         return notebook
+
+    def run_file(self, notebook: OpenNotebook) -> RunFile:
+        """The file of a notebook that was read, or just written, for a run that saves its results there."""
+        assert notebook.content is not None
+        return RunFile(
+            notebook.path,
+            notebook.document,
+            notebook.content,
+            shown=notebook.shown,
+            max_bytes=self._config.max_notebook_bytes,
+            lock=lambda: self.lock(notebook.path),
+        )
+
+    def display_path(self, path: Path) -> str:
+        """The name of a file for clients."""
+        return self._workspace.shown(path)
 
     async def create(
         self,

@@ -12,6 +12,7 @@ from papermill_mcp.core.document import NotebookCell, NotebookDocument
 from papermill_mcp.errors import CellNotFoundError, InvalidArgumentError
 from papermill_mcp.services.output_view import OutputBudget, OutputView, ShownImage, show_outputs, summarise_outputs
 from papermill_mcp.services.results import ROWS
+from papermill_mcp.utils.markdown import headings
 from papermill_mcp.utils.text_utils import one_line
 
 _SELECTION_CHARS = 20_000
@@ -262,28 +263,15 @@ def short_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
     return short
 
 
-def headings(document: NotebookDocument, *, limit: int) -> tuple[list[tuple[int, str | None, int, str]], int]:
+def outline_headings(document: NotebookDocument, *, limit: int) -> tuple[list[tuple[int, str | None, int, str]], int]:
     """The Markdown headings as index, id, level and text, at most `limit`, and how many there are in all."""
-    found: list[tuple[int, str | None, int, str]] = []
-    number = 0
-    for index, cell in enumerate(document.cells):
-        if cell.cell_type != "markdown":
-            continue
-        fence = ""
-        for line in cell.source.split("\n"):
-            mark = re.match(r" {0,3}(`{3,}|~{3,})", line)
-            if mark:
-                if not fence:
-                    fence = mark[1]
-                elif mark[1].startswith(fence):
-                    fence = ""
-            heading = None if fence else re.match(r" {0,3}(#{1,6})[ \t]+(?=\S)", line)
-            if heading:
-                number += 1
-                if len(found) < limit:
-                    text = one_line(line[heading.end() : heading.end() + 1000], 120).rstrip("#").rstrip()
-                    found.append((index, cell.cell_id, len(heading[1]), text))
-    return found, number
+    found = [
+        (index, cell.cell_id, level, text)
+        for index, cell in enumerate(document.cells)
+        if cell.cell_type == "markdown"
+        for level, text in headings(cell.source)
+    ]
+    return found[:limit], len(found)
 
 
 Outputs = Literal["none", "summary", "full"]

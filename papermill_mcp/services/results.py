@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 from pydantic import BaseModel, ConfigDict, WithJsonSchema
 
 
@@ -14,3 +16,6 @@ class Result(BaseModel):
 #: Schemas that say no more than this: the shape of a row would cost every client more than it tells.
 ROWS = WithJsonSchema({"type": "array", "items": {"type": "object"}})
 OBJECT = WithJsonSchema({"type": "object"})
+
+#: Reports how far a request is: parts done, parts in all, and a line for a person.
+Progress = Callable[[float, float | None, str | None], Awaitable[None]]

@@ -17,6 +17,7 @@ from papermill_mcp.errors import NotFoundError
 from papermill_mcp.services.results import ROWS, Result
 from papermill_mcp.utils.file_utils import Entry, list_directory
 from papermill_mcp.utils.process_stats import lives
+from papermill_mcp.utils.text_utils import iso_time
 
 #: Names that are looked at, and files that are shown.
 _LOOKED_AT = 50_000
@@ -87,6 +88,6 @@ def _described(entry: Entry) -> RuntimeFile:
         name=entry.name,
         kind=kind,
         size=entry.size,
-        modified=datetime.fromtimestamp(written, UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        modified=iso_time(datetime.fromtimestamp(written, UTC)),
         owner_alive=lives(int(server[1]), before=written) if server else None,
     )

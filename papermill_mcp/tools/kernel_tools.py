@@ -6,7 +6,6 @@ from typing import Annotated
 
 from pydantic import Field
 
-from papermill_mcp.services.execution_view import ExecutionView
 from papermill_mcp.services.kernel_service import (
     InterruptedKernel,
     KernelList,
@@ -17,6 +16,8 @@ from papermill_mcp.services.kernel_service import (
     StoppedKernels,
     VariableList,
 )
+from papermill_mcp.services.runs.requests import CodeRequest, KernelId
+from papermill_mcp.services.runs.view import RunView
 from papermill_mcp.tools.toolset import (
     LOOKS_INSIDE,
     READS,
@@ -25,11 +26,9 @@ from papermill_mcp.tools.toolset import (
     STOPS,
     Executions,
     IdempotencyKey,
-    KernelId,
     Kernels,
     ReportProgress,
     Runs,
-    Timeout,
     Toolset,
     Wait,
 )
@@ -106,27 +105,17 @@ async def inspect_variables(
 
 @toolset.tool("Run code", RUNS_CODE, images=True)
 async def execute_cell(
-    kernel_id: KernelId,
-    code: Annotated[str, Field(description="Code in the kernel's language.")],
+    request: CodeRequest,
     runs: Runs,
     executions: Executions,
     progress: ReportProgress,
-    timeout: Timeout = None,
     wait: Wait = None,
-    store_history: Annotated[
-        bool, Field(description="Count it as In [n] and keep it in the kernel's history. Default true.")
-    ] = True,
     idempotency_key: IdempotencyKey = None,
-) -> ExecutionView:
+) -> RunView:
     """Run code in a kernel and show what it puts out, plots as images. No notebook is touched.
 
     Code that raises has status "error". Code that takes longer than wait has status "running": see get_execution.
     """
     return await executions.follow(
-        "cell",
-        lambda: runs.execute_cell(kernel_id, code, timeout=timeout, store_history=store_history),
-        request=(kernel_id, code),
-        idempotency_key=idempotency_key,
-        wait=wait,
-        progress=progress,
+        request, lambda: runs.code(request), idempotency_key=idempotency_key, wait=wait, progress=progress
     )

@@ -18,6 +18,7 @@ from papermill_mcp.services.notebook_service import (
     WrittenNotebook,
 )
 from papermill_mcp.services.notebook_view import NotebookView
+from papermill_mcp.services.runs.requests import NotebookPath
 from papermill_mcp.tools.toolset import (
     ADDS,
     EDITS,
@@ -25,7 +26,6 @@ from papermill_mcp.tools.toolset import (
     Catalogue,
     IfRevision,
     Kernels,
-    NotebookPath,
     Notebooks,
     Tags,
     Toolset,

@@ -14,12 +14,22 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from papermill_mcp.services.execution_view import BatchView, CellResult, ExecutionList, ExecutionView
 from papermill_mcp.services.kernel_service import KernelList, StoppedKernels, VariableList
 from papermill_mcp.services.notebook_catalogue import Match, NotebookInfo, NotebookList, SearchResult
 from papermill_mcp.services.notebook_service import EditedNotebook, RemovedCell
 from papermill_mcp.services.notebook_view import CellView, NotebookView, OutlineRow, SourceView, ranges
 from papermill_mcp.services.output_view import ErrorView, OutputView
+from papermill_mcp.services.runs.view import (
+    BatchRunView,
+    BatchView,
+    CellResult,
+    CellsView,
+    CodeView,
+    EarlierView,
+    ExecutionList,
+    PapermillRunView,
+    RunView,
+)
 from papermill_mcp.services.runtime_files import RuntimeDirectory
 from papermill_mcp.utils.text_utils import clean_text, count_noun, one_line
 
@@ -201,29 +211,26 @@ def _match(match: Match) -> list[str]:
 
 
 @render.register
-def _(reply: ExecutionView) -> str:
-    facts = reply.model_dump(
-        exclude_none=True,
-        include={"execution_id", "status", "kernel_id", "path", "input_path", "output_path", "revision"},
-    )
-    lines = _header(facts)
+def _(reply: CodeView) -> str:
+    lines = _run_head(reply)
     if reply.index is not None:
         lines.append(f"cell: {_name(reply.index, reply.id)}")
     if reply.execution_count is not None:
         lines.append(f"execution_count: {reply.execution_count}")
-    lines.append(f"duration: {reply.duration:.2f} s")
+    lines += [_duration(reply), *_next_steps(reply), *_outputs(reply.outputs)]
+    return "\n".join([*lines, *(_error(reply.error) if reply.error is not None else [])])
+
+
+@render.register
+def _(reply: CellsView) -> str:
+    lines = [*_run_head(reply), _duration(reply)]
     if reply.cells_total is not None:
-        failed_cells = "" if reply.cells_failed is None else f", {reply.cells_failed} failed"
-        lines.append(f"cells: {reply.cells_done} of {reply.cells_total} done{failed_cells}")
-    if reply.parameters is not None:
-        lines.append(f"parameters: {_inline(reply.parameters)}")
-    for value in reply.result or []:
-        lines.append(f"recorded {one_line(value.name, 100)}: {_inline(value.value)}")
-    lines += _way_on(reply)
-    lines += _runs(reply)
-    lines += _outputs(reply.outputs)
-    if reply.error is not None:
-        lines += _error(reply.error)
+        lines.append(f"cells: {reply.cells_done} of {reply.cells_total} done, {reply.cells_failed} failed")
+    parameters = reply.parameters if isinstance(reply, PapermillRunView) else None
+    if parameters is not None:
+        lines.append(f"parameters: {_inline(parameters)}")
+    lines += [f"recorded {one_line(value.name, 100)}: {_inline(value.value)}" for value in reply.result or []]
+    lines += _next_steps(reply)
     failed = reply.failed_cell
     lines += _results(reply.results, failed.index if failed else None)
     if failed is not None:
@@ -235,15 +242,38 @@ def _(reply: ExecutionView) -> str:
 
 
 @render.register
-def _(reply: BatchView) -> str:
-    facts = reply.model_dump(exclude_none=True, include={"execution_id", "status", "input_path"})
-    return "\n".join([*_header(facts), f"duration: {reply.duration:.2f} s", *_way_on(reply), *_runs(reply)])
+def _(reply: BatchRunView | BatchView) -> str:
+    return "\n".join([*_run_head(reply), _duration(reply), *_next_steps(reply), *_runs(reply)])
 
 
-def _way_on(reply: ExecutionView | BatchView) -> list[str]:
-    """How far it is, what to call next, and what else is to be said."""
+@render.register
+def _(reply: EarlierView) -> str:
+    lines = [*_run_head(reply), _duration(reply)]
+    if reply.cells_total is not None:
+        lines.append(f"cells: {reply.cells_done} of {reply.cells_total} done")
+    lines += _next_steps(reply)
+    if reply.runs_total is not None:
+        lines.append(f"runs: {reply.runs_done} of {reply.runs_total} done")
+    return "\n".join(lines)
+
+
+#: The header lines of a run, in this order.
+_RUN_HEAD = ("execution_id", "status", "kernel_id", "path", "input_path", "output_path", "revision")
+
+
+def _run_head(reply: RunView | BatchView) -> list[str]:
+    facts = reply.model_dump(exclude_none=True, include=set(_RUN_HEAD))
+    return _header({name: facts[name] for name in _RUN_HEAD if name in facts})
+
+
+def _duration(reply: RunView | BatchView) -> str:
+    return f"duration: {reply.duration:.2f} s"
+
+
+def _next_steps(reply: RunView | BatchView) -> list[str]:
+    """The progress of a run, the next call, and its notes."""
     lines = []
-    if reply.status == "running":
+    if reply.status in ("queued", "running"):
         lines.append(f"progress: {clean_text(reply.progress or '')}")
         lines.append(
             f'next: get_execution with execution_id="{reply.execution_id}" and since="{reply.cursor}", '
@@ -252,7 +282,7 @@ def _way_on(reply: ExecutionView | BatchView) -> list[str]:
     return lines + [f"note: {clean_text(note)}" for note in reply.notes or []]
 
 
-def _runs(reply: ExecutionView | BatchView) -> list[str]:
+def _runs(reply: BatchRunView | BatchView) -> list[str]:
     """The runs of a batch, a line each."""
     if reply.runs_total is None:
         return []

@@ -34,13 +34,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from papermill_mcp.config import Config
 from papermill_mcp.errors import InvalidArgumentError, ServerError, UnknownArgumentError, listed, nearest
 from papermill_mcp.services import Services
-from papermill_mcp.services.batch_service import BatchService
-from papermill_mcp.services.execution_service import ExecutionService, Progress
 from papermill_mcp.services.jupyter_server_service import JupyterServerService
 from papermill_mcp.services.kernel_service import KernelService
 from papermill_mcp.services.notebook_catalogue import NotebookCatalogue
 from papermill_mcp.services.notebook_service import NotebookService
-from papermill_mcp.services.run_service import RunService
+from papermill_mcp.services.results import Progress
+from papermill_mcp.services.runs.batches import BatchStarter
+from papermill_mcp.services.runs.registry import RunRegistry
+from papermill_mcp.services.runs.requests import RunRequest
+from papermill_mcp.services.runs.starter import RunStarter
 from papermill_mcp.tools.replies import render
 from papermill_mcp.utils.text_utils import safe_utf8
 
@@ -105,15 +107,15 @@ async def _kernels(ctx: Context[Services]) -> KernelService:
     return ctx.request_context.lifespan_context.kernels
 
 
-async def _executions(ctx: Context[Services]) -> ExecutionService:
+async def _executions(ctx: Context[Services]) -> RunRegistry:
     return ctx.request_context.lifespan_context.executions
 
 
-async def _runs(ctx: Context[Services]) -> RunService:
+async def _runs(ctx: Context[Services]) -> RunStarter:
     return ctx.request_context.lifespan_context.runs
 
 
-async def _batches(ctx: Context[Services]) -> BatchService:
+async def _batches(ctx: Context[Services]) -> BatchStarter:
     return ctx.request_context.lifespan_context.batches
 
 
@@ -128,33 +130,19 @@ async def _progress(ctx: Context[Services]) -> Progress:
 Notebooks = Annotated[NotebookService, Resolve(_notebooks)]
 Catalogue = Annotated[NotebookCatalogue, Resolve(_catalogue)]
 Kernels = Annotated[KernelService, Resolve(_kernels)]
-Executions = Annotated[ExecutionService, Resolve(_executions)]
-Runs = Annotated[RunService, Resolve(_runs)]
-Batches = Annotated[BatchService, Resolve(_batches)]
+Executions = Annotated[RunRegistry, Resolve(_executions)]
+Runs = Annotated[RunStarter, Resolve(_runs)]
+Batches = Annotated[BatchStarter, Resolve(_batches)]
 Jupyter = Annotated[JupyterServerService, Resolve(_jupyter)]
 ReportProgress = Annotated[Progress, Resolve(_progress)]
 
-NotebookPath = Annotated[
-    str, Field(description="Notebook (.ipynb), relative to the workspace or absolute inside a root.")
-]
-KernelId = Annotated[str, Field(description="A kernel_id from start_kernel or list_kernels.")]
 ExecutionId = Annotated[str, Field(description="An execution_id from an earlier reply.")]
 IfRevision = Annotated[
     str | None,
     Field(description="Write only if the file still has this revision; otherwise CONFLICT."),
 ]
 Tags = Annotated[list[str] | None, Field(description='Cell tags, such as "parameters".')]
-
 # A `$name` in a description is the setting of that name; `_described` puts its value in.
-Timeout = Annotated[
-    float | None,
-    Field(
-        ge=0,
-        le=604_800,
-        allow_inf_nan=False,
-        description="Seconds a cell may run, 0 to 604800; 0 = no limit. Default: as set ($execution_timeout).",
-    ),
-]
 Wait = Annotated[
     float | None,
     Field(
@@ -164,10 +152,6 @@ Wait = Annotated[
         description="Seconds to wait, 0 to 3600, before the answer is `running`. Default: as set ($response_wait).",
     ),
 ]
-ContinueOnError = Annotated[
-    bool | None, Field(description="Go on after a cell that raised. Default: as set ($continue_on_error).")
-]
-StrictParameters = Annotated[bool, Field(description="Refuse unknown names and values of another type. Default true.")]
 IdempotencyKey = Annotated[
     str | None,
     Field(description="A key of yours: a request repeated with it runs once.", min_length=1, max_length=200),
@@ -277,7 +261,7 @@ def _plain(value: object) -> str:
 @functools.cache  # the same in every server of a process but for the settings, and takes milliseconds to make
 def _build(entry: _Entry) -> Tool:
     tool = ServiceTool.from_function(
-        entry.function,
+        _flattened(entry.function),
         title=entry.title,
         description=inspect.getdoc(entry.function),
         annotations=entry.hints.annotations(),
@@ -296,6 +280,44 @@ def _build(entry: _Entry) -> Tool:
     )
     tool.parameters = _portable(Strict.model_json_schema(by_alias=True))
     return tool
+
+
+def _flattened(function: Callable[..., Awaitable[BaseModel]]) -> Callable[..., Awaitable[BaseModel]]:
+    """A function whose arguments are the fields of its `RunRequest`, if it takes one, and its other arguments."""
+    signature = inspect.signature(function, eval_str=True)
+    name, request = next(
+        ((name, one.annotation) for name, one in signature.parameters.items() if _is_request(one.annotation)),
+        (None, None),
+    )
+    if name is None or request is None:
+        return function
+    fields = request.model_fields
+    parameters = [
+        inspect.Parameter(
+            field,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty if info.is_required() else info.default,
+            annotation=Annotated[info.annotation, info],
+        )
+        for field, info in fields.items()
+    ]
+    parameters += [
+        one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in signature.parameters.values() if one.name != name
+    ]
+
+    @functools.wraps(function)
+    async def call(**arguments: Any) -> BaseModel:
+        # Validated as arguments already; `model_validate` would convert where the tool is strict.
+        made = request.model_construct(**{field: arguments.pop(field) for field in fields})
+        return await function(**{name: made}, **arguments)
+
+    call.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    call.__annotations__ = {one.name: one.annotation for one in parameters} | {"return": signature.return_annotation}
+    return call
+
+
+def _is_request(annotation: object) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, RunRequest)
 
 
 def _portable(schema: dict[str, Any], *, terse: bool = False) -> dict[str, Any]:

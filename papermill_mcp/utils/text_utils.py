@@ -6,6 +6,7 @@ Everything here is for display. What is stored in a file is never passed through
 from __future__ import annotations
 
 import re
+from datetime import datetime
 
 _ESC = "\x1b"
 _ZWJ = "\u200d"
@@ -136,6 +137,11 @@ def rough_duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def iso_time(moment: datetime) -> str:
+    """A time in UTC as `2026-01-31T12:00:00Z`."""
+    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def count_noun(number: int, noun: str) -> str:

@@ -23,7 +23,9 @@ from distributed import Client
 from helpers import Json, call, cell, joined, read_json, refused, stdout_in, until, wait_gone, write_notebook
 
 from papermill_mcp import __version__
-from papermill_mcp.core.cluster import Cluster, ClusterOutcome, ClusterTask
+from papermill_mcp.core.cluster import Cluster, ClusterTask
+from papermill_mcp.core.papermill.run import Outcome
+from papermill_mcp.core.papermill_executor import PapermillTask
 from papermill_mcp.errors import KernelSpecNotFoundError, KernelStartFailedError, ServerNotRunningError
 
 pytestmark = pytest.mark.kernel
@@ -145,22 +147,20 @@ class Dask:
     def task(self, name: str, *sources: Json | str, **changes: Any) -> ClusterTask:
         """A run in the workspace, whose parameter `name` is its key."""
         notebook = write_notebook(self._directory / "in.ipynb", [cell("name = ''", tags=["parameters"]), *sources])
-        task = ClusterTask(
-            key=name,
-            notebook=notebook.read_bytes(),
+        run = PapermillTask(
             parameters={"name": name},
             kernel_name="python3",
             language="python",
             input_path=str(self.workspace / "in.ipynb"),
             output_path=str(self.workspace / f"{name}.ipynb"),
-            shown="in.ipynb",
+            display_path="in.ipynb",
             timeout_seconds=60,
             continue_on_error=False,
             report_mode=False,
-            start_timeout_seconds=30,
-            denied_env=(),
         )
-        return replace(task, **changes)
+        own = {key: changes.pop(key) for key in ("start_timeout_seconds", "denied_env") if key in changes}
+        task = ClusterTask(replace(run, **changes), notebook.read_bytes(), start_timeout_seconds=30, denied_env=())
+        return replace(task, **own)
 
 
 @pytest.fixture
@@ -176,7 +176,7 @@ def dask(tmp_path: Path, workspace: Path) -> Callable[..., AbstractAsyncContextM
 StartDask = Callable[..., AbstractAsyncContextManager[Dask]]
 
 
-def output_of(outcome: ClusterOutcome) -> Json:
+def output_of(outcome: Outcome) -> Json:
     """The output notebook, which must be a valid one."""
     assert outcome.output is not None, outcome
     notebook: Json = json.loads(outcome.output)
@@ -184,7 +184,7 @@ def output_of(outcome: ClusterOutcome) -> Json:
     return notebook
 
 
-def printed(outcome: ClusterOutcome) -> str:
+def printed(outcome: Outcome) -> str:
     """What all cells of an output notebook wrote."""
     return "".join(stdout_in(data) for data in output_of(outcome)["cells"] if data["cell_type"] == "code")
 
@@ -196,14 +196,14 @@ async def test_a_run_on_a_worker_gives_the_output_notebook(dask: StartDask) -> N
     """As papermill has it, with the parameters, from a kernel in the directory of the input."""
     async with dask(workers=1) as d, d.connect() as cluster, asyncio.timeout(30):
         task = d.task("a", cell("# Title", "markdown"), _BEGIN + "print(os.getcwd(), other)")
-        outcome = await cluster.run(replace(task, parameters={"name": "a", "other": [1, None]}))
+        outcome = await cluster.run(replace(task, run=replace(task.run, parameters={"name": "a", "other": [1, None]})))
 
         assert cluster.workers == 1
         assert (outcome.status, outcome.notes) == ("ok", [])
         assert printed(outcome) == f"{d.workspace} [1, None]\n"
         papermill = output_of(outcome)["metadata"]["papermill"]
         assert papermill["parameters"] == {"name": "a", "other": [1, None]}
-        assert (papermill["input_path"], papermill["output_path"]) == (task.input_path, task.output_path)
+        assert (papermill["input_path"], papermill["output_path"]) == (task.run.input_path, task.run.output_path)
         assert (outcome.summary.cells_total, outcome.summary.cells_done, outcome.summary.error) == (3, 3, None)
         assert d.begun("a")[0][1] == d.workers[0].pid
         assert await wait_gone([d.begun("a")[0][0]], seconds=0.5) == []

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from papermill_mcp.services.execution_store import MAX_RECORDS, ExecutionRecord, ExecutionStore
+from papermill_mcp.core.runs.store import MAX_RECORDS, ExecutionRecord, ExecutionStore
 from papermill_mcp.utils.process_guard import start_time
 
 

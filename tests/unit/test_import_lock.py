@@ -9,15 +9,17 @@ _SCRIPT = """
 import sys, threading
 from papermill_mcp.core.document import NotebookDocument
 from papermill_mcp.core.nbformat_lazy import nbformat_module
-from papermill_mcp.services import jupyter_server_service, kernel_service, notebook_catalogue, run_service
+from papermill_mcp.services import jupyter_server_service, kernel_service, notebook_catalogue
+from papermill_mcp.services.runs import starter
 from papermill_mcp.utils.import_lock import IMPORTING
+from papermill_mcp.utils.lazy import load
 
 document = NotebookDocument.new({})
 document.insert(0, {"cell_type": "code", "source": "x = 1", "metadata": {"tags": ["parameters"]}})
 ways = [
     kernel_service._import_engine,
-    run_service._import_papermill,
-    run_service._import_runs,
+    lambda: load(starter.papermill_executor),
+    lambda: load(starter.notebook_run),
     jupyter_server_service._import_lab,
     nbformat_module,
     lambda: notebook_catalogue._parameters(document, []),

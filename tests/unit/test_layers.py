@@ -74,7 +74,7 @@ def test_files_are_written_by_the_file_layer_only() -> None:
             name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
             owner = getattr(getattr(called, "value", None), "id", "")
             # Not files: the notebook service has a method `open` of its own.
-            other = owner == "self" or "_notebooks" in ast.dump(called)
+            other = owner == "self" or "notebooks" in ast.dump(called)
             if name in writers and not (name == "open" and other):
                 found.append(f"{module.name}:{node.lineno} {name}")
     assert found == []

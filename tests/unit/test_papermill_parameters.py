@@ -9,7 +9,7 @@ from helpers import cell
 from papermill.translators import PythonTranslator
 
 from papermill_mcp.core.document import NotebookDocument
-from papermill_mcp.core.papermill_executor import prepare
+from papermill_mcp.core.papermill_executor import PapermillTask, prepare
 from papermill_mcp.core.parameters import Parameter, check_parameters, inspect_parameters
 from papermill_mcp.errors import InvalidParametersError
 
@@ -451,13 +451,17 @@ def test_without_a_parameters_cell_no_language_has_parameters() -> None:
 def injected(values: dict[str, Any], parameters: str | None = _DEFAULTS, *, language: str = "python") -> Any:
     return prepare(
         document(parameters, language, "python3" if language == "python" else language),
-        values,
-        kernel_name="python3" if language == "python" else language,
-        language=language,
-        input_path="/in.ipynb",
-        output_path="/out.ipynb",
-        report_mode=False,
-        shown="in.ipynb",
+        PapermillTask(
+            parameters=values,
+            kernel_name="python3" if language == "python" else language,
+            language=language,
+            input_path="/in.ipynb",
+            output_path="/out.ipynb",
+            display_path="in.ipynb",
+            timeout_seconds=None,
+            continue_on_error=False,
+            report_mode=False,
+        ),
     )
 
 
@@ -518,13 +522,17 @@ def test_what_is_prepared_leaves_the_document_alone() -> None:
     before = original.render()
     prepare(
         original,
-        {"alpha": 2},
-        kernel_name="python3",
-        language="python",
-        input_path="a",
-        output_path="b",
-        report_mode=True,
-        shown="a",
+        PapermillTask(
+            parameters={"alpha": 2},
+            kernel_name="python3",
+            language="python",
+            input_path="a",
+            output_path="b",
+            display_path="a",
+            timeout_seconds=None,
+            continue_on_error=False,
+            report_mode=True,
+        ),
     )
 
     assert original.render() == before

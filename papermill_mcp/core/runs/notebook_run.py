@@ -1,24 +1,25 @@
 """Running code cells of a notebook, one after another, in one kernel.
 
-Used in place, for the user's own notebook, and by papermill runs for their output notebooks: what differs between the
-two is only who is told about each cell (`RunObserver`).
+Used in place, for the user's own notebook, and by papermill runs for their output notebooks. The two differ only in
+the `RunObserver` that records each cell.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from papermill_mcp.core.document import NotebookCell
-from papermill_mcp.core.execution import CellExecution, CellStatus
+from papermill_mcp.core.execution import CellExecution, RunStatus
 from papermill_mcp.core.kernel import Kernel
 from papermill_mcp.core.outputs import RAISES_TAG, Output, is_error, recorded_values
-from papermill_mcp.core.run_file import RunFile
+from papermill_mcp.core.runs.run_file import RunFile
+from papermill_mcp.core.runs.snapshot import END, CellsState, CellState, Cursor
 from papermill_mcp.errors import KernelDiedError, KernelNotFoundError, KernelUnresponsiveError, ServerError
+from papermill_mcp.utils.markdown import headings
 from papermill_mcp.utils.text_utils import one_line, rough_duration
 
 #: Tag of a cell that is not run, as nbclient knows it.
@@ -26,6 +27,9 @@ SKIP_TAG = "skip-execution"
 
 #: Seconds between two records of a cell that is still running, for the file.
 _RECORD_INTERVAL = 2.0
+
+#: Cells in one snapshot.
+_MAX_ROWS = 200
 
 
 @dataclass(eq=False)
@@ -48,9 +52,9 @@ class RunCell:
     execution: CellExecution | None = None
 
     @property
-    def status(self) -> CellStatus:
+    def status(self) -> RunStatus:
         """Where this cell stands."""
-        return self.execution.status if self.execution else CellStatus.QUEUED
+        return self.execution.status if self.execution else RunStatus.QUEUED
 
     @property
     def outputs(self) -> list[Output]:
@@ -59,18 +63,35 @@ class RunCell:
             return []
         outputs = self.execution.outputs
         error = self.execution.error
-        if error is None or self.status == CellStatus.ABORTED:
+        if error is None or self.status == RunStatus.ABORTED:
             return outputs
         if not any(is_error(output, error.ename, error.evalue) for output in outputs):
             outputs.append(error.output())
         return outputs
 
+    def state(self, outputs: Sequence[Output] | None = None) -> CellState:
+        """The cell as a frozen value. Args: `outputs`: those to show, by default all."""
+        execution = self.execution
+        return CellState(
+            status=self.status,
+            index=self.index,
+            cell_id=self.cell_id,
+            source=self.source,
+            execution_count=execution.execution_count if execution else None,
+            duration=execution.duration if execution else None,
+            outputs=self.outputs if outputs is None else outputs,
+            error=execution.error if execution else None,
+            pages=tuple(execution.pages) if execution else (),
+            dropped_chars=execution.collector.dropped_chars if execution else 0,
+            omitted_outputs=execution.collector.omitted_outputs if execution else 0,
+        )
+
     @property
     def failed(self) -> bool:
         """Whether it ended badly, which makes the run an error. An allowed error does not count."""
-        if self.status == CellStatus.ERROR:
+        if self.status == RunStatus.ERROR:
             return not self.allow_error
-        return self.status.final and self.status != CellStatus.OK
+        return self.status.final and self.status != RunStatus.OK
 
     @property
     def stops(self) -> bool:
@@ -127,12 +148,12 @@ class NotebookRun:
         timeout_seconds: float | None,
         continue_on_error: bool,
         owner: str | None = None,
-        on_change: Callable[[], None] | None = None,
+        changed: Callable[[], None] = lambda: None,
     ) -> None:
         self.cells = list(cells)
         self.done = sum(cell.skip for cell in self.cells)
         self.current: RunCell | None = None
-        self.status = CellStatus.QUEUED
+        self.status = RunStatus.QUEUED
         self.kernel: Kernel | None = None
         self._observer = observer
         self._owner = owner
@@ -140,7 +161,7 @@ class NotebookRun:
         self.continues = continue_on_error
         self.complete = False
         self.problem: ServerError | None = None
-        self._on_change = on_change
+        self._changed = changed
         self._cancelled = False
         self._recorded: dict[int, int] = {}  # the version of each cell's outputs that the observer has
 
@@ -162,7 +183,7 @@ class NotebookRun:
         return {
             source_digest(cell.source): round(cell.execution.duration, 3)
             for cell in self.cells
-            if cell.execution is not None and cell.status == CellStatus.OK
+            if cell.execution is not None and cell.status == RunStatus.OK
         }
 
     @property
@@ -179,6 +200,55 @@ class NotebookRun:
                 values |= recorded_values(cell.outputs)
         return values
 
+    @property
+    def began(self) -> float | None:
+        """When the kernel got the first cell, by `time.monotonic`; None before that."""
+        return next((cell.execution.began for cell in self.cells if cell.execution and cell.execution.began), None)
+
+    @property
+    def waits(self) -> bool:
+        """Whether no cell has begun yet, since the kernel runs other code."""
+        cell = self.current
+        if self.began is not None or cell is None or cell.execution is None or self.kernel is None:
+            return False
+        return cell.status == RunStatus.QUEUED and self.kernel.running not in (None, cell.execution)
+
+    def state(self, since: Cursor) -> tuple[CellsState, Cursor]:
+        """The cells as frozen values, with the outputs behind the cursor, and the cursor after them."""
+        current = self.current if self.current is not None and not self.current.status.final else None
+        failed = [cell for cell in self.failed_cells if cell.status != RunStatus.ABORTED]
+        at = current or (self.failed_cells[-1] if self.failed_cells else None)
+        totals = CellsState(
+            total=len(self.cells), done=self.done, failed=len(self.failed_cells), at=at.index if at else None
+        )
+        if since is END:
+            return totals, since
+        over = [cell for cell in self.cells if cell.status.final]
+        ended = over[since.cells :]
+        left_out = max(0, len(ended) - _MAX_ROWS)
+        # The first of them may have been shown while it ran.
+        rows = [cell.state(since.new_of(cell.outputs) if cell is ended[0] else None) for cell in ended[left_out:]]
+        if current is not None:
+            rows.append(current.state(since.new_of(current.outputs) if len(over) == since.cells else None))
+        state = replace(
+            totals,
+            rows=rows,
+            left_out=left_out,
+            failed_cell=failed[-1].state(()) if failed else None,
+            recorded=self.recorded,
+        )
+        return state, Cursor.at(len(over), current.outputs if current else [])
+
+    def progress(self, seconds: float) -> str:
+        """A line for a person: `cell 7 of 31 · "Train the model" · 42 s`."""
+        cell = self.current
+        if cell is None:
+            return f"{self.done} of {len(self.cells)} cells · {seconds:.0f} s"
+        place = self.cells.index(cell) + 1
+        left = self.remaining_seconds
+        rest = f" · about {rough_duration(left)} left" if left is not None and left >= 1 else ""
+        return f'cell {place} of {len(self.cells)} · "{cell.label}" · {seconds:.0f} s{rest}'
+
     def summary(self) -> RunSummary:
         """The run in short."""
         failed = self.failed_cells[-1] if self.failed_cells else None
@@ -188,11 +258,11 @@ class NotebookRun:
     async def run(self, kernel: Kernel) -> None:
         """Run the cells in `kernel`. Returns when the last has ended, one has failed, or the run was cancelled."""
         self.kernel = kernel
-        self.status = CellStatus.RUNNING
+        self.status = RunStatus.RUNNING
         self._changed()
         for cell in self.cells:
             if self._cancelled:
-                self.status = CellStatus.INTERRUPTED
+                self.status = RunStatus.INTERRUPTED
                 return
             if cell.skip:
                 continue
@@ -200,19 +270,19 @@ class NotebookRun:
                 await self._run_cell(kernel, cell)
             except (KernelDiedError, KernelNotFoundError, KernelUnresponsiveError) as error:
                 self.problem = error  # between two cells
-                self.status = CellStatus.DIED
+                self.status = RunStatus.DIED
                 return
-            if cell.stops and (cell.status != CellStatus.ERROR or not self.continues):
+            if cell.stops and (cell.status != RunStatus.ERROR or not self.continues):
                 # With continue_on_error a raised exception is passed over. A dead or deaf kernel is not.
                 self.status = cell.status
                 return
         self.complete = True
-        self.status = CellStatus.ERROR if self.failed_cells else CellStatus.OK
+        self.status = RunStatus.ERROR if self.failed_cells else RunStatus.OK
 
     def record_late_output(self) -> None:
         """Pass on output that came after a cell's end: of a thread, or an update of a display. It may be an error."""
-        if self.status == CellStatus.OK and self.failed_cells:
-            self.status = CellStatus.ERROR
+        if self.status == RunStatus.OK and self.failed_cells:
+            self.status = RunStatus.ERROR
         for cell in self.cells:
             if cell.execution is not None and cell.execution.collector.version != self._recorded.get(cell.index):
                 self._observer.cell_progressed(cell)
@@ -260,10 +330,6 @@ class NotebookRun:
             cell.execution.abort(why)
             self.done += 1
             self._observer.cell_finished(cell)
-
-    def _changed(self) -> None:
-        if self._on_change is not None:
-            self._on_change()
 
 
 class InPlaceObserver:
@@ -340,7 +406,7 @@ def run_cells(
 
 def _what_failed(cell: RunCell) -> str:
     assert cell.execution is not None
-    if cell.status == CellStatus.TIMEOUT:
+    if cell.status == RunStatus.TIMEOUT:
         return f"it ran longer than its timeout of {cell.execution.timeout_seconds:g} s"
     error = cell.execution.error
     return one_line(": ".join(filter(None, (error.ename, error.evalue))), 500) if error else str(cell.status)
@@ -353,8 +419,8 @@ def source_digest(source: str) -> str:
 
 def heading_of(markdown: str) -> str:
     """The last heading in a markdown source, or an empty string."""
-    headings = re.findall(r"^#{1,6}\s+(.+?)\s*#*\s*$", markdown, flags=re.MULTILINE)
-    return one_line(headings[-1], 60) if headings else ""
+    texts = [text for _, text in headings(markdown)]
+    return one_line(texts[-1], 60) if texts else ""
 
 
 def code_label(source: str) -> str:
@@ -364,14 +430,3 @@ def code_label(source: str) -> str:
         if text and not text.startswith("%"):
             return one_line(text, 60)
     return "code"
-
-
-def progress_message(run: NotebookRun, seconds: float) -> str:
-    """What a person reads while a run goes on: `cell 7 of 31 · "Train the model" · 42 s`."""
-    cell = run.current
-    if cell is None:
-        return f"{run.done} of {len(run.cells)} cells · {seconds:.0f} s"
-    place = run.cells.index(cell) + 1
-    left = run.remaining_seconds
-    rest = f" · about {rough_duration(left)} left" if left is not None and left >= 1 else ""
-    return f'cell {place} of {len(run.cells)} · "{cell.label}" · {seconds:.0f} s{rest}'

@@ -100,6 +100,8 @@ class ExecutionStore:
 
     def put_timings(self, path: str, seconds: dict[str, float]) -> None:
         """Keep how long the cells of a notebook took, by a digest of their source. Returns at once."""
+        if not seconds:
+            return
         row = {"path": path, "seconds": json.dumps(seconds), "updated": time.time()}
         self._enqueue("timings", path, row)
 

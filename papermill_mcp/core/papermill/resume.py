@@ -14,9 +14,9 @@ from typing import Any
 
 from papermill_mcp.core.document import NotebookCell, NotebookDocument
 from papermill_mcp.core.nbformat_lazy import without_uri_grammar
-from papermill_mcp.core.notebook_run import SKIP_TAG, InPlaceObserver, NotebookRun, RunCell
 from papermill_mcp.core.papermill_executor import marker_cell
-from papermill_mcp.core.run_file import RunFile
+from papermill_mcp.core.runs.notebook_run import SKIP_TAG, InPlaceObserver, NotebookRun, RunCell
+from papermill_mcp.core.runs.run_file import RunFile
 
 with without_uri_grammar():
     from papermill.execute import ERROR_ANCHOR_MSG, ERROR_MARKER_TAG, ERROR_MESSAGE_TEMPLATE

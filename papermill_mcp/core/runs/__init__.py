@@ -1,0 +1,1 @@
+"""Runs: the life of one, its state for others to read, its file, and the record of earlier ones."""

@@ -1,0 +1,246 @@
+"""The state of runs as frozen values: all that replies, records, metrics and the log read of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from papermill_mcp.core.execution import CellError, RunStatus
+from papermill_mcp.core.outputs import Output
+from papermill_mcp.errors import InvalidArgumentError
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """How much a client has seen: ended cells or runs, outputs of the next cell, characters of the last of them."""
+
+    cells: int = 0
+    outputs: int = 0
+    chars: int = 0
+
+    @classmethod
+    def parse(cls, text: str | None) -> Self:
+        """The cursor of an earlier reply; the beginning without one.
+
+        Raises:
+            InvalidArgumentError: `text` is not a cursor.
+        """
+        if not text:
+            return cls()
+        parts = text.split(".")
+        if len(parts) != 3 or not all(part.isdigit() and len(part) < 12 for part in parts):
+            raise InvalidArgumentError(
+                f"since {text[:60]!r} is not a cursor", allowed="pass the `cursor` of an earlier reply, or leave it out"
+            )
+        return cls(*(int(part) for part in parts))
+
+    @classmethod
+    def at(cls, cells: int, outputs: Sequence[Output]) -> Self:
+        """The cursor after these outputs of the cell behind `cells` ended ones."""
+        return cls(cells, len(outputs), len(_stream_text(outputs[-1])) if outputs else 0)
+
+    def __str__(self) -> str:
+        return f"{self.cells}.{self.outputs}.{self.chars}"
+
+    def new_of(self, outputs: Sequence[Output]) -> list[Output]:
+        """The outputs behind the cursor. Of a stream that has grown, the new text."""
+        if not self.outputs or len(outputs) < self.outputs:
+            return list(outputs)  # nothing was seen yet, or the outputs were cleared since
+        last = outputs[self.outputs - 1]
+        text = _stream_text(last)
+        grown = [{**last, "text": text[self.chars :]}] if len(text) > self.chars else []
+        return [*grown, *outputs[self.outputs :]]
+
+
+#: Everything was seen: a snapshot since here has totals and no rows.
+END = Cursor(cells=10**9)
+
+
+@dataclass(frozen=True)
+class CellState:
+    """One cell.
+
+    Attributes:
+        index: its place in the notebook; None for code without a notebook.
+        duration: seconds; None before it began.
+        outputs: those behind the cursor.
+        pages: help texts that front ends show in a pager.
+        dropped_chars, omitted_outputs: output over the limits, which was not kept.
+    """
+
+    status: RunStatus
+    index: int | None = None
+    cell_id: str | None = None
+    source: str = ""
+    execution_count: int | None = None
+    duration: float | None = None
+    outputs: Sequence[Output] = ()
+    error: CellError | None = None
+    pages: Sequence[str] = ()
+    dropped_chars: int = 0
+    omitted_outputs: int = 0
+
+
+@dataclass(frozen=True)
+class CellsState:
+    """The cells of a run.
+
+    Attributes:
+        done: ended cells; skipped ones count.
+        rows: ended cells behind the cursor, and the running one.
+        left_out: older cells behind the cursor that are not among `rows`.
+        failed_cell: the last one that failed.
+        at: index of the running or failed cell.
+        recorded: values that the notebook recorded, by name.
+        only: the single cell of a run of one cell.
+    """
+
+    total: int
+    done: int
+    failed: int
+    rows: Sequence[CellState] = ()
+    left_out: int = 0
+    failed_cell: CellState | None = None
+    at: int | None = None
+    recorded: Mapping[str, Any] | None = None
+    only: CellState | None = None
+
+    def of_one(self, cell: CellState) -> Self:
+        """The same for a run of one cell, shown by itself."""
+        return replace(self, only=cell, rows=(), failed_cell=None, recorded=None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """What every run has.
+
+    Attributes:
+        operation: the name of the request, such as `execute_cell`.
+        seconds: since the run began, without its time in a queue.
+        kernel_id: of a kernel that clients can use; None for a kernel that ends with the run.
+        file, output_file: real paths of the notebook and of the output.
+        done, total: cells or runs; None as total when there is nothing to count.
+        at: index of the running or failed cell.
+        progress: one line for a person.
+    """
+
+    kind: ClassVar[str]
+
+    execution_id: str
+    operation: str
+    status: RunStatus
+    started_at: datetime
+    seconds: float
+    notes: tuple[str, ...] = ()
+    kernel_id: str | None = None
+    kernel_name: str | None = None
+    file: Path | None = None
+    output_file: Path | None = None
+    done: int | None = None
+    total: int | None = None
+    at: int | None = None
+    progress: str = ""
+    cursor: Cursor = Cursor()
+
+    @property
+    def part_done(self) -> float:
+        """The `done` of a progress notification: ended parts of the run."""
+        return float(self.done or 0)
+
+    @property
+    def parts(self) -> float | None:
+        """The `total` of a progress notification."""
+        return None if self.total is None else float(self.total)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellSnapshot(Snapshot):
+    """Code in a kernel."""
+
+    kind: ClassVar[str] = "cell"
+
+    cell: CellState
+
+    @property
+    def part_done(self) -> float:
+        """1 when the code is over."""
+        return float(self.status.final)
+
+    @property
+    def parts(self) -> float | None:
+        """1, unless the code waits for the kernel."""
+        return None if self.status == RunStatus.QUEUED else 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotebookSnapshot(Snapshot):
+    """A notebook in place. `revision` is that of the last save."""
+
+    kind: ClassVar[str] = "notebook"
+
+    cells: CellsState
+    revision: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PapermillSnapshot(Snapshot):
+    """A notebook with parameters. `parameters` are those injected, defaults included."""
+
+    kind: ClassVar[str] = "papermill"
+
+    cells: CellsState | None = None
+    parameters: Mapping[str, Any]
+    revision: str | None = None
+
+
+@dataclass(frozen=True)
+class RowState:
+    """One run of a batch.
+
+    Attributes:
+        duration: seconds without the time in a queue; None before the run began.
+        kept: an earlier batch had completed it.
+        failed_cell: an index in the output.
+        recorded: values that the notebook recorded, large ones cut.
+    """
+
+    number: int
+    status: RunStatus
+    parameters: Mapping[str, Any]
+    file: Path
+    output_file: Path
+    duration: float | None = None
+    kept: bool = False
+    progress: str | None = None
+    failed_cell: int | None = None
+    error: str | None = None
+    recorded: Mapping[str, Any] | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchSnapshot(Snapshot):
+    """A batch. `rows` are the runs that ended behind the cursor, and those under way.
+
+    Attributes:
+        failed: runs that began and ended badly.
+        left_out: ended runs behind the cursor that are not among `rows`.
+        several_notebooks: whether the runs differ in their notebook.
+    """
+
+    kind: ClassVar[str] = "batch"
+
+    failed: int
+    rows: Sequence[RowState] = ()
+    left_out: int = 0
+    several_notebooks: bool = False
+
+
+RunSnapshot = CellSnapshot | NotebookSnapshot | PapermillSnapshot | BatchSnapshot
+
+
+def _stream_text(output: Output) -> str:
+    return str(output.get("text", ""))

@@ -1,0 +1,156 @@
+"""The two places where the runs of a batch go on: kernels of this server, and workers of a Dask cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from papermill_mcp.config import Config
+from papermill_mcp.core.document import NotebookDocument
+from papermill_mcp.core.execution import RunStatus
+from papermill_mcp.services.runs.batch import BatchRow
+from papermill_mcp.services.runs.papermill_run import Bench, PapermillRun
+from papermill_mcp.utils.lazy import imported, lazy
+
+if TYPE_CHECKING:
+    from papermill_mcp.core import cluster as clusters
+    from papermill_mcp.core.cluster import Cluster
+    from papermill_mcp.core.papermill import run as recipes
+    from papermill_mcp.core.papermill.run import Outcome
+    from papermill_mcp.core.runs import notebook_run
+else:
+    clusters = lazy("papermill_mcp.core.cluster")
+    recipes = lazy("papermill_mcp.core.papermill.run")
+    notebook_run = lazy("papermill_mcp.core.runs.notebook_run")
+
+#: Seconds a Dask scheduler gets to answer.
+_CONNECT_SECONDS = 10.0
+
+
+class LocalBackend:
+    """Kernels of this server. A run waits in line where as many kernels live as may."""
+
+    def __init__(self, config: Config, bench: Bench) -> None:
+        self._config = config
+        self._bench = bench
+        self._preparing: dict[PapermillRun, asyncio.Task[None]] = {}
+        self._performing: set[PapermillRun] = set()
+        self._cancelled = False
+
+    def room(self, wanted: int | None, rows: int) -> int:
+        """As many runs as the client said, else one for each processor."""
+        return wanted or min(os.cpu_count() or 1, self._config.max_kernels)
+
+    def note(self) -> str | None:
+        """The client knows this place."""
+        return None
+
+    async def run(self, row: BatchRow, owner: str) -> Outcome:
+        """Run it in a kernel of its own.
+
+        Raises:
+            ServerError: the run could not be prepared.
+        """
+        child = PapermillRun(row.request, row.plan, row.output, self._bench, owner=owner)
+        child.changed.connect(lambda: row.follow(child))
+        row.child = child
+        preparing = self._preparing[child] = asyncio.create_task(child.prepare(queue=True))
+        try:
+            await preparing
+        except asyncio.CancelledError:
+            if self._cancelled and not child.begun:
+                return _aborted()
+            raise
+        finally:
+            del self._preparing[child]
+        child.cancelled = child.cancelled or self._cancelled
+        self._performing.add(child)
+        try:
+            await child.perform()
+        finally:
+            self._performing.discard(child)
+        return child.outcome
+
+    async def cancel(self) -> None:
+        """Runs that wait for a kernel never begin; the others are interrupted."""
+        self._cancelled = True
+        for child, preparing in self._preparing.items():
+            if not child.begun:
+                preparing.cancel()
+        await asyncio.gather(*(child.cancel() for child in [*self._performing]))
+
+    async def aclose(self) -> None:
+        """Each run has given back its kernel."""
+
+
+class DaskBackend:
+    """Workers of a Dask cluster. Each starts the kernel beside itself and sends the output back."""
+
+    def __init__(self, config: Config, bench: Bench, cluster: Cluster) -> None:
+        self._config = config
+        self._bench = bench
+        self._cluster = cluster
+
+    @classmethod
+    async def connect(cls, config: Config, bench: Bench) -> DaskBackend:
+        """Connect to the scheduler of the settings.
+
+        Raises:
+            ServerNotRunningError: no scheduler answers there.
+        """
+        assert config.dask_scheduler is not None
+        await imported(clusters)
+        seconds = min(config.jupyter_timeout, _CONNECT_SECONDS)
+        return cls(config, bench, await clusters.Cluster.connect(config.dask_scheduler, timeout_seconds=seconds))
+
+    def room(self, wanted: int | None, rows: int) -> int:
+        """All of them by default: the cluster has as many under way as it has room for."""
+        return wanted or rows
+
+    def note(self) -> str | None:
+        """The place, and how many runs it takes."""
+        if self._cluster.workers:
+            return f"the runs are on a Dask cluster, {self._cluster.workers} at a time"
+        return "the Dask cluster has no workers yet; the runs begin when one comes"
+
+    async def run(self, row: BatchRow, owner: str) -> Outcome:
+        """Run it on a worker, and put the output in place.
+
+        Raises:
+            ServerError: the run could not be done.
+        """
+        content = row.plan.notebook.content
+        assert content is not None
+        row.waits_for = "waiting for a Dask worker"
+        outcome = await self._cluster.run(
+            clusters.ClusterTask(
+                run=row.plan.into(row.output),
+                notebook=content.data,
+                start_timeout_seconds=self._config.jupyter_timeout,
+                denied_env=tuple(self._config.kernel_env_deny),
+            ),
+            on_begin=row.begin,
+        )
+        if not row.begun:
+            return _aborted()
+        if outcome.output is not None:
+            shown = self._bench.notebooks.display_path(row.output)
+            document = await asyncio.to_thread(NotebookDocument.parse, outcome.output, shown=shown)
+            # The run is over. Its result must not be lost because the batch is cancelled now.
+            await asyncio.shield(self._bench.notebooks.put(row.output, document, overwrite=True))
+        return replace(outcome, output=None)
+
+    async def cancel(self) -> None:
+        """Runs are interrupted on whatever worker; others never begin."""
+        await self._cluster.cancel()
+
+    async def aclose(self) -> None:
+        """Disconnect."""
+        await self._cluster.aclose()
+
+
+def _aborted() -> Outcome:
+    """The outcome of a run that never began."""
+    return recipes.Outcome(RunStatus.ABORTED, 0.0, notebook_run.RunSummary(0, 0, None, None, {}), [])

@@ -1,0 +1,326 @@
+"""A batch: rows of runs with parameters that go on a few at a time, here or on a Dask cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from papermill_mcp.core.execution import RunStatus
+from papermill_mcp.core.runs.run import BaseRun
+from papermill_mcp.core.runs.snapshot import END, BatchSnapshot, Cursor, PapermillSnapshot, RowState
+from papermill_mcp.errors import ServerError
+from papermill_mcp.services.runs.claims import Claims
+from papermill_mcp.services.runs.journal import Journal
+from papermill_mcp.services.runs.papermill_run import PapermillPlan, PapermillRun
+from papermill_mcp.services.runs.requests import BatchRequest, PapermillRequest
+from papermill_mcp.services.runs.view import short_values
+from papermill_mcp.utils.signal import Signal
+from papermill_mcp.utils.text_utils import count_noun, rough_duration
+
+if TYPE_CHECKING:
+    from papermill_mcp.core.papermill.run import Outcome
+    from papermill_mcp.core.runs.notebook_run import RunSummary
+
+logger = logging.getLogger(__name__)
+
+#: Ended runs in one snapshot.
+_MAX_ROWS = 200
+
+
+class BatchRow:
+    """One run of a batch.
+
+    Attributes:
+        number: its place in the batch, from 0.
+        active: whether a backend has taken it and has not returned it.
+        waits_for: the reason that an active run is queued.
+        child: the run itself while it goes on in this server.
+    """
+
+    def __init__(self, number: int, request: PapermillRequest, plan: PapermillPlan, output: Path) -> None:
+        self.number = number
+        self.request = request
+        self.plan = plan
+        self.output = output
+        self.active = False
+        self.kept = False
+        self.waits_for: str | None = None
+        self.child: PapermillRun | None = None
+        self.changed = Signal()
+        self._status = RunStatus.QUEUED
+        self._began: float | None = None
+        self._seconds: float | None = None
+        self._failed_cell: int | None = None
+        self._recorded: dict[str, Any] = {}
+        self._error: str | None = None
+        self._notes: tuple[str, ...] = ()
+
+    def begin(self) -> None:
+        """A worker has room for the run."""
+        self._began, self.waits_for = time.monotonic(), None
+        self.changed()
+
+    def follow(self, child: PapermillRun) -> None:
+        """The run in this server has changed."""
+        self.waits_for = child.waits_for
+        self.changed()
+
+    def end(self, status: RunStatus, *, error: str | None = None) -> None:
+        """The run is over, without an outcome."""
+        self._seconds = self.seconds
+        self._status, self._error = status, error or self._error
+        self.active, self.child, self.waits_for = False, None, None
+
+    def take(self, outcome: Outcome) -> None:
+        """The run is over. Its summary may be large, so only the short values are kept."""
+        self.keep(outcome.summary)
+        self._notes = tuple(outcome.notes)
+        begun = self.begun
+        self.end(outcome.status)
+        self._seconds = outcome.seconds if begun else None
+
+    def keep(self, summary: RunSummary) -> None:
+        """Remember the results of the run."""
+        self._failed_cell, self._error = summary.failed_index, summary.error
+        self._recorded = short_values(summary.recorded)
+
+    @property
+    def status(self) -> RunStatus:
+        """`queued` until the run begins."""
+        if self._status.final:
+            return self._status
+        return RunStatus.RUNNING if self.begun else RunStatus.QUEUED
+
+    @property
+    def begun(self) -> bool:
+        """Whether the run has got a kernel, or a worker."""
+        return self._began is not None or (self.child is not None and self.child.begun)
+
+    @property
+    def seconds(self) -> float | None:
+        """Seconds without the time in a queue; None before the run begins."""
+        if self._seconds is not None or not self.begun:
+            return self._seconds
+        if self.child is not None:
+            return self.child.seconds
+        assert self._began is not None
+        return time.monotonic() - self._began
+
+    def state(self) -> RowState:
+        """The row as a frozen value."""
+        progress = self.child.snapshot(END).progress if self.child is not None else self.waits_for
+        return RowState(
+            number=self.number,
+            status=self.status,
+            parameters=self.plan.task.parameters,
+            file=self.plan.notebook.path,
+            output_file=self.output,
+            duration=self.seconds,
+            kept=self.kept,
+            progress=progress,
+            failed_cell=self._failed_cell,
+            error=self._error,
+            recorded=self._recorded,
+            notes=self._notes,
+        )
+
+    def snapshot(self, execution_id: str) -> PapermillSnapshot:
+        """The run as one of its own, for the log and the metrics."""
+        return PapermillSnapshot(
+            execution_id=execution_id,
+            operation=self.request.operation,
+            status=self.status,
+            started_at=self.plan.planned_at,
+            seconds=self.seconds or 0.0,
+            kernel_name=self.plan.task.kernel_name,
+            file=self.plan.notebook.path,
+            output_file=self.output,
+            parameters=self.plan.task.parameters,
+        )
+
+
+class Backend(Protocol):
+    """Where the runs of a batch go on."""
+
+    def room(self, wanted: int | None, rows: int) -> int:
+        """How many of `rows` runs to hand over at once. Args: `wanted`: as the client said."""
+
+    def note(self) -> str | None:
+        """A sentence for the client about the place, if it needs one."""
+
+    async def run(self, row: BatchRow, owner: str) -> Outcome:
+        """Do one run. A run that never began has an outcome with status `aborted`.
+
+        Raises:
+            ServerError: the run could not be done.
+        """
+
+    async def cancel(self) -> None:
+        """Interrupt all runs and begin no more."""
+
+    async def aclose(self) -> None:
+        """Give back what the backend holds."""
+
+
+class BatchRun(BaseRun):
+    """The runs of a batch, and the order in which they ended."""
+
+    def __init__(
+        self, request: BatchRequest, rows: Sequence[BatchRow], backend: Backend, claims: Claims, journal: Journal
+    ) -> None:
+        super().__init__(request.identity)
+        self._operation = request.operation
+        self._wanted = request.max_parallel
+        self._backend = backend
+        self._claims = claims
+        self._journal = journal
+        self.rows = list(rows)
+        self._over = [row for row in self.rows if row.status.final]  # kept ones, so far
+        for row in self.rows:
+            row.changed.connect(self.changed)
+        self._several_notebooks = len({row.plan.notebook.path for row in rows}) > 1
+        if (note := backend.note()) is not None and len(self._over) < len(self.rows):
+            self.notes.append(note)
+        self._begin()
+
+    async def _work(self) -> RunStatus:
+        waiting = iter([row for row in self.rows if not row.status.final])
+        left = len(self.rows) - len(self._over)
+        turns = [
+            asyncio.create_task(self._take_turns(waiting))
+            for _ in range(min(left, self._backend.room(self._wanted, left)))
+        ]
+        try:
+            if turns:
+                await asyncio.wait(turns)
+        except asyncio.CancelledError:
+            self.cancelled = True  # the server is closed: each run saves what it has
+            for turn in turns:
+                turn.cancel()
+            await asyncio.wait(turns)
+        finally:
+            for row in self.rows:
+                if not row.status.final:
+                    self._end(row, RunStatus.ABORTED)
+            await self._backend.aclose()
+            if self.cancelled:
+                self.notes.append(
+                    f"{self._done} of {len(self.rows)} runs had begun; the same request keeps those that are complete "
+                    "and runs the others"
+                )
+            self._claims.release(self.execution_id)
+        if self.cancelled:
+            return RunStatus.INTERRUPTED
+        return RunStatus.ERROR if self._failed else RunStatus.OK
+
+    async def _take_turns(self, waiting: Iterator[BatchRow]) -> None:
+        for row in waiting:
+            if self.cancelled:
+                return
+            row.active = True
+            try:
+                outcome = await self._backend.run(row, self.execution_id)
+            except ServerError as error:
+                self._end(row, RunStatus.ERROR, str(error))
+            except asyncio.CancelledError:
+                self._end(row, RunStatus.INTERRUPTED if row.begun else RunStatus.ABORTED)
+                raise
+            except Exception:
+                logger.exception("a run of a batch failed in the server", extra={"path": str(row.output)})
+                self._end(row, RunStatus.ERROR, "the server failed during this run; its log has the details")
+            else:
+                execution_id = row.child.execution_id if row.child is not None else self.execution_id
+                row.take(outcome)
+                self._over.append(row)
+                if outcome.status != RunStatus.ABORTED:
+                    self._journal.ended(row.snapshot(execution_id))
+                self.changed()
+
+    def _end(self, row: BatchRow, status: RunStatus, error: str | None = None) -> None:
+        row.end(status, error=error)
+        self._over.append(row)
+        self.changed()
+
+    async def cancel(self) -> None:
+        """Interrupt the runs that go on and begin no more."""
+        if not self.finished:
+            self.cancelled = True
+            await self._backend.cancel()
+
+    @property
+    def _done(self) -> int:
+        """Runs that are over and did begin, or need not."""
+        return sum(row.status != RunStatus.ABORTED for row in self._over)
+
+    @property
+    def _failed(self) -> int:
+        """Runs that began and ended badly."""
+        return sum(row.status not in (RunStatus.OK, RunStatus.ABORTED) for row in self._over)
+
+    @property
+    def _running(self) -> list[BatchRow]:
+        return [row for row in self.rows if row.status == RunStatus.RUNNING]
+
+    @property
+    def _queued(self) -> list[BatchRow]:
+        """Runs that a backend has taken and that wait for a kernel or a worker."""
+        return [row for row in self.rows if row.active and row.waits_for is not None]
+
+    @property
+    def status(self) -> RunStatus:
+        """`queued` while no run goes on and one waits for a kernel or a worker."""
+        if self.finished or self._running or not self._queued:
+            return self._status
+        return RunStatus.QUEUED
+
+    def snapshot(self, since: Cursor) -> BatchSnapshot:
+        """The state of the batch. Rows: those that ended behind the cursor, and those under way."""
+        ended = self._over[since.cells :]
+        left_out = 0 if since is END else max(0, len(ended) - _MAX_ROWS)
+        under_way = self._running or self._queued[:1]
+        shown = [*sorted(ended[left_out:], key=lambda row: row.number), *([] if since is END else under_way)]
+        notebooks = {row.plan.notebook.path for row in self.rows}
+        return BatchSnapshot(
+            execution_id=self.execution_id,
+            operation=self._operation,
+            status=self.status,
+            started_at=self.started_at,
+            seconds=self.seconds,
+            notes=tuple(self.notes),
+            file=self.rows[0].plan.notebook.path if len(notebooks) == 1 else None,
+            done=self._done,
+            total=len(self.rows),
+            failed=self._failed,
+            progress=self._progress(),
+            cursor=Cursor(len(self._over)),
+            rows=[row.state() for row in shown],
+            left_out=left_out,
+            several_notebooks=self._several_notebooks,
+        )
+
+    def _progress(self) -> str:
+        """A line for a person: `7 of 40 runs · 2 running · 1 failed · 42 s · about 3 min left`."""
+        running, queued = self._running, self._queued
+        facts = [f"{self._done} of {count_noun(len(self.rows), 'run')}", f"{len(running)} running"]
+        if queued and not running:
+            facts.append(str(queued[0].waits_for))
+        if self._failed:
+            facts.append(f"{self._failed} failed")
+        facts.append(f"{self.seconds:.0f} s")
+        left = self._seconds_left(running)
+        if left is not None:
+            facts.append(f"about {rough_duration(left)} left")
+        return " · ".join(facts)
+
+    def _seconds_left(self, running: Sequence[BatchRow]) -> float | None:
+        """An estimate from the runs that are over; None while there are none."""
+        took = [row.seconds for row in self._over if row.seconds is not None]
+        if not took or not running:
+            return None
+        each = sum(took) / len(took)
+        waiting = sum(row.status == RunStatus.QUEUED for row in self.rows)
+        return (each * waiting + sum(max(0.0, each - (row.seconds or 0.0)) for row in running)) / len(running)

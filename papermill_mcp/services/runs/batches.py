@@ -1,0 +1,201 @@
+"""Begins batches: which runs there are, the name of each output, and which need not be run again.
+
+The name of an output is made of the notebook's bytes and the parameters. So a batch that was cut off is taken up by the
+same request: complete outputs are kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import itertools
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from papermill_mcp.config import Config
+from papermill_mcp.core.document import NotebookDocument
+from papermill_mcp.core.execution import RunStatus
+from papermill_mcp.core.outputs import recorded_values
+from papermill_mcp.errors import InvalidArgumentError, ServerError
+from papermill_mcp.services.runs.backends import DaskBackend, LocalBackend
+from papermill_mcp.services.runs.batch import Backend, BatchRow, BatchRun
+from papermill_mcp.services.runs.journal import Journal
+from papermill_mcp.services.runs.papermill_run import Bench, PapermillPlan
+from papermill_mcp.services.runs.requests import BatchRequest, PapermillRequest
+from papermill_mcp.services.runs.starter import RunStarter
+from papermill_mcp.services.workspace import Workspace
+from papermill_mcp.utils.lazy import lazy
+
+if TYPE_CHECKING:
+    from papermill_mcp.core import papermill_executor
+    from papermill_mcp.core.runs import notebook_run
+    from papermill_mcp.core.runs.notebook_run import RunSummary
+else:
+    papermill_executor = lazy("papermill_mcp.core.papermill_executor")
+    notebook_run = lazy("papermill_mcp.core.runs.notebook_run")
+
+#: Runs of one batch, at most.
+MAX_RUNS = 1000
+
+#: Characters of the digest in the name of an output.
+_DIGEST_CHARS = 12
+
+
+class BatchStarter:
+    """Prepares batches. The registry starts and follows them."""
+
+    def __init__(self, config: Config, workspace: Workspace, bench: Bench, runs: RunStarter, journal: Journal) -> None:
+        self._config = config
+        self._workspace = workspace
+        self._bench = bench
+        self._runs = runs
+        self._journal = journal
+
+    async def batch(self, request: BatchRequest) -> BatchRun:
+        """Run every notebook with every set of parameters, each into an output of its own.
+
+        Everything is checked before the first run begins. A run that fails does not stop the others.
+
+        Raises:
+            InvalidArgumentError: the runs cannot be told from the arguments, or two of them are the same.
+            InvalidParametersError: the parameters of a run do not fit; the message names the run.
+            BusyError: another run writes to one of the outputs.
+        """
+        sets = _parameter_sets(request.parameters, request.grid)
+        paths = _paths(request.input_path, request.input_paths)
+        if len(paths) * len(sets) > MAX_RUNS:
+            raise InvalidArgumentError(
+                f"{len(paths)} notebooks with {len(sets)} sets of parameters make {len(paths) * len(sets):,} runs",
+                allowed=f"a batch has at most {MAX_RUNS:,}",
+                state="nothing was run",
+                advice="make several batches of it",
+            )
+        rows = self._rows(await self._planned(request, paths, sets), request.output_directory)
+        backend: Backend = LocalBackend(self._config, self._bench)
+        if request.resume:
+            for row in rows:
+                await self._keep_if_complete(row)
+        kept = sum(row.kept for row in rows)
+        if self._config.dask_scheduler is not None and kept < len(rows):
+            backend = await DaskBackend.connect(self._config, self._bench)
+        batch = BatchRun(request, rows, backend, self._bench.claims, self._journal)
+        try:
+            self._bench.claims.take([row.output for row in rows], batch.execution_id)
+        except BaseException:
+            await backend.aclose()
+            raise
+        if kept:
+            batch.notes.insert(
+                0, f"{kept} of {len(rows)} runs were complete already and are kept; resume=false runs them again"
+            )
+        batch.notes += dict.fromkeys(warning for row in rows for warning in row.plan.warnings)
+        return batch
+
+    async def _planned(
+        self, request: BatchRequest, paths: Sequence[str], sets: Sequence[dict[str, Any]]
+    ) -> list[tuple[PapermillRequest, PapermillPlan]]:
+        plans: list[tuple[PapermillRequest, PapermillPlan]] = []
+        for path in paths:
+            notebook = await self._bench.notebooks.open(path)
+            for values in sets:
+                one = PapermillRequest(
+                    input_path=path,
+                    parameters=values,
+                    timeout=request.timeout,
+                    continue_on_error=request.continue_on_error,
+                    strict_parameters=request.strict_parameters,
+                    overwrite=True,
+                )
+                try:
+                    plans.append((one, await self._runs.plan(notebook, one)))
+                except ServerError as error:
+                    if len(paths) * len(sets) == 1:
+                        raise
+                    reason = str(error).partition(": ")[2]
+                    raise type(error)(f"run {len(plans)} of the batch, {notebook.shown}: {reason}") from error
+        return plans
+
+    def _rows(
+        self, plans: Sequence[tuple[PapermillRequest, PapermillPlan]], output_directory: str | None
+    ) -> list[BatchRow]:
+        rows: list[BatchRow] = []
+        by_output: dict[Path, int] = {}
+        for number, (request, plan) in enumerate(plans):
+            default = f"{self._config.output_directory}/{plan.notebook.path.stem}-batch"
+            output = self._workspace.directory(output_directory or default, create=True) / _output_name(plan)
+            other = by_output.setdefault(output, number)
+            if other != number:
+                raise InvalidArgumentError(
+                    f"runs {other} and {number} are the same: {plan.notebook.shown} with "
+                    f"{_short(plan.task.parameters)}",
+                    state="nothing was run",
+                    advice="give each run once; to repeat a run, add a parameter that numbers the repetition",
+                )
+            rows.append(BatchRow(number, request, plan, output))
+        return rows
+
+    async def _keep_if_complete(self, row: BatchRow) -> None:
+        """Count a run as done if its output is there from an earlier batch, and complete."""
+        if not await asyncio.to_thread(row.output.exists):
+            return
+        try:
+            notebook = await self._bench.notebooks.open(self._workspace.shown(row.output))
+        except ServerError:
+            return  # it is run again; if something else is in its place, that run says so
+        summary = await asyncio.to_thread(_completed, notebook.document, row.plan.task.parameters)
+        if summary is not None:
+            row.keep(summary)
+            row.kept = True
+            row.end(RunStatus.OK)
+
+
+def _parameter_sets(
+    parameters: Sequence[Mapping[str, Any]] | None, grid: Mapping[str, Sequence[Any]] | None
+) -> list[dict[str, Any]]:
+    if parameters is not None and grid is not None:
+        raise InvalidArgumentError("give parameters or grid, not both", state="nothing was run")
+    if grid is not None:
+        empty = next((name for name, values in grid.items() if not values), None)
+        if empty is not None:
+            raise InvalidArgumentError(f"grid has no value for {empty[:100]!r}", state="nothing was run")
+        if math.prod(len(values) for values in grid.values()) > MAX_RUNS:
+            raise InvalidArgumentError(
+                f"grid has {math.prod(len(values) for values in grid.values()):,} combinations",
+                allowed=f"a batch has at most {MAX_RUNS:,} runs",
+                state="nothing was run",
+                advice="make several batches of it",
+            )
+        return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    if parameters is not None and not parameters:
+        raise InvalidArgumentError("parameters is an empty list, so there is nothing to run", state="nothing was run")
+    return [dict(values) for values in parameters or [{}]]
+
+
+def _paths(input_path: str | None, input_paths: Sequence[str] | None) -> list[str]:
+    if (input_path is None) == (not input_paths):
+        raise InvalidArgumentError("give exactly one of input_path and input_paths", state="nothing was run")
+    return [input_path] if input_path is not None else list(input_paths or [])
+
+
+def _output_name(plan: PapermillPlan) -> str:
+    """A name that is the same for the same notebook, parameters and kernel, and for nothing else."""
+    task = plan.task
+    facts = [plan.notebook.shown, plan.notebook.revision, task.parameters, task.kernel_name, task.language]
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:_DIGEST_CHARS]
+    return f"{plan.notebook.path.stem}-{digest}.ipynb"
+
+
+def _completed(document: NotebookDocument, values: Mapping[str, Any]) -> RunSummary | None:
+    if papermill_executor.completed_run(document) != values:
+        return None
+    cells = [cell for cell in document.cells if cell.cell_type == "code"]
+    recorded = recorded_values([output for cell in cells for output in cell.outputs])
+    return notebook_run.RunSummary(len(cells), len(cells), None, None, recorded)
+
+
+def _short(values: Mapping[str, Any]) -> str:
+    text = json.dumps(values, default=str)
+    return text if len(text) <= 200 else text[:200] + "…"

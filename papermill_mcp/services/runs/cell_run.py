@@ -1,0 +1,88 @@
+"""Code that runs in a kernel without a notebook."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from papermill_mcp.core.execution import RunStatus
+from papermill_mcp.core.runs.run import BaseRun
+from papermill_mcp.core.runs.snapshot import CellSnapshot, CellState, Cursor
+from papermill_mcp.services.runs.notes import cell_notes
+from papermill_mcp.services.runs.requests import CodeRequest
+
+if TYPE_CHECKING:
+    from papermill_mcp.core.kernel import Kernel
+
+
+class CellRun(BaseRun):
+    """One piece of code, queued in its kernel from the start.
+
+    Raises:
+        KernelNotFoundError, KernelDiedError, KernelUnresponsiveError: the kernel cannot run it.
+        LimitReachedError: the queue of the kernel is full.
+    """
+
+    def __init__(self, request: CodeRequest, kernel: Kernel, *, timeout_seconds: float | None) -> None:
+        super().__init__(request.identity)
+        self._operation = request.operation
+        self._kernel = kernel
+        self._queued_at = time.monotonic()
+        self._cell = kernel.submit(
+            request.code,
+            timeout_seconds=timeout_seconds,
+            store_history=request.store_history,
+            owner=self.execution_id,
+            on_change=self.changed,
+        )
+
+    async def _work(self) -> RunStatus:
+        await self._cell.settled.wait()
+        self.notes += cell_notes(self._cell, "the code", kernel_stays=True)
+        return self._cell.status
+
+    async def cancel(self) -> None:
+        """Interrupt the code."""
+        if not self.finished:
+            self.cancelled = True
+            await self._kernel.interrupt(self._cell)
+
+    @property
+    def status(self) -> RunStatus:
+        """`queued` while the kernel runs other code."""
+        if self.finished:
+            return self._cell.status if self._status == RunStatus.OK else self._status
+        waits = self._cell.status == RunStatus.QUEUED and self._kernel.running not in (None, self._cell)
+        return RunStatus.QUEUED if waits else RunStatus.RUNNING
+
+    def snapshot(self, since: Cursor) -> CellSnapshot:
+        """The state of the code, with new outputs."""
+        cell, outputs = self._cell, self._cell.outputs
+        return CellSnapshot(
+            execution_id=self.execution_id,
+            operation=self._operation,
+            status=self.status,
+            started_at=self.started_at,
+            seconds=cell.duration,
+            notes=tuple(self.notes),
+            kernel_id=self._kernel.kernel_id,
+            kernel_name=self._kernel.kernel_name,
+            progress=self._progress(),
+            cursor=Cursor.at(0, outputs),
+            cell=CellState(
+                status=self.status,
+                execution_count=cell.execution_count,
+                duration=cell.duration,
+                outputs=since.new_of(outputs),
+                error=cell.error,
+                pages=tuple(cell.pages),
+                dropped_chars=cell.collector.dropped_chars,
+                omitted_outputs=cell.collector.omitted_outputs,
+            ),
+        )
+
+    def _progress(self) -> str:
+        if self._cell.began is None:
+            return f"waiting for the kernel · {time.monotonic() - self._queued_at:.0f} s"
+        line = self._cell.collector.last_line()[-100:]
+        return f"running · {self._cell.duration:.0f} s" + (f" · {line}" if line else "")

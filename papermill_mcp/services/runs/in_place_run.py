@@ -1,0 +1,129 @@
+"""Cells of a notebook that run in its kernel, with results saved into the notebook."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import time
+from typing import TYPE_CHECKING
+
+from papermill_mcp.core.execution import RunStatus
+from papermill_mcp.core.runs.run import BaseRun
+from papermill_mcp.core.runs.snapshot import Cursor, NotebookSnapshot
+from papermill_mcp.services.runs.claims import Claims
+from papermill_mcp.services.runs.notes import run_notes
+from papermill_mcp.services.runs.requests import RunRequest
+
+if TYPE_CHECKING:
+    from papermill_mcp.core.kernel import Kernel
+    from papermill_mcp.core.papermill.resume import ResumedObserver
+    from papermill_mcp.core.runs.notebook_run import NotebookRun
+    from papermill_mcp.core.runs.run_file import RunFile
+    from papermill_mcp.core.runs.store import ExecutionStore
+    from papermill_mcp.services.notebook_service import OpenNotebook
+
+
+class InPlaceRun(BaseRun):
+    """A run in place. `prepare` gives it its kernel and cells; then it can be started.
+
+    Args:
+        one_cell: the run is of one cell, and is shown so.
+    """
+
+    def __init__(
+        self,
+        request: RunRequest,
+        notebook: OpenNotebook,
+        claims: Claims,
+        store: ExecutionStore,
+        *,
+        one_cell: bool,
+    ) -> None:
+        super().__init__(request.identity)
+        self._operation = request.operation
+        self._notebook = notebook
+        self._claims = claims
+        self._store = store
+        self._one_cell = one_cell
+        self._created = time.monotonic()
+
+    def prepare(self, kernel: Kernel, run: NotebookRun, file: RunFile | None, resumed: ResumedObserver | None) -> None:
+        """Take what the run works with.
+
+        Args:
+            file: where results are saved; None if they are not saved.
+            resumed: keeps papermill's metadata true in the output of an earlier papermill run.
+        """
+        self._kernel = kernel
+        self.run = run
+        self._file = file
+        self._resumed = resumed
+
+    async def _work(self) -> RunStatus:
+        status = RunStatus.INTERRUPTED
+        file, resumed = self._file, self._resumed
+        try:
+            if file is not None:
+                file.start()
+            await self.run.run(self._kernel)
+            self.run.record_late_output()
+            status = self.run.status
+        except asyncio.CancelledError:
+            self.run.cut_off("the server was closed")
+        finally:
+            if file is not None:
+                language_info = self._kernel.info.get("language_info")
+                if language_info and status != RunStatus.INTERRUPTED:
+                    file.record_metadata({"language_info": language_info})
+                change = None if resumed is None else functools.partial(resumed.finish, self.run)
+                self.notes += await file.close(change=change)
+                if resumed is not None:
+                    self.notes += resumed.notes
+            self.notes += run_notes(self.run, kernel_stays=True)
+            self._claims.release(self.execution_id)
+            self._store.put_timings(str(self._notebook.path), self.run.timings())
+        return status
+
+    async def cancel(self) -> None:
+        """Interrupt the cell that runs and start no more."""
+        if not self.finished:
+            self.cancelled = True
+            await self.run.cancel()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the kernel got the first cell."""
+        began = self.run.began
+        if began is None:
+            return 0.0
+        return (self._ended if self._ended is not None else time.monotonic()) - began
+
+    def snapshot(self, since: Cursor) -> NotebookSnapshot:
+        """The state of the run, with new outputs."""
+        cells, cursor = self.run.state(since)
+        waits = not self.finished and self.run.waits
+        if self._one_cell:
+            only = self.run.cells[0]
+            outputs = only.outputs
+            cursor = Cursor.at(0, outputs)
+            cells = cells.of_one(only.state(since.new_of(outputs)))
+        return NotebookSnapshot(
+            execution_id=self.execution_id,
+            operation=self._operation,
+            status=self._status if self.finished else RunStatus.QUEUED if waits else RunStatus.RUNNING,
+            started_at=self.started_at,
+            seconds=self.seconds,
+            notes=tuple(self.notes),
+            kernel_id=self._kernel.kernel_id,
+            kernel_name=self._kernel.kernel_name,
+            file=self._notebook.path,
+            done=cells.done,
+            total=cells.total,
+            at=cells.at,
+            progress=f"waiting for the kernel · {time.monotonic() - self._created:.0f} s"
+            if waits
+            else self.run.progress(self.seconds),
+            cursor=cursor,
+            cells=cells,
+            revision=self._file.revision if self._file else self._notebook.revision,
+        )

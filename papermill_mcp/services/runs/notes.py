@@ -1,0 +1,49 @@
+"""Sentences for the client about the ways in which code may end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from papermill_mcp.core.execution import RunStatus
+
+if TYPE_CHECKING:
+    from papermill_mcp.core.execution import CellExecution
+    from papermill_mcp.core.runs.notebook_run import NotebookRun
+
+_DEAF = (
+    "the kernel ignores interrupts: the code still runs in it, and queued code waits. restart_kernel ends it; "
+    "its variables are lost then"
+)
+
+
+def cell_notes(cell: CellExecution, name: str, *, kernel_stays: bool) -> list[str]:
+    """Notes about the end of one cell.
+
+    Args:
+        name: names the cell in the notes.
+        kernel_stays: whether clients can use the kernel after the run.
+    """
+    notes = []
+    if cell.status == RunStatus.TIMEOUT:
+        notes.append(
+            f"{name} ran longer than its timeout of {cell.timeout_seconds:g} s and was interrupted; pass a larger "
+            "timeout, or 0 for none"
+        )
+    if cell.status == RunStatus.DIED and kernel_stays:
+        notes.append("restart_kernel gives the kernel a new process under the same id; variables are lost")
+    if cell.error is not None and cell.error.ename == "StdinNotImplementedError":
+        notes.append("nobody can answer input() here; set the value in the code, or pass it as a parameter")
+    if cell.still_running:
+        notes.append(_DEAF)
+    if cell.output_incomplete:
+        notes.append(f"the kernel never said that {name} was over, so output may be missing")
+    return notes
+
+
+def run_notes(run: NotebookRun, *, kernel_stays: bool) -> list[str]:
+    """Notes about the end of a run and of each of its cells."""
+    notes = [] if run.problem is None else [str(run.problem)]
+    for cell in run.cells:
+        if cell.execution is not None:
+            notes += cell_notes(cell.execution, f"cell {cell.index}", kernel_stays=kernel_stays)
+    return notes

@@ -1,0 +1,241 @@
+"""A notebook with parameters that runs in a kernel of its own, into an output."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from papermill_mcp.core.document import NotebookDocument
+from papermill_mcp.core.execution import RunStatus
+from papermill_mcp.core.runs.run import BaseRun
+from papermill_mcp.core.runs.run_file import RunFile
+from papermill_mcp.core.runs.snapshot import CellsState, Cursor, PapermillSnapshot
+from papermill_mcp.services.kernel_service import KernelService
+from papermill_mcp.services.notebook_service import NotebookService, OpenNotebook
+from papermill_mcp.services.runs.claims import Claims
+from papermill_mcp.services.runs.notes import run_notes
+from papermill_mcp.services.runs.requests import PapermillRequest
+from papermill_mcp.utils.lazy import imported, lazy
+
+if TYPE_CHECKING:
+    from papermill_mcp.core.kernel import Kernel
+    from papermill_mcp.core.papermill import run as recipes
+    from papermill_mcp.core.papermill.run import Outcome, PapermillRecipe
+    from papermill_mcp.core.papermill_executor import PapermillTask
+    from papermill_mcp.core.runs.store import ExecutionStore
+else:
+    recipes = lazy("papermill_mcp.core.papermill.run")
+
+
+@dataclass(frozen=True)
+class PapermillPlan:
+    """A notebook and parameters that fit it.
+
+    Attributes:
+        task: the run; its `output_path` is filled in when the output is known.
+        warnings: sentences for the client about the parameters.
+    """
+
+    notebook: OpenNotebook
+    task: PapermillTask
+    warnings: list[str]
+    planned_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    def into(self, output: Path) -> PapermillTask:
+        """The task with its output."""
+        return replace(self.task, output_path=str(output))
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The parts of the server that a run with parameters works with."""
+
+    kernels: KernelService
+    notebooks: NotebookService
+    claims: Claims
+    store: ExecutionStore
+
+
+class _Here:
+    """This server as the place of a run.
+
+    Args:
+        overwrite: the output may replace a notebook.
+    """
+
+    def __init__(self, bench: Bench, *, overwrite: bool) -> None:
+        self._bench = bench
+        self._overwrite = overwrite
+
+    async def start_kernel(self, task: PapermillTask) -> Kernel:
+        """Start a kernel in the directory of the notebook. The caller holds a slot for it."""
+        return await self._bench.kernels.launch(task.kernel_name, cwd=Path(task.input_path).parent)
+
+    async def put_output(self, task: PapermillTask, document: NotebookDocument) -> RunFile:
+        """Write the output where it stays."""
+        notebooks = self._bench.notebooks
+        return notebooks.run_file(await notebooks.put(Path(task.output_path), document, overwrite=self._overwrite))
+
+    async def end_kernel(self, kernel: Kernel) -> None:
+        """End the kernel of a run that did not begin."""
+        await self._bench.kernels.end(kernel, "was stopped: the run it was for did not begin")
+
+
+class PapermillRun(BaseRun):
+    """A run with parameters in this server.
+
+    Args:
+        owner: the id of the batch that the run is part of; by default the run stands for itself.
+
+    Attributes:
+        waits_for: the reason that the run is queued, for a person; None when it is not.
+    """
+
+    def __init__(
+        self, request: PapermillRequest, plan: PapermillPlan, output: Path, bench: Bench, *, owner: str | None = None
+    ) -> None:
+        super().__init__(request.identity)
+        self._operation = request.operation
+        self._plan = plan
+        self._output = output
+        self._bench = bench
+        self._owner = owner or self.execution_id
+        self._keep_kernel = request.keep_kernel
+        self._keeps_kernel = True  # while the run goes on, clients can look into it
+        self._overwrite = request.overwrite
+        self._recipe: PapermillRecipe | None = None
+        self._kernel: Kernel | None = None
+        self.waits_for: str | None = None
+        self.notes += plan.warnings
+
+    async def prepare(self, *, queue: bool = False) -> None:
+        """Claim the output, start the kernel, and put the output in place.
+
+        Args:
+            queue: wait for a kernel to end where as many live as may.
+
+        Raises:
+            AlreadyExistsError: the output exists and may not be replaced.
+            BusyError: another run writes to the output.
+            KernelStartFailedError, LimitReachedError: there is no kernel for the run.
+        """
+        bench = self._bench
+        bench.claims.take([self._output], self._owner)  # before anything is awaited: the name was free a moment ago
+        try:
+            async with bench.kernels.slot(queue=self._queue if queue else None):
+                self.waits_for = None
+                self._begin()
+                self.changed()
+                await imported(recipes)
+                path = self._plan.notebook.path
+                recipe = recipes.PapermillRecipe(
+                    self._plan.into(self._output),
+                    timings=await asyncio.to_thread(bench.store.timings, str(path)),
+                    owner=self._owner,
+                    changed=self.changed,
+                )
+                await recipe.begin(self._plan.notebook.document, _Here(bench, overwrite=self._overwrite))
+        except BaseException:
+            if self._owner == self.execution_id:
+                bench.claims.release(self._owner)
+            raise
+        self._recipe, self._kernel = recipe, recipe.kernel
+
+    def _queue(self, reason: str) -> None:
+        self.waits_for = reason
+        self.changed()
+
+    async def _work(self) -> RunStatus:
+        recipe, bench = self._recipe, self._bench
+        assert recipe is not None
+        try:
+            if self.cancelled:
+                await recipe.run.cancel()  # cancelled while its kernel started
+            await recipe.perform()
+        finally:
+            kernel = recipe.kernel
+            self.notes += recipe.notes
+            if self._owner == self.execution_id:
+                bench.claims.release(self._owner)
+            self._keeps_kernel = self._keep_kernel and recipe.status != RunStatus.OK and kernel.alive
+            self.notes += run_notes(recipe.run, kernel_stays=self._keeps_kernel)
+            if recipe.place_of_failure is not None:
+                self.notes.append(self._next_steps(recipe, recipe.place_of_failure))
+            if self._keeps_kernel:
+                bench.kernels.bind(self._output, kernel)
+            else:
+                await bench.kernels.end(kernel, "was stopped at the end of the run it was started for")
+            bench.store.put_timings(str(self._plan.notebook.path), recipe.run.timings())
+        return recipe.status
+
+    def _next_steps(self, recipe: PapermillRecipe, place: int) -> str:
+        """The way to go on after a failure. The cell's index is another one in the output."""
+        where = f"in the output the failed cell has index {place}"
+        if place != recipe.run.failed_cells[-1].index:
+            where += ", since cells were put before it"
+        if not self._keeps_kernel:
+            return (
+                f"{where}; its kernel is gone: with keep_kernel=true the cell can be mended and the run taken up there"
+            )
+        output = self._bench.notebooks.display_path(self._output)
+        return (
+            f"{where}; kernel {recipe.kernel.kernel_id} is kept with the variables of the run: look at them, mend the "
+            f'cell in the output, and go on from there with execute_notebook, path={output}, cells="{place}-"'
+        )
+
+    async def cancel(self) -> None:
+        """Interrupt the cell that runs and start no more."""
+        if not self.finished:
+            self.cancelled = True
+            if self._recipe is not None:
+                await self._recipe.run.cancel()
+
+    @property
+    def outcome(self) -> Outcome:
+        """The end of the run."""
+        assert self._recipe is not None
+        return recipes.Outcome(self._status, self.seconds, self._recipe.summary, self._recipe.notes)
+
+    @property
+    def begun(self) -> bool:
+        """Whether the run has got its place among the kernels."""
+        return self._began is not None
+
+    @property
+    def status(self) -> RunStatus:
+        """`queued` while the run waits for a kernel to end."""
+        return RunStatus.QUEUED if self.waits_for is not None and not self.finished else self._status
+
+    def snapshot(self, since: Cursor) -> PapermillSnapshot:
+        """The state of the run, with new outputs."""
+        cells: CellsState | None = None
+        parameters: dict[str, Any] = self._plan.task.parameters
+        progress, cursor, revision = self.waits_for or "starting", since, None
+        if self._recipe is not None:
+            cells, cursor = self._recipe.run.state(since)
+            parameters, revision = self._recipe.parameters, self._recipe.file.revision
+            progress = self._recipe.run.progress(self.seconds)
+        kernel = self._kernel
+        return PapermillSnapshot(
+            execution_id=self.execution_id,
+            operation=self._operation,
+            status=self.status,
+            started_at=self.started_at,
+            seconds=self.seconds,
+            notes=tuple(self.notes),
+            kernel_id=kernel.kernel_id if kernel is not None and self._keeps_kernel else None,
+            kernel_name=kernel.kernel_name if kernel is not None else self._plan.task.kernel_name,
+            file=self._plan.notebook.path,
+            output_file=self._output,
+            done=cells.done if cells else None,
+            total=cells.total if cells else None,
+            at=cells.at if cells else None,
+            progress=progress,
+            cursor=cursor,
+            cells=cells,
+            parameters=parameters,
+            revision=revision,
+        )

@@ -1,0 +1,141 @@
+"""Requests to run something: one frozen object from the tool to the run, and the identity of a repeated request.
+
+The fields are the arguments of the tools, with their descriptions. A `$name` in a description is the setting of that
+name; the tools put its value in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+NotebookPath = Annotated[
+    str, Field(description="Notebook (.ipynb), relative to the workspace or absolute inside a root.")
+]
+KernelId = Annotated[str, Field(description="A kernel_id from start_kernel or list_kernels.")]
+OwnKernel = Annotated[
+    str | None, Field(description="Kernel to run in. Default: the notebook's own, started if needed.")
+]
+Timeout = Annotated[
+    float | None,
+    Field(
+        ge=0,
+        le=604_800,
+        allow_inf_nan=False,
+        description="Seconds a cell may run, 0 to 604800; 0 = no limit. Default: as set ($execution_timeout).",
+    ),
+]
+ContinueOnError = Annotated[
+    bool | None, Field(description="Go on after a cell that raised. Default: as set ($continue_on_error).")
+]
+StrictParameters = Annotated[bool, Field(description="Refuse unknown names and values of another type. Default true.")]
+
+
+class RunRequest(BaseModel):
+    """What a client asked for. Everything but how long it waits for the answer."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    #: The tool of the request; the log and the metrics call the run so.
+    operation: ClassVar[str]
+
+    @property
+    def identity(self) -> str:
+        """A digest of the tool and every argument. Two requests with one identity ask for the same thing."""
+        facts = json.dumps([self.operation, self.model_dump(mode="json")], sort_keys=True)
+        return hashlib.sha256(facts.encode()).hexdigest()[:16]
+
+
+class CodeRequest(RunRequest):
+    """Run code in a kernel."""
+
+    operation: ClassVar[str] = "execute_cell"
+
+    kernel_id: KernelId
+    code: Annotated[str, Field(description="Code in the kernel's language.")]
+    timeout: Timeout = None
+    store_history: Annotated[
+        bool, Field(description="Count it as In [n] and keep it in the kernel's history. Default true.")
+    ] = True
+
+
+class NotebookRequest(RunRequest):
+    """Run cells of a notebook in place."""
+
+    operation: ClassVar[str] = "execute_notebook"
+
+    path: NotebookPath
+    kernel_id: OwnKernel = None
+    cells: Annotated[
+        str | None, Field(description='Cells to run: "0-9", "3,5,-1", "12-" or cell ids. Default: all.')
+    ] = None
+    timeout: Timeout = None
+    continue_on_error: ContinueOnError = None
+    save: Annotated[bool, Field(description="Save outputs into the notebook as the run goes on. Default true.")] = True
+
+
+class NotebookCellRequest(RunRequest):
+    """Run one cell of a notebook in place."""
+
+    operation: ClassVar[str] = "execute_notebook_cell"
+
+    path: NotebookPath
+    index: Annotated[int | None, Field(description="0-based; negative counts from the end.")] = None
+    cell_id: Annotated[str | None, Field(description="The cell's id, instead of index.")] = None
+    kernel_id: OwnKernel = None
+    timeout: Timeout = None
+
+
+class PapermillRequest(RunRequest):
+    """Run a notebook with parameters into an output."""
+
+    operation: ClassVar[str] = "execute_notebook_papermill"
+
+    input_path: NotebookPath
+    output_path: Annotated[
+        str | None, Field(description="Output notebook (.ipynb). Default: <output_directory>/<name>-<time>.ipynb.")
+    ] = None
+    parameters: Annotated[
+        dict[str, Any] | None, Field(description="Values for the notebook's parameters, by name.")
+    ] = None
+    kernel_name: Annotated[str | None, Field(description="Kernel to use. Default: the one the notebook names.")] = None
+    language: Annotated[str | None, Field(description="Language to write parameters in. Default: the notebook's.")] = (
+        None
+    )
+    timeout: Timeout = None
+    continue_on_error: ContinueOnError = None
+    strict_parameters: StrictParameters = True
+    keep_kernel: Annotated[
+        bool, Field(description="After a failure leave the kernel alive, to look at variables. Default false.")
+    ] = False
+    report_mode: Annotated[bool, Field(description="Hide the code in the output. Default false.")] = False
+    overwrite: Annotated[bool, Field(description="Replace an output that is there. Default false.")] = False
+
+
+class BatchRequest(RunRequest):
+    """Run notebooks with many sets of parameters."""
+
+    operation: ClassVar[str] = "execute_notebook_batch"
+
+    input_path: Annotated[str | None, Field(description="The notebook to run.")] = None
+    input_paths: Annotated[list[str] | None, Field(description="Several notebooks instead.")] = None
+    parameters: Annotated[list[dict[str, Any]] | None, Field(description="Parameters of each run.")] = None
+    grid: Annotated[
+        dict[str, list[Any]] | None, Field(description="Instead: values by name; every combination is a run.")
+    ] = None
+    output_directory: Annotated[str | None, Field(description="Default: <output_directory>/<name>-batch.")] = None
+    max_parallel: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            le=1000,
+            description="Runs at once, 1 to 1000. Default: one per processor, at most $max_kernels; all on a cluster.",
+        ),
+    ] = None
+    timeout: Timeout = None
+    continue_on_error: ContinueOnError = None
+    strict_parameters: StrictParameters = True
+    resume: Annotated[bool, Field(description="Keep complete outputs of the same batch. Default true.")] = True

@@ -1,0 +1,225 @@
+"""Begins runs of code and notebooks: which are allowed, in which kernel, and into which file."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from papermill_mcp.config import Config
+from papermill_mcp.core.document import NotebookDocument
+from papermill_mcp.core.runs.run_file import RunFile
+from papermill_mcp.errors import AlreadyExistsError, InvalidArgumentError
+from papermill_mcp.services.kernel_service import DEFAULT_KERNEL
+from papermill_mcp.services.notebook_service import OpenNotebook
+from papermill_mcp.services.notebook_view import select
+from papermill_mcp.services.runs.cell_run import CellRun
+from papermill_mcp.services.runs.in_place_run import InPlaceRun
+from papermill_mcp.services.runs.papermill_run import Bench, PapermillPlan, PapermillRun
+from papermill_mcp.services.runs.requests import (
+    CodeRequest,
+    NotebookCellRequest,
+    NotebookRequest,
+    PapermillRequest,
+    RunRequest,
+)
+from papermill_mcp.services.workspace import Workspace
+from papermill_mcp.utils.lazy import imported, lazy
+
+if TYPE_CHECKING:
+    from papermill_mcp.core import papermill_executor
+    from papermill_mcp.core.papermill import resume
+    from papermill_mcp.core.papermill.resume import ResumedObserver
+    from papermill_mcp.core.runs import notebook_run
+else:
+    papermill_executor = lazy("papermill_mcp.core.papermill_executor")
+    resume = lazy("papermill_mcp.core.papermill.resume")
+    notebook_run = lazy("papermill_mcp.core.runs.notebook_run")
+
+
+class RunStarter:
+    """Prepares runs. The registry starts and follows them."""
+
+    def __init__(self, config: Config, workspace: Workspace, bench: Bench) -> None:
+        self._config = config
+        self._workspace = workspace
+        self._bench = bench
+
+    async def code(self, request: CodeRequest) -> CellRun:
+        """Run code in a kernel.
+
+        Raises:
+            KernelNotFoundError, KernelDiedError: there is no kernel to run it.
+        """
+        kernel = self._bench.kernels.get(request.kernel_id)
+        return CellRun(request, kernel, timeout_seconds=self._timeout_seconds(request.timeout))
+
+    async def notebook_cell(self, request: NotebookCellRequest) -> InPlaceRun:
+        """Run one code cell of a notebook in its kernel and save the result into it.
+
+        Raises:
+            InvalidArgumentError: not exactly one of `index` and `cell_id` is given, or it is no code cell.
+            CellNotFoundError: there is no such cell.
+        """
+        if (request.index is None) == (request.cell_id is None):
+            raise InvalidArgumentError("give exactly one of index and cell_id", state="nothing was run")
+        cells = request.cell_id if request.cell_id is not None else str(request.index)
+        options = NotebookRequest(path=request.path, kernel_id=request.kernel_id, cells=cells, timeout=request.timeout)
+        return await self._in_place(options, request, one_cell=True)
+
+    async def notebook(self, request: NotebookRequest) -> InPlaceRun:
+        """Run the code cells of a notebook in its kernel, saving results into it as the run goes on.
+
+        Raises:
+            CellNotFoundError, InvalidArgumentError: the selection names no code cell.
+            BusyError: another run writes to the notebook.
+        """
+        return await self._in_place(request, request, one_cell=False)
+
+    async def _in_place(self, options: NotebookRequest, request: RunRequest, *, one_cell: bool) -> InPlaceRun:
+        bench = self._bench
+        await imported(notebook_run)
+        notebook = await bench.notebooks.open(options.path, writing=options.save)
+        document = notebook.document
+        if options.save:
+            document.require_editable()
+        chosen = None if options.cells is None else select(document, options.cells, notebook.shown)
+        timings = await asyncio.to_thread(bench.store.timings, str(notebook.path))
+        cells = notebook_run.run_cells(document.cells, chosen, timings=timings)
+        if not cells:
+            selection = f" in the selection {options.cells[:100]!r}" if options.cells else ""
+            raise InvalidArgumentError(
+                f"{notebook.shown} has no code cell to run{selection}",
+                state="nothing was run",
+                advice="read_notebook shows its cells",
+            )
+        run = InPlaceRun(request, notebook, bench.claims, bench.store, one_cell=one_cell)
+        bench.claims.take([notebook.path], run.execution_id)
+        try:
+            kernel, remark = await bench.kernels.for_notebook(
+                notebook.path, document.kernel_name or DEFAULT_KERNEL, options.kernel_id
+            )
+            if remark:
+                run.notes.append(remark)
+            file = bench.notebooks.run_file(notebook) if options.save else None
+            resumed = None
+            if file is not None and document.metadata.get("papermill"):
+                resumed = await asyncio.to_thread(_resumed_observer, file, document)
+            run.prepare(
+                kernel,
+                notebook_run.NotebookRun(
+                    cells,
+                    resumed or notebook_run.InPlaceObserver(file, document.cells),
+                    timeout_seconds=self._timeout_seconds(options.timeout),
+                    continue_on_error=self._continues(options.continue_on_error),
+                    owner=run.execution_id,
+                    changed=run.changed,
+                ),
+                file,
+                resumed,
+            )
+        except BaseException:
+            bench.claims.release(run.execution_id)
+            raise
+        return run
+
+    async def papermill(self, request: PapermillRequest) -> PapermillRun:
+        """Run a notebook with parameters into an output notebook, in a kernel of its own.
+
+        The input is never changed. The output is there from the first cell on, and whole at every instant.
+
+        Raises:
+            InvalidParametersError: the parameters do not fit the notebook.
+            AlreadyExistsError: the output exists and may not be replaced.
+            BusyError: another run writes to the output.
+            KernelSpecNotFoundError, KernelStartFailedError, LimitReachedError: there is no kernel for it.
+        """
+        notebook = await self._bench.notebooks.open(request.input_path)
+        plan = await self.plan(notebook, request)
+        run = PapermillRun(request, plan, self._output_file(request, notebook), self._bench)
+        await run.prepare()
+        return run
+
+    async def plan(self, notebook: OpenNotebook, request: PapermillRequest) -> PapermillPlan:
+        """Check that a notebook can be run with these parameters, before anything is begun.
+
+        Raises:
+            InvalidParametersError: the parameters do not fit the notebook.
+            KernelSpecNotFoundError: no such kernel is installed.
+        """
+        await imported(papermill_executor)
+        document = notebook.document
+        name = request.kernel_name or document.kernel_name or DEFAULT_KERNEL
+        spec = await self._bench.kernels.installed(name)
+        language = request.language
+        if language is None:
+            language = spec.language if request.kernel_name else (document.language or spec.language)
+        values = dict(request.parameters or {})
+        warnings = await asyncio.to_thread(
+            papermill_executor.check_parameters,
+            values,
+            document,
+            kernel_name=name,
+            language=language,
+            strict=request.strict_parameters,
+        )
+        task = papermill_executor.PapermillTask(
+            parameters=values,
+            kernel_name=name,
+            language=language,
+            input_path=str(notebook.path),
+            output_path="",
+            display_path=notebook.shown,
+            timeout_seconds=self._timeout_seconds(request.timeout),
+            continue_on_error=self._continues(request.continue_on_error),
+            report_mode=request.report_mode,
+        )
+        return PapermillPlan(notebook, task, warnings)
+
+    def _output_file(self, request: PapermillRequest, notebook: OpenNotebook) -> Path:
+        """The output as the client named it, else a name with the time in the output directory.
+
+        Raises:
+            PathNotAllowedError: it is outside the roots, or is the input itself.
+            AlreadyExistsError: it is there and may not be replaced.
+        """
+        if request.output_path is None:
+            directory = self._workspace.directory(str(self._config.output_directory), create=True)
+            stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+            stem = notebook.path.stem
+            output = directory / f"{stem}-{stamp}.ipynb"
+            number = 1
+            while output.exists() or output in self._bench.claims:
+                number += 1
+                output = directory / f"{stem}-{stamp}-{number}.ipynb"
+            return output
+        output = self._workspace.notebook(request.output_path, writing=True)
+        if output.exists():
+            if self._workspace.same_file(output, notebook.path):
+                raise InvalidArgumentError(
+                    f"output_path and input_path are the same file, {notebook.shown}",
+                    state="nothing was run",
+                    advice="give another output_path, or use execute_notebook to run a notebook in place",
+                )
+            if not request.overwrite:
+                raise AlreadyExistsError(
+                    f"{self._workspace.shown(output)} exists",
+                    state="nothing was run",
+                    advice="give another output_path, leave it out for a new name, or pass overwrite=true",
+                )
+        return output
+
+    def _timeout_seconds(self, timeout: float | None) -> float | None:
+        """The longest time of a cell: as given, else as the server is set; None for no limit."""
+        seconds = self._config.execution_timeout if timeout is None else timeout
+        return seconds or None
+
+    def _continues(self, continue_on_error: bool | None) -> bool:
+        """Whether a run goes on after a cell that raised: as given, else as the server is set."""
+        return self._config.continue_on_error if continue_on_error is None else continue_on_error
+
+
+def _resumed_observer(file: RunFile, document: NotebookDocument) -> ResumedObserver | None:
+    """The observer for the output of an earlier papermill run; None for any other notebook."""
+    return resume.ResumedObserver(file, document) if resume.is_output(document) else None

@@ -1,0 +1,478 @@
+"""How runs are shown: the models of replies, made of the snapshots of runs and of the records of earlier ones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from functools import singledispatch
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, PrivateAttr
+
+from papermill_mcp.core.execution import CellError
+from papermill_mcp.core.outputs import MAX_CELL_OUTPUTS, Output, is_error, only_records
+from papermill_mcp.core.runs.snapshot import (
+    BatchSnapshot,
+    CellSnapshot,
+    CellsState,
+    CellState,
+    NotebookSnapshot,
+    PapermillSnapshot,
+    RowState,
+    RunSnapshot,
+)
+from papermill_mcp.core.runs.store import ExecutionRecord
+from papermill_mcp.services.output_view import (
+    ErrorView,
+    OutputBudget,
+    OutputView,
+    ShownImage,
+    show_error,
+    show_outputs,
+)
+from papermill_mcp.services.results import ROWS, Result
+from papermill_mcp.services.workspace import Workspace
+from papermill_mcp.utils.text_utils import iso_time
+
+#: Characters of output shown for one cell of a run that has many.
+_CELL_CHARS = 1500
+
+#: Characters of a recorded value, as JSON, in a reply.
+_VALUE_CHARS = 1000
+
+
+class CellResult(BaseModel):
+    """One cell of a run."""
+
+    index: int
+    id: str | None = None
+    status: str
+    execution_count: int | None = None
+    duration: float | None = None
+    outputs: list[OutputView] | None = None
+    error: ErrorView | None = None
+
+
+class FailedCell(BaseModel):
+    """The cell that ended a run."""
+
+    index: int
+    id: str | None = None
+    source: str
+    error: ErrorView | None = None
+
+
+class RecordedValue(BaseModel):
+    """A value that the notebook recorded for its caller."""
+
+    name: str
+    value: Any = None
+
+
+class RunRow(BaseModel):
+    """One run of a batch. `failed_cell` is an index in the output; `kept`: an earlier batch had completed it."""
+
+    run: int
+    status: str
+    parameters: dict[str, Any]
+    duration: float | None = None
+    input_path: str | None = None
+    output_path: str
+    kept: bool | None = None
+    progress: str | None = None
+    failed_cell: int | None = None
+    error: str | None = None
+    result: list[RecordedValue] | None = None
+    notes: list[str] | None = None
+
+
+class RunView(BaseModel):
+    """The fields that every run has. Each kind of run has a view of its own."""
+
+    execution_id: str
+    kind: str
+    status: str
+    kernel_id: str | None = None
+    duration: float
+    cursor: str
+    progress: str | None = None
+    notes: list[str] | None = None
+    _images: list[ShownImage] = PrivateAttr(default_factory=list)
+
+    def add_note(self, note: str) -> None:
+        """Say one more thing."""
+        self.notes = [*(self.notes or []), note]
+
+
+class CodeView(RunView):
+    """Code in a kernel, or one cell of a notebook: then with `path`, `index` and `id`."""
+
+    path: str | None = None
+    revision: str | None = None
+    index: int | None = None
+    id: str | None = None
+    execution_count: int | None = None
+    outputs: list[OutputView] | None = None
+    error: ErrorView | None = None
+
+
+class CellsView(RunView):
+    """The cells of a run that has several."""
+
+    revision: str | None = None
+    cells_total: int | None = None
+    cells_done: int | None = None
+    cells_failed: int | None = None
+    results: list[CellResult] | None = None
+    failed_cell: FailedCell | None = None
+    result: list[RecordedValue] | None = None
+
+
+class NotebookRunView(CellsView):
+    """A notebook in place."""
+
+    path: str
+
+
+class PapermillRunView(CellsView):
+    """A notebook with parameters."""
+
+    input_path: str
+    output_path: str
+    parameters: dict[str, Any] | None = None
+
+
+class BatchView(Result):
+    """A batch as it stands, with the runs that have ended or are running."""
+
+    execution_id: str
+    status: str
+    duration: float
+    cursor: str
+    input_path: str | None = None
+    runs_total: int | None = None
+    runs_done: int | None = None
+    runs_failed: int | None = None
+    runs: Annotated[list[RunRow] | None, ROWS] = None
+    progress: str | None = None
+    notes: list[str] | None = None
+
+    @classmethod
+    def of(cls, view: RunView) -> BatchView:
+        """The view of a batch, or of an earlier one, as the reply of the tool that runs batches only."""
+        return cls(**{name: getattr(view, name, None) for name in cls.model_fields})
+
+
+class BatchRunView(RunView):
+    """A batch among other runs."""
+
+    input_path: str | None = None
+    runs_total: int
+    runs_done: int
+    runs_failed: int
+    runs: list[RunRow] | None = None
+
+
+class EarlierView(RunView):
+    """A run of an earlier server process."""
+
+    path: str | None = None
+    input_path: str | None = None
+    output_path: str | None = None
+    cells_total: int | None = None
+    cells_done: int | None = None
+    runs_total: int | None = None
+    runs_done: int | None = None
+
+
+class ExecutionRow(BaseModel):
+    """An execution in a line. `cut_off`: its server process ended while it ran."""
+
+    execution_id: str
+    kind: str
+    status: str
+    started_at: str
+    duration: float
+    path: str | None = None
+    output_path: str | None = None
+    cells_done: int | None = None
+    cells_total: int | None = None
+    at_cell: int | None = None
+    cut_off: bool | None = None
+
+
+class ExecutionList(Result):
+    """Executions, the newest first."""
+
+    executions: Annotated[list[ExecutionRow], ROWS]
+
+
+class CancelledExecution(Result):
+    """The end of a cancelled execution. `get_execution` shows its outputs."""
+
+    execution_id: str
+    status: str
+    ended: bool
+    kernel_id: str | None = None
+    duration: float
+    cells_total: int | None = None
+    cells_done: int | None = None
+    path: str | None = None
+    output_path: str | None = None
+    notes: list[str] | None = None
+
+    @classmethod
+    def of(cls, view: RunView, *, ended: bool) -> CancelledExecution:
+        """The part of a view that such a reply has."""
+        facts = {name: getattr(view, name, None) for name in cls.model_fields if name != "ended"}
+        return cls(**facts, ended=ended)
+
+
+class RunViewer:
+    """Makes the view of a snapshot, within the budget of one reply."""
+
+    def __init__(self, workspace: Workspace, budget: OutputBudget) -> None:
+        self._workspace = workspace
+        self._budget = budget
+
+    def show(self, run: RunSnapshot) -> RunView:
+        """The view of any run. Scales images, so call it in a worker thread unless `shown_at_once`."""
+        view = _show(run, self)
+        if not run.status.final:
+            view.progress = run.progress
+        return view
+
+    def head(self, run: RunSnapshot) -> dict[str, Any]:
+        """The fields that every view has."""
+        return {
+            "execution_id": run.execution_id,
+            "kind": run.kind,
+            "status": run.status,
+            "kernel_id": run.kernel_id,
+            "duration": round(run.seconds, 3),
+            "cursor": str(run.cursor),
+            "notes": list(run.notes) or None,
+        }
+
+    def path(self, path: Path | None) -> str:
+        """The name of a file for clients."""
+        return self._workspace.shown(path) if path is not None else ""
+
+    def code(self, run: RunSnapshot, cell: CellState, **more: Any) -> CodeView:
+        """Code, or one cell of a notebook."""
+        view = CodeView(**self.head(run), **more)
+        view.duration = round(cell.duration or 0.0, 3)
+        view.execution_count = cell.execution_count or None
+        views, view._images = show_outputs(_without(cell.error, cell.outputs), self._budget)
+        pages: list[Output] = [{"output_type": "stream", "name": "help", "text": page} for page in cell.pages]
+        view.outputs = [*views, *show_outputs(pages, self._budget)[0]] or None
+        if cell.dropped_chars:
+            view.add_note(f"{cell.dropped_chars:,} characters of its output were not kept, since a cell keeps 10 MiB")
+        if cell.omitted_outputs:
+            limits = f"{MAX_CELL_OUTPUTS:,}, and 10 MiB"
+            view.add_note(f"{cell.omitted_outputs:,} of its outputs were not kept, since a cell keeps {limits}")
+        if cell.error is not None:
+            view.error = show_error(_error_of(cell.error), self._budget)
+        return view
+
+    def fill(self, view: CellsView, cells: CellsState) -> None:
+        """Put the cells of a run into its view."""
+        view.cells_total, view.cells_done, view.cells_failed = cells.total, cells.done, cells.failed
+        view.results = [self._row(view, cell) for cell in cells.rows]
+        if cells.left_out:
+            count = cells.left_out + sum(cell.status.final for cell in cells.rows)
+            view.add_note(f"the first {cells.left_out} of {count} cells are not listed here")
+        failed = cells.failed_cell
+        if failed is not None and failed.index is not None:
+            view.failed_cell = FailedCell(
+                index=failed.index,
+                id=failed.cell_id,
+                source=failed.source[:2000],
+                error=show_error(_error_of(failed.error), self._budget) if failed.error else None,
+            )
+        view.result = _recorded_view(short_values(cells.recorded or {}))
+
+    def _row(self, view: CellsView, cell: CellState) -> CellResult:
+        budget = self._budget
+        budget_left = budget.chars
+        budget.chars = min(budget_left, _CELL_CHARS)
+        granted = budget.chars
+        views, images = show_outputs(
+            [output for output in _without(cell.error, cell.outputs) if not only_records(output)],
+            budget,
+            label=f"cell {cell.index}",
+        )
+        budget.chars = budget_left - (granted - budget.chars)
+        view._images.extend(images)
+        # The cell that ended the run is shown in full as `failed_cell`.
+        brief = ErrorView(ename=cell.error.ename, evalue=cell.error.evalue[:300], traceback="") if cell.error else None
+        return CellResult(
+            index=cell.index or 0,
+            id=cell.cell_id,
+            status=cell.status,
+            execution_count=cell.execution_count,
+            duration=round(cell.duration, 3) if cell.duration is not None else None,
+            outputs=views or None,
+            error=brief,
+        )
+
+    def batch_row(self, row: RowState, *, with_notebook: bool) -> RunRow:
+        """One run of a batch."""
+        return RunRow(
+            run=row.number,
+            status=row.status,
+            parameters=dict(row.parameters),
+            duration=round(row.duration, 3) if row.duration is not None else None,
+            input_path=self.path(row.file) if with_notebook else None,
+            output_path=self.path(row.output_file),
+            kept=row.kept or None,
+            progress=row.progress,
+            failed_cell=row.failed_cell,
+            error=row.error,
+            result=_recorded_view(row.recorded or {}),
+            notes=list(row.notes) or None,
+        )
+
+
+@singledispatch
+def _show(run: Any, viewer: RunViewer) -> RunView:
+    raise NotImplementedError(f"no view of {type(run).__name__}")
+
+
+@_show.register
+def _(run: CellSnapshot, viewer: RunViewer) -> RunView:
+    return viewer.code(run, run.cell)
+
+
+@_show.register
+def _(run: NotebookSnapshot, viewer: RunViewer) -> RunView:
+    only = run.cells.only
+    if only is not None:
+        return viewer.code(
+            run, only, path=viewer.path(run.file), revision=run.revision, index=only.index, id=only.cell_id
+        )
+    view = NotebookRunView(**viewer.head(run), path=viewer.path(run.file), revision=run.revision)
+    viewer.fill(view, run.cells)
+    return view
+
+
+@_show.register
+def _(run: PapermillSnapshot, viewer: RunViewer) -> RunView:
+    view = PapermillRunView(
+        **viewer.head(run),
+        input_path=viewer.path(run.file),
+        output_path=viewer.path(run.output_file),
+        revision=run.revision,
+        parameters=dict(run.parameters) or None,
+    )
+    if run.cells is not None:
+        viewer.fill(view, run.cells)
+    return view
+
+
+@_show.register
+def _(run: BatchSnapshot, viewer: RunViewer) -> RunView:
+    view = BatchRunView(
+        **viewer.head(run),
+        input_path=viewer.path(run.file) or None,
+        runs_total=run.total or 0,
+        runs_done=run.done or 0,
+        runs_failed=run.failed,
+        runs=[viewer.batch_row(row, with_notebook=run.several_notebooks) for row in run.rows],
+    )
+    if run.left_out:
+        ended = run.left_out + sum(row.status.final for row in run.rows)
+        view.add_note(f"{run.left_out} of {ended} runs that ended are not listed here")
+    return view
+
+
+def row_of(record: ExecutionRecord, workspace: Workspace) -> ExecutionRow:
+    """A record of the store as a row."""
+    cut_off = record.status in ("running", "queued") and not record.server_alive
+    return ExecutionRow(
+        execution_id=record.execution_id,
+        kind=record.kind,
+        status="aborted" if cut_off else record.status,
+        started_at=iso_time(datetime.fromtimestamp(record.started_at, UTC)),
+        duration=record.duration,
+        path=workspace.shown(Path(record.path)) if record.path else None,
+        output_path=workspace.shown(Path(record.output_path)) if record.output_path else None,
+        cells_done=record.cells_done,
+        cells_total=record.cells_total,
+        at_cell=record.failed_cell,
+        cut_off=cut_off or None,
+    )
+
+
+def earlier_view(row: ExecutionRow) -> EarlierView:
+    """The rest that an earlier server process left of a run."""
+    where = row.output_path or row.path
+    batch = row.kind == BatchSnapshot.kind
+    notes = ["it belongs to an earlier server process, so its outputs are not kept here"]
+    if row.cut_off:
+        notes = [f"it was cut off: its server process ended at cell {row.at_cell}"]
+        if batch:
+            notes = [
+                f"it was cut off: its server process ended after {row.cells_done} of {row.cells_total} runs; "
+                "execute_notebook_batch with the same arguments keeps those that are complete and runs the others"
+            ]
+    if where and not batch:
+        notes.append(f"what was saved of it is in {where}")
+    return EarlierView(
+        execution_id=row.execution_id,
+        kind=row.kind,
+        status=row.status,
+        duration=row.duration,
+        cursor="0.0.0",
+        path=row.path if row.output_path is None else None,
+        input_path=row.path if row.output_path is not None else None,
+        output_path=row.output_path,
+        cells_total=None if batch else row.cells_total,
+        cells_done=None if batch else row.cells_done,
+        runs_total=row.cells_total if batch else None,
+        runs_done=row.cells_done if batch else None,
+        notes=notes,
+    )
+
+
+def shown_at_once(run: RunSnapshot) -> bool:
+    """Whether showing takes less than handing it to a thread: code with little output and no image."""
+    if not isinstance(run, CellSnapshot):
+        return False
+    outputs = run.cell.outputs
+    return len(outputs) < 20 and all(
+        len(str(output.get("text", ""))) < 20_000
+        and not any(
+            name.startswith("image/") or len(str(value)) > 20_000 for name, value in (output.get("data") or {}).items()
+        )
+        for output in outputs
+    )
+
+
+def short_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Recorded values, large ones cut: the output has them whole."""
+    short = {}
+    for name, value in values.items():
+        text = json.dumps(value, ensure_ascii=False, default=str)
+        short[name] = value if len(text) <= _VALUE_CHARS else f"{text[:_VALUE_CHARS]}… ({len(text)} characters)"
+    return short
+
+
+def _recorded_view(values: Mapping[str, Any]) -> list[RecordedValue] | None:
+    return [RecordedValue(name=name, value=value) for name, value in values.items()] or None
+
+
+def _without(error: CellError | None, outputs: Sequence[Output]) -> list[Output]:
+    """The outputs without the last `error` output of this error, which the reply shows by itself. Others stay."""
+    shown = list(outputs)
+    if error is not None:
+        same = [at for at, output in enumerate(shown) if is_error(output, error.ename, error.evalue)]
+        if same:
+            del shown[same[-1]]
+    return shown
+
+
+def _error_of(error: CellError) -> dict[str, Any]:
+    return {"ename": error.ename, "evalue": error.evalue, "traceback": error.traceback}

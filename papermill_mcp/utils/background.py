@@ -1,0 +1,35 @@
+"""Tasks that go on by themselves."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+
+class Background:
+    """Keeps tasks from being collected, and logs their failures."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self, work: Coroutine[Any, Any, Any], *, name: str | None = None) -> asyncio.Task[None]:
+        """Run a coroutine to its end without a caller that waits for it."""
+        task = asyncio.create_task(self._guarded(work), name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _guarded(self, work: Coroutine[Any, Any, Any]) -> None:
+        try:
+            await work
+        except Exception:
+            logger.exception("background work failed")
+
+    async def wait(self) -> None:
+        """Wait for the tasks that go on now."""
+        if self._tasks:
+            await asyncio.wait(self._tasks)
