@@ -37,8 +37,10 @@ class FakeKernel:
         self.control.bind(f"{address}:{connection['control_port']}")
         self.iopub.bind(f"{address}:{connection['iopub_port']}")
 
-    def frames(self, msg_type: str, content: dict[str, Any], parent: dict[str, Any], *, key: bytes) -> list[bytes]:
-        """A signed message."""
+    def frames(
+        self, msg_type: str, content: dict[str, Any] | bytes, parent: dict[str, Any], *, key: bytes
+    ) -> list[bytes]:
+        """A signed message. Bytes are its content as they are."""
         header = {
             "msg_id": uuid.uuid4().hex,
             "session": "fake",
@@ -47,12 +49,14 @@ class FakeKernel:
             "msg_type": msg_type,
             "version": "5.3",
         }
-        parts = [json.dumps(part).encode() for part in (header, parent, {}, content)]
+        parts = [
+            part if isinstance(part, bytes) else json.dumps(part).encode() for part in (header, parent, {}, content)
+        ]
         signature = hmac.new(key, b"".join(parts), hashlib.sha256).hexdigest().encode()
         return [_DELIMITER, signature, *parts]
 
     def publish(
-        self, msg_type: str, content: dict[str, Any], parent: dict[str, Any], *, key: bytes | None = None
+        self, msg_type: str, content: dict[str, Any] | bytes, parent: dict[str, Any], *, key: bytes | None = None
     ) -> None:
         """Send over iopub."""
         self.iopub.send_multipart([msg_type.encode(), *self.frames(msg_type, content, parent, key=key or self.key)])
@@ -70,7 +74,7 @@ class FakeKernel:
         socket: zmq.Socket[bytes],
         to: list[bytes],
         msg_type: str,
-        content: dict[str, Any],
+        content: dict[str, Any] | bytes,
         parent: dict[str, Any],
     ) -> None:
         """Answer a request."""
@@ -158,6 +162,26 @@ class FakeKernel:
                     self.status("idle", header)
             case "aborts":
                 self.reply(self.shell, to, "execute_reply", {"status": "aborted"}, header)
+                self.status("idle", header)
+            case "broken-output":
+                self.publish("stream", b"{", header)
+                self.publish("error", {"ename": "E", "evalue": "", "traceback": 5}, header)
+                self.write(code, header)
+                self.reply(self.shell, to, "execute_reply", done, header)
+                self.status("idle", header)
+            case "broken-reply" | "idle-then-broken-reply" | "reply-not-json":
+                self.write(code, header)
+                if self.behaviour == "idle-then-broken-reply":
+                    self.status("idle", header)
+                    time.sleep(0.3)
+                broken = {"status": "error", "ename": "E", "evalue": "", "traceback": 5}
+                content = b"{" if self.behaviour == "reply-not-json" else broken
+                self.reply(self.shell, to, "execute_reply", content, header)
+                if self.behaviour != "idle-then-broken-reply":
+                    self.status("idle", header)
+            case "not-utf-8":
+                self.publish("stream", b'{"name": "stdout", "text": "caf\xe9"}', header)
+                self.reply(self.shell, to, "execute_reply", done, header)
                 self.status("idle", header)
             case "stops":  # as a kernel whose process lives and does nothing any more
                 time.sleep(600)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 import uuid
 from collections.abc import Callable
@@ -11,6 +12,8 @@ from enum import StrEnum
 from typing import Any
 
 from papermill_mcp.core.outputs import Displays, Output, OutputCollector
+
+logger = logging.getLogger(__name__)
 
 
 class RunStatus(StrEnum):
@@ -29,9 +32,6 @@ class RunStatus(StrEnum):
     def final(self) -> bool:
         """Whether the status cannot change any more."""
         return self not in (RunStatus.QUEUED, RunStatus.RUNNING)
-
-
-CellStatus = RunStatus
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,7 @@ class CellExecution:
         self._started_clock: float | None = None
         self._ended_clock: float | None = None
         self._reply: dict[str, Any] | None = None
+        self._reply_error: CellError | None = None
         self._idle = False
         self._overtaken = False
         self._ending: RunStatus | None = None  # why we interrupted it: INTERRUPTED or TIMEOUT
@@ -169,6 +170,7 @@ class CellExecution:
 
     def take_reply(self, content: dict[str, Any]) -> None:
         """The kernel's `execute_reply` is here."""
+        self._reply_error = _error_of(content)
         self._reply = content
         for item in content.get("payload") or []:  # the help of `len?`, which front ends show in a pager
             if isinstance(item, dict) and item.get("source") == "page":
@@ -207,15 +209,12 @@ class CellExecution:
     def _finish_if_complete(self) -> None:
         if self._reply is None and self._overtaken and self._idle:
             self._reply = self._reply_from_outputs()
+            self._reply_error = _error_of(self._reply)
         if self._reply is None or not self._idle or self.released.is_set():
             return
         said = self._reply.get("status")
-        if said == "error":
-            self._error = CellError(
-                str(self._reply.get("ename", "")),
-                str(self._reply.get("evalue", "")),
-                [str(line) for line in self._reply.get("traceback") or []],
-            )
+        if self._reply_error is not None:
+            self._error = self._reply_error
         if self._ending is not None:
             status = self._ending
         elif said == "ok":
@@ -256,7 +255,11 @@ class CellExecution:
 
     def lose_touch(self, evalue: str) -> None:
         """The kernel lives and can no longer say what becomes of the code: the caller has its result."""
-        self._error = CellError("KernelUnresponsive", evalue, [])
+        self.fail("KernelUnresponsive", evalue)
+
+    def fail(self, ename: str, evalue: str) -> None:
+        """It cannot be run, or not be followed to its end, for a reason that is not in the kernel."""
+        self._error = CellError(ename, evalue, [])
         self._end(RunStatus.ERROR)
         self.released.set()
 
@@ -269,5 +272,17 @@ class CellExecution:
         self._changed()
 
     def _changed(self) -> None:
-        if self._on_change is not None:
+        if self._on_change is None:
+            return
+        try:
             self._on_change()
+        except Exception:  # the execution goes on, and ends, without the listener
+            logger.exception("the listener of an execution failed", extra={"execution_id": self.owner})
+
+
+def _error_of(reply: dict[str, Any]) -> CellError | None:
+    """What an `execute_reply` says that the code raised."""
+    if reply.get("status") != "error":
+        return None
+    traceback = [str(line) for line in reply.get("traceback") or []]
+    return CellError(str(reply.get("ename", "")), str(reply.get("evalue", "")), traceback)

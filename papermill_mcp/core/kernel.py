@@ -22,7 +22,7 @@ from typing import Any, Literal
 import zmq.asyncio
 from jupyter_client.kernelspec import KernelSpec
 
-from papermill_mcp.core.execution import CellExecution, CellStatus
+from papermill_mcp.core.execution import CellExecution, RunStatus
 from papermill_mcp.core.kernel_process import KernelProcess
 from papermill_mcp.core.outputs import Displays, OutputCollector
 from papermill_mcp.core.watchdog import Watchdog
@@ -36,6 +36,7 @@ from papermill_mcp.errors import (
     LimitReachedError,
 )
 from papermill_mcp.utils.signal import Signal
+from papermill_mcp.utils.text_utils import safe_utf8
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +74,9 @@ MAX_QUEUED = 64
 #: Finished executions whose late output still finds them.
 _REMEMBERED = 200
 
+
+#: What to do after a failure of the server itself.
+_SERVER_FAILED = "the log of the server has the details. Try again; if it happens again, restart_kernel"
 
 #: What is wrong with a kernel that answers and broadcasts nothing.
 _MUTE = (
@@ -380,27 +384,40 @@ class Kernel:
             )
 
     async def _work(self) -> None:
-        """Run what is queued, one after the other, until the process is gone."""
+        """Run what is queued, one after the other, until the process is gone. A failure ends one execution only."""
         while True:
             while not self._queue:
                 self._queued.clear()
                 await self._queued.wait()
             execution = self._queue.popleft()
-            if not execution.released.is_set():
+            if execution.released.is_set():
+                continue
+            try:
                 await self._run(execution)
+            except Exception as error:
+                logger.exception("code could not be run", extra=self._log_fields(execution))
+                why = f"the server failed to have it run: {type(error).__name__}: {error}; {_SERVER_FAILED}"
+                execution.fail("ServerFailure", safe_utf8(why))
+
+    def _log_fields(self, execution: CellExecution | None) -> dict[str, Any]:
+        fields = {"kernel_id": self.kernel_id}
+        return fields if execution is None else fields | {"execution_id": execution.owner}
 
     async def _run(self, execution: CellExecution) -> None:
-        assert self._wire is not None
         self._running = execution
-        self._known[execution.msg_id] = execution
-        while len(self._known) > _REMEMBERED:
-            self._known.popitem(last=False)
-        execution.begin()
         timer = None
-        if execution.timeout_seconds is not None:
-            timer = asyncio.get_running_loop().call_later(execution.timeout_seconds, self._on_timeout, execution)
         try:
-            self._wire.send(
+            execution.begin()
+            unsendable = _surrogate_in(execution.code)
+            if unsendable is not None:
+                execution.fail("UnicodeEncodeError", unsendable)
+                return
+            self._known[execution.msg_id] = execution
+            while len(self._known) > _REMEMBERED:
+                self._known.popitem(last=False)
+            if execution.timeout_seconds is not None:
+                timer = asyncio.get_running_loop().call_later(execution.timeout_seconds, self._on_timeout, execution)
+            self._require_wire().send(
                 "shell",
                 "execute_request",
                 {
@@ -431,8 +448,24 @@ class Kernel:
     # Messages
 
     def _route(self, message: Message) -> None:
+        """Hand a message to the execution or the request it belongs to. One that cannot be read harms no other."""
+        execution = self._known.get(message.parent_id)
+        try:
+            self._deliver(message, execution)
+        except Exception as error:
+            fields = self._log_fields(execution) | {"msg_type": message.msg_type}
+            logger.exception("a message of a kernel could not be read", extra=fields)
+            if execution is None:
+                return
+            if message.channel == "iopub" and message.msg_type != "status":
+                execution.collector.note_unreadable(message.msg_type, len(message.content_frame), error)
+            elif message.msg_type == "execute_reply" and not execution.released.is_set():
+                # The kernel is done with the code, and no other message says how it ended.
+                why = f"the kernel's {message.msg_type} could not be read ({type(error).__name__}); {_SERVER_FAILED}"
+                execution.fail("UnreadableReply", why)
+
+    def _deliver(self, message: Message, execution: CellExecution | None) -> None:
         parent = message.parent_id
-        execution = self._known.get(parent)
         if message.channel == "iopub":
             self._route_iopub(message, execution)
         elif parent in self._replies:
@@ -486,11 +519,25 @@ class Kernel:
 
     def _ask_for_reply(self, execution: CellExecution) -> None:
         """`idle` came, the reply did not: the kernel may have failed to send it. The reply to a later request tells."""
-        if not execution.replied and not execution.released.is_set():
+        if execution.replied or execution.released.is_set():
+            return
+        try:
             reply = self._nudge()
-            reply.add_done_callback(lambda done: None if done.cancelled() else execution.take_later_reply())
+        except Exception as error:
+            logger.exception("a kernel could not be asked", extra=self._log_fields(execution))
+            why = f"its reply is missing, and the kernel could not be asked ({type(error).__name__}); {_SERVER_FAILED}"
+            execution.lose_touch(why)
+            return
+        reply.add_done_callback(lambda done: None if done.cancelled() else execution.take_later_reply())
 
     async def _doubt(self, execution: CellExecution) -> None:
+        """Look after a cell that takes long. A failure here does not end the cell: its kernel may well go on."""
+        try:
+            await self._find_lost_end(execution)
+        except Exception:
+            logger.exception("a kernel could not be asked", extra=self._log_fields(execution))
+
+    async def _find_lost_end(self, execution: CellExecution) -> None:
         """Find out about a cell of an ipykernel that takes long: is it over, and could the kernel say so?
 
         One that fails to write what a cell has put out, such as a lone surrogate, may send neither the reply nor
@@ -605,13 +652,13 @@ class Kernel:
         subshell_id: str | None = None,
     ) -> dict[str, Any]:
         """Send a request of our own and wait for its reply; what it broadcasts is not shown to anybody."""
-        assert self._wire is not None
+        wire = self._require_wire()
         msg_id = secrets.token_hex(16)
         reply: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._replies[msg_id] = reply
         self._probes[msg_id] = asyncio.get_running_loop().create_future()
         try:
-            self._wire.send(channel, msg_type, content, msg_id=msg_id, subshell_id=subshell_id)
+            wire.send(channel, msg_type, content, msg_id=msg_id, subshell_id=subshell_id)
             async with asyncio.timeout(timeout_seconds):
                 return await reply
         except TimeoutError:
@@ -620,9 +667,25 @@ class Kernel:
                 state="it may be in code that does not let go, such as a long computation in C",
                 advice="try again later, or interrupt_kernel",
             ) from None
+        except zmq.ZMQError as error:
+            raise KernelUnresponsiveError(
+                f"kernel {self.kernel_id} could not be asked: {error}", advice="try again, or restart_kernel"
+            ) from error
         finally:
             self._replies.pop(msg_id, None)
             asyncio.get_running_loop().call_later(_PROBE_SECONDS, self._forget_probe, msg_id)
+
+    def _require_wire(self) -> Wire:
+        """The connection to the process.
+
+        Raises:
+            KernelNotFoundError, KernelDiedError: there is no process.
+            KernelUnresponsiveError: it is being started.
+        """
+        self.require_alive()
+        if self._wire is None:
+            raise KernelUnresponsiveError(f"kernel {self.kernel_id} is being started", advice="try again in a moment")
+        return self._wire
 
     async def move_to(self, cwd: Path) -> None:
         """Change the working directory of a Python kernel that was started ahead of time."""
@@ -633,17 +696,17 @@ class Kernel:
 
     def _on_timeout(self, execution: CellExecution) -> None:
         if not execution.released.is_set():
-            _background(self.interrupt(execution, CellStatus.TIMEOUT))
+            _background(self.interrupt(execution, RunStatus.TIMEOUT))
 
     async def interrupt(
-        self, execution: CellExecution | None = None, reason: CellStatus = CellStatus.INTERRUPTED
+        self, execution: CellExecution | None = None, reason: RunStatus = RunStatus.INTERRUPTED
     ) -> bool:
         """Interrupt `execution`, or whatever runs. Returns whether it has ended, at the latest after 5 s.
 
         An execution that still waits in the queue ends as aborted and never reaches the kernel. One that ignores
         interrupts is `still_running` afterwards, and its caller has a result all the same.
         """
-        if execution is not None and execution.status == CellStatus.QUEUED:
+        if execution is not None and execution.status == RunStatus.QUEUED:
             execution.abort("it was cancelled before it began")
             return True
         target = execution or self._running
@@ -661,7 +724,10 @@ class Kernel:
         for at in _INTERRUPTS_YOUNG if execution.duration < _YOUNG_SECONDS else _INTERRUPTS:
             if await _set_within(execution.released, began + at - time.monotonic()):
                 return True
-            await self._send_interrupt(execution)
+            try:
+                await self._send_interrupt(execution)
+            except Exception:  # the next one may succeed; if none does, the caller has its result all the same
+                logger.exception("an interrupt could not be sent", extra=self._log_fields(execution))
         if await _set_within(execution.released, began + INTERRUPT_PATIENCE - time.monotonic()):
             return True
         execution.give_up_on_interrupt()
@@ -696,9 +762,12 @@ class Kernel:
             self._running.die(why)
         self._abort_executions(why)
         self._touch()
-        self._close_wire()
-        self.died()
-        await process.aclose()  # what the kernel left of its own children goes, too
+        try:
+            self._close_wire()
+            self.died()
+            await process.aclose()  # what the kernel left of its own children goes, too
+        except Exception:
+            logger.exception("what a dead kernel left could not be removed", extra={"kernel_id": self.kernel_id})
 
     def _abort_executions(self, why: str) -> None:
         if self._running is not None and not self._running.released.is_set():
@@ -707,9 +776,9 @@ class Kernel:
             self._queue.popleft().abort(why)
 
     def _close_wire(self) -> None:
-        if self._wire is not None:
-            self._wire.close()
-            self._wire = None
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            wire.close()
 
     async def _discard_incarnation(self) -> None:
         """End the process and everything that belongs to this incarnation."""
@@ -718,9 +787,11 @@ class Kernel:
         if self._worker is not None:
             self._worker.cancel()
             self._worker = None
-        self._close_wire()  # before anything is awaited: the context cannot be closed while a socket is open
-        if self._process is not None:
-            await self._process.aclose()
+        try:
+            self._close_wire()  # before anything is awaited: the context cannot be closed while a socket is open
+        finally:
+            if self._process is not None:
+                await self._process.aclose()
 
     @property
     def _quiet(self) -> bool:
@@ -730,10 +801,14 @@ class Kernel:
     async def _end_process(self, *, polite: bool) -> None:
         if self._reaper is not None:
             self._reaper.cancel()  # this end is no death
-        if polite and self._wire is not None and self._process is not None:
-            self._wire.send("control", "shutdown_request", {"restart": False})
-            await self._process.wait_exit(_SHUTDOWN_GRACE)
-        await self._discard_incarnation()
+        try:
+            if polite and self._wire is not None and self._process is not None:
+                self._wire.send("control", "shutdown_request", {"restart": False})
+                await self._process.wait_exit(_SHUTDOWN_GRACE)
+        except Exception:  # it is killed instead
+            logger.exception("a kernel could not be asked to shut down", extra={"kernel_id": self.kernel_id})
+        finally:
+            await self._discard_incarnation()
 
     async def aclose(self) -> None:
         """Stop the kernel. An idle one may shut down by itself for a second; then, or if busy, it is killed.
@@ -755,6 +830,22 @@ def kernel_environment(spec: KernelSpec, extra: dict[str, str] | None, denied: l
     env.update(spec.env or {})
     env.update(extra or {})
     return env
+
+
+def _surrogate_in(code: str) -> str | None:
+    """Why code cannot be sent to a kernel, in words; None if it can.
+
+    Not left to `jupyter_client`, which sends some surrogates as bytes that are not UTF-8.
+    """
+    try:
+        code.encode()
+    except UnicodeEncodeError as error:
+        line = code.count("\n", 0, error.start) + 1
+        return (
+            f"line {line} has half of a surrogate pair, U+{ord(code[error.start]):04X}. It has no UTF-8 form, so no "
+            "kernel can be sent this code. Nothing of it was run. Remove that character, or write it as an escape"
+        )
+    return None
 
 
 def _tail(process: KernelProcess) -> str:

@@ -142,7 +142,11 @@ class KernelProcess:
     async def _poll(self) -> None:
         provisioner = self._manager.provisioner
         while provisioner is not None:
-            code = await provisioner.poll()
+            try:
+                code = await provisioner.poll()
+            except Exception:  # its end must be seen all the same
+                logger.exception("a kernel process could not be looked at", extra={"pid": self.pid})
+                code = None
             if code is not None:
                 self._on_exit(code)
                 return

@@ -191,7 +191,14 @@ class OutputCollector:
     def note_too_large(self, msg_type: str, size: int) -> None:
         """An output message was too large to be decoded. It is counted, and a line says so."""
         limit = "64 MiB, the limit of one message; save it to a file, or make it smaller"
-        self._stream("stderr", f"[an output of {size:,} bytes ({msg_type}) was not kept: it is over {limit}]\n")
+        self._note_lost(msg_type, size, f"it is over {limit}")
+
+    def note_unreadable(self, msg_type: str, size: int, error: Exception) -> None:
+        """The server could not read an output message. A line says so."""
+        self._note_lost(msg_type, size, f"the server could not read it ({type(error).__name__})")
+
+    def _note_lost(self, msg_type: str, size: int, why: str) -> None:
+        self._stream("stderr", f"[an output of {size:,} bytes ({msg_type}) was not kept: {why}]\n")
         self.version += 1
 
     def outputs(self) -> list[Output]:

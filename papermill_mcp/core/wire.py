@@ -62,7 +62,10 @@ class Message:
     def content(self) -> dict[str, Any]:
         """The content, decoded once."""
         if self._content is None:
-            decoded = json.loads(self.content_frame)
+            try:
+                decoded = json.loads(self.content_frame)
+            except UnicodeDecodeError:
+                decoded = json.loads(self.content_frame.decode("utf-8", "replace"))
             self._content = decoded if isinstance(decoded, dict) else {}
         return self._content
 

@@ -216,7 +216,10 @@ class KernelService:
 
     async def _warm_up(self) -> None:
         await asyncio.sleep(_WARM_UP_DELAY)
-        await asyncio.to_thread(_reap, self._state_directory)
+        try:
+            await asyncio.to_thread(_reap, self._state_directory)
+        except Exception:
+            logger.exception("what earlier servers left could not be looked for")
         await asyncio.to_thread(_import_engine)
 
     async def _engine(self) -> JupyterManager:
@@ -372,6 +375,7 @@ class KernelService:
         manager = await self._engine()
         spare = None if python or env else await self._spare(kernel_name, cwd)
         if spare is not None:
+            spare.died.connect(self._hand_on)
             self._kernels[spare.kernel_id] = spare
             logger.info("spare kernel used", extra={"kernel_id": spare.kernel_id})
             return spare
@@ -396,9 +400,10 @@ class KernelService:
             self._fill_spares(delay=_SPARE_DELAY)
             try:
                 await kernel.move_to(cwd)
-            except ServerError as error:
-                logger.warning("a spare kernel cannot be used: %s", error)
-                await self.end(kernel, "was a spare one that failed")
+            except Exception as error:
+                known = isinstance(error, ServerError)
+                logger.warning("a spare kernel cannot be used: %s", error, exc_info=None if known else error)
+                await self._end_or_log(kernel, "was a spare one that failed")
                 continue
             return kernel
         return None
@@ -414,8 +419,8 @@ class KernelService:
     async def _start_spares(self, delay: float) -> None:
         await asyncio.sleep(delay)
         while len(self._spares) < self._config.prewarm_kernels and not self._closed:
-            manager = await self._engine()
             try:
+                manager = await self._engine()
                 with self._metrics.kernel_start(DEFAULT_KERNEL):
                     kernel = await manager.start_kernel(
                         DEFAULT_KERNEL,
@@ -425,6 +430,9 @@ class KernelService:
                     )
             except ServerError as error:
                 logger.warning("no spare kernel could be started: %s", error)
+                return
+            except Exception:
+                logger.exception("no spare kernel could be started")
                 return
             self._spares.append(kernel)
 
@@ -573,6 +581,13 @@ class KernelService:
         finally:
             self._hand_on()
 
+    async def _end_or_log(self, kernel: Kernel, fate: str) -> None:
+        """Stop a kernel, where nothing but the log can be told of a failure."""
+        try:
+            await self.end(kernel, fate)
+        except Exception:
+            logger.exception("a kernel could not be stopped", extra={"kernel_id": kernel.kernel_id})
+
     def _remember(self, kernel_id: str, fate: str) -> None:
         self._gone[kernel_id] = fate
         while len(self._gone) > _REMEMBERED:
@@ -618,7 +633,7 @@ class KernelService:
                 if idle < self._config.kernel_idle_timeout:
                     continue
                 logger.info("idle kernel stopped", extra={"kernel_id": kernel.kernel_id, "idle_seconds": round(idle)})
-                await self.end(
+                await self._end_or_log(
                     kernel,
                     f"was stopped after {idle / 60:.1f} min of idleness (kernel_idle_timeout); its variables are lost",
                 )

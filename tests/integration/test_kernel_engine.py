@@ -20,9 +20,10 @@ from conftest import AddKernelspec
 from helpers import until, wait_gone
 
 from papermill_mcp.core import kernel as kernel_module
-from papermill_mcp.core.execution import CellExecution, CellStatus
+from papermill_mcp.core.execution import CellExecution, RunStatus
 from papermill_mcp.core.jupyter_manager import JupyterManager
 from papermill_mcp.core.kernel import Kernel, KernelState
+from papermill_mcp.core.kernel_process import KernelProcess
 from papermill_mcp.core.wire import Wire
 from papermill_mcp.errors import (
     KernelDiedError,
@@ -94,7 +95,7 @@ def stdout(execution: CellExecution) -> str:
 
 
 def began_to_run(execution: CellExecution) -> bool:
-    return execution.status == CellStatus.RUNNING
+    return execution.status == RunStatus.RUNNING
 
 
 def error_name(execution: CellExecution) -> str:
@@ -116,7 +117,7 @@ async def test_a_kernel_starts_runs_code_and_stops(manager: JupyterManager, kern
 
     execution = await run(kernel, "x = 20\nprint('hello')\nx + 1")
 
-    assert execution.status == CellStatus.OK
+    assert execution.status == RunStatus.OK
     assert execution.execution_count == kernel.execution_count == 1
     assert execution.outputs == [
         {"output_type": "stream", "name": "stdout", "text": "hello\n"},
@@ -297,12 +298,12 @@ async def test_the_two_streams_come_in_order_and_merged(kernel: Kernel) -> None:
 async def test_an_exception_is_an_error_with_its_traceback(kernel: Kernel) -> None:
     execution = await run(kernel, "print('before')\n1/0")
 
-    assert execution.status == CellStatus.ERROR
+    assert execution.status == RunStatus.ERROR
     assert execution.error is not None
     assert (execution.error.ename, execution.error.evalue) == ("ZeroDivisionError", "division by zero")
     assert "----> 2 1/0" in clean_text("\n".join(execution.error.traceback))
     assert [output["output_type"] for output in execution.outputs] == ["stream", "error"]
-    assert (await run(kernel, "2")).status == CellStatus.OK
+    assert (await run(kernel, "2")).status == RunStatus.OK
 
 
 @pytest.mark.slow
@@ -364,7 +365,7 @@ async def test_output_that_comes_late_reaches_the_execution_it_belongs_to(kernel
 async def test_asking_for_input_fails_at_once(kernel: Kernel) -> None:
     for code in ("input()", "import getpass; getpass.getpass()"):
         execution = await run(kernel, code, seconds=5)
-        assert execution.status == CellStatus.ERROR
+        assert execution.status == RunStatus.ERROR
         assert error_name(execution) == "StdinNotImplementedError"
 
 
@@ -405,7 +406,7 @@ async def test_what_waits_behind_an_error_runs_all_the_same(kernel: Kernel) -> N
     for execution in executions:
         await settled(execution)
 
-    assert [execution.status for execution in executions] == [CellStatus.ERROR, CellStatus.OK]
+    assert [execution.status for execution in executions] == [RunStatus.ERROR, RunStatus.OK]
 
 
 async def test_an_execution_that_waits_can_be_cancelled_alone(kernel: Kernel) -> None:
@@ -416,9 +417,9 @@ async def test_an_execution_that_waits_can_be_cancelled_alone(kernel: Kernel) ->
     assert await kernel.interrupt(waiting)
     await settled(last)
 
-    assert waiting.status == CellStatus.ABORTED
+    assert waiting.status == RunStatus.ABORTED
     assert waiting.outputs == []
-    assert (first.status, last.status) == (CellStatus.OK, CellStatus.OK)
+    assert (first.status, last.status) == (RunStatus.OK, RunStatus.OK)
     assert "done" in stdout(first)
 
 
@@ -447,7 +448,7 @@ async def test_an_interrupt_ends_the_code_and_the_kernel_stays_usable(code: str,
     assert await kernel.interrupt(execution)
 
     assert time.monotonic() - began < 3
-    assert execution.status == CellStatus.INTERRUPTED
+    assert execution.status == RunStatus.INTERRUPTED
     assert not execution.still_running
     assert stdout(await run(kernel, "print(x)", seconds=5)) == "5\n"
 
@@ -459,22 +460,22 @@ async def test_an_interrupt_right_after_the_request_is_not_lost(kernel: Kernel) 
         began = time.monotonic()
         assert await kernel.interrupt(execution)
         assert time.monotonic() - began < 3
-        assert execution.status == CellStatus.INTERRUPTED
+        assert execution.status == RunStatus.INTERRUPTED
 
-    assert (await run(kernel, "1", seconds=5)).status == CellStatus.OK
+    assert (await run(kernel, "1", seconds=5)).status == RunStatus.OK
 
 
 async def test_interrupting_an_idle_kernel_does_nothing(kernel: Kernel) -> None:
     assert await kernel.interrupt()
 
-    assert (await run(kernel, "1")).status == CellStatus.OK
+    assert (await run(kernel, "1")).status == RunStatus.OK
 
 
 async def test_an_execution_that_is_over_stays_as_it_is(kernel: Kernel) -> None:
     execution = await run(kernel, "1")
 
     assert await kernel.interrupt(execution)
-    assert execution.status == CellStatus.OK
+    assert execution.status == RunStatus.OK
 
 
 @pytest.mark.slow
@@ -482,7 +483,7 @@ async def test_two_interrupts_at_once_are_one(kernel: Kernel) -> None:
     execution = await running(kernel)
 
     assert all(await asyncio.gather(kernel.interrupt(execution), kernel.interrupt(execution)))
-    assert execution.status == CellStatus.INTERRUPTED
+    assert execution.status == RunStatus.INTERRUPTED
 
 
 async def test_a_caller_that_is_cancelled_does_not_stop_an_interrupt(kernel: Kernel) -> None:
@@ -491,7 +492,7 @@ async def test_a_caller_that_is_cancelled_does_not_stop_an_interrupt(kernel: Ker
     await asyncio.sleep(0)
     task.cancel()
 
-    assert (await settled(execution, seconds=5)).status == CellStatus.INTERRUPTED
+    assert (await settled(execution, seconds=5)).status == RunStatus.INTERRUPTED
 
 
 async def test_an_interrupt_leaves_what_waits_behind_it(kernel: Kernel) -> None:
@@ -509,16 +510,16 @@ async def test_code_that_runs_too_long_is_interrupted_with_its_output_kept(kerne
     execution = await run(kernel, "print('so far', flush=True)\nwhile True: pass", timeout=0.5, seconds=5)
 
     assert time.monotonic() - began < 1.5
-    assert execution.status == CellStatus.TIMEOUT
+    assert execution.status == RunStatus.TIMEOUT
     assert stdout(execution) == "so far\n"
     assert error_name(execution) == "KeyboardInterrupt"
-    assert (await run(kernel, "1", seconds=5)).status == CellStatus.OK
+    assert (await run(kernel, "1", seconds=5)).status == RunStatus.OK
 
 
 async def test_the_time_in_the_queue_does_not_count(kernel: Kernel) -> None:
     kernel.submit("import time; time.sleep(1)", timeout_seconds=None)
 
-    assert (await run(kernel, "1", timeout=0.9)).status == CellStatus.OK
+    assert (await run(kernel, "1", timeout=0.9)).status == RunStatus.OK
 
 
 @pytest.mark.slow
@@ -539,7 +540,7 @@ async def test_a_kernel_that_ignores_interrupts_is_reported_and_usable_once_it_i
     assert not await kernel.interrupt(execution)
 
     assert 4.5 < time.monotonic() - began < 6
-    assert execution.status == CellStatus.INTERRUPTED
+    assert execution.status == RunStatus.INTERRUPTED
     assert execution.still_running
     assert kernel.state == KernelState.BUSY
 
@@ -549,7 +550,7 @@ async def test_a_kernel_that_ignores_interrupts_is_reported_and_usable_once_it_i
 
     assert stdout(behind) == "behind\n"
     assert not execution.still_running
-    assert execution.status == CellStatus.INTERRUPTED  # what the caller was told stands
+    assert execution.status == RunStatus.INTERRUPTED  # what the caller was told stands
 
 
 async def test_a_kernel_that_ignores_interrupts_can_be_stopped(manager: JupyterManager, start: Start) -> None:
@@ -562,7 +563,7 @@ async def test_a_kernel_that_ignores_interrupts_can_be_stopped(manager: JupyterM
     await manager.stop_kernel(kernel)
 
     assert time.monotonic() - began < 2
-    assert execution.status == CellStatus.ABORTED
+    assert execution.status == RunStatus.ABORTED
 
 
 # Death
@@ -592,11 +593,11 @@ async def test_a_kernel_that_dies_is_seen_at_once_with_the_reason_and_the_output
     await settled(execution, seconds=10)
 
     assert time.monotonic() - began < 2
-    assert execution.status == CellStatus.DIED
+    assert execution.status == RunStatus.DIED
     assert execution.error is not None
     assert how in execution.error.evalue
     assert stdout(execution) == "running\n"
-    assert waiting.status == CellStatus.ABORTED
+    assert waiting.status == RunStatus.ABORTED
     assert waiting.outputs == []
     assert kernel.state == KernelState.DEAD
     assert how in kernel.exit_description
@@ -617,7 +618,7 @@ async def test_a_cell_that_leaves_the_kernel_is_not_left_waiting(kernel: Kernel)
     """`exit()` is answered with ok, and the process ends a moment later."""
     execution = await run(kernel, "exit()", seconds=5)
 
-    assert execution.status in (CellStatus.OK, CellStatus.DIED)
+    assert execution.status in (RunStatus.OK, RunStatus.DIED)
     await until(lambda: kernel.state == KernelState.DEAD, what="the death is seen")
 
 
@@ -639,7 +640,7 @@ async def test_other_kernels_live_on(start: Start) -> None:
     one, two = await asyncio.gather(start(), start())
     await run(one, "import os; os._exit(1)")
 
-    assert (await run(two, "1")).status == CellStatus.OK
+    assert (await run(two, "1")).status == RunStatus.OK
 
 
 async def test_the_children_of_a_kernel_go_when_it_is_stopped(manager: JupyterManager, kernel: Kernel) -> None:
@@ -810,12 +811,12 @@ async def test_a_bash_kernel_starts_runs_and_is_interrupted(start: Start, bash_k
     assert kernel.language == "bash"
 
     assert stdout(await run(kernel, "x=5; echo hello $x")) == "hello 5\n"
-    assert (await run(kernel, "false")).status == CellStatus.ERROR
+    assert (await run(kernel, "false")).status == RunStatus.ERROR
     execution = await running(kernel, "echo running; sleep 3600")
     began = time.monotonic()
     assert await kernel.interrupt(execution)
     assert time.monotonic() - began < 3
-    assert execution.status == CellStatus.INTERRUPTED
+    assert execution.status == RunStatus.INTERRUPTED
     assert "5" in stdout(await run(kernel, "echo $x", seconds=5))
 
 
@@ -827,7 +828,7 @@ async def test_messages_in_any_order_and_of_strangers_do_not_disturb_an_executio
     for number in range(1, 3):
         execution = await run(kernel, f"code {number}", seconds=5)
 
-        assert execution.status == CellStatus.OK
+        assert execution.status == RunStatus.OK
         assert execution.execution_count == number
         assert stdout(execution) == f"code {number}"
         assert not execution.output_incomplete
@@ -838,7 +839,7 @@ async def test_an_execution_that_ends_twice_ends_once(fake: Callable[[str], Awai
     first = await run(kernel, "one")
     second = await run(kernel, "two")
 
-    assert (first.status, second.status) == (CellStatus.OK, CellStatus.OK)
+    assert (first.status, second.status) == (RunStatus.OK, RunStatus.OK)
     await until(lambda: stdout(second) == "twotwo", what="the second output")
     assert stdout(first) == "oneone"
 
@@ -850,7 +851,7 @@ async def test_an_execution_without_idle_ends_and_says_that_output_may_be_missin
     kernel = await fake(behaviour)
     execution = await run(kernel, "code", seconds=6)
 
-    assert execution.status == CellStatus.OK
+    assert execution.status == RunStatus.OK
     assert execution.output_incomplete
     assert stdout(execution) == "code"
 
@@ -865,7 +866,7 @@ async def test_an_interrupted_execution_without_reply_ends_with_idle(
     await until(lambda: "code" in stdout(execution), what="it runs")
     assert await kernel.interrupt(execution)
 
-    assert execution.status == CellStatus.INTERRUPTED
+    assert execution.status == RunStatus.INTERRUPTED
     assert not execution.still_running
     assert kernel.state == KernelState.IDLE
 
@@ -873,7 +874,7 @@ async def test_an_interrupted_execution_without_reply_ends_with_idle(
 async def test_a_kernel_that_drops_a_request_has_not_run_it(fake: Callable[[str], Awaitable[Kernel]]) -> None:
     kernel = await fake("aborts")
 
-    assert (await run(kernel, "code", seconds=5)).status != CellStatus.OK
+    assert (await run(kernel, "code", seconds=5)).status != RunStatus.OK
 
 
 async def test_a_kernel_that_stops_answering_can_be_stopped(
@@ -884,7 +885,7 @@ async def test_a_kernel_that_stops_answering_can_be_stopped(
     execution = kernel.submit("code", timeout_seconds=0.2)
     await settled(execution, seconds=7)
 
-    assert execution.status == CellStatus.TIMEOUT
+    assert execution.status == RunStatus.TIMEOUT
     assert execution.still_running
     began = time.monotonic()
     await manager.stop_kernel(kernel)
@@ -914,9 +915,9 @@ async def test_a_cell_whose_end_the_kernel_never_tells_is_over_all_the_same(kern
     async with asyncio.timeout(10):
         await after.settled.wait()
 
-    assert (lost.status, lost.output_incomplete) == (CellStatus.OK, True)
+    assert (lost.status, lost.output_incomplete) == (RunStatus.OK, True)
     assert lost.outputs[0]["text"] == "done\n"
-    assert after.status == CellStatus.OK
+    assert after.status == RunStatus.OK
 
 
 @pytest.mark.slow
@@ -926,7 +927,7 @@ async def test_a_cell_that_takes_long_is_not_taken_for_over(code: str, kernel: K
     async with asyncio.timeout(20):
         await execution.settled.wait()
 
-    assert (execution.status, execution.output_incomplete) == (CellStatus.OK, False)
+    assert (execution.status, execution.output_incomplete) == (RunStatus.OK, False)
     assert execution.duration > 6.5
     assert execution.outputs[0]["text"] == "end\n"
 
@@ -948,4 +949,144 @@ async def test_a_kernel_whose_port_another_program_took_starts_with_new_ports(
     kernel = await start()
 
     assert len(ports) == 2
-    assert (await settled(kernel.submit("1", timeout_seconds=10))).status == CellStatus.OK
+    assert (await settled(kernel.submit("1", timeout_seconds=10))).status == RunStatus.OK
+
+
+# Failures of the engine itself
+
+
+@pytest.mark.parametrize("code", ["x = '\ud800'", "# first line\nx = '\udcff'"], ids=["high", "as bytes"])
+async def test_code_that_cannot_be_sent_ends_with_an_error_and_the_next_runs(code: str, kernel: Kernel) -> None:
+    """`jupyter_client` refuses half of a surrogate pair, or sends another character in its place."""
+    refused = kernel.submit(code, timeout_seconds=10)
+    behind = kernel.submit("print('behind')", timeout_seconds=10)
+    await settled(refused)
+    await settled(behind)
+
+    assert refused.status == RunStatus.ERROR
+    assert not refused.still_running
+    assert refused.error is not None
+    assert refused.error.ename == "UnicodeEncodeError"
+    assert f"U+{ord(code[-2]):04X}" in refused.error.evalue
+    assert f"line {code.count(chr(10)) + 1} " in refused.error.evalue
+    assert refused.error.evalue.isascii()
+    assert (behind.execution_count, stdout(behind)) == (1, "behind\n")
+    await until(lambda: kernel.state == KernelState.IDLE, what="the kernel is idle")
+
+
+async def test_a_send_that_fails_ends_one_execution_and_is_logged(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    send, failures = Wire.send, [RuntimeError("planted"), zmq.ZMQError(zmq.EHOSTUNREACH)]
+
+    def failing(wire: Wire, channel: Any, msg_type: str, *rest: Any, **options: Any) -> str:
+        if msg_type == "execute_request" and failures:
+            raise failures.pop(0)
+        return send(wire, channel, msg_type, *rest, **options)
+
+    monkeypatch.setattr(Wire, "send", failing)
+    first, second, third = (kernel.submit("print('ran')", timeout_seconds=10) for _ in range(3))
+    for execution in (first, second, third):
+        await settled(execution)
+
+    assert [first.status, second.status, third.status] == [RunStatus.ERROR, RunStatus.ERROR, RunStatus.OK]
+    assert first.error is not None
+    assert "RuntimeError: planted" in first.error.evalue
+    assert "restart_kernel" in first.error.evalue
+    assert stdout(third) == "ran\n"
+    assert [record.exc_info is not None for record in caplog.records if "could not be run" in record.message] == [
+        True,
+        True,
+    ]
+    await until(lambda: kernel.state == KernelState.IDLE, what="the kernel is idle")
+
+
+async def test_a_listener_that_fails_does_not_hold_an_execution_up(kernel: Kernel) -> None:
+    def listener() -> None:
+        raise RuntimeError("planted")
+
+    heard = kernel.submit("print('ran')", timeout_seconds=10, on_change=listener)
+    await settled(heard)
+
+    assert (heard.status, stdout(heard)) == (RunStatus.OK, "ran\n")
+    assert (await run(kernel, "1", seconds=5)).status == RunStatus.OK
+
+
+async def test_interrupts_that_cannot_be_sent_leave_the_caller_with_a_result(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def forbidden(_: KernelProcess) -> None:
+        raise PermissionError("planted")
+
+    monkeypatch.setattr(kernel_module, "INTERRUPT_PATIENCE", 1.0)
+    execution = await running(kernel)
+    with monkeypatch.context() as planted:
+        planted.setattr(KernelProcess, "interrupt", forbidden)
+        assert not await kernel.interrupt(execution)
+        assert (execution.status, execution.still_running) == (RunStatus.INTERRUPTED, True)
+    assert await kernel.interrupt(execution)
+
+    assert (await run(kernel, "1", seconds=5)).status == RunStatus.OK
+
+
+async def test_a_kernel_that_cannot_be_asked_for_a_lost_reply_does_not_hold_its_queue_up(
+    fake: Callable[[str], Awaitable[Kernel]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel = await fake("no-reply")
+    execution = kernel.submit("code", timeout_seconds=None)
+    await until(lambda: "code" in stdout(execution), what="it runs")
+
+    def failing(*_: Any, **__: Any) -> str:
+        raise zmq.Again
+
+    monkeypatch.setattr(Wire, "send", failing)
+    await settled(execution, seconds=6)
+
+    assert execution.status == RunStatus.ERROR
+    assert error_name(execution) == "KernelUnresponsive"
+    assert not execution.still_running
+
+
+async def test_a_kernel_that_cannot_be_asked_to_shut_down_is_ended(
+    manager: JupyterManager, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: Any, **__: Any) -> str:
+        raise RuntimeError("planted")
+
+    pid = kernel.pid
+    assert pid is not None
+    monkeypatch.setattr(Wire, "send", failing)
+    await manager.stop_kernel(kernel)
+
+    assert kernel.state == KernelState.STOPPED
+    assert await wait_gone([pid], seconds=2) == []
+
+
+@pytest.mark.parametrize("behaviour", ["broken-output", "broken-reply", "idle-then-broken-reply", "reply-not-json"])
+async def test_messages_that_cannot_be_read_harm_no_other(
+    behaviour: str, fake: Callable[[str], Awaitable[Kernel]]
+) -> None:
+    kernel = await fake(behaviour)
+    for _ in range(2):
+        execution = await run(kernel, "code", seconds=8)
+
+        assert not execution.still_running
+        assert stdout(execution) == "code"
+        if behaviour == "broken-output":
+            assert execution.status == RunStatus.OK
+            lost = "".join(o["text"] for o in execution.outputs if o.get("name") == "stderr")
+            assert lost.count("could not read it") == 2
+        else:
+            assert execution.status == RunStatus.ERROR
+            assert error_name(execution) == "UnreadableReply"
+    await until(lambda: kernel.state == KernelState.IDLE, what="the kernel is idle")
+
+
+async def test_text_that_is_not_utf_8_is_shown_as_far_as_it_can_be(
+    fake: Callable[[str], Awaitable[Kernel]],
+) -> None:
+    kernel = await fake("not-utf-8")
+    execution = await run(kernel, "code", seconds=5)
+
+    assert execution.status == RunStatus.OK
+    assert stdout(execution) == "caf\ufffd"

@@ -58,6 +58,19 @@ def test_the_newest_record_comes_first_and_a_later_one_replaces_it(tmp_path: Pat
     store.close()
 
 
+def test_a_row_that_sqlite_cannot_hold_is_left_out_and_the_others_are_kept(tmp_path: Path) -> None:
+    """A path whose bytes are not UTF-8."""
+    store = ExecutionStore(tmp_path)
+    store.put(record("before"))
+    store.put(record("odd", path=os.fsdecode(b"/x/\xff.ipynb")))
+    store.put(record("behind"))
+    assert {r.execution_id for r in store.records(limit=10)} == {"before", "behind"}
+    store.put(record("later"))
+    assert store.record("later") is not None
+    assert store.timings(os.fsdecode(b"/x/\xff.ipynb")) == {}
+    store.close()
+
+
 def test_another_process_reads_what_was_written_before_the_close(tmp_path: Path) -> None:
     store = ExecutionStore(tmp_path)
     store.put(record())

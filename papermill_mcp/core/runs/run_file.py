@@ -30,6 +30,8 @@ SAVE_SHARE = 0.05
 #: How often a save starts again because the file was changed while it went on.
 _ATTEMPTS = 5
 
+_LAST_FAILED = "the last save failed, so the file has an earlier state of the run"
+
 
 class RunFile:
     """A notebook file under a run.
@@ -108,7 +110,10 @@ class RunFile:
             # A caller that is cancelled must not stop the save between its steps.
             await asyncio.shield(self._save(durable=True, change=change))
         except ServerError as error:
-            notes.append(f"the last save failed, so the file has an earlier state of the run: {error}")
+            notes.append(f"{_LAST_FAILED}: {error}")
+        except Exception as error:
+            logger.exception("the last save of a run failed in the server", extra={"path": self.shown})
+            notes.append(f"{_LAST_FAILED}: {type(error).__name__}; the log of the server has the details")
         if self.unsaved:
             notes.append(
                 f"cells {', '.join(map(str, sorted(self.unsaved)))} were changed or removed by somebody else during "
@@ -128,6 +133,8 @@ class RunFile:
             except ServerError as error:
                 # The run goes on: the next save may succeed, and the last one reports if it does not.
                 logger.warning("a save during a run failed", extra={"path": self.shown, "error": str(error)})
+            except Exception:
+                logger.exception("a save during a run failed in the server", extra={"path": self.shown})
 
     async def _save(self, *, durable: bool, change: Callable[[NotebookDocument], None] | None = None) -> None:
         async with self._lock():

@@ -148,7 +148,11 @@ class ExecutionStore:
         self._wake.set()
 
     def _write(self) -> None:
-        connection = self._connect()
+        try:
+            connection = self._connect()
+        except Exception:
+            logger.exception("executions are not remembered")
+            connection = None
         while True:
             self._wake.wait()
             self._hurry.wait(_COLLECT_SECONDS)  # several records of one execution become one
@@ -156,7 +160,10 @@ class ExecutionStore:
             with self._lock:
                 pending, self._pending = self._pending, {}
             if connection is not None and pending:
-                self._write_rows(connection, pending)
+                try:
+                    self._write_rows(connection, pending)
+                except Exception as error:  # later ones may be recorded
+                    logger.warning("executions could not be recorded: %s", error)
             if self._hurry.is_set():
                 self._hurry.clear()
                 self._written.set()
@@ -166,13 +173,14 @@ class ExecutionStore:
             connection.close()
 
     def _write_rows(self, connection: sqlite3.Connection, pending: dict[tuple[str, str], dict[str, Any]]) -> None:
-        try:
-            with connection:
-                connection.execute("BEGIN")
-                for (table, _), row in pending.items():
+        with connection:
+            connection.execute("BEGIN")
+            for (table, _), row in pending.items():
+                try:
                     connection.execute(_INSERT[table], row)
-        except sqlite3.Error as error:
-            logger.warning("executions could not be recorded: %s", error)
+                except (ValueError, sqlite3.InterfaceError, sqlite3.ProgrammingError) as error:
+                    # SQLite has no such value: a path that is not UTF-8, for one. The other rows are kept.
+                    logger.warning("an execution could not be recorded: %s", error)
 
     def _flush(self, seconds: float) -> None:
         """Have what is collected written now."""
@@ -219,7 +227,7 @@ class ExecutionStore:
                 return connection.execute(query, parameters).fetchall()
             finally:
                 connection.close()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, ValueError) as error:
             logger.warning("earlier executions cannot be read: %s", error)
             return []
 

@@ -206,7 +206,10 @@ class BatchRun(BaseRun):
             for row in self.rows:
                 if not row.status.final:
                     self._end(row, RunStatus.ABORTED)
-            await self._backend.aclose()
+            try:
+                await self._backend.aclose()
+            except Exception:
+                logger.exception("the place of a batch could not be closed")
             if self.cancelled:
                 self.notes.append(
                     f"{self._done} of {len(self.rows)} runs had begun; the same request keeps those that are complete "
