@@ -156,8 +156,8 @@ async def test_a_batch_waits_for_a_kernel_when_others_take_all_places(
 ) -> None:
     async with client(max_kernels=1) as c:
         other = await call(c, "start_kernel")
-        begun = await batch(c, input_path="in.ipynb", parameters=[{"n": 7}], wait=0)
-        assert begun["status"] == "running"
+        begun = await batch(c, input_path="in.ipynb", parameters=[{"n": 7}], wait=0.5)
+        assert begun["status"] == "queued"
         await call(c, "stop_kernel", kernel_id=other["kernel_id"])
         facts = await call(c, "get_execution", execution_id=begun["execution_id"], wait=30)
 

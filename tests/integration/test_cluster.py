@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import pickle
 import signal
@@ -573,6 +574,26 @@ async def test_a_batch_loses_no_run_and_counts_none_twice_when_a_worker_is_kille
     assert len(list((workspace / "outputs" / "in-batch").glob("*.ipynb"))) == 6
     assert [row["parameters"]["n"] for row in again["runs"] if not row.get("kept")] == [3]
     assert [len(_ran(workspace, n)) for n in range(6)] == [2, 1, 1, 2, 1, 1]
+
+
+async def test_the_wait_for_a_worker_is_in_no_duration(
+    dask: StartDask, client: Connect, workspace: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Rows, log and metrics have the time of each run on its worker. Meanwhile a run is queued for a worker."""
+    caplog.set_level(logging.INFO)
+    write_notebook(workspace / "in.ipynb", [cell("n = 0", tags=["parameters"]), "import time; time.sleep(1)"])
+    async with dask(workers=1) as d, client(dask_scheduler=d.address) as c, asyncio.timeout(90):
+        facts = await call(
+            c, "execute_notebook_batch", seconds=60, input_path="in.ipynb", grid={"n": [1, 2, 3]}, wait=60
+        )
+
+    assert facts["status"] == "ok"
+    records: list[Any] = [record for record in caplog.records if record.getMessage() == "execution ended"]
+    logged = sorted(record.duration for record in records if record.operation == "execute_notebook_papermill")
+    rows = sorted(row["duration"] for row in facts["runs"])
+    assert logged == pytest.approx(rows, abs=0.01)
+    assert rows[0] >= 1
+    assert sum(rows) <= facts["duration"]
 
 
 @pytest.mark.slow
