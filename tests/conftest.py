@@ -12,14 +12,14 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-import fuzz
 import psutil
 import pytest
 from helpers import LEGACY_VERSION, MARKER, RawServer, marked_processes, stdio_client_of, zombies
 from mcp import Client
 from mcp.client.client import ConnectMode
-from proof import Recorder
 
+from dev import fuzz
+from dev.proof import Recorder
 from papermill_mcp.config import Config
 from papermill_mcp.main import build_server
 

@@ -1,6 +1,6 @@
 """Saves under faults: full disks, failing system calls, kills, and two servers at once.
 
-`python -m tests.fault_report` injects more of the same, and prints how many faults there were and what was lost.
+`python -m dev.fault_report` injects more of the same, and prints how many faults there were and what was lost.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import fault_report
 import pytest
 from conftest import MakeConfig
-from fault_report import Outcome
 from helpers import call, read_json, stdio_client_of, text_of, write_notebook
 from mcp import Client
 
+from dev import fault_report
+from dev.fault_report import Outcome
 from papermill_mcp.services.notebook_edits import CellRef
 from papermill_mcp.services.notebook_service import NotebookService
 from papermill_mcp.services.workspace import Workspace
 from papermill_mcp.utils import file_utils
 from papermill_mcp.utils.lock_files import LockFiles
 
-TESTS = Path(fault_report.__file__)
+SCRIPT = Path(fault_report.__file__)
 
 
 def losses(outcomes: list[Outcome]) -> list[dict[str, Any]]:
@@ -54,7 +54,7 @@ def test_no_failing_system_call_of_a_save_loses_anything(tmp_path: Path) -> None
 def test_a_save_that_is_killed_leaves_the_old_or_the_new_version(tmp_path: Path) -> None:
     """SIGKILL at the n-th system call, for every n."""
     done = subprocess.run(
-        [sys.executable, str(TESTS), "--kill", str(tmp_path)], capture_output=True, text=True, timeout=100, check=True
+        [sys.executable, str(SCRIPT), "--kill", str(tmp_path)], capture_output=True, text=True, timeout=100, check=True
     )
     outcomes = [Outcome(**outcome) for outcome in json.loads(done.stdout)]
 

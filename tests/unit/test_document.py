@@ -12,11 +12,11 @@ from typing import Any
 
 import nbformat
 import pytest
-from fuzz import examples
 from hypothesis import given
 from hypothesis import strategies as st
 from papermill.iorw import write_ipynb
 
+from dev.fuzz import examples
 from papermill_mcp.core.document import NotebookCell, NotebookDocument, split_lines_for_file
 from papermill_mcp.errors import (
     CellNotFoundError,

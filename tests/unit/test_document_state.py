@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fuzz import examples
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from test_document import STYLES
 
+from dev.fuzz import examples
 from papermill_mcp.config import Config
 from papermill_mcp.core.document import NotebookDocument
 from papermill_mcp.errors import ConflictError, DiskFullError, PermissionDeniedError

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from floors import PROJECT, floors
+
+from dev.floors import PROJECT, floors
 
 _TABLE = """
 [project]

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fuzz import examples
 from hypothesis import given
 from hypothesis import strategies as st
 from test_document import BROKEN, SMALL, STYLES, V3, parsed
 
+from dev.fuzz import examples
 from papermill_mcp.config import Config
 from papermill_mcp.errors import ServerError
 from papermill_mcp.services.notebook_catalogue import NotebookCatalogue

@@ -6,9 +6,9 @@ import ast
 from pathlib import Path
 
 import pytest
-from mutation import TARGETS, mutants
 
 import papermill_mcp
+from dev.mutation import TARGETS, mutants
 
 _SOURCE = '''
 """Says: 1 < 2."""

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from fuzz import examples
 from hypothesis import example, given
 from hypothesis import strategies as st
 from papermill.translators import Translator, papermill_translators, translate_parameters
 
+from dev.fuzz import examples
 from papermill_mcp.core.code_writer import Writer
 from papermill_mcp.core.parameter_code import writer_for
 from papermill_mcp.errors import InvalidParametersError

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from power_cut import NEW, OLD, states
 
+from dev.power_cut import NEW, OLD, states
 from papermill_mcp.utils import file_utils
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 from conftest import RECORDER
-from proof import Contract, Promise, Proof, Rule
+
+from dev.proof import Contract, Promise, Proof, Rule
 
 TESTS = Path(__file__).parents[1]
 
@@ -82,7 +83,7 @@ def test_results_are_kept_from_run_to_run_and_unknown_cases_stop_it(
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     pytester.makeini("[pytest]\nmarkers = case")
     pytester.makeconftest(
-        "from proof import Recorder\ndef pytest_configure(config):\n config.pluginmanager.register(Recorder())"
+        "from dev.proof import Recorder\ndef pytest_configure(config):\n config.pluginmanager.register(Recorder())"
     )
     pytester.makepyfile(
         "import pytest\n"

@@ -8,11 +8,11 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from fuzz import examples
 from hypothesis import given
 from hypothesis import strategies as st
 from test_text_utils import IGNORABLE
 
+from dev.fuzz import examples
 from papermill_mcp.errors import NotFoundError, PathNotAllowedError, PermissionDeniedError, ServerError
 from papermill_mcp.services.workspace import MAX_LINKS, MAX_PART_BYTES, Workspace
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
 
-from fuzz import examples
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dev.fuzz import examples
 from papermill_mcp.errors import NotFoundError, PathNotAllowedError, ServerError
 from papermill_mcp.services.workspace import MAX_LINKS, Workspace
 

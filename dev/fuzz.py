@@ -1,7 +1,7 @@
 """How far property tests look: every day a little, by this command for as long as one likes.
 
-    python -m tests.fuzz --minutes 2
-    python -m tests.fuzz --minutes 600 --profile long
+    python -m dev.fuzz --minutes 2
+    python -m dev.fuzz --minutes 600 --profile long
 
 Runs all property tests again and again, each round with another seed and without the examples of earlier ones, and ends
 with the first round that fails, or that is over after this time.

@@ -1,7 +1,7 @@
 """Mutation testing of the small modules that carry the promises: which slips would the tests notice?
 
-    python -m tests.mutation
-    python -m tests.mutation utils/text_utils.py --mutants 1000
+    python -m dev.mutation
+    python -m dev.mutation utils/text_utils.py --mutants 1000
 
 Each mutant is one small change of one module: a comparison turned round, a call left out, a number off by one, a piece
 of a pattern gone. It is put into a copy of the package, and the unit tests of the module run on it. A mutant that they
@@ -192,12 +192,12 @@ def _tokens(text: str) -> Iterator[tokenize.TokenInfo]:
 
 
 class _Copy:
-    """A copy of the package and its tests, in which one module is another."""
+    """A copy of the package, its tests and their tools, in which one module is another."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._temporary = directory / "tmp"
-        for name in (_PACKAGE, "tests"):
+        for name in (_PACKAGE, "tests", "dev"):
             shutil.copytree(_ROOT / name, directory / name, ignore=shutil.ignore_patterns("__pycache__"))
         for name in ("pyproject.toml", "README.md"):
             shutil.copy(_ROOT / name, directory)

@@ -1,6 +1,6 @@
 """What is promised, and by which tests it is shown.
 
-    python -m tests.proof
+    python -m dev.proof
 
 Lists promise, rule, case, test and the last result of the test. Ends with 1 if a promise has no test, a case neither a
 test nor a reason to have none, if a marker names an unknown case, or if a test failed when it was run last. Promises,
@@ -23,7 +23,7 @@ from pathlib import Path
 
 import pytest
 
-TESTS = Path(__file__).parent
+ROOT = Path(__file__).parents[1]
 RESULTS = "proof/results"
 """Where in pytest's cache `conftest` keeps the last result of each test that carries a case."""
 
@@ -61,7 +61,7 @@ class Contract:
 
     @classmethod
     def load(cls) -> Contract:
-        data = tomllib.loads((TESTS / "proof.toml").read_text(encoding="utf-8"))
+        data = tomllib.loads(Path(__file__).with_name("proof.toml").read_text(encoding="utf-8"))
         return cls(
             tuple(
                 Promise(number, one["text"], tuple(Rule(rule["text"], tuple(rule["cases"])) for rule in one["rules"]))
@@ -212,7 +212,7 @@ def collect() -> Proof:
     output = io.StringIO()
     with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
         code = pytest.main(
-            ["--collect-only", "-q", "-m", "slow or not slow", "--rootdir", str(TESTS.parent), str(TESTS)],
+            ["--collect-only", "-q", "-m", "slow or not slow", "--rootdir", str(ROOT), str(ROOT / "tests")],
             plugins=[recorder, Results()],
         )
     if code:

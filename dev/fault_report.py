@@ -1,6 +1,6 @@
 """Faults at every system call of a save, and what they cost.
 
-    python -m tests.fault_report
+    python -m dev.fault_report
 
 Edits a notebook through `NotebookService` again and again. The n-th system call of an edit fails (once, or from then
 on), writes one byte only, or is the last one of the process, for n = 0, 1, 2 … until an edit gets by without meeting
@@ -282,8 +282,7 @@ def trace_kills(directory: Path, *, calls: Sequence[str] = TRACED, most: int = 3
 
 def cut_power(directory: Path) -> Iterator[Outcome]:
     """A power cut after each step of a save, with all that the disk may have by then; see `power_cut`."""
-    sys.path.append(str(Path(__file__).parent))  # as pytest has it, if this module was not started by it
-    from power_cut import NEW, OLD, states
+    from dev.power_cut import NEW, OLD, states  # it needs pytest, and the children of this script do not
 
     for exists, durable in itertools.product((True, False), repeat=2):
         place = directory / f"{exists}-{durable}"

@@ -1,6 +1,6 @@
 """Prints the lowest versions that pyproject.toml claims, as constraints for pip.
 
-    .venv/bin/python -m tests.floors > constraints.txt
+    .venv/bin/python -m dev.floors > constraints.txt
     python3.11 -m venv .venv-floors
     .venv-floors/bin/pip install -e ".[dev]" -c constraints.txt
     .venv-floors/bin/python -m pytest -W ignore::DeprecationWarning
