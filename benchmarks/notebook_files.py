@@ -23,9 +23,9 @@ from typing import Any
 import psutil
 
 from papermill_mcp.config import Config
-from papermill_mcp.services.notebook_catalogue import NotebookCatalogue
-from papermill_mcp.services.notebook_edits import CellRef
+from papermill_mcp.services.catalogue import NotebookCatalogue
 from papermill_mcp.services.notebook_service import NotebookService
+from papermill_mcp.services.notebooks.edits import CellRef
 from papermill_mcp.services.workspace import Workspace
 from papermill_mcp.tools.replies import render
 

@@ -38,8 +38,8 @@ from typing import Any
 from papermill_mcp import __version__
 from papermill_mcp.config import Config
 from papermill_mcp.errors import ServerError
-from papermill_mcp.services.notebook_edits import CellRef
 from papermill_mcp.services.notebook_service import NotebookService
+from papermill_mcp.services.notebooks.edits import CellRef
 from papermill_mcp.services.workspace import Workspace
 
 #: What the file layer and the locks ask the system for, by the names of `os`.

@@ -43,9 +43,9 @@ TARGETS: dict[str, list[str]] = {
     "services/workspace.py": ["test_workspace.py", "test_workspace_model.py"],
     "utils/file_utils.py": ["test_file_utils.py"],
     "utils/text_utils.py": ["test_text_utils.py", "-k", "not linear"],
-    "services/output_view.py": ["test_output_view.py"],
-    "utils/json_rpc.py": ["test_guard.py"],
-    "protocol_guard.py": ["test_guard.py"],
+    "services/outputs.py": ["test_output_view.py"],
+    "server/json_rpc.py": ["test_guard.py"],
+    "server/transport.py": ["test_guard.py"],
 }
 
 _OPPOSITE: dict[type[ast.AST], type[ast.AST]] = {

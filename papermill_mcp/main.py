@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from mcp.server.mcpserver import MCPServer
 
     from papermill_mcp.config import Config
+    from papermill_mcp.observability import Metrics
+    from papermill_mcp.server.mcp_server import NotebookServer
     from papermill_mcp.services import Services
-    from papermill_mcp.services.metrics import Metrics
-    from papermill_mcp.tools.notebook_server import NotebookServer
 
 logger = logging.getLogger("papermill_mcp")
 
@@ -49,11 +49,12 @@ def build_server(config: Config, metrics: Metrics | None = None) -> NotebookServ
     import anyio  # noqa: PLC0415 - `--version` must not wait for the SDK
 
     from papermill_mcp.core.runs.store import ExecutionStore  # noqa: PLC0415
+    from papermill_mcp.observability import Metrics  # noqa: PLC0415
+    from papermill_mcp.server.mcp_server import NotebookServer  # noqa: PLC0415
     from papermill_mcp.services import Services  # noqa: PLC0415
+    from papermill_mcp.services.catalogue import NotebookCatalogue  # noqa: PLC0415
     from papermill_mcp.services.jupyter_server_service import JupyterServerService  # noqa: PLC0415
     from papermill_mcp.services.kernel_service import KernelService  # noqa: PLC0415
-    from papermill_mcp.services.metrics import Metrics  # noqa: PLC0415
-    from papermill_mcp.services.notebook_catalogue import NotebookCatalogue  # noqa: PLC0415
     from papermill_mcp.services.notebook_service import NotebookService  # noqa: PLC0415
     from papermill_mcp.services.runs.batches import BatchStarter  # noqa: PLC0415
     from papermill_mcp.services.runs.claims import Claims  # noqa: PLC0415
@@ -63,7 +64,6 @@ def build_server(config: Config, metrics: Metrics | None = None) -> NotebookServ
     from papermill_mcp.services.runs.starter import RunStarter  # noqa: PLC0415
     from papermill_mcp.services.workspace import Workspace  # noqa: PLC0415
     from papermill_mcp.tools import execution_tools, kernel_tools, notebook_tools, server_tools  # noqa: PLC0415
-    from papermill_mcp.tools.notebook_server import NotebookServer  # noqa: PLC0415
 
     @asynccontextmanager
     async def lifespan(_: MCPServer[Services]) -> AsyncIterator[Services]:
@@ -135,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _metrics(config: Config) -> Metrics | None:
     if config.metrics_port is None:
         return None
-    from papermill_mcp.services.metrics import PrometheusMetrics  # noqa: PLC0415 - only for those who want it
+    from papermill_mcp.observability import PrometheusMetrics  # noqa: PLC0415 - only for those who want it
 
     return PrometheusMetrics(config.metrics_port)
 
@@ -145,8 +145,8 @@ def serve(config: Config, metrics: Metrics | None = None) -> None:
     gc.disable()  # imports make many objects and no garbage; a collector that looks through them costs a tenth
     import anyio  # noqa: PLC0415 - after `--version`
 
-    from papermill_mcp.utils.large_blocks import return_large_blocks  # noqa: PLC0415
     from papermill_mcp.utils.log_utils import configure_logging  # noqa: PLC0415
+    from papermill_mcp.utils.memory import return_large_blocks  # noqa: PLC0415
 
     return_large_blocks()
     if sys.platform != "win32":
@@ -175,7 +175,7 @@ async def _run(server: NotebookServer) -> None:
     if sys.platform == "win32":  # the guard is made of what POSIX has
         await server.run_stdio_async()
         return
-    from papermill_mcp.protocol_guard import ProtocolGuard, take_stdio  # noqa: PLC0415 - after `--version`
+    from papermill_mcp.server.transport import ProtocolGuard, take_stdio  # noqa: PLC0415 - after `--version`
 
     guard = ProtocolGuard(*take_stdio(), on_end=_exit_soon)
     loop = asyncio.get_running_loop()

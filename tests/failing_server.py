@@ -17,9 +17,9 @@ from mcp_types import CallToolResult, TextContent
 
 from papermill_mcp import main
 from papermill_mcp.config import Config
-from papermill_mcp.services.metrics import Metrics
-from papermill_mcp.tools.notebook_server import NotebookServer
-from papermill_mcp.utils.json_rpc import MAX_MESSAGE_BYTES
+from papermill_mcp.observability import Metrics
+from papermill_mcp.server.json_rpc import MAX_MESSAGE_BYTES
+from papermill_mcp.server.mcp_server import NotebookServer
 
 SECRET = "CANARY-4711"
 

@@ -16,9 +16,9 @@ from pathlib import Path
 import zmq.asyncio
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager, NoSuchKernel
 
-from papermill_mcp.core.child_process import private_directory
-from papermill_mcp.core.kernel import Kernel, kernel_environment
-from papermill_mcp.core.watchdog import Watchdog
+from papermill_mcp.core.kernels.kernel import Kernel, kernel_environment
+from papermill_mcp.core.processes.child import private_directory
+from papermill_mcp.core.processes.watchdog import Watchdog
 from papermill_mcp.errors import (
     KernelSpecNotFoundError,
     KernelStartFailedError,

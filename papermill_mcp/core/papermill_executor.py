@@ -1,271 +1,153 @@
-"""Papermill's part of a run: parameters, and an output notebook that is as papermill writes it.
+"""The recipe of a run with parameters: prepare, start a kernel, put the output in place, run the cells, close.
 
-Papermill contributes its own functions for injection, metadata and error markers. It neither opens files nor runs code
-here: notebooks go in and out as nodes, the cells run on our kernel engine. So there is no change of the working
-directory, no path that is taken for a URL, and no save of the whole notebook at every cell.
+The recipe is the same in this server and on a Dask worker. The two differ in their `Place`: where kernels come from and
+where the output is kept.
 """
 
 from __future__ import annotations
 
-import ast
-from dataclasses import dataclass
-from typing import Any
+import asyncio
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
-from papermill_mcp.core.document import NotebookDocument
-from papermill_mcp.core.execution import RunStatus
-from papermill_mcp.core.nbformat_lazy import without_uri_grammar
-from papermill_mcp.core.outputs import is_clean_exit, shows_failure
-from papermill_mcp.core.parameter_code import writer_for
-from papermill_mcp.core.parameters import Parameter, inspect_parameters
-from papermill_mcp.core.parameters import check_parameters as check_parameters
-from papermill_mcp.core.runs.notebook_run import RunCell
+from papermill_mcp.core.documents.document import NotebookDocument
+from papermill_mcp.core.kernels.kernel import Kernel
+from papermill_mcp.core.kernels.request import RunStatus
+from papermill_mcp.core.papermill.metadata import PapermillObserver, PapermillTask, exit_is_clean, prepare
+from papermill_mcp.core.runs.notebook_run import NotebookRun, RunCell, RunSummary, run_cells
 from papermill_mcp.core.runs.run_file import RunFile
-from papermill_mcp.errors import InvalidNotebookError
-
-with without_uri_grammar():
-    import nbformat
-    from nbformat.validator import normalize  # noqa: F401 - imports jsonschema while the grammar is kept away
-    from papermill.engines import NotebookExecutionManager
-    from papermill.execute import (
-        ERROR_ANCHOR_MSG,
-        ERROR_MARKER_TAG,
-        ERROR_MESSAGE_TEMPLATE,
-        prepare_notebook_metadata,
-        remove_error_markers,
-    )
-    from papermill.iorw import load_notebook_node
-    from papermill.parameterize import parameterize_notebook
-    from papermill.utils import find_first_tagged_cell_index
-
-_node: Any = nbformat.from_dict  # untyped upstream
 
 
 @dataclass(frozen=True)
-class PapermillTask:
-    """One run with parameters, as it can also be sent to another process.
+class Outcome:
+    """The end of a run.
+
+    Attributes:
+        seconds: from the start of the kernel to its end, without any queue.
+        output: the whole output notebook where it is kept elsewhere; None if there is none, or it is in place.
+        notes: sentences for the client.
+    """
+
+    status: RunStatus
+    seconds: float
+    summary: RunSummary
+    notes: list[str]
+    output: bytes | None = None
+
+
+class Place(Protocol):
+    """Where a run gets its kernel and keeps its output."""
+
+    async def start_kernel(self, task: PapermillTask) -> Kernel:
+        """Start the kernel of the run."""
+
+    async def put_output(self, task: PapermillTask, document: NotebookDocument) -> RunFile:
+        """Write the prepared notebook."""
+
+    async def end_kernel(self, kernel: Kernel) -> None:
+        """End the kernel of a run that did not begin."""
+
+
+class PapermillRecipe:
+    """One run, from its preparation to its last save.
 
     Args:
-        input_path: absolute, as papermill's metadata has it. Its directory is the kernel's working directory.
-        output_path: absolute, for papermill's metadata.
-        display_path: the name of the notebook in messages.
-        timeout_seconds: the longest time of a cell, None for no limit.
+        timings: seconds that cells took last time, by the digest of their source.
+        owner: the id under which clients know the run.
+        changed: called at each change.
+
+    Attributes:
+        parameters: as injected, with the notebook's defaults.
+        status: how the run ended; `interrupted` until then.
+        notes: sentences for the client.
     """
 
-    parameters: dict[str, Any]
-    kernel_name: str
-    language: str
-    input_path: str
-    output_path: str
-    display_path: str
-    timeout_seconds: float | None
-    continue_on_error: bool
-    report_mode: bool
+    def __init__(
+        self,
+        task: PapermillTask,
+        *,
+        timings: Mapping[str, float] | None = None,
+        owner: str | None = None,
+        changed: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._task = task
+        self._timings = timings
+        self._owner = owner
+        self._changed = changed
+        self.parameters: dict[str, Any] = {}
+        self.status = RunStatus.INTERRUPTED
+        self.notes: list[str] = []
 
+    async def begin(self, document: NotebookDocument, place: Place) -> None:
+        """Inject the parameters, start the kernel and put the output in place. A failure leaves no kernel behind.
 
-@dataclass
-class PreparedRun:
-    """A notebook ready to run: parameters injected, earlier results gone."""
-
-    node: Any
-    manager: NotebookExecutionManager
-    document: NotebookDocument
-    parameters: dict[str, Any]
-
-
-def prepare(document: NotebookDocument, task: PapermillTask) -> PreparedRun:
-    """Make the output notebook of a run, as `papermill.execute_notebook` has it before the first cell.
-
-    Raises:
-        InvalidNotebookError: nbformat cannot read or upgrade the notebook.
-        InvalidParametersError: the language has no such names, no such values, or no translator.
-    """
-    values, kernel_name, language = task.parameters, task.kernel_name, task.language
-    node = _as_node(document, task.display_path)
-    if values:
-        node = _with_parameters(node, dict(values), writer_for(kernel_name, language).code(values), task.report_mode)
-    node = prepare_notebook_metadata(node, task.input_path, task.output_path, task.report_mode)
-    node = remove_error_markers(node)
-    manager = NotebookExecutionManager(node, progress_bar=False, autosave_cell_every=0)
-    manager.notebook_start()
-    known, _ = inspect_parameters(document, kernel_name, language)
-    injected = _literal_defaults(known) | dict(values)
-    return PreparedRun(node, manager, NotebookDocument.from_node(node), injected)
-
-
-def _with_parameters(node: Any, values: dict[str, Any], code: str, report_mode: bool) -> Any:
-    """The notebook with a cell that sets the parameters, put where papermill puts it.
-
-    Papermill makes the cell, without parameters, as its translators are not used: see `parameter_code`.
-    """
-    node = parameterize_notebook(node, {}, report_mode, kernel_name="python", language="python")
-    node.cells[find_first_tagged_cell_index(node, "injected-parameters")].source = code
-    node.metadata.papermill["parameters"] = values
-    return node
-
-
-def _literal_defaults(parameters: list[Parameter]) -> dict[str, Any]:
-    """The defaults that are plain values. What an expression such as `5 * 2` gives, only the kernel knows."""
-    defaults = {}
-    for parameter in parameters:
+        Raises:
+            ServerError: the notebook or the parameters cannot be used, no kernel starts, or the output cannot be kept.
+        """
+        task = self._task
+        prepared = await asyncio.to_thread(prepare, document, task)
+        self.parameters = prepared.parameters
+        self.kernel = await place.start_kernel(task)
         try:
-            value = ast.literal_eval(parameter.default)
-        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-            continue
-        if isinstance(value, str | int | float | bool | list | dict | None):
-            defaults[parameter.name] = value
-    return defaults
+            self.file = await place.put_output(task, prepared.document)
+        except BaseException:
+            await asyncio.shield(place.end_kernel(self.kernel))
+            raise
+        self._observer = PapermillObserver(prepared, self.file)
+        self.run = NotebookRun(
+            run_cells(prepared.document.cells, timings=self._timings),
+            self._observer,
+            timeout_seconds=task.timeout_seconds,
+            continue_on_error=task.continue_on_error,
+            owner=self._owner,
+            changed=self._changed,
+        )
 
+    async def perform(self) -> None:
+        """Run the cells, saving as they end. If the task is cancelled, the results so far are saved.
 
-def _as_node(document: NotebookDocument, shown: str) -> Any:
-    """The notebook as papermill's loader gives it: upgraded to the newest 4.x, with the metadata papermill needs.
-
-    Outputs are left behind, since a run begins without them, and large ones take long to convert.
-    """
-    cells = []
-    for cell in document.cells:
-        data = dict(cell.data)
-        if cell.cell_type == "code":
-            data |= {"outputs": [], "execution_count": None}
-        cells.append(data)
-    whole = {
-        "cells": cells,
-        "metadata": document.metadata,
-        "nbformat": document.nbformat,
-        "nbformat_minor": document.nbformat_minor,
-    }
-    try:
-        node = _node(whole)
-        for cell in node.cells:
-            if isinstance(cell.get("source"), list):
-                cell["source"] = "".join(cell["source"])
-            cell.setdefault("metadata", _node({}))
-        return load_notebook_node(node)
-    except Exception as error:
-        raise InvalidNotebookError(
-            f"{shown} cannot be run, since nbformat does not accept it: {type(error).__name__}: {error}",
-            state="nothing was run",
-            advice="mend the notebook first; get_notebook_info lists what is wrong with it",
-        ) from error
-
-
-class PapermillObserver:
-    """Keeps papermill's metadata up to date and records every change in the output file."""
-
-    def __init__(self, prepared: PreparedRun, file: RunFile) -> None:
-        self._node = prepared.node
-        self._file = file
-        self._manager = prepared.manager
-        self._passed = 0  # cells up to here have been told to papermill
-
-    def cell_started(self, cell: RunCell) -> None:
-        """Cells before it that do not run are complete, as papermill counts them."""
-        self._pass_over(cell.index)
-        self._manager.cell_start(self._node.cells[cell.index], cell.index)
-        self._record(cell.index)
-
-    def cell_progressed(self, cell: RunCell) -> None:
-        """Keep what a long cell has put out so far."""
-        self._take(cell)
-        self._record(cell.index)
-
-    def cell_finished(self, cell: RunCell) -> None:
-        """Keep everything, and what papermill says of the end."""
-        self._take(cell)
-        node = self._node.cells[cell.index]
-        if cell.stops:
-            self._manager.cell_exception(node, cell.index)
-        self._manager.cell_complete(node, cell.index)
-        self._passed = cell.index + 1
-        self._record(cell.index)
-        self._record_notebook()
-
-    def finish(self, language_info: dict[str, Any] | None, *, complete: bool) -> None:
-        """Close papermill's metadata of the cells and of the notebook.
-
-        Args:
-            complete: every cell was run.
+        The message of the cancellation, if any, becomes the reason that the cell in the middle is marked with.
         """
-        if complete:
-            self._pass_over(len(self._node.cells))
-        if language_info:
-            self._node.metadata["language_info"] = _node(language_info)
-        statuses = [cell.metadata.papermill["status"] for cell in self._node.cells]
-        self._manager.notebook_complete()
-        if not complete:
-            # papermill calls cells that never ran completed, unless one failed before them.
-            for cell, status in zip(self._node.cells, statuses, strict=True):
-                cell.metadata.papermill["status"] = status
-        for index in range(len(self._node.cells)):
-            self._record(index)
-        self._record_notebook()
+        complete = False
+        try:
+            self.file.start()
+            await self.run.run(self.kernel)
+            self.run.record_late_output()
+            self.status = self.run.status
+            complete = self.run.complete
+            if self._marked and exit_is_clean(self.run.failed_cells[-1]):
+                self.notes.append(f"cell {self.run.failed_cells[-1].index} left by sys.exit(); the run ended there")
+                if self._failed is None:
+                    self.status = RunStatus.OK
+        except asyncio.CancelledError as cancelled:
+            self.run.cut_off(str(cancelled) or "the server was closed")
+        finally:
+            self._observer.finish(self.kernel.info.get("language_info"), complete=complete)
+            mark = None
+            if self._marked and self._failed is not None:
+                mark = functools.partial(self._observer.mark_error, self._failed)
+            self.notes += await self.file.close(change=mark)
 
-    def mark_error(self, failed: RunCell, document: NotebookDocument) -> None:
-        """Put papermill's error markers into the output: at its top, and before the failed cell if it is still there.
+    @property
+    def _failed(self) -> RunCell | None:
+        """The last failed cell. One that was left by a clean exit does not count."""
+        return next((cell for cell in reversed(self.run.failed_cells) if not exit_is_clean(cell)), None)
 
-        The document may be a version that another program wrote, so nothing but the two cells is changed.
-        """
-        count = failed.execution.execution_count if failed.execution else None
-        place = self._file.locate(failed.index)
-        if place is not None:
-            document.insert(place, marker_cell(ERROR_ANCHOR_MSG))
-        document.insert(0, marker_cell(ERROR_MESSAGE_TEMPLATE % count))
+    @property
+    def _marked(self) -> bool:
+        """Whether the output gets papermill's error markers: a cell failed, and the run does not continue on errors."""
+        return self.status == RunStatus.ERROR and not self.run.continues
 
-    def _pass_over(self, index: int) -> None:
-        for number in range(self._passed, index):
-            cell = self._node.cells[number]
-            if cell.metadata.papermill["status"] == NotebookExecutionManager.PENDING:
-                self._manager.cell_start(cell, number)
-                self._manager.cell_complete(cell, number)
-                self._record(number)
-        self._passed = max(self._passed, index)
+    @property
+    def summary(self) -> RunSummary:
+        """The run in short. The index of the failed cell is its index in the output."""
+        summary = replace(self.run.summary(), failed_index=self.place_of_failure)
+        return summary if self.status != RunStatus.OK else replace(summary, error=None)
 
-    def _take(self, cell: RunCell) -> None:
-        node = self._node.cells[cell.index]
-        if cell.execution is None:
-            return
-        node.outputs = [_node(output) for output in cell.outputs]
-        node.execution_count = cell.execution.execution_count
-        node.metadata["execution"] = _node(dict(cell.execution.timing))
-
-    def _record(self, index: int) -> None:
-        cell = self._node.cells[index]
-        # The metadata goes on changing while a save reads it in another thread, so it gets a copy.
-        metadata = dict(cell.metadata)
-        metadata["papermill"] = dict(cell.metadata.papermill)
-        members: dict[str, Any] = {"metadata": metadata}
-        if cell.cell_type == "code":
-            members |= {"outputs": cell.outputs, "execution_count": cell.execution_count}
-        self._file.record(index, members)
-
-    def _record_notebook(self) -> None:
-        metadata = {key: value for key, value in self._node.metadata.items() if key in ("papermill", "language_info")}
-        metadata["papermill"] = dict(metadata["papermill"])
-        self._file.record_metadata(metadata)
-
-
-def marker_cell(source: str) -> dict[str, Any]:
-    """A Markdown cell that papermill, and a later run of the output, knows as an error marker."""
-    return {"cell_type": "markdown", "metadata": {"tags": [ERROR_MARKER_TAG]}, "source": source}
-
-
-def completed_run(document: NotebookDocument) -> dict[str, Any] | None:
-    """The parameters of the papermill run that a notebook is the output of, if that run ended well; else None."""
-    metadata = document.metadata.get("papermill")
-    if not isinstance(metadata, dict) or not metadata.get("end_time"):
-        return None
-    for cell in document.cells:
-        of_cell = (cell.data.get("metadata") or {}).get("papermill")
-        if not isinstance(of_cell, dict):
-            return None
-        if any(map(is_clean_exit, cell.outputs)) and of_cell.get("exception"):
-            break  # the cells behind it never ran
-        if of_cell.get("status") != NotebookExecutionManager.COMPLETED or shows_failure(cell.outputs, cell.tags):
-            return None
-    parameters = metadata.get("parameters")
-    return parameters if isinstance(parameters, dict) else {}
-
-
-def exit_is_clean(cell: RunCell) -> bool:
-    """Whether a cell left by `sys.exit()` or `sys.exit(0)`, which papermill does not count as a failure."""
-    error = cell.execution.error if cell.execution else None
-    return cell.status == RunStatus.ERROR and error is not None and is_clean_exit(error.output())
+    @property
+    def place_of_failure(self) -> int | None:
+        """The index of the failed cell in the output, error markers counted; None if the cell is gone."""
+        failed = self._failed
+        return None if failed is None or self.status == RunStatus.OK else self.file.locate(failed.index)

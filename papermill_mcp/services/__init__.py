@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from papermill_mcp.services.catalogue import NotebookCatalogue
 from papermill_mcp.services.jupyter_server_service import JupyterServerService
 from papermill_mcp.services.kernel_service import KernelService
-from papermill_mcp.services.notebook_catalogue import NotebookCatalogue
 from papermill_mcp.services.notebook_service import NotebookService
 from papermill_mcp.services.runs.batches import BatchStarter
 from papermill_mcp.services.runs.registry import RunRegistry

@@ -17,7 +17,7 @@ from papermill_mcp.services.workspace import Workspace
 from papermill_mcp.utils.import_lock import IMPORTING
 
 if TYPE_CHECKING:
-    from papermill_mcp.core.lab import JupyterServer
+    from papermill_mcp.core.jupyter_server import JupyterServer
 
 logger = logging.getLogger(__name__)
 
@@ -146,6 +146,6 @@ async def _clear_away(server: JupyterServer | None) -> str:
 
 def _import_lab() -> type[JupyterServer]:
     with IMPORTING:
-        from papermill_mcp.core.lab import JupyterServer  # noqa: PLC0415 - few sessions need it
+        from papermill_mcp.core.jupyter_server import JupyterServer  # noqa: PLC0415 - few sessions need it
 
     return JupyterServer

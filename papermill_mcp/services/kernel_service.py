@@ -24,7 +24,7 @@ from papermill_mcp.errors import (
     ServerError,
     listed,
 )
-from papermill_mcp.services.metrics import Metrics
+from papermill_mcp.observability import Metrics
 from papermill_mcp.services.results import ROWS, Result
 from papermill_mcp.services.workspace import Workspace
 from papermill_mcp.utils.import_lock import IMPORTING
@@ -33,7 +33,7 @@ from papermill_mcp.utils.text_utils import clean_text, count_noun, head_and_tail
 
 if TYPE_CHECKING:
     from papermill_mcp.core.jupyter_manager import InstalledKernel, JupyterManager
-    from papermill_mcp.core.kernel import Kernel
+    from papermill_mcp.core.kernels.kernel import Kernel
 
 logger = logging.getLogger(__name__)
 
@@ -563,7 +563,7 @@ class KernelService:
             InvalidArgumentError: the kernel speaks another language.
             BusyError, KernelUnresponsiveError: it cannot be asked now.
         """
-        from papermill_mcp.core.variables import python_variables  # noqa: PLC0415 - imports the engine, see _engine
+        from papermill_mcp.core.kernels.variables import python_variables  # noqa: PLC0415 - imports the engine, see _engine
 
         rows, count = await python_variables(self.get(kernel_id), pattern=pattern, limit=limit)
         return VariableList(kernel_id=kernel_id, variables=[Variable(**row) for row in rows], count=count)
@@ -647,7 +647,7 @@ def _import_engine() -> type[JupyterManager]:
 
 
 def _reap(state_directory: Path) -> None:
-    from papermill_mcp.core.ledger import reap  # noqa: PLC0415 - as above
+    from papermill_mcp.core.processes.ledger import reap  # noqa: PLC0415 - as above
 
     reap(state_directory)
 

@@ -20,9 +20,9 @@ import anyio
 import anyio.to_thread
 
 from papermill_mcp.config import Config
-from papermill_mcp.core.document import NotebookDocument
-from papermill_mcp.core.notebook_check import content_problems, is_valid
-from papermill_mcp.core.notebook_text import quoted
+from papermill_mcp.core.documents.check import content_problems, is_valid
+from papermill_mcp.core.documents.document import NotebookDocument
+from papermill_mcp.core.documents.reading import quoted
 from papermill_mcp.core.runs.run_file import RunFile
 from papermill_mcp.errors import (
     BusyError,
@@ -32,7 +32,7 @@ from papermill_mcp.errors import (
     NotANotebookError,
     listed,
 )
-from papermill_mcp.services.notebook_edits import (
+from papermill_mcp.services.notebooks.edits import (
     Add,
     CellKind,
     CellRef,
@@ -44,7 +44,7 @@ from papermill_mcp.services.notebook_edits import (
     at_position,
     operation,
 )
-from papermill_mcp.services.notebook_view import (
+from papermill_mcp.services.notebooks.view import (
     NotebookView,
     Outline,
     Outputs,
@@ -57,7 +57,7 @@ from papermill_mcp.services.notebook_view import (
     short_metadata,
     source_view,
 )
-from papermill_mcp.services.output_view import OutputBudget, whole_output
+from papermill_mcp.services.outputs import OutputBudget, whole_output
 from papermill_mcp.services.results import OBJECT, Result
 from papermill_mcp.services.workspace import Workspace
 from papermill_mcp.utils.file_utils import FileContent, read_file, write_file

@@ -7,8 +7,7 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import ConfigDict, Field
 from typing_extensions import TypedDict
 
-from papermill_mcp.services.notebook_catalogue import NotebookInfo, NotebookList, SearchResult
-from papermill_mcp.services.notebook_edits import CellRef, NewCell
+from papermill_mcp.services.catalogue import NotebookInfo, NotebookList, SearchResult
 from papermill_mcp.services.notebook_service import (
     AddedCell,
     CreatedNotebook,
@@ -17,7 +16,8 @@ from papermill_mcp.services.notebook_service import (
     UpdatedCell,
     WrittenNotebook,
 )
-from papermill_mcp.services.notebook_view import NotebookView
+from papermill_mcp.services.notebooks.edits import CellRef, NewCell
+from papermill_mcp.services.notebooks.view import NotebookView
 from papermill_mcp.services.runs.requests import NotebookPath
 from papermill_mcp.tools.toolset import (
     ADDS,

@@ -14,11 +14,11 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from papermill_mcp.services.catalogue import Match, NotebookInfo, NotebookList, SearchResult
 from papermill_mcp.services.kernel_service import KernelList, StoppedKernels, VariableList
-from papermill_mcp.services.notebook_catalogue import Match, NotebookInfo, NotebookList, SearchResult
 from papermill_mcp.services.notebook_service import EditedNotebook, RemovedCell
-from papermill_mcp.services.notebook_view import CellView, NotebookView, OutlineRow, SourceView, ranges
-from papermill_mcp.services.output_view import ErrorView, OutputView
+from papermill_mcp.services.notebooks.view import CellView, NotebookView, OutlineRow, SourceView, ranges
+from papermill_mcp.services.outputs import ErrorView, OutputView
 from papermill_mcp.services.runs.view import (
     BatchRunView,
     BatchView,

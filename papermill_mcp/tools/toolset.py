@@ -34,9 +34,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from papermill_mcp.config import Config
 from papermill_mcp.errors import InvalidArgumentError, ServerError, UnknownArgumentError, listed, nearest
 from papermill_mcp.services import Services
+from papermill_mcp.services.catalogue import NotebookCatalogue
 from papermill_mcp.services.jupyter_server_service import JupyterServerService
 from papermill_mcp.services.kernel_service import KernelService
-from papermill_mcp.services.notebook_catalogue import NotebookCatalogue
 from papermill_mcp.services.notebook_service import NotebookService
 from papermill_mcp.services.results import Progress
 from papermill_mcp.services.runs.batches import BatchStarter

@@ -23,8 +23,8 @@ import pytest
 from conftest import Connect, MakeConfig, StartRaw
 from helpers import Json, RawServer, call, digest, read_json, refused, stdout_in, text_of, until, write_notebook
 
-from papermill_mcp.services.notebook_edits import CellRef
 from papermill_mcp.services.notebook_service import NotebookService
+from papermill_mcp.services.notebooks.edits import CellRef
 from papermill_mcp.services.workspace import Workspace
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="needs file systems and limits of Linux")

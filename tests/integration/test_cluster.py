@@ -24,9 +24,9 @@ from distributed import Client
 from helpers import Json, call, cell, joined, read_json, refused, stdout_in, until, wait_gone, write_notebook
 
 from papermill_mcp import __version__
-from papermill_mcp.core.cluster import Cluster, ClusterTask
-from papermill_mcp.core.papermill.run import Outcome
-from papermill_mcp.core.papermill_executor import PapermillTask
+from papermill_mcp.core.cluster.client import Cluster, ClusterTask
+from papermill_mcp.core.papermill.metadata import PapermillTask
+from papermill_mcp.core.papermill_executor import Outcome
 from papermill_mcp.errors import KernelSpecNotFoundError, KernelStartFailedError, ServerNotRunningError
 
 pytestmark = pytest.mark.kernel
@@ -441,7 +441,7 @@ async def test_a_run_whose_kernel_still_starts_can_be_cancelled(dask: StartDask,
 
 _CLIENT = """
 import asyncio, pickle, sys
-from papermill_mcp.core.cluster import Cluster
+from papermill_mcp.core.cluster.client import Cluster
 
 async def main():
     cluster = await Cluster.connect(sys.argv[1], timeout_seconds=10)

@@ -13,9 +13,9 @@ import pytest
 from conftest import Connect, MakeConfig
 from helpers import call, cell, read_json, stdout_in, stdout_of, until, write_notebook
 
-from papermill_mcp.core.document import NotebookDocument
+from papermill_mcp.core.documents.document import NotebookDocument
 from papermill_mcp.core.jupyter_manager import JupyterManager
-from papermill_mcp.core.kernel import Kernel
+from papermill_mcp.core.kernels.kernel import Kernel
 from papermill_mcp.core.runs import run_file as run_file_module
 from papermill_mcp.core.runs.run_file import RunFile
 from papermill_mcp.services import kernel_service as kernel_service_module

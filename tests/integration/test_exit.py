@@ -353,7 +353,7 @@ async def test_a_client_that_is_killed_takes_the_server_and_all_it_started_along
 
 def kill_family(server: RawServer, processes: Iterable[psutil.Process]) -> None:
     """Kill the watchdogs of a server, then the server."""
-    watchdogs = [p for p in processes if p.ppid() == server.pid and "process_guard.py" in " ".join(p.cmdline())]
+    watchdogs = [p for p in processes if p.ppid() == server.pid and "processes/guard.py" in " ".join(p.cmdline())]
     assert watchdogs
     for process in watchdogs:
         process.kill()
@@ -429,7 +429,7 @@ async def test_a_server_that_lost_its_watchdog_has_a_new_one_at_the_next_kernel(
 ) -> None:
     async with raw_server() as server:
         pids = await with_kernels(server, workspace, ["idle"])
-        (watchdog,) = [p for p in process_check() if "process_guard.py" in " ".join(p.cmdline())]
+        (watchdog,) = [p for p in process_check() if "processes/guard.py" in " ".join(p.cmdline())]
         watchdog.kill()
         await asyncio.to_thread(psutil.wait_procs, [watchdog], 2)
         pids += await with_kernels(server, workspace, ["holds the GIL"])

@@ -19,12 +19,12 @@ import zmq
 from conftest import AddKernelspec
 from helpers import until, wait_gone
 
-from papermill_mcp.core import kernel as kernel_module
-from papermill_mcp.core.execution import CellExecution, RunStatus
 from papermill_mcp.core.jupyter_manager import JupyterManager
-from papermill_mcp.core.kernel import Kernel, KernelState
-from papermill_mcp.core.kernel_process import KernelProcess
-from papermill_mcp.core.wire import Wire
+from papermill_mcp.core.kernels import kernel as kernel_module
+from papermill_mcp.core.kernels.kernel import Kernel, KernelState
+from papermill_mcp.core.kernels.process import KernelProcess
+from papermill_mcp.core.kernels.request import CellExecution, RunStatus
+from papermill_mcp.core.kernels.wire import Wire
 from papermill_mcp.errors import (
     KernelDiedError,
     KernelNotFoundError,

@@ -33,7 +33,7 @@ from helpers import (
     write_notebook,
 )
 
-from papermill_mcp.core import kernel as kernel_module
+from papermill_mcp.core.kernels import kernel as kernel_module
 
 pytestmark = pytest.mark.kernel
 

@@ -183,7 +183,7 @@ async def test_notebooks_are_listed_searched_and_described(client: Connect, work
 async def test_a_hostile_regular_expression_is_an_error_and_the_server_goes_on(
     client: Connect, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("papermill_mcp.services.notebook_catalogue._REGEX_SECONDS", 0.5)
+    monkeypatch.setattr("papermill_mcp.services.catalogue._REGEX_SECONDS", 0.5)
     write_notebook(workspace / "n.ipynb", ["a" * 60 + "!"])
     async with client() as connected:
         message = await refused(connected, "search_notebooks", query="(a+)+$", regex=True)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from papermill_mcp.core.parameter_code import writer_for
+from papermill_mcp.core.papermill.code.languages import writer_for
 
 _STRINGS = [
     "", "a", "a'b\"c`d", "a\\nb", "\\", "\\\\\"", "a\nb\r\n\tc", "é", "é€😀", "éab\x01f", "\x01f", "\x1b[0m\x7f\x85",

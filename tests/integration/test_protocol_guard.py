@@ -30,8 +30,8 @@ from helpers import (
     write_notebook,
 )
 
-from papermill_mcp.protocol_guard import MAX_IN_FLIGHT, TOO_MANY_REQUESTS
-from papermill_mcp.utils.json_rpc import MAX_LINE_BYTES, read_line
+from papermill_mcp.server.json_rpc import MAX_LINE_BYTES, read_line
+from papermill_mcp.server.transport import MAX_IN_FLIGHT, TOO_MANY_REQUESTS
 
 FAILING = Path(__file__).parent.parent / "failing_server.py"
 SECRET = "CANARY-4711"

@@ -26,8 +26,8 @@ from mcp import Client
 
 from dev import fault_report
 from dev.fault_report import Outcome
-from papermill_mcp.services.notebook_edits import CellRef
 from papermill_mcp.services.notebook_service import NotebookService
+from papermill_mcp.services.notebooks.edits import CellRef
 from papermill_mcp.services.workspace import Workspace
 from papermill_mcp.utils import file_utils
 from papermill_mcp.utils.lock_files import LockFiles

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from papermill.iorw import write_ipynb
 
 from dev.fuzz import examples
-from papermill_mcp.core.document import NotebookCell, NotebookDocument, split_lines_for_file
+from papermill_mcp.core.documents.document import NotebookCell, NotebookDocument, split_lines_for_file
+from papermill_mcp.core.documents.json_text import Style, same
 from papermill_mcp.errors import (
     CellNotFoundError,
     InvalidArgumentError,
@@ -25,7 +26,6 @@ from papermill_mcp.errors import (
     NotANotebookError,
     ServerError,
 )
-from papermill_mcp.utils.json_text import Style, same
 
 v4: Any = nbformat.v4  # untyped
 writes: Any = nbformat.writes

@@ -26,11 +26,11 @@ from test_document import STYLES
 
 from dev.fuzz import examples
 from papermill_mcp.config import Config
-from papermill_mcp.core.document import NotebookDocument
+from papermill_mcp.core.documents.document import NotebookDocument
 from papermill_mcp.errors import ConflictError, DiskFullError, PermissionDeniedError
 from papermill_mcp.services import notebook_service
-from papermill_mcp.services.notebook_edits import CellRef, NewCell
 from papermill_mcp.services.notebook_service import NotebookService
+from papermill_mcp.services.notebooks.edits import CellRef, NewCell
 from papermill_mcp.services.workspace import Workspace
 from papermill_mcp.utils import file_utils
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from papermill_mcp.core.processes.guard import start_time
 from papermill_mcp.core.runs.store import MAX_RECORDS, ExecutionRecord, ExecutionStore
-from papermill_mcp.utils.process_guard import start_time
 
 
 def record(execution_id: str = "e1", *, started_at: float | None = None, **changes: object) -> ExecutionRecord:

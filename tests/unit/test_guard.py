@@ -21,9 +21,8 @@ from mcp.shared.dispatcher import coerce_request_id
 from mcp.shared.message import SessionMessage
 from mcp_types import JSONRPCError, JSONRPCNotification, JSONRPCRequest, JSONRPCResponse
 
-from papermill_mcp.protocol_guard import MAX_IN_FLIGHT, ProtocolGuard
-from papermill_mcp.utils import json_rpc
-from papermill_mcp.utils.json_rpc import (
+from papermill_mcp.server import json_rpc
+from papermill_mcp.server.json_rpc import (
     LINE_TOO_LONG,
     MAX_DEPTH,
     LineSplitter,
@@ -32,6 +31,7 @@ from papermill_mcp.utils.json_rpc import (
     encode,
     read_line,
 )
+from papermill_mcp.server.transport import MAX_IN_FLIGHT, ProtocolGuard
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 any_text = st.text(max_size=20)  # halves of surrogate pairs, too

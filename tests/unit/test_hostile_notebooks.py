@@ -20,7 +20,7 @@ from test_document import BROKEN, SMALL, STYLES, V3, parsed
 from dev.fuzz import examples
 from papermill_mcp.config import Config
 from papermill_mcp.errors import ServerError
-from papermill_mcp.services.notebook_catalogue import NotebookCatalogue
+from papermill_mcp.services.catalogue import NotebookCatalogue
 from papermill_mcp.services.notebook_service import NotebookService
 from papermill_mcp.services.workspace import Workspace
 from papermill_mcp.tools.replies import render

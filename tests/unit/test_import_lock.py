@@ -7,9 +7,10 @@ import sys
 
 _SCRIPT = """
 import sys, threading
-from papermill_mcp.core.document import NotebookDocument
+from papermill_mcp.core.documents.document import NotebookDocument
 from papermill_mcp.core.nbformat_lazy import nbformat_module
-from papermill_mcp.services import jupyter_server_service, kernel_service, notebook_catalogue
+from papermill_mcp.services import jupyter_server_service, kernel_service
+from papermill_mcp.services import catalogue as notebook_catalogue
 from papermill_mcp.services.runs import starter
 from papermill_mcp.utils.import_lock import IMPORTING
 from papermill_mcp.utils.lazy import load

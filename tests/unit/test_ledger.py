@@ -19,9 +19,9 @@ import psutil
 import pytest
 from helpers import wait_gone
 
-from papermill_mcp.core.ledger import Ledger, reap
-from papermill_mcp.core.watchdog import Watchdog
-from papermill_mcp.utils.process_guard import KERNEL_VARIABLE, start_time
+from papermill_mcp.core.processes.guard import KERNEL_VARIABLE, start_time
+from papermill_mcp.core.processes.ledger import Ledger, reap
+from papermill_mcp.core.processes.watchdog import Watchdog
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what the ledger needs")
 

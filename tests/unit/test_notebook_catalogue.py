@@ -16,9 +16,10 @@ from conftest import MakeConfig
 from helpers import cell, digest, read_json, write_notebook
 
 from papermill_mcp.errors import ExecutionTimeoutError, InvalidArgumentError, NotFoundError, PathNotAllowedError
-from papermill_mcp.services import notebook_catalogue, notebook_walk
-from papermill_mcp.services.notebook_catalogue import NotebookCatalogue
+from papermill_mcp.services import catalogue as notebook_catalogue
+from papermill_mcp.services.catalogue import NotebookCatalogue
 from papermill_mcp.services.notebook_service import NotebookService
+from papermill_mcp.services.notebooks import walk as notebook_walk
 from papermill_mcp.services.workspace import Workspace
 
 

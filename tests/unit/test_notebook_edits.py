@@ -25,8 +25,8 @@ from papermill_mcp.errors import (
     TooLargeError,
 )
 from papermill_mcp.services import notebook_service
-from papermill_mcp.services.notebook_edits import CellRef, NewCell, replaced
 from papermill_mcp.services.notebook_service import NotebookService
+from papermill_mcp.services.notebooks.edits import CellRef, NewCell, replaced
 from papermill_mcp.services.workspace import Workspace
 from papermill_mcp.utils import file_utils
 from papermill_mcp.utils.diff_text import unified_diff

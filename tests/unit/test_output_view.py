@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from papermill_mcp.services import output_view
-from papermill_mcp.services.output_view import (
+from papermill_mcp.services import outputs as output_view
+from papermill_mcp.services.outputs import (
     OutputBudget,
     OutputLimits,
     show_error,

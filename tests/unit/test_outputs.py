@@ -6,8 +6,14 @@ from typing import Any
 
 import pytest
 
-from papermill_mcp.core import outputs as outputs_module
-from papermill_mcp.core.outputs import MAX_CELL_CHARS, MAX_CELL_OUTPUTS, STREAM_TAIL_CHARS, Displays, OutputCollector
+from papermill_mcp.core.kernels import outputs as outputs_module
+from papermill_mcp.core.kernels.outputs import (
+    MAX_CELL_CHARS,
+    MAX_CELL_OUTPUTS,
+    STREAM_TAIL_CHARS,
+    Displays,
+    OutputCollector,
+)
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import pytest
 from helpers import cell
 from papermill.translators import PythonTranslator
 
-from papermill_mcp.core.document import NotebookDocument
-from papermill_mcp.core.papermill_executor import PapermillTask, prepare
-from papermill_mcp.core.parameters import Parameter, check_parameters, inspect_parameters
+from papermill_mcp.core.documents.document import NotebookDocument
+from papermill_mcp.core.papermill.metadata import PapermillTask, prepare
+from papermill_mcp.core.papermill.parameters import Parameter, check_parameters, inspect_parameters
 from papermill_mcp.errors import InvalidParametersError
 
 _DEFAULTS = """\

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from papermill.translators import Translator, papermill_translators, translate_parameters
 
 from dev.fuzz import examples
-from papermill_mcp.core.code_writer import Writer
-from papermill_mcp.core.parameter_code import writer_for
+from papermill_mcp.core.papermill.code.languages import writer_for
+from papermill_mcp.core.papermill.code.writer import Writer
 from papermill_mcp.errors import InvalidParametersError
 
 #: Kernel and language of everything that papermill has a translator for, and of Octave, as kernels name them.

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from papermill_mcp.core.document import NotebookCell, NotebookDocument
+from papermill_mcp.core.documents.document import NotebookCell, NotebookDocument
 from papermill_mcp.core.nbformat_lazy import without_uri_grammar
-from papermill_mcp.core.papermill_executor import marker_cell
+from papermill_mcp.core.papermill.metadata import marker_cell
 from papermill_mcp.core.runs.notebook_run import SKIP_TAG, InPlaceObserver, NotebookRun, RunCell
 from papermill_mcp.core.runs.run_file import RunFile
 

@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from papermill_mcp.core.document import NotebookCell
-from papermill_mcp.core.execution import CellExecution, RunStatus
-from papermill_mcp.core.kernel import Kernel
-from papermill_mcp.core.outputs import RAISES_TAG, Output, is_error, recorded_values
+from papermill_mcp.core.documents.document import NotebookCell
+from papermill_mcp.core.kernels.kernel import Kernel
+from papermill_mcp.core.kernels.outputs import RAISES_TAG, Output, is_error, recorded_values
+from papermill_mcp.core.kernels.request import CellExecution, RunStatus
 from papermill_mcp.core.runs.run_file import RunFile
 from papermill_mcp.core.runs.snapshot import END, CellsState, CellState, Cursor
 from papermill_mcp.errors import KernelDiedError, KernelNotFoundError, KernelUnresponsiveError, ServerError

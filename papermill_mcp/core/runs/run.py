@@ -13,7 +13,7 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
 
-from papermill_mcp.core.execution import RunStatus
+from papermill_mcp.core.kernels.request import RunStatus
 from papermill_mcp.errors import ServerError
 from papermill_mcp.utils.signal import Signal
 

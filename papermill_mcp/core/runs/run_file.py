@@ -17,7 +17,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
-from papermill_mcp.core.document import NotebookDocument
+from papermill_mcp.core.documents.document import NotebookDocument
 from papermill_mcp.errors import ConflictError, ServerError
 from papermill_mcp.utils.file_utils import FileContent, read_file, stamp_of, write_file
 

@@ -8,8 +8,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from papermill_mcp.core.execution import CellError, RunStatus
-from papermill_mcp.core.outputs import Output
+from papermill_mcp.core.kernels.outputs import Output
+from papermill_mcp.core.kernels.request import CellError, RunStatus
 from papermill_mcp.errors import InvalidArgumentError
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from papermill_mcp.utils.process_guard import start_time, still_runs
+from papermill_mcp.core.processes.guard import start_time, still_runs
 
 logger = logging.getLogger(__name__)
 

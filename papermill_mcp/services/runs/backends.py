@@ -8,21 +8,21 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from papermill_mcp.config import Config
-from papermill_mcp.core.document import NotebookDocument
-from papermill_mcp.core.execution import RunStatus
+from papermill_mcp.core.documents.document import NotebookDocument
+from papermill_mcp.core.kernels.request import RunStatus
 from papermill_mcp.services.runs.batch import BatchRow
 from papermill_mcp.services.runs.papermill_run import Bench, PapermillRun
 from papermill_mcp.utils.lazy import imported, lazy
 
 if TYPE_CHECKING:
-    from papermill_mcp.core import cluster as clusters
-    from papermill_mcp.core.cluster import Cluster
-    from papermill_mcp.core.papermill import run as recipes
-    from papermill_mcp.core.papermill.run import Outcome
+    from papermill_mcp.core import papermill_executor as recipes
+    from papermill_mcp.core.cluster import client as clusters
+    from papermill_mcp.core.cluster.client import Cluster
+    from papermill_mcp.core.papermill_executor import Outcome
     from papermill_mcp.core.runs import notebook_run
 else:
-    clusters = lazy("papermill_mcp.core.cluster")
-    recipes = lazy("papermill_mcp.core.papermill.run")
+    clusters = lazy("papermill_mcp.core.cluster.client")
+    recipes = lazy("papermill_mcp.core.papermill_executor")
     notebook_run = lazy("papermill_mcp.core.runs.notebook_run")
 
 #: Seconds a Dask scheduler gets to answer.

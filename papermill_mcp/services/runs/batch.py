@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from papermill_mcp.core.execution import RunStatus
+from papermill_mcp.core.kernels.request import RunStatus
 from papermill_mcp.core.runs.run import BaseRun
 from papermill_mcp.core.runs.snapshot import END, BatchSnapshot, Cursor, PapermillSnapshot, RowState
 from papermill_mcp.errors import ServerError
@@ -22,7 +22,7 @@ from papermill_mcp.utils.signal import Signal
 from papermill_mcp.utils.text_utils import count_noun, rough_duration
 
 if TYPE_CHECKING:
-    from papermill_mcp.core.papermill.run import Outcome
+    from papermill_mcp.core.papermill_executor import Outcome
     from papermill_mcp.core.runs.notebook_run import RunSummary
 
 logger = logging.getLogger(__name__)

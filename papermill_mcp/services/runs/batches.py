@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from papermill_mcp.config import Config
-from papermill_mcp.core.document import NotebookDocument
-from papermill_mcp.core.execution import RunStatus
-from papermill_mcp.core.outputs import recorded_values
+from papermill_mcp.core.documents.document import NotebookDocument
+from papermill_mcp.core.kernels.outputs import recorded_values
+from papermill_mcp.core.kernels.request import RunStatus
 from papermill_mcp.errors import InvalidArgumentError, ServerError
 from papermill_mcp.services.runs.backends import DaskBackend, LocalBackend
 from papermill_mcp.services.runs.batch import Backend, BatchRow, BatchRun
@@ -30,11 +30,11 @@ from papermill_mcp.services.workspace import Workspace
 from papermill_mcp.utils.lazy import lazy
 
 if TYPE_CHECKING:
-    from papermill_mcp.core import papermill_executor
+    from papermill_mcp.core.papermill import metadata as papermill_executor
     from papermill_mcp.core.runs import notebook_run
     from papermill_mcp.core.runs.notebook_run import RunSummary
 else:
-    papermill_executor = lazy("papermill_mcp.core.papermill_executor")
+    papermill_executor = lazy("papermill_mcp.core.papermill.metadata")
     notebook_run = lazy("papermill_mcp.core.runs.notebook_run")
 
 #: Runs of one batch, at most.

@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from papermill_mcp.core.execution import RunStatus
+from papermill_mcp.core.kernels.request import RunStatus
 from papermill_mcp.core.runs.run import BaseRun
 from papermill_mcp.core.runs.snapshot import CellSnapshot, CellState, Cursor
 from papermill_mcp.services.runs.notes import cell_notes
 from papermill_mcp.services.runs.requests import CodeRequest
 
 if TYPE_CHECKING:
-    from papermill_mcp.core.kernel import Kernel
+    from papermill_mcp.core.kernels.kernel import Kernel
 
 
 class CellRun(BaseRun):

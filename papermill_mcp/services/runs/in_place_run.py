@@ -7,7 +7,7 @@ import functools
 import time
 from typing import TYPE_CHECKING
 
-from papermill_mcp.core.execution import RunStatus
+from papermill_mcp.core.kernels.request import RunStatus
 from papermill_mcp.core.runs.run import BaseRun
 from papermill_mcp.core.runs.snapshot import Cursor, NotebookSnapshot
 from papermill_mcp.services.runs.claims import Claims
@@ -15,7 +15,7 @@ from papermill_mcp.services.runs.notes import run_notes
 from papermill_mcp.services.runs.requests import RunRequest
 
 if TYPE_CHECKING:
-    from papermill_mcp.core.kernel import Kernel
+    from papermill_mcp.core.kernels.kernel import Kernel
     from papermill_mcp.core.papermill.resume import ResumedObserver
     from papermill_mcp.core.runs.notebook_run import NotebookRun
     from papermill_mcp.core.runs.run_file import RunFile

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from papermill_mcp.core.runs.snapshot import NotebookSnapshot, PapermillSnapshot, RunSnapshot
-from papermill_mcp.services.metrics import Metrics
+from papermill_mcp.observability import Metrics
 from papermill_mcp.services.workspace import Workspace
 
 logger = logging.getLogger(__name__)

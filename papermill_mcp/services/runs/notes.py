@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from papermill_mcp.core.execution import RunStatus
+from papermill_mcp.core.kernels.request import RunStatus
 
 if TYPE_CHECKING:
-    from papermill_mcp.core.execution import CellExecution
+    from papermill_mcp.core.kernels.request import CellExecution
     from papermill_mcp.core.runs.notebook_run import NotebookRun
 
 _DEAF = (

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from papermill_mcp.core.document import NotebookDocument
-from papermill_mcp.core.execution import RunStatus
+from papermill_mcp.core.documents.document import NotebookDocument
+from papermill_mcp.core.kernels.request import RunStatus
 from papermill_mcp.core.runs.run import BaseRun
 from papermill_mcp.core.runs.run_file import RunFile
 from papermill_mcp.core.runs.snapshot import CellsState, Cursor, PapermillSnapshot
@@ -21,13 +21,13 @@ from papermill_mcp.services.runs.requests import PapermillRequest
 from papermill_mcp.utils.lazy import imported, lazy
 
 if TYPE_CHECKING:
-    from papermill_mcp.core.kernel import Kernel
-    from papermill_mcp.core.papermill import run as recipes
-    from papermill_mcp.core.papermill.run import Outcome, PapermillRecipe
-    from papermill_mcp.core.papermill_executor import PapermillTask
+    from papermill_mcp.core import papermill_executor as recipes
+    from papermill_mcp.core.kernels.kernel import Kernel
+    from papermill_mcp.core.papermill.metadata import PapermillTask
+    from papermill_mcp.core.papermill_executor import Outcome, PapermillRecipe
     from papermill_mcp.core.runs.store import ExecutionStore
 else:
-    recipes = lazy("papermill_mcp.core.papermill.run")
+    recipes = lazy("papermill_mcp.core.papermill_executor")
 
 
 @dataclass(frozen=True)

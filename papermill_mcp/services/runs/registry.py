@@ -18,7 +18,7 @@ from papermill_mcp.core.runs.run import Run
 from papermill_mcp.core.runs.snapshot import END, Cursor, RunSnapshot
 from papermill_mcp.core.runs.store import ExecutionRecord, ExecutionStore
 from papermill_mcp.errors import ExecutionNotFoundError, InvalidArgumentError, listed
-from papermill_mcp.services.output_view import OutputBudget
+from papermill_mcp.services.outputs import OutputBudget
 from papermill_mcp.services.results import Progress
 from papermill_mcp.services.runs.journal import Journal
 from papermill_mcp.services.runs.requests import RunRequest

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from papermill_mcp.config import Config
-from papermill_mcp.core.document import NotebookDocument
+from papermill_mcp.core.documents.document import NotebookDocument
 from papermill_mcp.core.runs.run_file import RunFile
 from papermill_mcp.errors import AlreadyExistsError, InvalidArgumentError
 from papermill_mcp.services.kernel_service import DEFAULT_KERNEL
 from papermill_mcp.services.notebook_service import OpenNotebook
-from papermill_mcp.services.notebook_view import select
+from papermill_mcp.services.notebooks.view import select
 from papermill_mcp.services.runs.cell_run import CellRun
 from papermill_mcp.services.runs.in_place_run import InPlaceRun
 from papermill_mcp.services.runs.papermill_run import Bench, PapermillPlan, PapermillRun
@@ -28,12 +28,12 @@ from papermill_mcp.services.workspace import Workspace
 from papermill_mcp.utils.lazy import imported, lazy
 
 if TYPE_CHECKING:
-    from papermill_mcp.core import papermill_executor
+    from papermill_mcp.core.papermill import metadata as papermill_executor
     from papermill_mcp.core.papermill import resume
     from papermill_mcp.core.papermill.resume import ResumedObserver
     from papermill_mcp.core.runs import notebook_run
 else:
-    papermill_executor = lazy("papermill_mcp.core.papermill_executor")
+    papermill_executor = lazy("papermill_mcp.core.papermill.metadata")
     resume = lazy("papermill_mcp.core.papermill.resume")
     notebook_run = lazy("papermill_mcp.core.runs.notebook_run")
 

@@ -11,8 +11,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, PrivateAttr
 
-from papermill_mcp.core.execution import CellError
-from papermill_mcp.core.outputs import MAX_CELL_OUTPUTS, Output, is_error, only_records
+from papermill_mcp.core.kernels.outputs import MAX_CELL_OUTPUTS, Output, is_error, only_records
+from papermill_mcp.core.kernels.request import CellError
 from papermill_mcp.core.runs.snapshot import (
     BatchSnapshot,
     CellSnapshot,
@@ -24,7 +24,7 @@ from papermill_mcp.core.runs.snapshot import (
     RunSnapshot,
 )
 from papermill_mcp.core.runs.store import ExecutionRecord
-from papermill_mcp.services.output_view import (
+from papermill_mcp.services.outputs import (
     ErrorView,
     OutputBudget,
     OutputView,

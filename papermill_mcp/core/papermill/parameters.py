@@ -14,10 +14,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from papermill_mcp.core.code_writer import shown
-from papermill_mcp.core.document import NotebookDocument
+from papermill_mcp.core.documents.document import NotebookDocument
 from papermill_mcp.core.nbformat_lazy import without_uri_grammar
-from papermill_mcp.core.parameter_code import Python, writer_for
+from papermill_mcp.core.papermill.code.languages import Python, writer_for
+from papermill_mcp.core.papermill.code.writer import shown
 from papermill_mcp.errors import InvalidParametersError, listed, nearest
 
 with without_uri_grammar():

@@ -22,7 +22,7 @@ from distributed import CancelledError, Client, Future, KilledWorker
 from toolz import compose
 
 from papermill_mcp import __version__
-from papermill_mcp.core.cluster_worker import (
+from papermill_mcp.core.cluster.worker import (
     UNWANTED_PATIENCE,
     ClusterTask,
     WorkerAnswer,
@@ -30,9 +30,9 @@ from papermill_mcp.core.cluster_worker import (
     stop_runs,
     without_output,
 )
-from papermill_mcp.core.execution import RunStatus
-from papermill_mcp.core.kernel import INTERRUPT_PATIENCE
-from papermill_mcp.core.papermill.run import Outcome
+from papermill_mcp.core.kernels.kernel import INTERRUPT_PATIENCE
+from papermill_mcp.core.kernels.request import RunStatus
+from papermill_mcp.core.papermill_executor import Outcome
 from papermill_mcp.errors import KernelStartFailedError, ServerError, ServerNotRunningError, listed
 
 __all__ = ["Cluster", "ClusterTask"]

@@ -22,10 +22,10 @@ from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.session import Session
 
-from papermill_mcp.core.child_process import OutputTail, describe_exit
-from papermill_mcp.core.watchdog import Watchdog
+from papermill_mcp.core.processes import guard
+from papermill_mcp.core.processes.child import OutputTail, describe_exit
+from papermill_mcp.core.processes.watchdog import Watchdog
 from papermill_mcp.errors import KernelStartFailedError
-from papermill_mcp.utils import process_guard
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ class KernelProcess:
         self._launch = asyncio.ensure_future(
             self._manager.start_kernel(
                 cwd=str(cwd),
-                env={**env, process_guard.KERNEL_VARIABLE: self._connection_file},
+                env={**env, guard.KERNEL_VARIABLE: self._connection_file},
                 extra_arguments=extra,
                 stdin=subprocess.DEVNULL,
                 stdout=output.write_fd,
@@ -206,12 +206,12 @@ class KernelProcess:
         return await asyncio.to_thread(self._survivors, self.pid)
 
     def _kill_all(self, pid: int) -> bool:
-        tree = process_guard.kill_tree(pid, self._started)
-        return bool(process_guard.kill_code(self._connection_file) or tree)
+        tree = guard.kill_tree(pid, self._started)
+        return bool(guard.kill_code(self._connection_file) or tree)
 
     def _survivors(self, pid: int) -> list[int]:
-        tree = process_guard.tree_of(pid, self._started)
-        return sorted({row.pid for row in [*tree, *process_guard.code_of(self._connection_file)]})
+        tree = guard.tree_of(pid, self._started)
+        return sorted({row.pid for row in [*tree, *guard.code_of(self._connection_file)]})
 
     async def aclose(self) -> None:
         """End the process tree and release ports, files and descriptors. A second call does nothing."""

@@ -15,14 +15,14 @@ from typing import Annotated, Any, Literal, Protocol, TypeVar
 from pydantic import BaseModel, Field
 
 from papermill_mcp.config import Config
-from papermill_mcp.core.document import NotebookCell, NotebookDocument
-from papermill_mcp.core.notebook_check import find_problems
-from papermill_mcp.core.notebook_text import joined
-from papermill_mcp.core.outputs import is_clean_exit, shows_failure
+from papermill_mcp.core.documents.check import find_problems
+from papermill_mcp.core.documents.document import NotebookCell, NotebookDocument
+from papermill_mcp.core.documents.reading import joined
+from papermill_mcp.core.kernels.outputs import is_clean_exit, shows_failure
 from papermill_mcp.errors import ExecutionTimeoutError, InvalidArgumentError, ServerError
 from papermill_mcp.services.notebook_service import NotebookService, OpenNotebook
-from papermill_mcp.services.notebook_view import outline_headings, short_metadata
-from papermill_mcp.services.notebook_walk import FoundNotebook, Walk, walk
+from papermill_mcp.services.notebooks.view import outline_headings, short_metadata
+from papermill_mcp.services.notebooks.walk import FoundNotebook, Walk, walk
 from papermill_mcp.services.results import OBJECT, ROWS, Result
 from papermill_mcp.services.workspace import Workspace
 from papermill_mcp.utils.file_utils import read_file
@@ -467,7 +467,7 @@ def _parameters(document: NotebookDocument, problems: list[str]) -> list[Paramet
         problems.append("the parameters are not listed: their cell is too long")
         return []
     with IMPORTING:
-        from papermill_mcp.core.parameters import inspect_parameters  # noqa: PLC0415 - half a second
+        from papermill_mcp.core.papermill.parameters import inspect_parameters  # noqa: PLC0415 - half a second
 
     kernel = document.kernel_name or "python3"  # as a run has it
     language = document.language or ("python" if kernel == "python3" else "")

@@ -1,7 +1,7 @@
 """Ends process trees that this server started, and nothing else.
 
 Imported by the server, it finds and kills what belongs to a kernel: its process group, its session and its
-descendants. Run as a script (`python -I -S process_guard.py`), it is the watchdog: it reads registrations from standard
+descendants. Run as a script (`python -I -S guard.py`), it is the watchdog: it reads registrations from standard
 input and, when the server goes away in whatever manner, ends every registered tree and removes the runtime directory.
 It uses only the standard library, so the script starts in some 20 ms and imports nothing of the environment.
 

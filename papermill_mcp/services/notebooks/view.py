@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, PrivateAttr
 
-from papermill_mcp.core.document import NotebookCell, NotebookDocument
+from papermill_mcp.core.documents.document import NotebookCell, NotebookDocument
 from papermill_mcp.errors import CellNotFoundError, InvalidArgumentError
-from papermill_mcp.services.output_view import OutputBudget, OutputView, ShownImage, show_outputs, summarise_outputs
+from papermill_mcp.services.outputs import OutputBudget, OutputView, ShownImage, show_outputs, summarise_outputs
 from papermill_mcp.services.results import ROWS
 from papermill_mcp.utils.markdown import headings
 from papermill_mcp.utils.text_utils import one_line

@@ -29,10 +29,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from papermill_mcp.core.child_process import OutputTail, describe_exit, private_directory
-from papermill_mcp.core.watchdog import Watchdog
+from papermill_mcp.core.processes import guard
+from papermill_mcp.core.processes.child import OutputTail, describe_exit, private_directory
+from papermill_mcp.core.processes.watchdog import Watchdog
 from papermill_mcp.errors import ServerStartFailedError
-from papermill_mcp.utils import process_guard
 from papermill_mcp.utils.file_utils import create_private_file
 
 logger = logging.getLogger(__name__)
@@ -329,14 +329,14 @@ class JupyterServer:
         trees = {}
         if self._process is not None:
             # As it is now, since what a kernel started can be found through living parents only.
-            rows = await asyncio.to_thread(process_guard.tree_of, self.pid, self._started)
+            rows = await asyncio.to_thread(guard.tree_of, self.pid, self._started)
             trees = {row.pid: row.started for row in rows} | {self.pid: self._started}
             if self.alive and time.monotonic() < self._stop_at:
                 self._process.terminate()
             while self.alive and time.monotonic() < self._stop_at:  # noqa: ASYNC110 - as above
                 await asyncio.sleep(_STARTING_POLL)
         directories = [str(self._directory)] if self._directory is not None else []
-        await asyncio.to_thread(process_guard.end, trees, directories)
+        await asyncio.to_thread(guard.end, trees, directories)
         if self._process is not None:
             try:
                 await asyncio.to_thread(self._process.wait, 2)

@@ -14,8 +14,8 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from papermill_mcp.core.code_writer import UnwritableError, Writer, refuse_surrogates, utf16, words
 from papermill_mcp.core.nbformat_lazy import without_uri_grammar
+from papermill_mcp.core.papermill.code.writer import UnwritableError, Writer, refuse_surrogates, utf16, words
 from papermill_mcp.errors import InvalidParametersError, nearest
 
 with without_uri_grammar():

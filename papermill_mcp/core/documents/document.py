@@ -18,7 +18,20 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from papermill_mcp.core.notebook_text import (
+from papermill_mcp.core.documents.json_text import (
+    Gaps,
+    Style,
+    after_whitespace,
+    line_of,
+    put,
+    read_members,
+    read_value,
+    same,
+    spliced,
+    style_of_object,
+    take,
+)
+from papermill_mcp.core.documents.reading import (
     BOM,
     CELL_ID,
     NOTHING_DONE,
@@ -40,20 +53,7 @@ from papermill_mcp.errors import (
     listed,
     nearest,
 )
-from papermill_mcp.utils.gc_pause import collector_paused
-from papermill_mcp.utils.json_text import (
-    Gaps,
-    Style,
-    after_whitespace,
-    line_of,
-    put,
-    read_members,
-    read_value,
-    same,
-    spliced,
-    style_of_object,
-    take,
-)
+from papermill_mcp.utils.memory import collector_paused
 
 _SAMPLE = 50  # cells looked at to learn the style of a file
 _ESCAPES_LOOKED_AT = 20_000

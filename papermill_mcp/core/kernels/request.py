@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from papermill_mcp.core.outputs import Displays, Output, OutputCollector
+from papermill_mcp.core.kernels.outputs import Displays, Output, OutputCollector
 
 logger = logging.getLogger(__name__)
 

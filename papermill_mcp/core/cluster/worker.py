@@ -24,25 +24,26 @@ from typing import TYPE_CHECKING, Any
 from distributed import Reschedule, Worker, WorkerPlugin, get_worker
 
 from papermill_mcp import __version__
-from papermill_mcp.core.execution import RunStatus
+from papermill_mcp.core.kernels.request import RunStatus
 from papermill_mcp.errors import ServerError
 from papermill_mcp.utils.lazy import imported, lazy
 
 if TYPE_CHECKING:
-    from papermill_mcp.core import document, jupyter_manager
-    from papermill_mcp.core.document import NotebookDocument
+    from papermill_mcp.core import jupyter_manager
+    from papermill_mcp.core import papermill_executor as papermill_run
+    from papermill_mcp.core.documents import document
+    from papermill_mcp.core.documents.document import NotebookDocument
     from papermill_mcp.core.jupyter_manager import JupyterManager
-    from papermill_mcp.core.kernel import Kernel
-    from papermill_mcp.core.papermill import run as papermill_run
-    from papermill_mcp.core.papermill.run import Outcome, PapermillRecipe
-    from papermill_mcp.core.papermill_executor import PapermillTask
+    from papermill_mcp.core.kernels.kernel import Kernel
+    from papermill_mcp.core.papermill.metadata import PapermillTask
+    from papermill_mcp.core.papermill_executor import Outcome, PapermillRecipe
     from papermill_mcp.core.runs import notebook_run, run_file
     from papermill_mcp.core.runs.run_file import RunFile
     from papermill_mcp.utils import file_utils
 else:
-    document = lazy("papermill_mcp.core.document")
+    document = lazy("papermill_mcp.core.documents.document")
     jupyter_manager = lazy("papermill_mcp.core.jupyter_manager")
-    papermill_run = lazy("papermill_mcp.core.papermill.run")
+    papermill_run = lazy("papermill_mcp.core.papermill_executor")
     notebook_run = lazy("papermill_mcp.core.runs.notebook_run")
     run_file = lazy("papermill_mcp.core.runs.run_file")
     file_utils = lazy("papermill_mcp.utils.file_utils")

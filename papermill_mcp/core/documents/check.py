@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from papermill_mcp.core.document import NotebookDocument
+from papermill_mcp.core.documents.document import NotebookDocument
+from papermill_mcp.core.documents.reading import CELL_ID, quoted, shown_id
 from papermill_mcp.core.nbformat_lazy import nbformat_module
-from papermill_mcp.core.notebook_text import CELL_ID, quoted, shown_id
 from papermill_mcp.errors import InvalidNotebookError, listed
 
 _CHUNK = 200  # cells checked at a time

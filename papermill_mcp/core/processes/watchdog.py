@@ -12,8 +12,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from papermill_mcp.core.ledger import Ledger
-from papermill_mcp.utils import process_guard
+from papermill_mcp.core.processes import guard
+from papermill_mcp.core.processes.ledger import Ledger
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class Watchdog:
 
     def guard(self, pid: int) -> int:
         """Have the tree of `pid` ended with this server. Returns the start time that identifies the process."""
-        started = process_guard.start_time(pid)
+        started = guard.start_time(pid)
         self._trees[pid] = started
         self._tell_of_process(["start", pid, started])
         return started
@@ -83,7 +83,7 @@ class Watchdog:
 
     def _start(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", process_guard.__file__],
+            [sys.executable, "-I", "-S", guard.__file__],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

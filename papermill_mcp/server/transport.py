@@ -33,8 +33,7 @@ from mcp_types import (
 )
 from pydantic import ValidationError
 
-from papermill_mcp.utils.gc_pause import collector_paused
-from papermill_mcp.utils.json_rpc import (
+from papermill_mcp.server.json_rpc import (
     INTERNAL_ERROR,
     INVALID_REQUEST,
     LINE_TOO_LONG,
@@ -45,6 +44,7 @@ from papermill_mcp.utils.json_rpc import (
     encode,
     read_line,
 )
+from papermill_mcp.utils.memory import collector_paused
 
 logger = logging.getLogger(__name__)
 

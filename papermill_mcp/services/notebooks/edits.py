@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from papermill_mcp.core.document import NotebookCell, NotebookDocument
-from papermill_mcp.core.notebook_check import upgraded
+from papermill_mcp.core.documents.check import upgraded
+from papermill_mcp.core.documents.document import NotebookCell, NotebookDocument
 from papermill_mcp.errors import InvalidArgumentError, ServerError
-from papermill_mcp.services.notebook_view import insertion_point, ranges
+from papermill_mcp.services.notebooks.view import insertion_point, ranges
 from papermill_mcp.utils.diff_text import unified_diff
 from papermill_mcp.utils.text_utils import count_noun, one_line
 

@@ -19,8 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from papermill_mcp.core.processes import guard
 from papermill_mcp.errors import ServerError
-from papermill_mcp.utils import process_guard
 from papermill_mcp.utils.file_utils import append_to_private_file, create_private_file, read_file
 
 logger = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class Ledger:
     def __init__(self, directory: Path) -> None:
         self._file: Path | None = directory / _FILE
         pid = os.getpid()
-        self._write(["server", pid, process_guard.start_time(pid), _place()], new=True)
+        self._write(["server", pid, guard.start_time(pid), _place()], new=True)
 
     def add(self, command: Sequence[object]) -> None:
         """Note what the watchdog is told of a process."""
@@ -102,12 +102,12 @@ def _reap(directory: Path, here: str) -> None:
         if _is_old(directory):
             shutil.rmtree(directory, ignore_errors=True)
         return
-    if process_guard.still_runs(entries.server, entries.started):
+    if guard.still_runs(entries.server, entries.started):
         return
     # The number of a leader that is gone may have been given to somebody else meanwhile, who is gone as well and left
     # something in a session of that number. So what outlived its leader is known by its environment only.
-    leaders = {pid: started for pid, started in entries.trees.items() if process_guard.process_info(pid)}
-    process_guard.end(leaders, [str(directory)])
+    leaders = {pid: started for pid, started in entries.trees.items() if guard.process_info(pid)}
+    guard.end(leaders, [str(directory)])
     logger.warning(
         "an earlier server was killed: what it left was ended",
         extra={"server_pid": entries.server, "pids": sorted(leaders)},

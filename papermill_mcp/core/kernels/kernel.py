@@ -13,7 +13,7 @@ import os
 import secrets
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -22,11 +22,11 @@ from typing import Any, Literal
 import zmq.asyncio
 from jupyter_client.kernelspec import KernelSpec
 
-from papermill_mcp.core.execution import CellExecution, RunStatus
-from papermill_mcp.core.kernel_process import KernelProcess
-from papermill_mcp.core.outputs import Displays, OutputCollector
-from papermill_mcp.core.watchdog import Watchdog
-from papermill_mcp.core.wire import Message, Wire
+from papermill_mcp.core.kernels.outputs import Displays, OutputCollector
+from papermill_mcp.core.kernels.process import KernelProcess
+from papermill_mcp.core.kernels.request import CellExecution, RunStatus
+from papermill_mcp.core.kernels.wire import Message, Wire
+from papermill_mcp.core.processes.watchdog import Watchdog
 from papermill_mcp.errors import (
     BusyError,
     KernelDiedError,
@@ -35,6 +35,7 @@ from papermill_mcp.errors import (
     KernelUnresponsiveError,
     LimitReachedError,
 )
+from papermill_mcp.utils.background import Background
 from papermill_mcp.utils.signal import Signal
 from papermill_mcp.utils.text_utils import safe_utf8
 
@@ -147,6 +148,7 @@ class Kernel:
         self._replies: dict[str, asyncio.Future[dict[str, Any]]] = {}
         self._ladder: asyncio.Task[bool] | None = None
         self._restarting = asyncio.Lock()
+        self._background = Background()
         self._subshell: str | None = None
 
     # What a kernel is like
@@ -696,7 +698,7 @@ class Kernel:
 
     def _on_timeout(self, execution: CellExecution) -> None:
         if not execution.released.is_set():
-            _background(self.interrupt(execution, RunStatus.TIMEOUT))
+            self._background.start(self.interrupt(execution, RunStatus.TIMEOUT), name=f"time out {self.kernel_id}")
 
     async def interrupt(
         self, execution: CellExecution | None = None, reason: RunStatus = RunStatus.INTERRUPTED
@@ -862,20 +864,3 @@ async def _set_within(event: asyncio.Event, seconds: float) -> bool:
         except TimeoutError:
             pass
     return event.is_set()
-
-
-_tasks: set[asyncio.Task[Any]] = set()
-
-
-def _background(work: Coroutine[Any, Any, Any]) -> None:
-    """Run a coroutine to its end without anybody waiting for it. The reference keeps it from being collected."""
-
-    async def run() -> None:
-        try:
-            await work
-        except Exception:
-            logger.exception("background work on a kernel failed")
-
-    task = asyncio.create_task(run())
-    _tasks.add(task)
-    task.add_done_callback(_tasks.discard)

@@ -6,7 +6,7 @@ import ast
 import json
 from typing import Any
 
-from papermill_mcp.core.kernel import Kernel
+from papermill_mcp.core.kernels.kernel import Kernel
 from papermill_mcp.errors import InvalidArgumentError, KernelUnresponsiveError
 
 #: Seconds a kernel may take to describe its variables.

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from papermill_mcp.core.documents.json_text import Element, after_whitespace, read_elements, read_members, read_value
 from papermill_mcp.errors import InvalidNotebookError, NotANotebookError, ServerError, listed
-from papermill_mcp.utils.json_text import Element, after_whitespace, read_elements, read_members, read_value
 
 BOM = b"\xef\xbb\xbf"
 CELL_ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")

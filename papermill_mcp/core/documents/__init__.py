@@ -1,0 +1,1 @@
+"""Notebook documents: parsing that keeps every byte, checks, and JSON text."""

@@ -1,0 +1,1 @@
+"""Kernels: processes, wire, queue, outputs and variables."""

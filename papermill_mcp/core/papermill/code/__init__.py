@@ -1,0 +1,1 @@
+"""Parameters as code, in every language that papermill knows."""

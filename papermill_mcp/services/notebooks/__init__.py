@@ -1,0 +1,1 @@
+"""Notebooks: edits, views and the walk over directories."""
