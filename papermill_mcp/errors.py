@@ -17,9 +17,9 @@ one error answer of a request. Code that raises inside a cell is a result and ne
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
-from typing import ClassVar
+from typing import ClassVar, Self, TypeVar
 
 
 class ErrorCode(StrEnum):
@@ -51,6 +51,24 @@ class ErrorCode(StrEnum):
     DISK_FULL = "DISK_FULL"
 
 
+class Remedy(StrEnum):
+    """Advice as data. The code that fails knows the way out, and the tools know the call that takes it.
+
+    The value is the advice in neutral words, for logs and for a process without tools.
+    """
+
+    RESTART_KERNEL = "restart the kernel"
+    START_KERNEL = "start another kernel"
+    CHOOSE_KERNEL = "fix the error shown above, or choose another installed kernel"
+    WAIT_FOR_QUEUE = "wait for some of the code, or use another kernel"
+    WAIT_FOR_CODE = "wait for the code, or interrupt it"
+    TRY_OR_INTERRUPT = "try again later, or interrupt the code"
+    TRY_OR_RESTART = "try again, or restart the kernel"
+    LIST_IN_CODE = "run code that lists the variables"
+    CONVERT_NOTEBOOK = "convert it first, with the operation `convert`"
+    CHECK_NOTEBOOK = "fix the notebook first"
+
+
 def sentence(text: str) -> str:
     """`text` as one sentence: trimmed and with a final stop. Empty stays empty."""
     text = text.strip()
@@ -77,6 +95,9 @@ def listed(names: Iterable[str], *, limit: int = 20, none: str = "none") -> str:
     return shown if len(every) <= limit else f"{shown} and {len(every) - limit} more"
 
 
+_Error = TypeVar("_Error", bound="ServerError")
+
+
 class ServerError(Exception):
     """A request that could not be carried out, told in the four sentences of the contract.
 
@@ -84,21 +105,38 @@ class ServerError(Exception):
         what: what happened, naming the offending thing.
         allowed: what is allowed, or what exists.
         state: what state things are in now.
-        advice: what to do next.
+        advice: what to do next, in words or as a remedy.
     """
 
     code: ClassVar[ErrorCode]
 
-    def __init__(self, what: str, *, allowed: str = "", state: str = "", advice: str = "") -> None:
-        rest = [sentence(_capitalised(part)) for part in (allowed, state, advice) if part]
-        super().__init__(" ".join([f"{self.code}: {sentence(what)}", *rest]))
+    def __init__(self, what: str, *, allowed: str = "", state: str = "", advice: str | Remedy = "") -> None:
+        rest = [sentence(_capitalised(part)) for part in (allowed, state) if part]
+        self._facts = " ".join([f"{self.code}: {sentence(what)}", *rest])
+        self._advice = advice
+        super().__init__(self.message({}))
+
+    def message(self, calls: Mapping[Remedy, str]) -> str:
+        """The whole message. `calls` has the words for remedies; without them the neutral ones are used."""
+        advice = self._advice
+        words = calls.get(advice, advice) if isinstance(advice, Remedy) else advice
+        return f"{self._facts} {sentence(_capitalised(words))}" if words else self._facts
+
+    def within(self, place: str, *, state: str = "") -> Self:
+        """The same failure as a part of something larger, such as `run 3 of the batch`."""
+        facts = f"{self.code}: {place}: {self._facts.removeprefix(f'{self.code}: ')}"
+        error = _with_message(type(self), f"{facts} {sentence(_capitalised(state))}" if state else facts)
+        error._advice = self._advice
+        error.args = (error.message({}),)
+        return error
 
     def __reduce__(self) -> tuple[object, ...]:
         return _with_message, (type(self), str(self))  # from another process it comes with its message made already
 
 
-def _with_message(kind: type[ServerError], message: str) -> ServerError:
+def _with_message(kind: type[_Error], message: str) -> _Error:
     error = kind.__new__(kind)
+    error._facts, error._advice = message, ""
     Exception.__init__(error, message)
     return error
 

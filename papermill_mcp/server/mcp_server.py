@@ -31,6 +31,7 @@ from papermill_mcp.config import Config
 from papermill_mcp.errors import InvalidArgumentError, ServerError, listed, nearest
 from papermill_mcp.services import Services
 from papermill_mcp.tools import resources
+from papermill_mcp.tools.remedies import CALLS
 from papermill_mcp.tools.toolset import text_content
 from papermill_mcp.utils.text_utils import safe_utf8
 
@@ -66,7 +67,7 @@ class NotebookServer(MCPServer[Services]):
             allowed=f"the tools: {listed(known, limit=60)}",
             state="nothing was done",
         )
-        return CallToolResult(content=[text_content(str(error))], is_error=True)
+        return CallToolResult(content=[text_content(error.message(CALLS))], is_error=True)
 
     async def list_resource_templates(self) -> list[ResourceTemplate]:
         """The templates of what can be read. Resources are not listed one by one: list_notebook_files does that."""
@@ -85,7 +86,9 @@ class NotebookServer(MCPServer[Services]):
             return contents
         except ServerError as error:
             outcome = str(error.code)
-            raise MCPError(INVALID_PARAMS, safe_utf8(str(error)), {"uri": safe_utf8(str(uri)[:1000])}) from None
+            raise MCPError(
+                INVALID_PARAMS, safe_utf8(error.message(CALLS)), {"uri": safe_utf8(str(uri)[:1000])}
+            ) from None
         finally:
             facts = {"operation": "read_resource", "path": str(uri)[:300], "outcome": outcome}
             logger.info("resource read", extra={**facts, "duration": round(time.perf_counter() - began, 4)})

@@ -43,6 +43,7 @@ from papermill_mcp.services.runs.batches import BatchStarter
 from papermill_mcp.services.runs.registry import RunRegistry
 from papermill_mcp.services.runs.requests import RunRequest
 from papermill_mcp.services.runs.starter import RunStarter
+from papermill_mcp.tools.remedies import CALLS
 from papermill_mcp.tools.replies import render
 from papermill_mcp.utils.text_utils import safe_utf8
 
@@ -184,7 +185,7 @@ class ServiceTool(Tool):
             if not isinstance(cause, ServerError):
                 raise
             outcome = str(cause.code)
-            return CallToolResult(content=[text_content(str(cause))], is_error=True)
+            return CallToolResult(content=[text_content(cause.message(CALLS))], is_error=True)
         finally:
             path = arguments.get("path") or arguments.get("input_path")
             logger.info(

@@ -294,7 +294,7 @@ async def test_one_bad_operation_stops_all_and_is_named(
     good: list[Mapping[str, Any]] = [{"op": "set_tags", "cell_id": "plot", "tags": [f"t{n}"]} for n in range(5)]
     good[position] = bad
 
-    with pytest.raises(ServerError, match=rf"^\w+: operations\[{position}\]: .*No operation was applied\.$"):
+    with pytest.raises(ServerError, match=rf"^\w+: operations\[{position}\]: .*No operation was applied\."):
         await service.edit("n.ipynb", good)
     assert path.read_bytes() == before
 

@@ -41,10 +41,7 @@ def find_problems(document: NotebookDocument, *, seconds: float) -> list[str]:
     Takes at most about `seconds`, and says which cells were not looked at.
     """
     if document.nbformat < 4:
-        return [
-            f"it is of nbformat {document.nbformat}: it can be read, and edited after the operation `convert` of "
-            "edit_notebook"
-        ]
+        return [f"it is of nbformat {document.nbformat}: it can be read, and edited after the operation `convert`"]
     problems: list[str] = []
     deadline = time.monotonic() + seconds
     checked = 0
@@ -109,7 +106,7 @@ def _ids(document: NotebookDocument) -> Iterator[str]:
     if without:
         yield (
             f"{len(without)} of {len(document.cells)} cells have no id (index {listed(map(str, without), limit=8)}); "
-            "name them by index, or give them ids with the operation `add_ids` of edit_notebook"
+            "name them by index, or give them ids with the operation `add_ids`"
         )
     counts = Counter(cell.cell_id for cell in document.cells if cell.cell_id is not None)
     for cell_id, number in counts.items():
@@ -117,7 +114,7 @@ def _ids(document: NotebookDocument) -> Iterator[str]:
             places = [str(index) for index, cell in enumerate(document.cells) if cell.cell_id == cell_id]
             yield (
                 f"the id {quoted(cell_id)} is that of {number} cells (index {listed(places, limit=8)}); the operation "
-                "`add_ids` of edit_notebook renames all but the first"
+                "`add_ids` renames all but the first"
             )
 
 

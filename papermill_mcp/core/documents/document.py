@@ -50,6 +50,7 @@ from papermill_mcp.errors import (
     InvalidArgumentError,
     InvalidNotebookError,
     NotANotebookError,
+    Remedy,
     listed,
     nearest,
 )
@@ -406,7 +407,7 @@ class NotebookDocument:
             raise InvalidNotebookError(
                 f"{self._shown} is a notebook of nbformat {self.nbformat}, which can be read but not edited",
                 state=NOTHING_DONE,
-                advice="Convert it first, with the operation `convert` of edit_notebook",
+                advice=Remedy.CONVERT_NOTEBOOK,
             )
         with _storable(self._shown):
             _ = self._style  # learned from the file as it came, not from what is left of it

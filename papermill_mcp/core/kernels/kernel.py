@@ -34,6 +34,7 @@ from papermill_mcp.errors import (
     KernelStartFailedError,
     KernelUnresponsiveError,
     LimitReachedError,
+    Remedy,
 )
 from papermill_mcp.utils.background import Background
 from papermill_mcp.utils.signal import Signal
@@ -77,7 +78,7 @@ _REMEMBERED = 200
 
 
 #: What to do after a failure of the server itself.
-_SERVER_FAILED = "the log of the server has the details. Try again; if it happens again, restart_kernel"
+_SERVER_FAILED = "the log of the server has the details. Try again; if it happens again, restart the kernel"
 
 #: What is wrong with a kernel that answers and broadcasts nothing.
 _MUTE = (
@@ -306,7 +307,7 @@ class Kernel:
                         f"kernel {self.kernel_name!r} ended at its start: {process.exit_description()}",
                         allowed=_tail(process),
                         state="no kernel was started",
-                        advice="mend what it says above; list_kernels shows which other kernels are installed",
+                        advice=Remedy.CHOOSE_KERNEL,
                     )
                 if time.monotonic() > deadline and not (reply.done() and heard.done()):
                     raise KernelStartFailedError(
@@ -345,13 +346,13 @@ class Kernel:
             raise KernelUnresponsiveError(
                 f"kernel {self.kernel_id} {_MUTE}",
                 state="nothing was run; its variables stand until it is restarted",
-                advice="restart_kernel gives it a new process",
+                advice=Remedy.RESTART_KERNEL,
             )
         if len(self._queue) >= MAX_QUEUED:
             raise LimitReachedError(
                 f"kernel {self.kernel_id} has {len(self._queue)} executions waiting, and no more may wait",
                 state="this one was not taken; what waits stays",
-                advice="wait for some of them with get_execution, or use another kernel",
+                advice=Remedy.WAIT_FOR_QUEUE,
             )
         execution = CellExecution(
             code,
@@ -374,15 +375,13 @@ class Kernel:
             KernelDiedError: its process ended by itself.
         """
         if self._state == KernelState.STOPPED:
-            raise KernelNotFoundError(
-                f"kernel {self.kernel_id} was stopped", advice="start another one with start_kernel"
-            )
+            raise KernelNotFoundError(f"kernel {self.kernel_id} was stopped", advice=Remedy.START_KERNEL)
         if self._state == KernelState.DEAD:
             raise KernelDiedError(
                 f"kernel {self.kernel_id} died: {self.exit_description}",
                 allowed=_tail(self._process) if self._process else "",
                 state="its variables are lost",
-                advice="restart_kernel gives the same kernel_id a new process",
+                advice=Remedy.RESTART_KERNEL,
             )
 
     async def _work(self) -> None:
@@ -462,9 +461,9 @@ class Kernel:
             if message.channel == "iopub" and message.msg_type != "status":
                 execution.collector.note_unreadable(message.msg_type, len(message.content_frame), error)
             elif message.msg_type == "execute_reply" and not execution.released.is_set():
-                # The kernel is done with the code, and no other message says how it ended.
+                # The kernel is done with the code, and no other message says how it ended. Outputs may still come.
                 why = f"the kernel's {message.msg_type} could not be read ({type(error).__name__}); {_SERVER_FAILED}"
-                execution.fail("UnreadableReply", why)
+                self._take_reply(execution, {"status": "error", "ename": "UnreadableReply", "evalue": why})
 
     def _deliver(self, message: Message, execution: CellExecution | None) -> None:
         parent = message.parent_id
@@ -476,11 +475,14 @@ class Kernel:
                 reply.set_result(message.content)
         elif execution is not None and message.msg_type == "execute_reply":
             execution.timing["shell.execute_reply"] = message.date
-            execution.take_reply(message.content)
-            if execution.execution_count is not None:
-                self.execution_count = execution.execution_count
-            if not execution.released.is_set():
-                asyncio.get_running_loop().call_later(_IDLE_GRACE, self._ask_for_idle, execution)
+            self._take_reply(execution, message.content)
+
+    def _take_reply(self, execution: CellExecution, content: dict[str, Any]) -> None:
+        execution.take_reply(content)
+        if execution.execution_count is not None:
+            self.execution_count = execution.execution_count
+        if not execution.released.is_set():
+            asyncio.get_running_loop().call_later(_IDLE_GRACE, self._ask_for_idle, execution)
 
     def _route_iopub(self, message: Message, execution: CellExecution | None) -> None:
         if message.msg_type == "status":
@@ -565,7 +567,7 @@ class Kernel:
         self._mute = True
         logger.warning("kernel is mute", extra={"kernel_id": self.kernel_id})
         if not execution.released.is_set():
-            execution.lose_touch(f"the kernel {_MUTE}; its variables stand until restart_kernel")
+            execution.lose_touch(f"the kernel {_MUTE}; its variables stand until the kernel is restarted")
 
     def _nudge(
         self,
@@ -638,7 +640,7 @@ class Kernel:
                     f"kernel {self.kernel_id} is running code and cannot be asked anything meanwhile",
                     allowed=f"{self.kernel_name} kernels have no subshells",
                     state="the code goes on",
-                    advice="wait for it with get_execution, or interrupt it",
+                    advice=Remedy.WAIT_FOR_CODE,
                 )
             reply = await self._ask("control", "create_subshell_request", {}, timeout_seconds)
             self._subshell = str(reply.get("subshell_id"))
@@ -667,11 +669,11 @@ class Kernel:
             raise KernelUnresponsiveError(
                 f"kernel {self.kernel_id} did not answer within {timeout_seconds:g} s",
                 state="it may be in code that does not let go, such as a long computation in C",
-                advice="try again later, or interrupt_kernel",
+                advice=Remedy.TRY_OR_INTERRUPT,
             ) from None
         except zmq.ZMQError as error:
             raise KernelUnresponsiveError(
-                f"kernel {self.kernel_id} could not be asked: {error}", advice="try again, or restart_kernel"
+                f"kernel {self.kernel_id} could not be asked: {error}", advice=Remedy.TRY_OR_RESTART
             ) from error
         finally:
             self._replies.pop(msg_id, None)

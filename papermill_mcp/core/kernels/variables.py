@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from papermill_mcp.core.kernels.kernel import Kernel
-from papermill_mcp.errors import InvalidArgumentError, KernelUnresponsiveError
+from papermill_mcp.errors import InvalidArgumentError, KernelUnresponsiveError, Remedy
 
 #: Seconds a kernel may take to describe its variables.
 _PATIENCE = 5.0
@@ -58,7 +58,7 @@ async def python_variables(kernel: Kernel, *, pattern: str, limit: int) -> tuple
     if kernel.language != "python":
         raise InvalidArgumentError(
             f"kernel {kernel.kernel_id} speaks {kernel.language}, and only Python kernels can be asked for variables",
-            advice="use execute_cell with code that lists them",
+            advice=Remedy.LIST_IN_CODE,
         )
     hidden = "set(getattr(get_ipython(), 'user_ns_hidden', ())) | {'In', 'Out', 'exit', 'quit', 'get_ipython', 'open'}"
     expression = (

@@ -20,7 +20,7 @@ from papermill_mcp.core.papermill.parameters import Parameter, inspect_parameter
 from papermill_mcp.core.papermill.parameters import check_parameters as check_parameters
 from papermill_mcp.core.runs.notebook_run import RunCell
 from papermill_mcp.core.runs.run_file import RunFile
-from papermill_mcp.errors import InvalidNotebookError
+from papermill_mcp.errors import InvalidNotebookError, Remedy
 
 with without_uri_grammar():
     import nbformat
@@ -144,7 +144,7 @@ def _as_node(document: NotebookDocument, shown: str) -> Any:
         raise InvalidNotebookError(
             f"{shown} cannot be run, since nbformat does not accept it: {type(error).__name__}: {error}",
             state="nothing was run",
-            advice="mend the notebook first; get_notebook_info lists what is wrong with it",
+            advice=Remedy.CHECK_NOTEBOOK,
         ) from error
 
 

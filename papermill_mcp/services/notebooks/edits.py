@@ -398,8 +398,7 @@ class NotebookEdit:
 
 def at_position(error: ServerError, position: int) -> ServerError:
     """The same error, naming which of the operations it is about."""
-    told = str(error).partition(": ")[2]
-    return type(error)(f"operations[{position}]: {told}", state="No operation was applied")
+    return error.within(f"operations[{position}]", state="No operation was applied")
 
 
 def replaced(source: str, old: str, new: str, where: str) -> str:

@@ -114,8 +114,7 @@ class BatchStarter:
                 except ServerError as error:
                     if len(paths) * len(sets) == 1:
                         raise
-                    reason = str(error).partition(": ")[2]
-                    raise type(error)(f"run {len(plans)} of the batch, {notebook.shown}: {reason}") from error
+                    raise error.within(f"run {len(plans)} of the batch, {notebook.shown}") from error
         return plans
 
     def _rows(
