@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 from datetime import UTC, datetime
+from enum import Enum
 from typing import Any, Literal
 
 from papermill_mcp.utils.text_utils import clean_text, safe_utf8
@@ -15,6 +16,10 @@ _STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskN
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
     return {key: value for key, value in vars(record).items() if key not in _STANDARD}
+
+
+def _plain(value: object) -> object:
+    return value.value if isinstance(value, Enum) else value
 
 
 class JsonFormatter(logging.Formatter):
@@ -40,7 +45,7 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The record as one line; a traceback follows on lines of its own."""
         when = datetime.fromtimestamp(record.created).isoformat(sep=" ", timespec="milliseconds")
-        fields = "".join(f" {key}={value!r}" for key, value in _fields(record).items())
+        fields = "".join(f" {key}={_plain(value)!r}" for key, value in _fields(record).items())
         message = clean_text(record.getMessage()).replace("\n", "\\n")
         line = f"{when} {record.levelname} {record.name}: {message}{fields}"
         return safe_utf8(line + (f"\n{self.formatException(record.exc_info)}" if record.exc_info else ""))

@@ -6,6 +6,7 @@ import json
 import logging
 import subprocess
 import sys
+from enum import StrEnum
 from typing import Any
 
 import pytest
@@ -58,6 +59,16 @@ def test_an_event_in_text_is_one_line_without_control_characters() -> None:
     assert len(line.splitlines()) == 1
     assert line.isprintable()
     line.encode()
+
+
+class _Outcome(StrEnum):
+    OK = "ok"
+
+
+@pytest.mark.parametrize("value", [_Outcome.OK, "ok"])
+def test_a_member_of_an_enumeration_is_its_value(value: str) -> None:
+    assert TextFormatter().format(record("x", outcome=value)).endswith("x outcome='ok'")
+    assert json.loads(JsonFormatter().format(record("x", outcome=value)))["outcome"] == "ok"
 
 
 def test_warnings_of_python_are_events_too() -> None:
