@@ -147,7 +147,9 @@ def serve(config: Config, metrics: Metrics | None = None) -> None:
 
     from papermill_mcp.utils.log_utils import configure_logging  # noqa: PLC0415
     from papermill_mcp.utils.memory import return_large_blocks  # noqa: PLC0415
+    from papermill_mcp.utils.stderr_relay import relay_stderr  # noqa: PLC0415
 
+    close_stderr = relay_stderr()
     return_large_blocks()
     if sys.platform != "win32":
         for number in _END_SIGNALS:
@@ -163,6 +165,7 @@ def serve(config: Config, metrics: Metrics | None = None) -> None:
     except KeyboardInterrupt:
         pass
     logging.shutdown()
+    close_stderr()
     if sys.platform != "win32":
         os._exit(0)  # a worker thread may still be in a slow system call; everything of ours is closed
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import sys
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -135,7 +136,7 @@ class StartRaw(Protocol):
     """Starts a server process that is driven line by line, as a context manager."""
 
     def __call__(
-        self, *flags: str, script: Path | None = None, era: str | None = LEGACY_VERSION
+        self, *flags: str, script: Path | None = None, era: str | None = LEGACY_VERSION, stderr: int = subprocess.PIPE
     ) -> AbstractAsyncContextManager[RawServer]: ...
 
 
@@ -144,9 +145,9 @@ def raw_server(workspace: Path, state_directory: Path) -> StartRaw:
     """`async with raw_server() as s:` is a server process after the handshake of the older protocol era."""
 
     def start(
-        *flags: str, script: Path | None = None, era: str | None = LEGACY_VERSION
+        *flags: str, script: Path | None = None, era: str | None = LEGACY_VERSION, stderr: int = subprocess.PIPE
     ) -> AbstractAsyncContextManager[RawServer]:
-        return RawServer.running(workspace, state_directory, *flags, script=script, era=era)
+        return RawServer.running(workspace, state_directory, *flags, script=script, era=era, stderr=stderr)
 
     return start
 

@@ -333,11 +333,13 @@ class RawServer:
         python: str = sys.executable,
         script: Path | None = None,
         era: str | None = LEGACY_VERSION,
+        stderr: int = asyncio.subprocess.PIPE,
     ) -> AsyncIterator[Self]:
         """A server that has been spoken to in this era, or not at all. It is killed at the end if it still lives.
 
         Args:
             script: takes the place of the module `papermill_mcp.main`.
+            stderr: a descriptor that takes the place of a pipe that is read.
         """
         command = server_command(workspace, state, *flags)
         if script is not None:
@@ -347,7 +349,7 @@ class RawServer:
             *command,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
+            stderr=stderr,
             env=server_environment(),
             cwd=workspace,
             limit=64 * 1024 * 1024,
@@ -402,8 +404,7 @@ class RawServer:
                 waiting.cancel()
 
     async def _read_errors(self) -> None:
-        assert self.process.stderr is not None
-        while data := await self.process.stderr.read(65536):
+        while self.process.stderr is not None and (data := await self.process.stderr.read(65536)):
             self._errors += data
 
     async def write(self, data: bytes) -> None:

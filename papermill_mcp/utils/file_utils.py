@@ -218,6 +218,11 @@ def make_directory(path: Path, *, shown: str) -> None:
         pass
 
 
+def open_special(path: str, flags: int) -> int:
+    """Open something that is no file of a user: a device, or what another descriptor has open. Returns a descriptor."""
+    return os.open(path, flags)
+
+
 def create_private_file(path: Path, data: bytes) -> None:
     """Make a small file of our own that only its user can read, in a directory that is ours.
 

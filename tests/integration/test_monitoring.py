@@ -180,13 +180,12 @@ def test_prometheus_is_imported_only_if_it_is_wanted(
 ) -> None:
     if flags:
         pytest.importorskip("prometheus_client")
-    # The server leaves by os._exit, so the question comes there.
+    # The server leaves by os._exit, so the question comes there. It has closed its own standard error by then.
     ask = """
     import os
-    leave = os._exit
+    leave, stderr = os._exit, os.dup(2)
     def asked(code):
-        sys.stderr.write("imported: %s\\n" % ("prometheus_client" in sys.modules))
-        sys.stderr.flush()
+        os.write(stderr, b"imported: %r\\n" % ("prometheus_client" in sys.modules))
         leave(code)
     os._exit = asked
     """

@@ -302,11 +302,14 @@ async def test_a_secret_of_the_server_is_not_in_its_log(raw_server: StartRaw, st
         (file,) = state_directory.rglob("kernel-*.json")
         key = json.loads(file.read_text())["key"]
         await server.call("execute_cell", kernel_id=kernel_id, code="'CANARY CODE'")
-        assert key
-        assert key not in server.errors
-        assert "CANARY CODE" not in server.errors
-        assert key not in json.dumps(server.answers)
-        assert "execute_cell" in server.errors
+        server.close_stdin()
+        assert await server.exit_code(seconds=3) == 0
+
+    assert key
+    assert key not in server.errors
+    assert "CANARY CODE" not in server.errors
+    assert key not in json.dumps(server.answers)
+    assert "execute_cell" in server.errors
 
 
 _RECORDING = """
