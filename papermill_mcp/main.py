@@ -145,7 +145,7 @@ def serve(config: Config, metrics: Metrics | None = None) -> None:
     gc.disable()  # imports make many objects and no garbage; a collector that looks through them costs a tenth
     import anyio  # noqa: PLC0415 - after `--version`
 
-    from papermill_mcp.utils.log_utils import configure_logging  # noqa: PLC0415
+    from papermill_mcp.observability import configure_logging  # noqa: PLC0415
     from papermill_mcp.utils.memory import return_large_blocks  # noqa: PLC0415
     from papermill_mcp.utils.stderr_relay import relay_stderr  # noqa: PLC0415
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from papermill_mcp.utils.log_utils import JsonFormatter, TextFormatter
+from papermill_mcp.observability import JsonFormatter, TextFormatter
 
 _NASTY = "a\nb\r\x1b[31m\u2028\u202e\x00\ud800\u00e9"
 
@@ -73,7 +73,7 @@ def test_a_member_of_an_enumeration_is_its_value(value: str) -> None:
 
 def test_warnings_of_python_are_events_too() -> None:
     code = (
-        "import logging, warnings\nfrom papermill_mcp.utils.log_utils import configure_logging\n"
+        "import logging, warnings\nfrom papermill_mcp.observability import configure_logging\n"
         "configure_logging('INFO', 'json')\nwarnings.warn('careful\\nnow')\nlogging.getLogger('a').info('x')"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
