@@ -64,7 +64,9 @@ class Config(BaseModel):
     output_directory: Path = Field(
         Path("outputs"), description="where papermill outputs go by default, relative to the workspace"
     )
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="what is logged, to stderr")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="lowest level that is logged, to stderr"
+    )
     log_format: Literal["text", "json"] = Field("text", description="`json` gives one object a line")
     max_kernels: int = Field(10, ge=1, le=1000, description="kernels alive at once")
     kernel_idle_timeout: float = Field(
@@ -201,7 +203,7 @@ is not searched for settings."""
 
 
 class _Parser(argparse.ArgumentParser):
-    """Raises instead of leaving the process, so that every bad setting is told in one way."""
+    """Raises instead of leaving the process, so that every bad setting is reported in one way."""
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(message)

@@ -99,13 +99,13 @@ _Error = TypeVar("_Error", bound="ServerError")
 
 
 class ServerError(Exception):
-    """A request that could not be carried out, told in the four sentences of the contract.
+    """A request that could not be carried out, in the four sentences of the contract.
 
     Args:
         what: what happened, naming the offending thing.
-        allowed: what is allowed, or what exists.
-        state: what state things are in now.
-        advice: what to do next, in words or as a remedy.
+        allowed: the allowed values, or the existing ones.
+        state: the present state.
+        advice: the next step, in words or as a remedy.
     """
 
     code: ClassVar[ErrorCode]
@@ -196,7 +196,7 @@ class ConflictError(ServerError):
 
 
 class BusyError(ServerError):
-    """Somebody else holds what is needed, and the wait for it ended."""
+    """Another request or process holds the file or kernel, and the wait for it ended."""
 
     code = ErrorCode.BUSY
 
@@ -232,7 +232,7 @@ class KernelDiedError(ServerError):
 
 
 class KernelUnresponsiveError(ServerError):
-    """The kernel lives, but does not do what it is asked."""
+    """The kernel lives, but does not answer."""
 
     code = ErrorCode.KERNEL_UNRESPONSIVE
 

@@ -1,4 +1,4 @@
-"""What an operator sees: log lines on stderr, and counters for a Prometheus scraper with the extra `monitoring`.
+"""The operator's view: log lines on stderr, and counters for a Prometheus scraper with the extra `monitoring`.
 
 A log record is one line with its structured fields. Without `metrics_port` nothing is counted. Labels are bounded:
 names of installed kernelspecs, of tools, and of states. No path ever is one.
@@ -23,7 +23,7 @@ from papermill_mcp.utils.text_utils import clean_text, safe_utf8
 #: Upper ends of the buckets of durations, in seconds: from a print to a night.
 _BUCKETS = (0.1, 0.5, 1, 5, 15, 60, 300, 1800, 7200, 28800)
 
-#: What kernelspecs may be called. Kernels that are started from an interpreter have a name with its path.
+#: Names of kernelspecs. Kernels that are started from an interpreter have a name with its path.
 _KERNELSPEC = re.compile(r"[A-Za-z0-9._-]+")
 
 _STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -67,7 +67,7 @@ class TextFormatter(logging.Formatter):
 
 
 def configure_logging(level: str, form: Literal["text", "json"]) -> None:
-    """Send all log records and warnings to stderr, in one form. Replaces what was configured before."""
+    """Send all log records and warnings to stderr, in one form. Replaces the earlier configuration."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     root = logging.getLogger()
@@ -81,7 +81,7 @@ def configure_logging(level: str, form: Literal["text", "json"]) -> None:
 
 
 class Metrics:
-    """What services tell. This class counts nothing."""
+    """The events that services report. This class counts nothing."""
 
     url: str | None = None
 
@@ -101,7 +101,7 @@ class Metrics:
 
 
 class PrometheusMetrics(Metrics):
-    """Counts, and serves what was counted on 127.0.0.1 by a daemon thread.
+    """Counts, and serves the counters on 127.0.0.1 by a daemon thread.
 
     Args:
         port: 0 takes a free one.

@@ -1,7 +1,7 @@
 """Which kernels are installed, and the starting and ending of live ones.
 
-`JupyterManager` owns what live kernels share: the zmq context, the private directory of their connection files, and the
-watchdog. Who decides how many may live, and who may use them, is the service above.
+`JupyterManager` owns the common parts of live kernels: the zmq context, the private directory of their connection
+files, and the watchdog. The service above decides how many may live, and for which notebooks.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ class JupyterManager:
         return self._runtime
 
     async def aclose(self) -> None:
-        """End every kernel, in parallel, and remove what they needed. A second call does nothing."""
+        """End every kernel, in parallel, and remove their files. A second call does nothing."""
         kernels, self._kernels = list(self._kernels), set()
         for result in await asyncio.gather(*(kernel.aclose() for kernel in kernels), return_exceptions=True):
             if isinstance(result, BaseException):

@@ -1,8 +1,8 @@
 """One Jupyter server process: JupyterLab, or plain jupyter_server where Lab is not installed.
 
-It listens on 127.0.0.1 only and wants a token, whatever the user's Jupyter configuration says. That configuration is
-not read; what matters is on the command line, which is stronger than any file; and a server that answers without the
-token is ended at once. Themes, other Lab settings, kernelspecs and extensions of the environment are the user's own.
+It listens on 127.0.0.1 only and wants a token, against any Jupyter configuration of the user. That configuration is
+not read; the important settings are on the command line, which is stronger than any file. A server that answers without
+the token is ended at once. Themes, other Lab settings, kernelspecs and extensions of the environment stay the user's.
 
 The token is in a file of a private directory. It is in no environment, since every kernel would inherit it and a cell
 that prints its environment would save it into a notebook.
@@ -52,7 +52,7 @@ _LOG_CHARS = 2000
 
 _TOKEN_PARAMETER = re.compile(r"(token=)[^\s&\"']+")
 
-#: Variables that would undo what is promised here, or say the same in another way.
+#: Variables that would undo these settings, or set them in another way.
 _OWN_VARIABLES = {
     "JUPYTER_TOKEN",
     "JUPYTER_PORT",
@@ -62,7 +62,7 @@ _OWN_VARIABLES = {
     "JUPYTER_SERVER_ALLOW_UNAUTHENTICATED_ACCESS",
 }
 
-#: What a configuration file of the system cannot change.
+#: Settings that a configuration file of the system cannot change.
 _FIXED = {
     "ip": "127.0.0.1",
     "port_retries": "0",
@@ -145,7 +145,7 @@ class JupyterServer:
 
     @property
     def version(self) -> str:
-        """What runs, with its version: `JupyterLab 4.4.0`."""
+        """The program with its version: `JupyterLab 4.4.0`."""
         try:
             return f"{self.application.name} {importlib.metadata.version(self.application.module)}"
         except importlib.metadata.PackageNotFoundError:
@@ -221,7 +221,7 @@ class JupyterServer:
                     "-m",
                     self.application.module,
                     "--no-browser",
-                    # Who runs this server as root runs kernels as root already.
+                    # A user that runs this server as root runs kernels as root already.
                     *(["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []),
                     *(f"--ServerApp.{name}={value}" for name, value in fixed.items()),
                     "--PasswordIdentityProvider.hashed_password=",
@@ -312,7 +312,7 @@ class JupyterServer:
         await self.aclose()
 
     async def aclose(self, *, grace_seconds: float = 0) -> None:
-        """End it, its kernels and what they started, and remove its private directory. A second call waits for the
+        """End it, its kernels and their children, and remove its private directory. A second call waits for the
         first.
 
         Args:
@@ -328,7 +328,7 @@ class JupyterServer:
             self._watcher.cancel()
         trees = {}
         if self._process is not None:
-            # As it is now, since what a kernel started can be found through living parents only.
+            # As it is now, since children of a kernel can be found through living parents only.
             rows = await asyncio.to_thread(guard.tree_of, self.pid, self._started)
             trees = {row.pid: row.started for row in rows} | {self.pid: self._started}
             if self.alive and time.monotonic() < self._stop_at:

@@ -1,4 +1,4 @@
-"""nbformat, imported when it is first needed and without what makes that slow.
+"""nbformat, imported when it is first needed and without its slow parts.
 
 `jsonschema`, which nbformat uses, builds a grammar for URIs at import when JupyterLab is in the same environment. It
 costs two seconds, and notebooks need none of it. Call these functions in a worker thread: the first import takes some

@@ -1,7 +1,7 @@
-"""JSON-RPC messages as lines: what a line of input means, what is wrong with it, and how a message is written.
+"""JSON-RPC messages as lines: how a line of input is read, which flaws it may have, and how a message is written.
 
-Knows the framing and the envelope, and nothing of what is inside `params` and `result`. A line is refused here for
-what later code could not cope with: JSON that means different things to different readers (repeated keys, NaN, half
+Knows the framing and the envelope, and nothing inside `params` and `result`. A line is refused here for
+flaws that later code could not handle: JSON that means different things to different readers (repeated keys, NaN, half
 of a surrogate pair) and JSON without measure (nesting, length).
 """
 
@@ -104,7 +104,7 @@ def read_line(line: bytes) -> Json | Refusal | None:
     """The message in a line of input: a request, a notification or a response, with a valid envelope.
 
     Returns:
-        None for what is neither passed on nor answered: empty lines, malformed notifications and responses.
+        None for a line that is neither passed on nor answered: empty lines, malformed notifications and responses.
     """
     line = line.strip(b" \t\r\n")
     if not line:
@@ -126,10 +126,10 @@ def read_line(line: bytes) -> Json | Refusal | None:
         flaw = INVALID_REQUEST, f"Invalid request: {content}"
     if flaw is None:
         return message
-    code, what = flaw
+    code, reason = flaw
     if _expects_an_answer(message):
-        return Refusal(code, f"{what}. Nothing was done.", known_id)
-    logger.debug("a malformed notification or response was ignored: %s", what)
+        return Refusal(code, f"{reason}. Nothing was done.", known_id)
+    logger.debug("a malformed notification or response was ignored: %s", reason)
     return None
 
 
@@ -141,7 +141,7 @@ def encode(message: Json) -> bytes:
     """
     try:
         data = to_json(message, inf_nan_mode="constants")
-    except Exception as error:  # whatever an object in it raises: its reader must be answered
+    except Exception as error:  # of any object in it: its reader must be answered
         logger.debug("not encodable: %s", error)
         raise NotEncodableError(
             "something in it is not JSON in UTF-8: half of a surrogate pair, bytes, a cycle or an unknown object"

@@ -1,4 +1,4 @@
-"""The SDK's server, joined with ours: tools, resources, prompts, completions, and what a failure may say."""
+"""The SDK's server, joined with ours: tools, resources, prompts, completions, and the words of failures."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class NotebookServer(MCPServer[Services]):
         return CallToolResult(content=[text_content(error.message(CALLS))], is_error=True)
 
     async def list_resource_templates(self) -> list[ResourceTemplate]:
-        """The templates of what can be read. Resources are not listed one by one: list_notebook_files does that."""
+        """The templates of resources. Resources are not listed one by one: list_notebook_files does that."""
         return resources.templates(self._config)
 
     async def read_resource(

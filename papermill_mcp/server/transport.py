@@ -52,7 +52,7 @@ logger = logging.getLogger(__name__)
 MAX_IN_FLIGHT = 64
 #: The code of that refusal, of the range that JSON-RPC leaves to servers and the SDK does not use.
 TOO_MANY_REQUESTS = -32005
-#: Messages that wait for the client to read. Beyond it, whoever has another one waits, and no more input is read.
+#: Messages that wait for the client to read. Beyond it, a sender waits, and no more input is read.
 MAX_UNREAD = 10_000
 #: Seconds that the last answers get to be written.
 DRAIN_SECONDS = 0.5
@@ -142,7 +142,7 @@ class ProtocolGuard:
                 await anyio.lowlevel.checkpoint()
             try:
                 return os.read(self._source, _READ_BYTES)
-            except BlockingIOError:  # somebody else who holds the other copy of the descriptor was faster
+            except BlockingIOError:  # another holder of the descriptor was faster
                 continue
             except OSError as error:
                 logger.info("the input cannot be read any more: %s", error)
@@ -245,7 +245,7 @@ class ProtocolGuard:
 def take_stdio() -> tuple[int, int]:
     """Keep standard input and output for the protocol alone. Returns their new descriptors.
 
-    From then on, whoever reads descriptor 0 finds its end, and what is written to descriptor 1 goes to standard error:
+    From then on, a read of descriptor 0 finds its end, and a write to descriptor 1 goes to standard error:
     neither a stray `print` nor a child process can touch the wire.
     """
     source, sink = (fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3) for descriptor in (0, 1))

@@ -1,4 +1,4 @@
-"""What a request means, and whether it is allowed."""
+"""The meaning of requests, and their limits."""
 
 from __future__ import annotations
 

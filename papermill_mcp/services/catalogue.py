@@ -1,4 +1,4 @@
-"""Finding notebooks and telling about them: lists, searches, and what one is like. Reads only."""
+"""Finding notebooks: lists, searches, and the facts of one notebook. Reads only."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class NotebookList(Result):
     directory: str
     notebooks: Annotated[list[ListedNotebook], ROWS]
     count: int
-    """All that were found, on whatever page."""
+    """All found notebooks, on every page."""
     next_cursor: str | None = None
     notes: list[str] | None = None
 
@@ -117,7 +117,7 @@ class ParameterView(BaseModel):
 
 
 class LastRun(BaseModel):
-    """What papermill has written down of its last run."""
+    """Papermill's record of its last run."""
 
     status: Literal["completed", "failed", "unfinished"]
     started: str | None = None
@@ -127,7 +127,7 @@ class LastRun(BaseModel):
 
 
 class NotebookInfo(Result):
-    """What a notebook is like, without its cells."""
+    """The facts of a notebook, without its cells."""
 
     path: str
     revision: str
@@ -185,8 +185,8 @@ class NotebookCatalogue:
             cursor: the path after which the page begins.
 
         Raises:
-            PathNotAllowedError, NotFoundError, PermissionDeniedError: of the directory. What is wrong with a file is
-                told beside it.
+            PathNotAllowedError, NotFoundError, PermissionDeniedError: of the directory. The problem of a file stands
+                beside it.
         """
         top = self._workspace.directory(directory)
 
@@ -247,7 +247,7 @@ class NotebookCatalogue:
         where: Literal["source", "outputs", "both"] = "source",
         limit: int = 50,
     ) -> SearchResult:
-        """The lines of notebooks that hold a text, in whatever case, or match a regular expression.
+        """The lines of notebooks that hold a text, in upper or lower case, or match a regular expression.
 
         Args:
             directory: searched with all below it; or one notebook.
@@ -334,7 +334,7 @@ class NotebookCatalogue:
                 result.matches.append(_match(document, shown, batch[place], line))
 
     async def info(self, path: str) -> NotebookInfo:
-        """What a notebook is like: headings, parameters, the last run by papermill, and what is wrong with it.
+        """The facts of a notebook: headings, parameters, the last run by papermill, and problems.
 
         Raises:
             ServerError: it cannot be read at all, as for `NotebookService.open`.
@@ -344,7 +344,7 @@ class NotebookCatalogue:
 
 
 class _PlainText:
-    """Finds a text in lines, in whatever case."""
+    """Finds a text in lines, in upper or lower case."""
 
     def __init__(self, query: str) -> None:
         self._query = query.casefold()

@@ -1,4 +1,4 @@
-"""Live kernels: who may start one, which one a notebook uses, and how long an idle one lives.
+"""Live kernels: the limit of their number, the kernel of each notebook, and the lifetime of an idle one.
 
 Owns every kernel of this server. Leaving the service ends them all.
 """
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: The kernel that is used where nobody names one, and of which spares are kept.
+#: The default kernel. Spares are kept of it only.
 DEFAULT_KERNEL = "python3"
 
 #: Seconds after the use of a spare kernel at which the next one is started: the first cell should not compete with it.
@@ -46,7 +46,7 @@ _SPARE_DELAY = 2.0
 #: Kernels that are gone, of which we still know why.
 _REMEMBERED = 200
 
-#: Seconds after the start of the server at which it ends what an earlier one left, and imports the engine, so that the
+#: Seconds after the start of the server at which it ends leftovers of an earlier one and imports the engine. So the
 #: first kernel need not wait for it. The handshake comes first.
 _WARM_UP_DELAY = 0.5
 
@@ -73,7 +73,7 @@ class ActiveKernel(BaseModel):
 
 
 class KernelList(Result):
-    """What is installed and what runs."""
+    """Installed kernelspecs and running kernels."""
 
     available: Annotated[list[AvailableKernel], ROWS]
     active: Annotated[list[ActiveKernel], ROWS]
@@ -101,7 +101,7 @@ class RestartedKernel(Result):
 
 
 class InterruptedKernel(Result):
-    """What an interrupt really did: `interrupted`, `idle` (there was nothing to interrupt) or `still_running`."""
+    """The effect of an interrupt: `interrupted`, `idle` (there was nothing to interrupt) or `still_running`."""
 
     kernel_id: str
     result: str
@@ -141,7 +141,7 @@ class FailedStop(BaseModel):
 
 
 class StoppedKernels(Result):
-    """What became of all kernels."""
+    """The result of stopping all kernels."""
 
     stopped: list[str]
     failed: Annotated[list[FailedStop], ROWS]
@@ -219,7 +219,7 @@ class KernelService:
         try:
             await asyncio.to_thread(_reap, self._state_directory)
         except Exception:
-            logger.exception("what earlier servers left could not be looked for")
+            logger.exception("leftovers of earlier servers could not be searched")
         await asyncio.to_thread(_import_engine)
 
     async def _engine(self) -> JupyterManager:
@@ -342,7 +342,7 @@ class KernelService:
         return 0 if self._closed else self._config.max_kernels - living - self._starting
 
     def _hand_on(self) -> None:
-        """Give free capacity to those who wait for it."""
+        """Give free capacity to the first in line."""
         while self._waiting and self._room() > 0:
             place = self._waiting.popleft()
             if not place.done():
@@ -440,7 +440,7 @@ class KernelService:
         """The kernel with that id, dead or alive.
 
         Raises:
-            KernelNotFoundError: there is none; if there was, the message says what became of it.
+            KernelNotFoundError: there is none; the message has the fate of a former one.
         """
         kernel = self._kernels.get(kernel_id)
         if kernel is not None:
@@ -478,7 +478,7 @@ class KernelService:
         return StoppedKernels(stopped=stopped, failed=failed, stopped_count=len(stopped), failed_count=len(failed))
 
     async def interrupt(self, kernel_id: str) -> InterruptedKernel:
-        """Interrupt what runs in a kernel and wait, at most 5 s, for what comes of it.
+        """Interrupt the running code of a kernel and wait, at most 5 s, for the effect.
 
         Raises:
             KernelNotFoundError, KernelDiedError: there is nothing to interrupt.
@@ -519,7 +519,7 @@ class KernelService:
         )
 
     async def status(self, kernel_id: str) -> KernelStatus:
-        """What a kernel is doing, what it uses, and, if it is dead, how it ended.
+        """The state of a kernel, its use of processor and memory, and the end of a dead one.
 
         Raises:
             KernelNotFoundError: there is no such kernel.
@@ -582,7 +582,7 @@ class KernelService:
             self._hand_on()
 
     async def _end_or_log(self, kernel: Kernel, fate: str) -> None:
-        """Stop a kernel, where nothing but the log can be told of a failure."""
+        """Stop a kernel. A failure goes to the log, since no caller waits for it."""
         try:
             await self.end(kernel, fate)
         except Exception:

@@ -103,7 +103,7 @@ class WrittenNotebook(Result):
 
 
 class EditedNotebook(Result):
-    """What an edit has changed."""
+    """The changes of an edit."""
 
     path: str
     revision: str
@@ -113,7 +113,7 @@ class EditedNotebook(Result):
 
 
 class AddedCell(EditedNotebook):
-    """A new cell and what stands around it."""
+    """A new cell and the outline around it."""
 
     cell: _Cell
 
@@ -133,7 +133,7 @@ class RemovedCell(EditedNotebook):
 
 @dataclass
 class OpenNotebook:
-    """A notebook as it was read: where from, which version, and what it holds.
+    """A notebook as it was read: its path, version and content.
 
     Attributes:
         content: the version on disk; None for a notebook that is to be a new file.
@@ -165,7 +165,7 @@ class NotebookService:
         """Hold the lock of one file; edits and saves of this server, and of others of its kind, take turns.
 
         Raises:
-            BusyError: somebody else holds it for longer than the wait is bounded to.
+            BusyError: another holder kept it for longer than the bound of the wait.
         """
         deadline = asyncio.get_running_loop().time() + _LOCK_SECONDS
         lock = self._locks[path]
@@ -186,7 +186,7 @@ class NotebookService:
                 self._locks.pop(path, None)
 
     async def _lock_file(self, path: Path, deadline: float) -> HeldLock | None:
-        """The lock between processes. None when there can be none: each save still compares with what was read."""
+        """The lock between processes. None when there can be none: each save still compares the version."""
         pause, longest = _POLL_SECONDS
         while self._lock_files is not None:
             try:
@@ -270,7 +270,7 @@ class NotebookService:
             raise ConflictError(
                 f"{notebook.shown} has revision {notebook.revision}, not {if_revision[:64]}",
                 state="the file was changed since that revision was read, or never had it; nothing was written",
-                advice="read it again, then repeat the edit on what is there now",
+                advice="read it again, then repeat the edit on the present version",
             )
 
     async def put(self, file: Path, document: NotebookDocument, *, overwrite: bool) -> OpenNotebook:
@@ -278,7 +278,7 @@ class NotebookService:
 
         Raises:
             AlreadyExistsError: there is a file and `overwrite` is false.
-            NotANotebookError, InvalidNotebookError: `overwrite` is true, but what is there is no notebook.
+            NotANotebookError, InvalidNotebookError: `overwrite` is true, but the existing file is no notebook.
         """
         async with self.lock(file):
             expected: FileContent | None = None
@@ -318,7 +318,7 @@ class NotebookService:
 
         Raises:
             AlreadyExistsError: there is a file and `overwrite` is false.
-            NotANotebookError, InvalidNotebookError: `overwrite` is true, but what is there is no notebook.
+            NotANotebookError, InvalidNotebookError: `overwrite` is true, but the existing file is no notebook.
         """
         file = self._workspace.notebook(path, writing=True)
         shown = self._workspace.shown(file)
@@ -416,13 +416,13 @@ class NotebookService:
             metadata: keys to set; a value of None removes one.
 
         Raises:
-            InvalidArgumentError: nothing is to be changed, or what is to be changed is not clear.
+            InvalidArgumentError: the request names no change, or an ambiguous one.
             CellNotFoundError, ConflictError: as for `add_cell`.
         """
         change = Update(at, source, old_text, new_text, cell_type, tags, metadata)
         if change == Update(at):
             raise InvalidArgumentError(
-                "update_cell is told no change",
+                "update_cell got no change",
                 allowed="give source, or old_text and new_text, or cell_type, tags or metadata",
                 state="nothing was changed",
             )
@@ -511,7 +511,7 @@ class NotebookService:
 
         Args:
             cells: a selection such as `0-9`, `3,5,-1`, or cell ids.
-            cell_id: the one cell to show, whatever its id looks like.
+            cell_id: the one cell to show, even if its id looks like a selection.
             outline: a line for each cell in place of its source and outputs.
             max_chars: characters of sources and outputs; the default is the setting `max_output_chars`.
             max_images: images; the default is the setting of this name.
@@ -611,7 +611,7 @@ def _document_of(content: Mapping[str, Any]) -> NotebookDocument:
 
 
 def _fill_in(node: dict[str, Any]) -> None:
-    """Put in what the format requires and what can only be empty, and ids."""
+    """Put in ids and the members that the format requires and that can only be empty."""
     cells = [cell for cell in node["cells"] if isinstance(cell, dict)]
     minor = node.get("nbformat_minor")
     with_ids = isinstance(minor, int) and minor >= 5

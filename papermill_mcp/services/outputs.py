@@ -1,8 +1,8 @@
 """How much of an output is shown, and in which form.
 
 Outputs come from files and kernels of others: fields may be missing or of any type, text may drive a terminal, image
-data may be broken or made to exhaust memory. Nothing here raises because of them; what cannot be shown is named
-instead, with the reason. The outputs themselves are never changed.
+data may be broken or made to exhaust memory. Nothing here raises because of them; an output that cannot be shown is
+named instead, with the reason. The outputs themselves are never changed.
 
 Outputs are numbered by their place in the cell, from 0, as the `outputs/{n}` resources are.
 """
@@ -39,7 +39,7 @@ _TEXT_TYPES = ("text/plain", "text/markdown", "text/latex", "application/json")
 _HEADER_CHARS = 100_000  # of the base64 of an image that is only measured
 _LISTED_TYPES = 20
 
-# What text/plain says when there is nothing to say in plain text.
+# Forms of text/plain that carry no information.
 _PLACEHOLDER = re.compile(r"<IPython\.core\.display\.\w+ object>|<Figure size [^<>\n]{1,60}>")
 _DATA_URI = re.compile(r"data:[\w/+.\-]{1,80};base64,[A-Za-z0-9+/=]{64,}+")
 
@@ -53,7 +53,7 @@ class OutputView(BaseModel):
     name: str | None = None
     text: str | None = None
     mime_types: list[str] | None = None
-    """What the bundle holds besides what is shown."""
+    """The other forms in the bundle."""
     omitted_chars: int | None = None
     """Counted after cleaning."""
     note: str | None = None
@@ -93,7 +93,7 @@ class OutputLimits(Protocol):
 
 @dataclass
 class OutputBudget:
-    """What one reply may still show. Shared by all its cells; `chars` and `images` are used up as outputs are shown."""
+    """The rest of the budget of one reply, shared by all its cells. Shown outputs use up `chars` and `images`."""
 
     chars: int
     images: int
@@ -147,9 +147,9 @@ def show_outputs(
 
 
 def show_error(error: Mapping[str, Any], budget: OutputBudget) -> ErrorView:
-    """What a cell raised, its traceback cut to `budget.error_chars`: the last frames and the message stay.
+    """The exception of a cell, its traceback cut to `budget.error_chars`: the last frames and the message stay.
 
-    Does not use the budget up: the error of a run is shown whatever the run printed before.
+    Does not use the budget up: the error of a run is shown however much it printed before.
     """
     ename, evalue, entries = _error_parts(error)
     limit = 0 if budget.error_type == "brief" else max(budget.error_chars, 0)
@@ -157,7 +157,7 @@ def show_error(error: Mapping[str, Any], budget: OutputBudget) -> ErrorView:
 
 
 def summarise_outputs(outputs: Sequence[Mapping[str, Any]]) -> list[OutputView]:
-    """A line or two for each output: its type, what it holds and how large, and the beginning of its text."""
+    """A line or two for each output: its type, its forms and sizes, and the beginning of its text."""
     views: list[OutputView] = []
     rest = _Rest()
     for index, output_type, output in _merged(outputs):
@@ -186,7 +186,7 @@ def whole_output(outputs: Sequence[Mapping[str, Any]], index: int) -> list[tuple
     """The output at this place, complete, in every form it has: MIME types, with cleaned text or the bytes of an image.
 
     A stream comes with those of its name beside it, as it is shown. An image whose header is not that of its type, or
-    that would need very much memory, comes as bytes of no type, so that nobody shows it unasked.
+    that would need very much memory, comes as bytes of no type, so that no client shows it unasked.
     """
     *_, (_, output_type, output) = (merged for merged in _merged(outputs) if merged[0] <= index)
     if output_type == "stream":
@@ -564,7 +564,7 @@ def _decode(encoded: str) -> bytes:
 
 
 def _open_image(data: bytes) -> ImageFile:
-    """The image with its header read and nothing decoded. Its format is one of `IMAGE_TYPES`, whatever was claimed.
+    """The image with its header read and nothing decoded. Its format is one of `IMAGE_TYPES`, independent of the claim.
 
     Raises:
         ValueError: the data is no such image; the message says why.

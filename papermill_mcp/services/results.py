@@ -1,4 +1,4 @@
-"""What result models share: output schemas that say little, since each client pays for them with every session."""
+"""The base of result models: output schemas that say little, since each client pays for them with every session."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, WithJsonSchema
 
 
 class Result(BaseModel):
-    """A result whose output schema costs few tokens: it names what there may be, not what there must be."""
+    """A result whose output schema costs few tokens: it names the possible fields, not the required ones."""
 
     model_config = ConfigDict(json_schema_extra=lambda schema: schema.pop("required", None) and None)
 

@@ -1,4 +1,4 @@
-"""What lies in Jupyter's runtime directory: names and what the directory says of them, never what is in the files.
+"""The files of Jupyter's runtime directory: names and directory entries, never contents.
 
 The files hold keys and tokens. None is opened, and no link is followed.
 """

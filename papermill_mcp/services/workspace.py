@@ -1,4 +1,4 @@
-"""The one path resolver: which files the tools may touch, and what they are called.
+"""The one path resolver: which files the tools may touch, and their names for clients.
 
 A path from a client is text until it has passed here. It is looked at as text first, then resolved with every symbolic
 link, and the result must lie inside a root, component by component. Nothing is opened. A path that leaves the roots
@@ -106,7 +106,7 @@ class Workspace:
         return real
 
     def shown(self, path: Path) -> str:
-        """What a client calls the path: relative to the workspace when inside it, else absolute."""
+        """The name of a path for clients: relative to the workspace when inside it, else absolute."""
         try:
             return path.relative_to(self._roots[0]).as_posix()
         except ValueError:
@@ -121,7 +121,7 @@ class Workspace:
         if a == b:
             return True
         try:
-            return os.path.samestat(os.stat(a), os.stat(b))  # noqa: PTH116 - no Path method returns what samestat takes
+            return os.path.samestat(os.stat(a), os.stat(b))  # noqa: PTH116 - samestat takes no result of a Path method
         except OSError:
             return False
 
@@ -133,7 +133,7 @@ class Workspace:
         return real
 
     def _check_text(self, path: str) -> None:
-        """Refuse what is not even a path, before any system call."""
+        """Refuse text that cannot be a path, before any system call."""
         if not path:
             self._refuse("The path is empty")
         if len(path) > MAX_PATH_BYTES:

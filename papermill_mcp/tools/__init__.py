@@ -1,1 +1,1 @@
-"""What the model may ask, and what it is told."""
+"""The interface for the model: tools, arguments and replies."""

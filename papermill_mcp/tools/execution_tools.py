@@ -1,4 +1,4 @@
-"""Tools that run notebooks, and those that follow and end what runs."""
+"""Tools that run notebooks, and tools that follow and end runs."""
 
 from __future__ import annotations
 

@@ -192,8 +192,8 @@ def _(reply: NotebookInfo) -> str:
     lines.append("parameters:" if reply.parameters else "parameters: none")
     for parameter in reply.parameters:
         kind = f": {one_line(parameter.type, 80)}" if parameter.type else ""
-        told = f" · {one_line(parameter.help, 200)}" if parameter.help else ""
-        lines.append(f"- {one_line(parameter.name, 100)}{kind} = {one_line(parameter.default, 200)}{told}")
+        comment = f" · {one_line(parameter.help, 200)}" if parameter.help else ""
+        lines.append(f"- {one_line(parameter.name, 100)}{kind} = {one_line(parameter.default, 200)}{comment}")
     if reply.papermill is not None:
         facts = reply.papermill.model_dump(exclude_none=True)
         lines.append("last papermill run: " + " · ".join(f"{key} {_inline(value)}" for key, value in facts.items()))
@@ -290,7 +290,7 @@ def _runs(reply: BatchRunView | BatchView) -> list[str]:
     lines = [f"runs: {reply.runs_done} of {reply.runs_total} done{failed}"]
     rows = reply.runs or []
     places = {row.output_path.rpartition("/")[0] for row in rows}
-    shared = places.pop() + "/" if len(places) == 1 and len(rows) > 1 else ""  # told once instead of in each line
+    shared = places.pop() + "/" if len(places) == 1 and len(rows) > 1 else ""  # once instead of in each line
     if shared:
         lines.append(f"outputs in: {_inline(shared)}")
     for row in rows:
@@ -311,7 +311,7 @@ def _runs(reply: BatchRunView | BatchView) -> list[str]:
 
 
 def _results(results: list[CellResult] | None, failed: int | None) -> list[str]:
-    """Cells that ended well and showed nothing are told in one line. The failed one is told at the end."""
+    """Cells that ended well and showed nothing share one line. The failed one comes at the end."""
     lines: list[str] = []
     silent: list[int] = []
 
@@ -402,8 +402,8 @@ def _fenced(text: str, label: str = "") -> list[str]:
     cleaned = clean_text(text)
     longest = max((len(run) for run in re.findall(r"`{3,}", cleaned)), default=2)
     fence = "`" * (longest + 1)
-    told = label.replace("`", "'")  # a line with a backtick after the fence would open none
-    return [f"{fence}{told}", cleaned.rstrip("\n"), fence]
+    info = label.replace("`", "'")  # a line with a backtick after the fence would open none
+    return [f"{fence}{info}", cleaned.rstrip("\n"), fence]
 
 
 def _name(index: int, cell_id: str | None) -> str:

@@ -1,4 +1,4 @@
-"""What a client reads, offers or completes without calling a tool: resources, prompts, completions.
+"""Resources, prompts and completions: all that a client uses without calling a tool.
 
 A resource is one function here, found by its URI template (RFC 6570). It gives a list of contents, each text or bytes
 with a MIME type. Text of notebooks and outputs is data here, too: it is cleaned as in the replies of tools.
@@ -36,11 +36,11 @@ Read = Callable[..., Awaitable[list[ReadResourceContents]]]
 #: Characters of one resource that is shown as a reply would be.
 _MAX_CHARS = 1_000_000
 
-#: What the protocol allows in one answer.
+#: The limit of the protocol for one answer.
 _MAX_COMPLETIONS = 100
 _MAX_LISTED = 1_000
 
-#: Cell ids as nbformat 4.5 has them. What has other characters after `cells/` is a part of a path.
+#: Cell ids as nbformat 4.5 has them. Other characters after `cells/` belong to a path.
 _CELL_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -71,7 +71,7 @@ def _resource(
 
 
 def _shown(reply: BaseModel) -> list[ReadResourceContents]:
-    """What a tool would reply: its text, and its images as blobs."""
+    """The reply of a tool: its text, and its images as blobs."""
     images = getattr(reply, "_images", ())
     text = ReadResourceContents(safe_utf8(render(reply)), "text/plain")
     return [text, *(ReadResourceContents(image.data, image.mime_type) for image in images)]
@@ -105,10 +105,10 @@ async def notebook(services: Services, path: str) -> list[ReadResourceContents]:
 async def execution(services: Services, execution_id: str) -> list[ReadResourceContents]:
     """An execution as it stands, or as it ended."""
 
-    async def nobody(*_: Any) -> None:
+    async def no_progress(*_: Any) -> None:
         """A resource is read at once: there is no progress to report."""
 
-    return _shown(await services.executions.look(execution_id, progress=nobody))
+    return _shown(await services.executions.look(execution_id, progress=no_progress))
 
 
 @_resource("kernel://{kernel_id}", "Kernel", "kernel", "text/plain")
@@ -181,15 +181,15 @@ def _prompt(title: str, needs: Sequence[str], **descriptions: str) -> Callable[[
     kernel_name="Kernel to run it in. Default: its own.",
 )
 def run_notebook(path: str, parameters: str = "", kernel_name: str = "") -> str:
-    """Run a notebook with parameters, and report what came out."""
+    """Run a notebook with parameters, and report the results."""
     wish = f"Use these values: {parameters}." if parameters else "Use its own values unless they make no sense."
     wish += f" Run it in the kernel {kernel_name}." if kernel_name else ""
     return (
         f"Run the notebook {path} with Papermill. First look at its parameters with get_notebook_info: names, types "
         f"and defaults. {wish} Then call execute_notebook_papermill, with an output_path that says which values were "
-        "used. If it answers `running`, follow it with get_execution. Tell me the values you used, what the notebook "
-        "recorded or printed at its end, and where the output is. If a cell fails, show its source and error, and "
-        "stop there."
+        "used. If it answers `running`, follow it with get_execution. Report the values you used, the results "
+        "that the notebook recorded or printed at its end, and where the output is. If a cell fails, show its source "
+        "and error, and stop there."
     )
 
 
@@ -199,7 +199,7 @@ def run_notebook(path: str, parameters: str = "", kernel_name: str = "") -> str:
     execution_id="Execution that failed.",
 )
 def explain_failed_run(execution_id: str) -> str:
-    """Find out why a run failed, and what would mend it."""
+    """Find the cause of a failed run, and the fix."""
     return (
         f"The execution {execution_id} failed. Look at it with get_execution, and read the failed cell and those "
         "before it with read_notebook. If its kernel was kept, look at the variables with inspect_variables. Tell me "
@@ -210,12 +210,12 @@ def explain_failed_run(execution_id: str) -> str:
 
 @_prompt("Tidy a notebook for review", needs=("edit_notebook", "execute_notebook"), path="Notebook to tidy.")
 def tidy_notebook(path: str) -> str:
-    """Make a notebook ready for review, without changing what it computes."""
+    """Make a notebook ready for review, without changing its results."""
     return (
         f"Make the notebook {path} ready for review. Read its outline first, then its cells. Propose, and after my yes "
         "make with edit_notebook, in one step: a heading and a sentence before each part, imports in the first code "
         "cell, values that a reader may want to change in one cell with the tag `parameters`, no cells that are empty "
-        "or do nothing, outputs of failed attempts cleared. Do not change what is computed. Then run it from top to "
+        "or do nothing, outputs of failed attempts cleared. Do not change the results. Then run it from top to "
         "bottom with execute_notebook in a new kernel, and tell me whether results differ from those that were there."
     )
 
@@ -259,7 +259,7 @@ def prompt(name: str, arguments: Mapping[str, Any], tools: Collection[str]) -> G
 async def complete(
     argument: str, begun: str, known: Mapping[str, str], services: Services, config: Config
 ) -> Completion:
-    """What an argument of a resource or a prompt may be, given what was typed of it.
+    """Values for an argument of a resource or a prompt that fit the typed beginning.
 
     Args:
         known: arguments that have a value already; the cells of a notebook need its path.
@@ -269,7 +269,7 @@ async def complete(
     except ServerError:  # of a half-typed path, for one
         values = []
     fitting = [value for value in values if begun.lower() in value.lower()]
-    fitting.sort(key=lambda value: not value.startswith(begun))  # what begins so comes first
+    fitting.sort(key=lambda value: not value.startswith(begun))  # values with this beginning come first
     shown = fitting[:_MAX_COMPLETIONS]
     return Completion(values=shown, total=len(fitting), has_more=len(fitting) > len(shown))
 
@@ -277,7 +277,7 @@ async def complete(
 async def _candidates(
     argument: str, known: Mapping[str, str], services: Services, toolsets: Collection[str]
 ) -> list[str]:
-    """All values of an argument. Those of a toolset that is off are not told."""
+    """All values of an argument. Those of a toolset that is off are left out."""
     match argument:
         case "path" if "notebook" in toolsets:
             return list(await services.catalogue.paths(limit=_MAX_LISTED))

@@ -1,4 +1,4 @@
-"""Tools for a Jupyter server beside this one, for people who want to see a notebook in their browser."""
+"""Tools for a Jupyter server beside this one, to see a notebook in a browser."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all tools share, and the one place where a tool gets it.
+"""The base of all tools: registration, strict arguments, replies and errors.
 
 A tool is one function in a toolset. From it come its name, description, schemas and hints; here it gets strict
 arguments, the form of its replies, the mapping of errors, and its log line. Nothing else lists tools by hand.
@@ -56,7 +56,7 @@ _F = TypeVar("_F", bound=Callable[..., Awaitable[BaseModel]])
 
 @dataclass(frozen=True)
 class Hints:
-    """What a tool does to the world, as hints for the client and as reasons not to register it."""
+    """The effects of a tool, as hints for the client and as reasons not to register it."""
 
     read_only: bool = False
     destructive: bool = False
@@ -79,7 +79,7 @@ class Hints:
 READS = Hints(read_only=True, idempotent=True)
 #: Looks into a kernel, which calls the `repr` of the user's values.
 LOOKS_INSIDE = Hints(read_only=True, idempotent=True, runs_code=True)
-#: Adds to a notebook; what is there stays.
+#: Adds to a notebook; its content stays.
 ADDS = Hints(writes_files=True)
 #: May replace a notebook or a part of one.
 EDITS = Hints(destructive=True, writes_files=True)
@@ -87,7 +87,7 @@ EDITS = Hints(destructive=True, writes_files=True)
 STARTS = Hints(runs_code=True)
 #: Makes a process unless it is there already.
 STARTS_ONCE = Hints(idempotent=True, runs_code=True)
-#: Ends a kernel or what runs in it: variables are lost, files are not.
+#: Ends a kernel or its code: variables are lost, files are not.
 STOPS = Hints(destructive=True, runs_code=True)
 #: Runs code, which may do anything its user may.
 RUNS_CODE = Hints(destructive=True, open_world=True, runs_code=True)
@@ -168,7 +168,7 @@ class _StrictMetadata(FuncMetadata):
 
 
 class ServiceTool(Tool):
-    """A tool whose failures are told in the words of `errors.py`, and which is logged."""
+    """A tool whose failures have the words of `errors.py`, and which is logged."""
 
     async def run(self, arguments: dict[str, Any], context: Context[Any, Any], convert_result: bool = False) -> Any:
         """Run the tool. A failure that was foreseen is a result with `is_error`; a bug rises to the SDK."""
@@ -335,7 +335,7 @@ def _portable(schema: dict[str, Any], *, terse: bool = False) -> dict[str, Any]:
             return [walk(item) for item in node]
         if not isinstance(node, dict):
             return node
-        if names:  # the keys are names of properties, whatever they look like
+        if names:  # the keys are names of properties, even if they look like keywords
             return {key: walk(value) for key, value in node.items()}
         if "$ref" in node:
             target = definitions[node["$ref"].rpartition("/")[2]]
@@ -354,7 +354,7 @@ def _portable(schema: dict[str, Any], *, terse: bool = False) -> dict[str, Any]:
 
 
 def _argument_error(tool: str, error: ValidationError, schema: Mapping[str, Any]) -> ServerError:
-    """What is wrong with the arguments, in our words: the first thing, since the rest often follows from it."""
+    """The first fault of the arguments as one of our errors, since the others often follow from it."""
     known = list(schema.get("properties", {}))
     first = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
     place = [str(part) for part in first["loc"]]

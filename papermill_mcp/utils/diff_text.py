@@ -29,7 +29,7 @@ def unified_diff(before: str, after: str, *, old: str, new: str) -> Iterator[str
         yield from (_cut("+", line) for line in b[start:last_b])
         yield from (_cut(" ", line) for line in a[last_a : last_a + tail])
         return
-    # Only what differs, with its surroundings: equal ends would be compared for nothing.
+    # Only the difference, with its surroundings: equal ends would be compared for nothing.
     stop_a, stop_b = min(len(a), last_a + _CONTEXT), min(len(b), last_b + _CONTEXT)
     matcher = difflib.SequenceMatcher(None, a[first:stop_a], b[first:stop_b], autojunk=False)
     for group in matcher.get_grouped_opcodes(_CONTEXT):

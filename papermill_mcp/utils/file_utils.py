@@ -4,7 +4,7 @@ The only module that opens files. Paths given to it are real: absolute, with eve
 platform can, each directory on the way is opened by descriptor without following links, so a directory that is swapped
 for a link after the check cannot redirect a read or a write.
 
-Every failure is one of ours. What the operating system reports and no code names, an I/O error for one, becomes
+Every failure is one of ours. A failure of the operating system without a code of ours, an I/O error for one, becomes
 `PermissionDeniedError`: the system refused, and its own words are in the message. Errors show the name the client
 uses, never the absolute path.
 """
@@ -81,7 +81,7 @@ _SYNC_UNSUPPORTED = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS
 
 @dataclass(frozen=True)
 class FileStamp:
-    """What a cheap look at a file tells. Equal stamps, the first one settled, mean the same bytes."""
+    """The result of a cheap look at a file. Equal stamps, the first one settled, mean the same bytes."""
 
     mtime_ns: int
     size: int
@@ -186,7 +186,7 @@ def write_file(
     Args:
         expected: the version that the new one replaces; None for a file that must not exist.
         max_bytes: refuse more than this before anything is touched.
-        overwrite: with `expected=None`, replace whatever version there is.
+        overwrite: with `expected=None`, replace any version.
         durable: wait until the disk has it for good. Otherwise a power cut may bring the old version back, whole.
 
     Bytes that equal the expected ones are not written: not even the modification time changes.
@@ -219,7 +219,7 @@ def make_directory(path: Path, *, shown: str) -> None:
 
 
 def open_special(path: str, flags: int) -> int:
-    """Open something that is no file of a user: a device, or what another descriptor has open. Returns a descriptor."""
+    """Open something that is no file of a user: a device, or the file of another descriptor. Returns a descriptor."""
     return os.open(path, flags)
 
 
@@ -251,7 +251,7 @@ def _write_small(descriptor: int, data: bytes) -> None:
 
 @dataclass(slots=True)
 class Entry:
-    """What a directory says of one name in it. Links are not followed."""
+    """The directory entry of one name. Links are not followed."""
 
     name: str
     kind: Literal["file", "directory", "link", "other"]
@@ -386,7 +386,7 @@ def _read(parent: _Parent, name: str, max_bytes: int | None, shown: str) -> tupl
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
     descriptor = os.open(parent.at(name), _READ, dir_fd=parent.descriptor)
     try:
-        for _ in range(3):  # somebody may be writing in place: prefer a version that stood still
+        for _ in range(3):  # another program may be writing in place: prefer a version that stood still
             before = os.fstat(descriptor)
             _check_regular(before.st_mode, shown)
             _check_size(before.st_size, max_bytes, shown)
@@ -432,7 +432,7 @@ def _check_target(
     expected: FileContent | None,
     overwrite: bool,
 ) -> None:
-    """Refuse when the target is not what the caller believes it to be, or may not be written."""
+    """Refuse when the target is not the version that the caller read, or may not be written."""
     if expected is None:
         if status is not None and not overwrite:
             raise AlreadyExistsError(
@@ -448,7 +448,7 @@ def _check_target(
         current, _ = _read(parent, name, None, shown)
         if current != expected.data:
             raise ConflictError(
-                f"{shown} was changed by somebody else: revision {expected.revision} was expected, "
+                f"{shown} was changed by another program: revision {expected.revision} was expected, "
                 f"the file has {revision_of(current)}",
                 state="Nothing was written; their version stays",
                 advice="Read it again and repeat the change",
@@ -519,7 +519,7 @@ def _save(
 
 
 def _stamp_of_saved(parent: _Parent, name: str, written: FileStamp) -> FileStamp:
-    """The stamp of what we saved. When somebody was quicker, one that fits no file, so that bytes get compared."""
+    """The stamp of our save. When another program was quicker, one that fits no file, so that bytes get compared."""
     try:
         seen = FileStamp.of(os.stat(parent.at(name), dir_fd=parent.descriptor, follow_symlinks=False))
     except OSError:
@@ -570,7 +570,7 @@ def _remove(parent: _Parent, temporary: str) -> None:
 
 
 def _remove_abandoned(parent: _Parent) -> None:
-    """Remove what saves left that a crash cut off. A save that takes longer fails, and changes nothing."""
+    """Remove leftovers of saves that a crash cut off. A save that takes longer fails, and changes nothing."""
     if parent.descriptor is None:
         return
     with contextlib.suppress(OSError):
@@ -608,7 +608,7 @@ def _sync_directory(parent: _Parent) -> None:
 
 @contextlib.contextmanager
 def _reported(shown: str, step: str, state: str) -> Iterator[None]:
-    """Turn what the system says into one of our errors, naming the step."""
+    """Turn an error of the system into one of ours, naming the step."""
     try:
         yield
     except OSError as error:
@@ -617,16 +617,16 @@ def _reported(shown: str, step: str, state: str) -> Iterator[None]:
 
 def _error_for(error: OSError, shown: str, step: str, state: str) -> ServerError:
     reason = os.strerror(error.errno) if error.errno else str(error)
-    what = f"{shown}: could not {step}: {reason}" if step != "read" else f"{shown} could not be read: {reason}"
+    text = f"{shown}: could not {step}: {reason}" if step != "read" else f"{shown} could not be read: {reason}"
     match error.errno:
         case errno.ENOSPC | errno.EDQUOT | errno.EFBIG:
-            return DiskFullError(what, state=state, advice="Free some space and try again")
+            return DiskFullError(text, state=state, advice="Free some space and try again")
         case errno.ENOENT:
             if step == "read":
                 return NotFoundError(f"{shown} does not exist", state=state, advice="List the notebooks there are")
             if "directory" in step and "flush" not in step:
                 return NotFoundError(f"The directory of {shown} does not exist", state=state, advice="Make it first")
-            return NotFoundError(what, state=state)
+            return NotFoundError(text, state=state)
         case errno.ELOOP | errno.ENOTDIR:
             return PathNotAllowedError(
                 f"{shown} leads through something that is not a directory, or through a symbolic link",
@@ -634,10 +634,10 @@ def _error_for(error: OSError, shown: str, step: str, state: str) -> ServerError
                 advice="Name it by its real path",
             )
         case errno.EEXIST:
-            return AlreadyExistsError(what, state=state)
+            return AlreadyExistsError(text, state=state)
         case errno.ENAMETOOLONG:
-            return PathNotAllowedError(what, state=state, advice="Choose a shorter name")
+            return PathNotAllowedError(text, state=state, advice="Choose a shorter name")
         case errno.EACCES | errno.EPERM | errno.EROFS:
-            return PermissionDeniedError(what, state=state, advice="Change the permissions, or use another directory")
+            return PermissionDeniedError(text, state=state, advice="Change the permissions, or use another directory")
         case _:
-            return PermissionDeniedError(what, state=state, advice="Check the disk, then try again")
+            return PermissionDeniedError(text, state=state, advice="Check the disk, then try again")

@@ -1,7 +1,7 @@
 """One late import at a time.
 
 Jupyter's packages import each other in circles. Two threads that enter a circle at different places wait for each
-other; Python notices, and lets one of them fail with a deadlock error. So whoever imports such packages in a thread
+other; Python notices, and lets one of them fail with a deadlock error. So code that imports such packages in a thread
 holds this lock from its outermost import on.
 """
 

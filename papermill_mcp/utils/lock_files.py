@@ -1,6 +1,6 @@
 """Locks between processes, as files in a directory of our own.
 
-A lock is named after what it protects, so servers that share the directory agree without a file beside the user's. The
+A lock is named after its file, so servers that share the directory agree without a file beside the user's. The
 system releases a lock when its process ends, however that happens. The number of lock files is bounded: names are
 digests cut short. Two things that share one wait for each other now and then, which costs a moment and nothing else.
 """
@@ -29,7 +29,7 @@ class HeldLock:
         self._lock = lock
 
     def release(self) -> None:
-        """Give the lock up. It never fails: the system releases what could not be released."""
+        """Give the lock up. It never fails: the system releases the lock at the latest when the process ends."""
         with contextlib.suppress(OSError):
             self._lock.release()
 
@@ -41,7 +41,7 @@ class LockFiles:
         self._directory = directory
 
     def try_acquire(self, path: Path) -> HeldLock | None:
-        """The lock for `path`, or None when somebody else has it. Does not wait.
+        """The lock for `path`, or None when another process has it. Does not wait.
 
         Raises:
             LocksUnavailableError: there can be no locks here.

@@ -1,4 +1,4 @@
-"""Markdown: only what a notebook server needs of it."""
+"""Markdown: the parts that a notebook server needs."""
 
 from __future__ import annotations
 

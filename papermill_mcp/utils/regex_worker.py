@@ -1,7 +1,7 @@
 """Matches a regular expression line by line, as a process of its own. Run as a script by `regex_search`.
 
 `re` holds the interpreter lock while it matches, and a hostile pattern matches for years. So it does that here, where
-it can be killed. A timer of the system ends this process even if nobody is left to kill it.
+it can be killed. A timer of the system ends this process even if its parent is gone.
 
 Standard input: a line of JSON with `pattern` and `seconds`; then for each request a line `[keep, sizes]` and texts of
 so many bytes. Standard output: a line of JSON for each, `{}` or `{"error": …}` for the first, then `[matches, number]`

@@ -2,8 +2,8 @@
 
 A client may give the server a pipe for standard error and not read it. A write to a full pipe waits, in the event loop
 and at the exit alike. So descriptor 2 becomes a pipe of our own, which a thread always empties, and another thread
-writes what comes to where standard error went before. What does not fit into the memory between the two is dropped and
-counted. This holds for whatever writes to descriptor 2: the log, warnings, tracebacks, C code, child processes.
+writes it to the former standard error. Text that does not fit into the memory between the two is dropped and
+counted. This holds for every writer to descriptor 2: the log, warnings, tracebacks, C code, child processes.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ _PIPE_BYTES = 1024 * 1024
 
 
 class StderrRelay:
-    """Takes what is written to one descriptor and passes it on to another.
+    """Reads from one descriptor and passes the bytes on to another.
 
     Args:
-        source: the end of a pipe to read from. Its other end is closed by whoever opened it.
+        source: the end of a pipe to read from. Its other end is closed by its owner.
         sink: where the lines go. A write to it may block.
     """
 
@@ -65,7 +65,7 @@ class StderrRelay:
         return self._done.wait(seconds)
 
     def _read(self) -> None:
-        """Take what comes, whatever becomes of it."""
+        """Take all bytes, also those that cannot be written."""
         rest = b""
         while True:
             try:
@@ -104,7 +104,7 @@ class StderrRelay:
             try:
                 _write_all(self._sink, data)
             except OSError:
-                pass  # nobody can read it any more, so it is nobody's loss
+                pass  # there is no reader any more, so nothing is lost
             with self._changed:
                 self._waiting -= len(data)
                 dropped = self._dropped if self._waiting < MAX_WAITING // 2 else 0
@@ -118,7 +118,7 @@ def relay_stderr() -> Callable[[], None]:
     """Put a relay behind descriptor 2, for the rest of the process. Does nothing without a standard error.
 
     Returns a function for the end of the process, which is also called at its orderly exit: in bounded time, it writes
-    what has come so far. What comes later goes nowhere.
+    the bytes so far. Later bytes go nowhere.
     """
     if sys.platform == "win32" or sys.stderr is None:
         return lambda: None
@@ -162,7 +162,7 @@ def _keep_last_words(sink: int) -> None:
     try:
         faulthandler.enable(file=open_special(f"/proc/self/fd/{sink}", flags))
     except OSError:
-        pass  # a socket, or a system without /proc: what it says then is lost
+        pass  # a socket, or a system without /proc: its last words are lost
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

@@ -1,6 +1,6 @@
 """Text made fit to be shown: cleaned, cut with exact counts, and always encodable.
 
-Everything here is for display. What is stored in a file is never passed through these functions.
+Everything here is for display. Text for a file never passes through these functions.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def clean_text(text: str) -> str:
 def head_and_tail(text: str, limit: int) -> tuple[str, int]:
     """`text` cut to `limit` characters, two thirds of them from its head, and the number of characters left out.
 
-    Cuts at line ends where one is near. The line that says what is missing comes on top of `limit`; its line count
+    Cuts at line ends where one is near. The line about the missing part comes on top of `limit`; its line count
     includes lines of which only a part is missing.
     """
     size, limit = len(text), max(limit, 0)

@@ -355,7 +355,7 @@ def test_a_version_that_stood_still_is_compared_by_its_stamp_and_read_only_if_th
     assert reads == []
     assert old.read_bytes() == b"new"
 
-    with pytest.raises(ConflictError, match="changed by somebody else"):
+    with pytest.raises(ConflictError, match="changed by another program"):
         write_file(old, b"newer", expected=settled, shown="n.ipynb", durable=False)
     assert old.read_bytes() == b"new"
 

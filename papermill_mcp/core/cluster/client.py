@@ -1,7 +1,7 @@
 """The server's side of runs on a Dask cluster: hands them to the scheduler, and gets each outcome once.
 
-What is sent to Dask are bytes and functions of the standard library and of toolz, which Dask needs itself. So only the
-workers must have this package, the scheduler need not; and a worker that lacks it can be told from other failures.
+Messages to Dask are bytes and functions of the standard library and of toolz, which Dask needs itself. So only the
+workers must have this package, the scheduler need not; and a worker that lacks it is distinguished from other failures.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ __all__ = ["Cluster", "ClusterTask"]
 
 logger = logging.getLogger(__name__)
 
-#: What a worker does with the bytes it gets: a `WorkerRun`.
+#: The function of a worker for the bytes it gets: a `WorkerRun`.
 _RUN = compose(operator.methodcaller("run"), pickle.loads)
 
 #: Seconds that workers get to answer a question beside their runs.
 _ANSWER_SECONDS = 5.0
 
-#: Seconds that a run that was told to stop gets beyond the patience with its code, to save and to end its kernel.
+#: Seconds that a stopping run gets beyond the patience with its code, to save and to end its kernel.
 _END_SECONDS = 4.0
 
 #: Seconds between two looks whether there are more workers.
@@ -90,7 +90,7 @@ class Cluster:
         Raises:
             ServerNotRunningError: no scheduler answers there in time.
         """
-        # Dask has set the level of its loggers at import, whatever ours is.
+        # Dask has set the level of its loggers at import, independent of ours.
         logging.getLogger("distributed").setLevel(max(logging.WARNING, logging.getLogger().level))
         client: Client | None = None
         try:
@@ -125,7 +125,7 @@ class Cluster:
         Raises:
             ServerNotRunningError: the connection to the scheduler is lost.
             KernelStartFailedError: the worker cannot do runs, for want of packages for one.
-            ServerError: whatever the worker raised instead of an outcome.
+            ServerError: the worker raised it instead of an outcome.
         """
         while not self._cancelled and len(self._sent) >= max(1, self.workers):
             self._freed.clear()
@@ -144,7 +144,7 @@ class Cluster:
             with dask.config.set(_NO_SIZE_WARNING):
                 sent.future = self._client.submit(_RUN, payload, key=key, pure=False)
             del payload
-            # A cancellation must not reach what Dask awaits in there: it is shared with other runs.
+            # A cancellation must not reach the future that Dask awaits in there: it is shared with other runs.
             sent.waiting = asyncio.create_task(self._outcome(sent, sent.future))
             try:
                 return await asyncio.shield(sent.waiting)
@@ -187,9 +187,9 @@ class Cluster:
         found = await self._ask_workers(pydoc.locate, "papermill_mcp.__version__")
         lacking = [worker for worker, version in found.items() if not isinstance(version, str)]
         where = f"the Dask workers {listed(lacking)} have" if lacking else "a Dask worker has"
-        what = "papermill_mcp" if lacking else str(error.name)
+        missing = "papermill_mcp" if lacking else str(error.name)
         return KernelStartFailedError(
-            f"{where} no Python module {what}, which runs need there",
+            f"{where} no Python module {missing}, which runs need there",
             state=f"{task.run.display_path} was not run",
             advice=f"install {_REQUIREMENT} in the environment of all workers and start them again",
         )
@@ -205,7 +205,7 @@ class Cluster:
         )
 
     def _on_event(self, event: tuple[float, Any]) -> None:
-        """The scheduler tells what happens in the cluster. We note which workers were lost, and with which runs."""
+        """The scheduler reports events of the cluster. We note which workers were lost, and with which runs."""
         _, message = event
         if not isinstance(message, dict) or message.get("action") != "remove-worker":
             return
@@ -213,19 +213,20 @@ class Cluster:
         for run in lost:
             run.lost_workers.append(str(message.get("worker")))
         if self._cancelled:
-            self._begin(self._cancel_futures(lost))  # or another worker would begin what was cancelled
+            self._begin(self._cancel_futures(lost))  # or another worker would begin a cancelled run
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Begin work that goes on to its end, whoever waits for it. `aclose` does."""
+        """Begin work that goes on to its end. `aclose` waits for it."""
         task = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
         return task
 
     async def cancel(self) -> None:
-        """End all runs, on whatever worker. Returns when they are over, after some ten seconds at the latest.
+        """End all runs, on every worker. Returns when they are over, after some ten seconds at the latest.
 
-        Their `run` returns an outcome with status `interrupted`. What waits never begins, nor does what is run later.
+        Their `run` returns an outcome with status `interrupted`. Queued runs never start; later `run` calls return at
+        once.
         """
         self._cancelled = True
         self._freed.set()
@@ -243,20 +244,20 @@ class Cluster:
             await self._client.cancel(futures)
 
     async def _withdraw(self, key: str, future: Future[Any]) -> None:
-        """Give up a run for whose outcome nobody waits."""
+        """Cancel a run whose caller is gone."""
         if self._client.status == "running":
             await self._client.cancel([future])  # its worker learns of it, and no other one gets the run
             await self._stop([key], UNWANTED_PATIENCE, wait=True)
 
     async def _stop(self, keys: Collection[str], patience: float, *, wait: bool) -> set[str]:
-        """Have runs stopped on whatever worker. Returns the keys of those that had begun."""
+        """Stop runs on their workers. Returns the keys of those that had begun."""
         if not keys or self._client.status != "running":
             return set()
         found = await self._ask_workers(stop_runs, list(keys), patience, wait)
         return {key for keys_there in found.values() if isinstance(keys_there, list) for key in keys_there}
 
     async def _ask_workers(self, function: Any, *arguments: Any) -> dict[str, Any]:
-        """Call a function in every worker, beside what its threads do. What it raised there stands for its result."""
+        """Call a function in every worker, beside its threads. An exception there stands for its result."""
         answers = await _in_time(self._client.run(function, *arguments, on_error="return"), _ANSWER_SECONDS)
         return answers if isinstance(answers, dict) else {}
 
@@ -275,7 +276,7 @@ def _interrupted(note: str) -> Outcome:
 
 
 def _remarks(sent: _Sent, answer: WorkerAnswer) -> list[str]:
-    """What a caller should know of the worker."""
+    """Notes about the worker for the caller."""
     notes = []
     if sent.lost_workers:
         notes.append(
@@ -297,5 +298,5 @@ async def _in_time(work: Coroutine[Any, Any, Any], seconds: float) -> Any:
     except TimeoutError:
         return None
     except Exception as error:
-        logger.warning("the Dask cluster does not do what it was asked: %s", error)
+        logger.warning("the Dask cluster does not answer: %s", error)
         return None

@@ -1,9 +1,9 @@
-"""What a Dask worker does: one run of a notebook as a plain function, with its kernel beside it.
+"""The work of a Dask worker: one run of a notebook as a plain function, with its kernel beside it.
 
-The server sends a `WorkerRun` and gets a `WorkerAnswer`. Dask cannot stop what a thread of a worker does, so each run
+The server sends a `WorkerRun` and gets a `WorkerAnswer`. Dask cannot stop a thread of a worker, so each run
 has a plugin of its worker beside it, which learns that the run is no longer wanted, and which `stop_runs` finds.
 
-Workers import this module in their event loop, to stop runs, so it imports only what is light. The engine is imported
+Workers import this module in their event loop, to stop runs, so it imports only light modules. The engine is imported
 by the run, in its thread.
 """
 
@@ -48,7 +48,7 @@ else:
     run_file = lazy("papermill_mcp.core.runs.run_file")
     file_utils = lazy("papermill_mcp.utils.file_utils")
 
-#: Seconds that code gets to obey an interrupt when nobody wants its run any more. Then its kernel is ended.
+#: Seconds that code gets to obey an interrupt when no client wants its run any more. Then its kernel is ended.
 UNWANTED_PATIENCE = 1.0
 
 #: Seconds within which the end of a run is waited for after that.
@@ -78,7 +78,7 @@ class ClusterTask:
 
 @dataclass(frozen=True)
 class WorkerAnswer:
-    """What comes back from a worker: an outcome, or the error because of which there is none."""
+    """The answer of a worker: an outcome, or the error in place of one."""
 
     worker: str
     version: str
@@ -100,7 +100,7 @@ class WorkerRun:
             Reschedule: it was stopped because this worker has to give it up.
         """
         worker = get_worker()
-        # Dask removes its local directory when the worker is gone, whatever is left in there.
+        # Dask removes its local directory when the worker is gone, with all its files.
         with tempfile.TemporaryDirectory(
             prefix="papermill-run-", dir=worker.local_directory, ignore_cleanup_errors=True
         ) as path:
@@ -231,7 +231,7 @@ class RunWatch(WorkerPlugin):
     Dask calls its methods in the event loop of the worker. The run is in another thread.
 
     Attributes:
-        unwanted: nobody waits for the result: the task was cancelled, its client is gone, or the worker closes.
+        unwanted: no client waits for the result: the task was cancelled, its client is gone, or the worker closes.
         ended: done when the run is over and its kernel gone.
     """
 

@@ -1,4 +1,4 @@
-"""What is wrong with a notebook by the rules of its format, in words; and the conversion of version 3.
+"""Problems of a notebook by the rules of its format, in words; and the conversion of version 3.
 
 nbformat knows the rules. Its own messages quote the schema and the notebook at length, so they are not passed on.
 """
@@ -17,7 +17,7 @@ from papermill_mcp.core.nbformat_lazy import nbformat_module
 from papermill_mcp.errors import InvalidNotebookError, listed
 
 _CHUNK = 200  # cells checked at a time
-_MOST = 50  # problems told
+_MOST = 50  # problems listed
 _NAMES = {
     "object": "an object",
     "array": "a list",
@@ -36,7 +36,7 @@ class _Unchecked(Exception):
 
 
 def find_problems(document: NotebookDocument, *, seconds: float) -> list[str]:
-    """What is wrong with a notebook, at most 50 things. Empty when nothing is.
+    """The problems of a notebook, at most 50.
 
     Takes at most about `seconds`, and says which cells were not looked at.
     """
@@ -66,7 +66,7 @@ def find_problems(document: NotebookDocument, *, seconds: float) -> list[str]:
 
 
 def content_problems(content: Mapping[str, Any]) -> list[str]:
-    """What is wrong with a whole notebook of nbformat 4 that is to be written."""
+    """The problems of a whole notebook of nbformat 4 that is to be written."""
     found = [*_schema_problems({**content, "cells": []})]
     for index, cell in enumerate(content["cells"]):
         found += [f"cells[{index}]: {problem}" for problem in _cell_problems(cell, content)]
@@ -129,7 +129,7 @@ def _cells(document: NotebookDocument, start: int, deadline: float) -> Iterator[
             raise _Unchecked
         for problem in _spelling(bytes(cell.raw)):
             yield start + offset, problem
-    # Ids that are missing were told already.
+    # Missing ids were listed already.
     known = [
         cell.data if "id" in cell.data or not document.supports_ids else {**cell.data, "id": "x"} for cell in chunk
     ]
@@ -144,7 +144,7 @@ def _cells(document: NotebookDocument, start: int, deadline: float) -> Iterator[
 
 
 def _spelling(raw: bytes) -> list[str]:
-    """What JSON readers disagree on: keys that stand twice, and numbers that JSON does not have."""
+    """Differences between JSON readers: keys that stand twice, and numbers that JSON does not have."""
     problems: list[str] = []
 
     def members(pairs: list[tuple[str, Any]]) -> None:
@@ -171,7 +171,7 @@ def _fast_valid(content: Any, minor: int) -> bool:
         validator.validate(content)
     except RecursionError:
         raise
-    except Exception:  # its own exceptions, and what its generated code raises on odd values
+    except Exception:  # its own exceptions, and those of its generated code on odd values
         return False
     return True
 

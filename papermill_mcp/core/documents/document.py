@@ -4,7 +4,7 @@ The file is cut into a shell (the top-level object with its `cells` emptied) and
 replaces pieces, and inside a cell only the members it names; rendering joins the pieces. How new text looks (indent,
 line ends, separators, escapes, key order, text as lines or as one string) is read off the file.
 
-nbformat is not used to read or write: it re-indents, re-sorts, rewrites floats and invents ids. What this module
+nbformat is not used to read or write: it re-indents, re-sorts, rewrites floats and invents ids. Text that this module
 writes in nbformat's own style is byte-identical with `nbformat.writes` (nbformat 4.5, `nbformat/v4/nbjson.py`).
 """
 
@@ -70,7 +70,7 @@ _SPLIT_MIMES = {"application/javascript", "image/svg+xml"}
 
 @dataclass(slots=True)
 class NotebookCell:
-    """One cell. `data` is what its text says: read it, and change it through the document."""
+    """One cell. `data` is its parsed text: read it, and change it through the document."""
 
     data: dict[str, Any]
     raw: bytes | memoryview = field(default=b"", repr=False)  # its text
@@ -79,7 +79,7 @@ class NotebookCell:
 
     @property
     def cell_type(self) -> str:
-        """`code`, `markdown`, `raw` or what the file says; empty when it says nothing."""
+        """`code`, `markdown`, `raw` or another word of the file; empty when it has none."""
         value = self.data.get("cell_type")
         return value if isinstance(value, str) else ""
 
@@ -192,7 +192,7 @@ class NotebookDocument:
 
     @property
     def language(self) -> str | None:
-        """What the code is written in, as the metadata say."""
+        """The language of the code, from the metadata."""
         for section, key in (("language_info", "name"), ("kernelspec", "language")):
             found = self.metadata.get(section)
             if isinstance(found, dict) and isinstance(found.get(key), str) and found[key]:
@@ -410,7 +410,7 @@ class NotebookDocument:
                 advice=Remedy.CONVERT_NOTEBOOK,
             )
         with _storable(self._shown):
-            _ = self._style  # learned from the file as it came, not from what is left of it
+            _ = self._style  # learned from the file as it came, not from the rest of it
 
     def _at(self, index: int, shown: str | None = None) -> int:
         count = len(self.cells)
@@ -510,7 +510,7 @@ def _split_bundle(bundle: Any) -> Any:
 
 @contextlib.contextmanager
 def _storable(shown: str) -> Iterator[None]:
-    """Say that a value is no JSON that can be kept, in place of what json and the interpreter say."""
+    """Report a value that cannot be kept as JSON, in place of the errors of json and the interpreter."""
     try:
         yield
     except RecursionError:

@@ -165,7 +165,7 @@ class Gaps:
 
 
 def put(items: list[P], index: int, item: P, gaps: Gaps) -> None:
-    """Insert an item. Whitespace belongs to the places; `gaps` tells what the list itself does not."""
+    """Insert an item. Whitespace belongs to the places; `gaps` has the rest."""
     if not items:
         item.before, item.after = gaps.first, gaps.last
     else:
@@ -311,7 +311,7 @@ class _Entry:
 
 
 def style_of_object(text: str, at: int, members: list[Member], end: int, like: Style) -> tuple[Style, str]:
-    """How the object at `at` is written, and the line its end stands in. `like` tells what it does not show."""
+    """How the object at `at` is written, and the line its end stands in. `like` has the rest."""
     if not members:
         return like, ""
     first = members[0]
@@ -383,7 +383,7 @@ def spliced(text: str, changed: Mapping[str, Any], dropped: Collection[str], sty
 
 
 def _rewritten(text: str, old: object, new: Any, style: Style, line: str) -> str:
-    """A value in the place of another. Of an object that stays an object, only what changed is written anew."""
+    """A value in the place of another. Of an object that stays an object, only changed members are written anew."""
     if not isinstance(old, Mapping) or not isinstance(new, Mapping) or not old.keys() & new.keys():
         return style.dump(new, line)
     changed = {key: value for key, value in new.items() if key not in old or not same(old[key], value)}

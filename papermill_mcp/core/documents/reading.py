@@ -1,6 +1,6 @@
-"""The text of a notebook file as it is read: bytes to text, the top-level object, and what is wrong with a broken one.
+"""The text of a notebook file as it is read: bytes to text, the top-level object, and the diagnosis of a broken one.
 
-Each refusal names the place where there is one, the likely cause, and what to do.
+Each refusal names the place where there is one, the likely cause, and the next step.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def decoded(data: bytes, shown: str) -> str:
 
 
 def diagnosis(error: Exception, text: str, shown: str) -> ServerError:
-    """What is probably wrong with a text that is not JSON."""
+    """The probable cause of a text that is not JSON."""
     if text.startswith("version https://git-lfs"):
         return NotANotebookError(
             f"{shown} is a Git LFS pointer, not the notebook itself (line 1, column 1)",

@@ -1,8 +1,8 @@
 """A live kernel: its queue, its state, and the ways to interrupt, restart and end it.
 
-One execution is in flight at a time. Our own queue stands in front of the kernel's, which would drop what is queued
+One execution is in flight at a time. Our own queue stands in front of the kernel's, which would drop requests
 behind an error, and not in every kernel alike. All messages of the kernel pass through `_route`, which knows each
-execution by the id of its request; what comes after its end still finds it.
+execution by the id of its request; late messages still find it.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _READY_INTERVAL = 0.1
 #: Seconds a kernel may take to say `idle` after its reply before it is asked again, and then before we go on without.
 _IDLE_GRACE = 2.0
 
-#: Seconds for which a request of our own is known, so that what it broadcasts is not taken for somebody's output.
+#: Seconds for which a request of our own is known, so that its broadcasts are not taken for output of code.
 _PROBE_SECONDS = 60.0
 
 #: Seconds that a cell runs before a request is put behind it.
@@ -77,18 +77,18 @@ MAX_QUEUED = 64
 _REMEMBERED = 200
 
 
-#: What to do after a failure of the server itself.
+#: Advice after a failure of the server itself.
 _SERVER_FAILED = "the log of the server has the details. Try again; if it happens again, restart the kernel"
 
-#: What is wrong with a kernel that answers and broadcasts nothing.
+#: The fault of a kernel that answers and broadcasts nothing.
 _MUTE = (
-    "can no longer send what code puts out; ipykernel does so after text that has no UTF-8 form, "
+    "can no longer send the outputs of code; ipykernel fails so after text that has no UTF-8 form, "
     "such as half of a surrogate pair ('\\ud800')"
 )
 
 
 class KernelState(StrEnum):
-    """What a kernel is doing, as clients see it."""
+    """The state of a kernel for clients."""
 
     STARTING = "starting"
     IDLE = "idle"
@@ -100,7 +100,7 @@ class KernelState(StrEnum):
 class Kernel:
     """One kernel under one id, through all its restarts.
 
-    Started by `JupyterManager.start_kernel`; whoever holds it closes it with `aclose`.
+    Started by `JupyterManager.start_kernel`; its owner closes it with `aclose`.
 
     Attributes:
         late: output that belongs to no execution we know, such as a thread's.
@@ -152,11 +152,11 @@ class Kernel:
         self._background = Background()
         self._subshell: str | None = None
 
-    # What a kernel is like
+    # Facts
 
     @property
     def state(self) -> KernelState:
-        """What the kernel is doing now."""
+        """The present state of the kernel."""
         if self._state == KernelState.IDLE and (self._running is not None or self._queue):
             return KernelState.BUSY
         return self._state
@@ -204,7 +204,7 @@ class Kernel:
         return self._process.exited.result()
 
     def output_tail(self) -> str:
-        """The end of what the process wrote to its own standard streams."""
+        """The end of the text on the standard streams of the process."""
         return self._process.output_tail() if self._process else ""
 
     # Start
@@ -218,7 +218,7 @@ class Kernel:
         await self._bring_up(timeout_seconds, KernelState.STOPPED)
 
     async def restart(self, *, timeout_seconds: float) -> None:
-        """End the process, whatever it does, and start a new one under the same id. What is queued ends as aborted.
+        """End the process, busy or not, and start a new one under the same id. Queued code ends as aborted.
 
         Raises:
             KernelNotFoundError: the kernel was stopped.
@@ -334,11 +334,11 @@ class Kernel:
         owner: str | None = None,
         on_change: Callable[[], None] | None = None,
     ) -> CellExecution:
-        """Queue code. It runs when what was queued before it is done.
+        """Queue code. It runs after the code that was queued before it.
 
         Raises:
             KernelNotFoundError, KernelDiedError: there is no process to run it.
-            KernelUnresponsiveError: the kernel can no longer say what code puts out.
+            KernelUnresponsiveError: the kernel can no longer send the outputs of code.
             LimitReachedError: too much waits already.
         """
         self.require_alive()
@@ -351,7 +351,7 @@ class Kernel:
         if len(self._queue) >= MAX_QUEUED:
             raise LimitReachedError(
                 f"kernel {self.kernel_id} has {len(self._queue)} executions waiting, and no more may wait",
-                state="this one was not taken; what waits stays",
+                state="this one was not taken; queued code stays",
                 advice=Remedy.WAIT_FOR_QUEUE,
             )
         execution = CellExecution(
@@ -385,7 +385,7 @@ class Kernel:
             )
 
     async def _work(self) -> None:
-        """Run what is queued, one after the other, until the process is gone. A failure ends one execution only."""
+        """Run the queued code, one after the other, until the process is gone. A failure ends one execution only."""
         while True:
             while not self._queue:
                 self._queued.clear()
@@ -544,7 +544,7 @@ class Kernel:
     async def _find_lost_end(self, execution: CellExecution) -> None:
         """Find out about a cell of an ipykernel that takes long: is it over, and could the kernel say so?
 
-        One that fails to write what a cell has put out, such as a lone surrogate, may send neither the reply nor
+        One that fails to write the output of a cell, such as a lone surrogate, may send neither the reply nor
         `idle`. A request behind the cell shows that it is over, for an ipykernel takes them one after the other; other
         kernels may answer before. If writing fails twice at a time, its thread for broadcasts is never woken again
         (ZMQStream does not look for further messages after an exception). Then each flush takes 10 s, and nothing that
@@ -554,7 +554,7 @@ class Kernel:
         if self.info.get("implementation") != "ipython":
             return
         over = self._nudge(expires=False)
-        # What the cell has sent may come over another channel than this reply, and a little later.
+        # Messages of the cell may come over another channel than this reply, and a little later.
         later = asyncio.get_running_loop().call_later
         over.add_done_callback(lambda done: done.cancelled() or later(_IDLE_GRACE, execution.give_up_on_both))
         unheard = 0
@@ -655,7 +655,7 @@ class Kernel:
         *,
         subshell_id: str | None = None,
     ) -> dict[str, Any]:
-        """Send a request of our own and wait for its reply; what it broadcasts is not shown to anybody."""
+        """Send a request of our own and wait for its reply; its broadcasts are not shown."""
         wire = self._require_wire()
         msg_id = secrets.token_hex(16)
         reply: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
@@ -705,7 +705,7 @@ class Kernel:
     async def interrupt(
         self, execution: CellExecution | None = None, reason: RunStatus = RunStatus.INTERRUPTED
     ) -> bool:
-        """Interrupt `execution`, or whatever runs. Returns whether it has ended, at the latest after 5 s.
+        """Interrupt `execution`, by default the running one. Returns whether it has ended, at the latest after 5 s.
 
         An execution that still waits in the queue ends as aborted and never reaches the kernel. One that ignores
         interrupts is `still_running` afterwards, and its caller has a result all the same.
@@ -750,11 +750,11 @@ class Kernel:
     # End
 
     async def _reap(self, process: KernelProcess) -> None:
-        """Wait for the death of the process and tell everybody who waits for it."""
+        """Wait for the death of the process and end all executions that wait for it."""
         await process.exited
         if process is not self._process or not self.alive:
             return
-        await asyncio.sleep(0.05)  # what the kernel had sent may still be on its way through the sockets
+        await asyncio.sleep(0.05)  # the last messages may still be on their way through the sockets
         self._state = KernelState.DEAD
         why = f"the kernel died ({process.exit_description()})"
         if self._running is not None and self._running.interrupted:
@@ -769,9 +769,9 @@ class Kernel:
         try:
             self._close_wire()
             self.died()
-            await process.aclose()  # what the kernel left of its own children goes, too
+            await process.aclose()  # the children of the kernel go, too
         except Exception:
-            logger.exception("what a dead kernel left could not be removed", extra={"kernel_id": self.kernel_id})
+            logger.exception("leftovers of a dead kernel could not be removed", extra={"kernel_id": self.kernel_id})
 
     def _abort_executions(self, why: str) -> None:
         if self._running is not None and not self._running.released.is_set():
@@ -827,9 +827,9 @@ class Kernel:
 
 
 def kernel_environment(spec: KernelSpec, extra: dict[str, str] | None, denied: list[str]) -> dict[str, str]:
-    """The environment of a new kernel: ours, without what is denied, then the kernelspec's, then `extra`."""
+    """The environment of a new kernel: ours, without the denied variables, then the kernelspec's, then `extra`."""
     env = {name: value for name, value in os.environ.items() if name not in denied}
-    # debugpy warns about frozen modules on every start of a Python kernel; nobody debugs here.
+    # debugpy warns about frozen modules on every start of a Python kernel; no debugger is used here.
     env.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     env.update(spec.env or {})
     env.update(extra or {})

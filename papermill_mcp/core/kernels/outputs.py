@@ -1,4 +1,4 @@
-"""What one cell has put out so far, in the form that nbformat 4.5 keeps.
+"""The outputs of one cell so far, in the form that nbformat 4.5 keeps.
 
 Streams are merged, carriage returns and backspaces applied, `clear_output` and display updates obeyed, as Jupyter's own
 front ends do. Memory is bounded: over the limits, output is counted instead of kept, and the reading goes on.
@@ -34,8 +34,11 @@ _CONTROL = re.compile(r"[\r\x08]")
 
 
 class Displays:
-    """The outputs of a kernel that carry a `display_id`, shared by all its cells, so that one cell may update what an
-    earlier one displayed (messaging protocol 5.1). The oldest ids are forgotten beyond a limit."""
+    """The outputs of a kernel that carry a `display_id`, shared by all its cells.
+
+    So one cell may update the display of an earlier one (messaging protocol 5.1). The oldest ids are forgotten beyond
+    a limit.
+    """
 
     def __init__(self) -> None:
         self._by_id: OrderedDict[str, list[tuple[OutputCollector, Output]]] = OrderedDict()
@@ -75,7 +78,7 @@ class _Stream:
                 self._line = text[end:]
             else:
                 self._line += text
-            if len(self._line) > STREAM_TAIL_CHARS:  # no line end in sight: nobody will rewrite a line of this length
+            if len(self._line) > STREAM_TAIL_CHARS:  # no line end in sight: no program rewrites a line of this length
                 self._commit(self._line)
                 self._line = ""
             return
@@ -324,9 +327,10 @@ def is_error(output: Mapping[str, Any], ename: str, evalue: str) -> bool:
 
 
 def recorded_values(outputs: Sequence[Output]) -> dict[str, Any]:
-    """What papermill's former `record` and scrapbook's `glue` have put into outputs, by name.
+    """The values that papermill's former `record` and scrapbook's `glue` have put into outputs, by name.
 
-    Scrapbook's payload says how it is encoded. What is not JSON or text, such as a data frame, is only named.
+    Scrapbook's payload says how it is encoded. A value that is neither JSON nor text, such as a data frame,
+    is only named.
     """
     values: dict[str, Any] = {}
     for output in outputs:

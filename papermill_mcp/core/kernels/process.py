@@ -1,6 +1,6 @@
 """One kernel process: how it is started, watched and ended.
 
-The process gets a session and standard streams of its own: what it writes to its file descriptors must never reach
+The process gets a session and standard streams of its own: its writes to file descriptors must never reach
 ours, which carry the protocol. Its death is seen at once, through a pidfd where the system has them.
 """
 
@@ -33,7 +33,7 @@ _POLL_SECONDS = 0.1
 
 
 class _OneSpec(KernelSpecManager):
-    """Hands out one kernelspec, whatever the name. Used for an interpreter that has no installed spec."""
+    """Hands out one kernelspec under every name. Used for an interpreter that has no installed spec."""
 
     def __init__(self, spec: KernelSpec) -> None:
         super().__init__()
@@ -165,11 +165,11 @@ class KernelProcess:
             self._pidfd = None
 
     def output_tail(self, limit: int = 2000) -> str:
-        """The end of what the process wrote to its own standard streams, cleaned, at most `limit` characters."""
+        """The end of the text on the standard streams of the process, cleaned, at most `limit` characters."""
         return self._output.text(limit) if self._output else ""
 
     def forget_output(self) -> None:
-        """Drop what was kept: what a kernel says at its start does not explain its death."""
+        """Drop the kept text: messages of a start do not explain a later death."""
         if self._output:
             self._output.forget()
 
@@ -189,7 +189,7 @@ class KernelProcess:
         return self.exited.done()
 
     async def kill(self) -> list[int]:
-        """End the process, its group and its descendants. Returns the pids of what survives, which is nothing if all
+        """End the process, its group and its descendants. Returns the pids of survivors, none if all
         is well."""
         if self.pid is not None:
             for _ in range(5):  # processes may fork while they are looked for
@@ -229,7 +229,7 @@ class KernelProcess:
             self._watchdog.release(self.pid)
         process = getattr(self._manager.provisioner, "process", None)
         if process is not None and process.returncode is None:
-            # Its end was not seen, for whatever reason: wait for it here, or it stays in the process table.
+            # Its end was not seen: wait for it here, or it stays in the process table.
             try:
                 self._on_exit(await asyncio.to_thread(process.wait, 2))
             except subprocess.TimeoutExpired:

@@ -36,7 +36,7 @@ class RunStatus(StrEnum):
 
 @dataclass(frozen=True)
 class CellError:
-    """What the code raised, or what ended it, as an `error` output has it."""
+    """An exception of the code, or the reason for its end, as an `error` output has it."""
 
     ename: str
     evalue: str
@@ -55,8 +55,8 @@ class CellExecution:
 
     Args:
         timeout_seconds: how long the code may run, from the moment the kernel gets it; None for no limit.
-        stop_on_error: whether the kernel drops what it has queued behind this when it raises.
-        owner: the id under which clients know what this belongs to.
+        stop_on_error: whether the kernel drops its queue behind this code when it raises.
+        owner: the id of the run, under which clients know it.
     """
 
     def __init__(
@@ -156,7 +156,7 @@ class CellExecution:
         self._changed()
 
     def expect_end(self, status: RunStatus) -> None:
-        """An interrupt was sent, so what the kernel answers next means `status`. The first reason stands."""
+        """An interrupt was sent, so the next answer of the kernel means `status`. The first reason stands."""
         if self._ending is None:
             self._ending = status
 
@@ -200,7 +200,7 @@ class CellExecution:
             self._finish_if_complete()
 
     def give_up_on_both(self) -> None:
-        """The kernel is done with the code, and neither the reply nor `idle` came: finish without what is missing."""
+        """The kernel is done with the code, and neither the reply nor `idle` came: finish without them."""
         if not self.released.is_set():
             self.output_incomplete = True
             self._idle = self._overtaken = True
@@ -221,13 +221,13 @@ class CellExecution:
             status = RunStatus.OK
         elif said == "error":
             status = RunStatus.ERROR
-        else:  # `abort` or `aborted`: what several kernels answer to an interrupt
+        else:  # `abort` or `aborted`: the answer of several kernels to an interrupt
             status = RunStatus.INTERRUPTED
         self._end(status)
         self.released.set()
 
     def _reply_from_outputs(self) -> dict[str, Any]:
-        """What the reply that never came must have said."""
+        """The content of the reply that never came."""
         if self._ending is not None:
             return {"status": "abort"}
         self.output_incomplete = True
@@ -254,7 +254,7 @@ class CellExecution:
         self.released.set()
 
     def lose_touch(self, evalue: str) -> None:
-        """The kernel lives and can no longer say what becomes of the code: the caller has its result."""
+        """The kernel lives and can no longer report on the code: the caller has its result."""
         self.fail("KernelUnresponsive", evalue)
 
     def fail(self, ename: str, evalue: str) -> None:
@@ -281,7 +281,7 @@ class CellExecution:
 
 
 def _error_of(reply: dict[str, Any]) -> CellError | None:
-    """What an `execute_reply` says that the code raised."""
+    """The exception in an `execute_reply`, if any."""
     if reply.get("status") != "error":
         return None
     traceback = [str(line) for line in reply.get("traceback") or []]

@@ -1,6 +1,6 @@
 """The sockets of one kernel process, and the messages on them (Jupyter messaging protocol 5.x).
 
-A `Wire` has three sockets: `shell` and `control` for requests, `iopub` for what the kernel broadcasts. Each is
+A `Wire` has three sockets: `shell` and `control` for requests, `iopub` for broadcasts of the kernel. Each is
 read whenever there is something, so the kernel never blocks on us and nothing is dropped. A wire belongs
 to one incarnation of a kernel: after a restart there is a new one, with new ports and a new key, because a request left
 in an old socket would otherwise run in the new process.
@@ -32,7 +32,7 @@ _TURN_SECONDS = 0.02
 
 
 class Message:
-    """One message as it came: header and parent decoded, content only when somebody asks for it."""
+    """One message as it came: header and parent decoded, content only on demand."""
 
     __slots__ = ("_content", "channel", "content_frame", "header", "parent_id")
 

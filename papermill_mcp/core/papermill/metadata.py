@@ -104,7 +104,7 @@ def _with_parameters(node: Any, values: dict[str, Any], code: str, report_mode: 
 
 
 def _literal_defaults(parameters: list[Parameter]) -> dict[str, Any]:
-    """The defaults that are plain values. What an expression such as `5 * 2` gives, only the kernel knows."""
+    """The defaults that are plain values. Only the kernel knows the value of an expression such as `5 * 2`."""
     defaults = {}
     for parameter in parameters:
         try:
@@ -155,7 +155,7 @@ class PapermillObserver:
         self._node = prepared.node
         self._file = file
         self._manager = prepared.manager
-        self._passed = 0  # cells up to here have been told to papermill
+        self._passed = 0  # papermill's manager knows the cells up to here
 
     def cell_started(self, cell: RunCell) -> None:
         """Cells before it that do not run are complete, as papermill counts them."""
@@ -164,12 +164,12 @@ class PapermillObserver:
         self._record(cell.index)
 
     def cell_progressed(self, cell: RunCell) -> None:
-        """Keep what a long cell has put out so far."""
+        """Keep the outputs of a long cell so far."""
         self._take(cell)
         self._record(cell.index)
 
     def cell_finished(self, cell: RunCell) -> None:
-        """Keep everything, and what papermill says of the end."""
+        """Keep all outputs, and papermill's status of the end."""
         self._take(cell)
         node = self._node.cells[cell.index]
         if cell.stops:

@@ -27,7 +27,7 @@ with without_uri_grammar():
 
 _node: Any = nbformat.from_dict  # untyped upstream
 
-#: What a value must be for a type. Booleans are not integers here, integers are floats, and JSON has only lists.
+#: Values that fit a type. Booleans are not integers here, integers are floats, and JSON has only lists.
 _TYPES: dict[str, tuple[type, ...]] = {
     "int": (int,),
     "float": (float, int),
@@ -69,7 +69,7 @@ class Parameter:
 
 
 def inspect_parameters(document: NotebookDocument, kernel_name: str, language: str) -> tuple[list[Parameter], bool]:
-    """The parameters of a notebook, and whether they can be told for its language at all.
+    """The parameters of a notebook, and whether the language has any.
 
     An empty list with True means that the notebook has no cell tagged `parameters`, or an empty one.
     """
@@ -163,7 +163,7 @@ def _comments(source: str) -> dict[int, str]:
             if token.type == tokenize.COMMENT:
                 found[token.start[0]] = token.string
     except (tokenize.TokenError, SyntaxError):
-        pass  # of a line that is IPython's; what came before it is known
+        pass  # of a line that is IPython's; the lines before it are known
     return found
 
 
@@ -220,24 +220,24 @@ def _described(parameter: Parameter) -> str:
 
 
 def _misfit(parameter: Parameter, value: Any) -> str | None:
-    """What is wrong with a value for a parameter, or None. What cannot be judged is right."""
+    """The fault of a value for a parameter, or None. A value that cannot be judged is right."""
     default = _expression(parameter.default)
     annotation = _expression(parameter.type_name or "")
     if isinstance(default, ast.Constant) and default.value is None and (value is None or annotation is None):
-        return None  # a default of None says nothing about what may come instead
+        return None  # a default of None says nothing about other values
     if annotation is not None:
         wrong, reason = _compare(annotation, value), f"annotation {parameter.type_name}"
     else:
         wrong, reason = _one_of(value, _kinds_of_default(default), ""), f"default {parameter.default:.60}"
     if wrong is None:
         return None
-    what = f"parameter {parameter.name[:100]!r}" + (f" at {wrong.place}" if wrong.place else "")
-    return f"{what} must be {wrong.wanted}, as its {reason} says; got {shown(wrong.value)}"
+    subject = f"parameter {parameter.name[:100]!r}" + (f" at {wrong.place}" if wrong.place else "")
+    return f"{subject} must be {wrong.wanted}, as its {reason} says; got {shown(wrong.value)}"
 
 
 @dataclass(frozen=True)
 class _Wrong:
-    """A value, or a part of one at `place`, that is not what is wanted."""
+    """A value, or a part of one at `place`, of the wrong type."""
 
     place: str
     value: Any
@@ -262,7 +262,7 @@ def _named(kinds: Sequence[type]) -> str:
 
 
 def _kinds_of_default(default: ast.expr | None) -> tuple[type, ...] | None:
-    """What may stand in place of a default without an annotation; None when that cannot be judged."""
+    """The types that fit a default without an annotation; None when that cannot be judged."""
     match default:
         case ast.Constant(value=bool()):
             return (bool,)
@@ -284,7 +284,7 @@ def _kinds_of_default(default: ast.expr | None) -> tuple[type, ...] | None:
 
 
 def _compare(annotation: ast.expr, value: Any, place: str = "") -> _Wrong | None:
-    """What does not fit an annotation, to the innermost part, or None. Types that are not known fit everything."""
+    """The innermost part that does not fit an annotation, or None. Unknown types fit everything."""
     match annotation:
         case ast.Constant(value=None):
             return _one_of(value, (type(None),), place)

@@ -55,7 +55,7 @@ class ResumedObserver(InPlaceObserver):
     def finish(self, run: NotebookRun, document: NotebookDocument) -> None:
         """Bring a document that has the results up to date as a whole: error markers, and the notebook's metadata."""
         failed = run.failed_cells[-1] if run.failed_cells else None
-        # The failed cell is found again by what is its own, since the markers move the others.
+        # The failed cell is found again by its identity, since the markers move the others.
         at = None if failed is None else _find(document, failed)
         marked = [number for number, cell in enumerate(document.cells) if ERROR_MARKER_TAG in cell.tags]
         for number in reversed(marked):

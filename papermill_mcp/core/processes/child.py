@@ -1,4 +1,4 @@
-"""What kernels and the Jupyter server have in common as child processes: their output, their end, their directory."""
+"""The common part of kernels and the Jupyter server as child processes: output, end, directory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from papermill_mcp.utils.text_utils import clean_text
 
 logger = logging.getLogger(__name__)
 
-#: How much of what a child writes to its own standard streams is kept, in bytes. The end counts.
+#: Bytes kept of the text on a child's standard streams. The end counts.
 _TAIL_BYTES = 64 * 1024
 
 #: More than a connection file or a token takes.
@@ -43,7 +43,7 @@ class OutputTail:
         os.close(self.write_fd)
 
     def drain(self) -> None:
-        """Take what is there."""
+        """Take the available bytes."""
         if self._read_fd is None:
             return
         try:
@@ -61,19 +61,19 @@ class OutputTail:
             self._bytes -= len(self._chunks.popleft())
 
     def close(self) -> None:
-        """Stop reading. What was read stays."""
+        """Stop reading. The text so far stays."""
         if self._read_fd is not None:
             asyncio.get_running_loop().remove_reader(self._read_fd)
             os.close(self._read_fd)
             self._read_fd = None
 
     def text(self, limit: int) -> str:
-        """The end of what was written, cleaned, at most `limit` characters."""
+        """The end of the text, cleaned, at most `limit` characters."""
         text = clean_text(b"".join(self._chunks).decode("utf-8", "replace")).strip()
         return text if len(text) <= limit else "…" + text[-limit:]
 
     def forget(self) -> None:
-        """Drop what was kept."""
+        """Drop the kept text."""
         self._chunks.clear()
         self._bytes = 0
 

@@ -1,11 +1,11 @@
 """Ends process trees that this server started, and nothing else.
 
-Imported by the server, it finds and kills what belongs to a kernel: its process group, its session and its
+Imported by the server, it finds and kills the processes of a kernel: its process group, its session and its
 descendants. Run as a script (`python -I -S guard.py`), it is the watchdog: it reads registrations from standard
-input and, when the server goes away in whatever manner, ends every registered tree and removes the runtime directory.
+input and, when the server goes away in any manner, ends every registered tree and removes the runtime directory.
 It uses only the standard library, so the script starts in some 20 ms and imports nothing of the environment.
 
-A process is identified by its pid and its start time, since a pid alone may have been given to somebody else.
+A process is identified by its pid and its start time, since a pid alone may belong to another process by now.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class ProcessInfo(NamedTuple):
 
 
 def process_info(pid: int) -> ProcessInfo | None:
-    """What the system knows of `pid`, or None when there is no such process (or no /proc)."""
+    """The system's facts about `pid`, or None when there is no such process (or no /proc)."""
     stat = _read(pid, "stat")
     if not stat:
         return None
@@ -53,7 +53,7 @@ def start_time(pid: int) -> int:
 
 
 def still_runs(pid: int, started: int) -> bool:
-    """Whether the process `pid` that started then has not ended. One whose end nobody has waited for has."""
+    """Whether the process `pid` that started then has not ended. A zombie counts as ended."""
     info = process_info(pid)
     return info is not None and info.state not in "ZX" and (not started or info.started == started)
 
@@ -70,7 +70,7 @@ def _table() -> dict[int, ProcessInfo]:
 def tree_of(leader: int, started: int) -> list[ProcessInfo]:
     """Living processes that belong to the tree of `leader`: its group, its session and its descendants.
 
-    Empty when another process has that pid now. The leader itself may be gone already: what it left in its group and
+    Empty when another process has that pid now. The leader itself may be gone already: the rest of its group and
     session is still found, since the system does not give out a pid that is in use as a group or session id.
     """
     table = _table()
@@ -97,9 +97,9 @@ def kernels_of(directory: str) -> list[ProcessInfo]:
 
 
 def code_of(connection_files: str) -> list[ProcessInfo]:
-    """Living kernels whose connection files begin with this path, and what their code has started.
+    """Living kernels whose connection files begin with this path, and the children of their code.
 
-    Their environment says so. What has left the kernel's tree, or outlived the kernel, is found as well.
+    Their environment says so. A child that has left the kernel's tree, or outlived the kernel, is found as well.
     """
     begin = os.fsencode(f"{KERNEL_VARIABLE}={connection_files}")
     return [
@@ -120,7 +120,7 @@ def _read(pid: int, name: str) -> bytes:
 
 
 def kill_tree(leader: int, started: int) -> list[ProcessInfo]:
-    """Send SIGKILL to every process of the tree of `leader`. Returns what was signalled."""
+    """Send SIGKILL to every process of the tree of `leader`. Returns their pids."""
     doomed = tree_of(leader, started)
     _kill(doomed)
     if not doomed and not os.path.isdir(_PROC):  # noqa: PTH112 - stdlib-only script
@@ -132,7 +132,7 @@ def kill_tree(leader: int, started: int) -> list[ProcessInfo]:
 
 
 def kill_code(connection_files: str) -> list[ProcessInfo]:
-    """Send SIGKILL to what `code_of` finds. Returns what was signalled."""
+    """Send SIGKILL to the processes that `code_of` finds. Returns their pids."""
     doomed = code_of(connection_files)
     _kill(doomed)
     return doomed
@@ -153,7 +153,7 @@ def _signal(pid: int, number: int) -> None:
 
 
 def watch(commands: TextIO) -> None:
-    """Follow the registrations in `commands` until it ends; then end what is still registered.
+    """Follow the registrations in `commands` until it ends; then end every process that is still registered.
 
     Each line is a JSON list: `["start", pid, start_time]`, `["gone", pid]` or `["directory", path]`.
     """

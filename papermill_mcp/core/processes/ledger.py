@@ -1,7 +1,7 @@
-"""What a server process has started, in a file that outlives it; and the end of what such files still name.
+"""The children of a server process, in a file that outlives it; and the end of children that such files still name.
 
-The watchdog ends what a server leaves behind. If it is killed as well, the runtime directory stays, and the ledger in
-it tells the next server what to end. Its first line says whose it is; the others are what the watchdog was told, too.
+The watchdog ends the leftovers of a server. If it is killed as well, the runtime directory stays, and the ledger in
+it lists the leftovers for the next server. Its first line names the server; the others are the watchdog's commands.
 
 Pids mean something only under the same boot and in the same pid namespace, so both are in the ledger: a state directory
 may be shared by machines and containers. Where the system does not tell them (only Linux does), nothing is ended.
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 _FILE = "ledger"
 _MAX_BYTES = 16 * 1024 * 1024
 
-#: Seconds after which a directory goes of which nobody here can tell whether its server lives.
+#: Seconds after which a directory goes if it is unknown whether its server lives.
 _KEPT_SECONDS = 30 * 86_400
 
 
@@ -41,7 +41,7 @@ class Ledger:
         self._write(["server", pid, guard.start_time(pid), _place()], new=True)
 
     def add(self, command: Sequence[object]) -> None:
-        """Note what the watchdog is told of a process."""
+        """Note a command to the watchdog about a process."""
         self._write(command)
 
     def _write(self, command: Sequence[object], *, new: bool = False) -> None:
@@ -54,13 +54,13 @@ class Ledger:
             pass  # the directory is gone: this process is ending
         except OSError as error:
             logger.warning(
-                "the ledger cannot be written, so the next server could not end what this one left: %s", error
+                "the ledger cannot be written, so the next server could not end leftovers of this one: %s", error
             )
             self._file = None
 
 
 class _Entries(NamedTuple):
-    """What a ledger says: whose it is, and which process trees (pid and start time) were not over."""
+    """The content of a ledger: its server, and the process trees (pid and start time) were not over."""
 
     server: int
     started: int
@@ -69,11 +69,11 @@ class _Entries(NamedTuple):
 
 
 def reap(state_directory: Path) -> None:
-    """End what servers that are gone have left, and remove their runtime directories. Blocks: call it in a thread.
+    """End leftovers of servers that are gone, and remove their runtime directories. Blocks: call it in a thread.
 
     A process is touched only if it is one that was noted (its pid, start time, boot and pid namespace fit), or if its
-    command or environment names the runtime directory. What living servers have started is left alone. It never fails;
-    what cannot be read is logged.
+    command or environment names the runtime directory. Children of living servers are left alone. It never fails;
+    an unreadable ledger is logged.
     """
     here = _place()
     for directory in sorted(state_directory.glob("runtime-*")):
@@ -104,12 +104,12 @@ def _reap(directory: Path, here: str) -> None:
         return
     if guard.still_runs(entries.server, entries.started):
         return
-    # The number of a leader that is gone may have been given to somebody else meanwhile, who is gone as well and left
-    # something in a session of that number. So what outlived its leader is known by its environment only.
+    # The number of a leader that is gone may have been given to another process meanwhile. That one may be gone, too,
+    # with children in a session of that number. So a process that outlived its leader is known by its environment only.
     leaders = {pid: started for pid, started in entries.trees.items() if guard.process_info(pid)}
     guard.end(leaders, [str(directory)])
     logger.warning(
-        "an earlier server was killed: what it left was ended",
+        "an earlier server was killed: its leftovers were ended",
         extra={"server_pid": entries.server, "pids": sorted(leaders)},
     )
 
@@ -119,7 +119,7 @@ def _is_old(directory: Path) -> bool:
 
 
 def _parse(data: bytes) -> _Entries | None:
-    """The entries, without lines that make no sense. None when it does not say whose they are."""
+    """The entries, without lines that make no sense. None when it does not name its server."""
     owner: tuple[int, int, str] | None = None
     trees: dict[int, int] = {}
     for line in data.splitlines():
@@ -141,7 +141,7 @@ def _json(line: bytes) -> Any:
 
 
 def _place() -> str:
-    """Where pids mean what they mean here: the boot and the pid namespace. Empty where the system does not tell."""
+    """The scope of pids: the boot and the pid namespace. Empty where the system has none."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"

@@ -1,4 +1,4 @@
-"""The link to the watchdog process, which outlives this server by a moment to end what it started.
+"""The link to the watchdog process, which outlives this server by a moment to end its children.
 
 The watchdog sits in a session of its own, so a signal to the server's process group does not reach it. It learns of the
 server's end, however that came about, when its standard input closes.
@@ -34,7 +34,7 @@ class Watchdog:
         self._tell(["directory", str(directory)])
 
     def guard_runtime(self, directory: Path) -> None:
-        """As `guard_directory`, for a runtime directory: the ledger of what is guarded from now on is kept in it."""
+        """As `guard_directory`, for a runtime directory: the ledger of guarded processes is kept in it."""
         self._ledger = Ledger(directory)
         self.guard_directory(directory)
 
@@ -51,7 +51,7 @@ class Watchdog:
             self._tell_of_process(["gone", pid])
 
     def close(self) -> None:
-        """Let the watchdog do what is left and go. It gets a second for that."""
+        """Let the watchdog finish and go. It gets a second for that."""
         self._closed = True
         process, self._process = self._process, None
         if process is None:
@@ -75,10 +75,10 @@ class Watchdog:
 
     def _tell(self, command: list[object]) -> None:
         if self._closed:
-            return  # whoever still starts something is being cancelled, and ends it itself
+            return  # a caller that still starts a process is being cancelled, and ends it itself
         if self._process is None or self._process.poll() is not None:
             self._start()
-            return  # the start has told everything, this included
+            return  # the start has sent everything, this included
         self._write([command])
 
     def _start(self) -> None:

@@ -38,7 +38,7 @@ class RunCell:
 
     Attributes:
         index: its place in the notebook that is run.
-        label: what a person calls it, for progress messages.
+        label: its name for a person, in progress messages.
         expected_seconds: how long it took last time, where that is known.
     """
 
@@ -100,7 +100,7 @@ class RunCell:
 
 
 class RunObserver(Protocol):
-    """Who is told about each cell of a run. Called in the event loop; must not block."""
+    """Observes each cell of a run. Called in the event loop; must not block."""
 
     def cell_started(self, cell: RunCell) -> None:
         """The kernel gets the cell now."""
@@ -109,7 +109,7 @@ class RunObserver(Protocol):
         """The cell has run for a while and put something out. Called now and then."""
 
     def cell_finished(self, cell: RunCell) -> None:
-        """The cell has ended, in whatever way."""
+        """The cell has ended, well or badly."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class RunSummary:
 
     Attributes:
         failed_index: index of the cell that ended it badly.
-        error: what went wrong, in a line.
+        error: the failure in one line.
         recorded: values that the notebook recorded, by name.
     """
 
@@ -193,7 +193,7 @@ class NotebookRun:
 
     @property
     def recorded(self) -> dict[str, Any]:
-        """Values that the notebook recorded for whoever runs it, by name; the last one of a name counts."""
+        """Values that the notebook recorded for its caller, by name; the last one of a name counts."""
         values: dict[str, Any] = {}
         for cell in self.cells:
             if cell.status.final:
@@ -324,7 +324,7 @@ class NotebookRun:
         return await self.kernel.interrupt(execution)
 
     def cut_off(self, why: str) -> None:
-        """The run ends here and now, in the middle of a cell. The cell keeps what it has put out so far."""
+        """The run ends here and now, in the middle of a cell. The cell keeps its outputs so far."""
         cell, self.current = self.current, None
         if cell is not None and cell.execution is not None:
             cell.execution.abort(why)
@@ -344,7 +344,7 @@ class InPlaceObserver:
         self._record(cell)
 
     def cell_progressed(self, cell: RunCell) -> None:
-        """Keep what a long cell has put out so far."""
+        """Keep the outputs of a long cell so far."""
         self._record(cell)
 
     def cell_finished(self, cell: RunCell) -> None:

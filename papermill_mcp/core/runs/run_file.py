@@ -1,8 +1,8 @@
 """The notebook file that a run writes its results to, while the run goes on.
 
-A run records what changed, cell by cell; a background task saves at a bounded rate, off the event loop, and each save
-is atomic. When somebody else has changed the file in the meantime, what is on disk is read again and the results are
-put into it, cell by cell: the other's change stays, and so does ours. Only a cell whose source was changed or that is
+A run records results, cell by cell; a background task saves at a bounded rate, off the event loop, and each save
+is atomic. When another program has changed the file in the meantime, the file is read again and the results are
+merged into it, cell by cell: the other change stays, and so does ours. Only a cell whose source was changed or that is
 gone gets no result, and the run says so.
 """
 
@@ -116,7 +116,7 @@ class RunFile:
             notes.append(f"{_LAST_FAILED}: {type(error).__name__}; the log of the server has the details")
         if self.unsaved:
             notes.append(
-                f"cells {', '.join(map(str, sorted(self.unsaved)))} were changed or removed by somebody else during "
+                f"cells {', '.join(map(str, sorted(self.unsaved)))} were changed or removed by another program during "
                 "the run, so their results are not in the file"
             )
         return notes

@@ -115,7 +115,7 @@ class CellsState:
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """What every run has.
+    """The fields of every run.
 
     Attributes:
         operation: the name of the request, such as `execute_cell`.

@@ -1,4 +1,4 @@
-"""What executions there were, also in earlier server processes, and how long cells took.
+"""The record of executions, also of earlier server processes, and of the time that cells took.
 
 A small SQLite file in the state directory. It holds no code, no output and no parameters. Writing goes through a thread
 of its own, so no request waits for the disk; if the file cannot be used, the server does without it and says so once.
@@ -34,7 +34,7 @@ CREATE TABLE IF NOT EXISTS executions (
 CREATE TABLE IF NOT EXISTS timings (path TEXT PRIMARY KEY, seconds TEXT NOT NULL, updated REAL NOT NULL);
 """
 
-#: The form of the tables. A file of another form is begun anew: what it remembers is a convenience.
+#: The form of the tables. A file of another form is begun anew: its memory is a convenience.
 _VERSION = 3
 
 
@@ -130,7 +130,7 @@ class ExecutionStore:
             return {}
 
     def close(self) -> None:
-        """Write what is outstanding. Waits at most half a second."""
+        """Write pending records. Waits at most half a second."""
         self._closed = True
         if self._thread is not None:
             self._flush(0.5)
@@ -183,7 +183,7 @@ class ExecutionStore:
                     logger.warning("an execution could not be recorded: %s", error)
 
     def _flush(self, seconds: float) -> None:
-        """Have what is collected written now."""
+        """Write the collected records now."""
         if self._thread is not None and self._thread.is_alive():
             self._written.clear()
             self._hurry.set()

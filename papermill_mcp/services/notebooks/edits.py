@@ -1,7 +1,7 @@
-"""What can be done to the cells of a notebook, and how a change is told.
+"""Operations on the cells of a notebook, and how a change is shown.
 
-An operation is a small value; `NotebookEdit` applies one after the other to a document and knows, at the end, what has
-become of each cell. It opens no file: whoever holds it saves the document, or drops it and nothing has happened.
+An operation is a small value; `NotebookEdit` applies one after the other to a document and knows, at the end, the
+fate of each cell. It opens no file: its owner saves the document, or drops it, and nothing has happened.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ class Convert:
 
 Operation = Add | Update | Remove | Move | ClearOutputs | SetNotebookMetadata | AddIds | Convert
 
-# What each operation of `edit_notebook` takes beside `op`, and what of it must be there.
+# The arguments of each operation beside `op`, and the required ones among them.
 _CELL = {"index", "cell_id"}
 _FIELDS: dict[str, tuple[set[str], set[str]]] = {
     "add": ({"cell_type", "source", "tags", "metadata", "after_cell_id"} | _CELL, {"cell_type", "source"}),
@@ -180,7 +180,7 @@ def operation(fields: Mapping[str, Any]) -> Operation:
 
 
 class NotebookEdit:
-    """Operations on a document, one after the other, and what they have changed in all."""
+    """Operations on a document, one after the other, and their changes in all."""
 
     def __init__(self, document: NotebookDocument, shown: str) -> None:
         self.document = document
@@ -330,10 +330,10 @@ class NotebookEdit:
     def _name(self, place: int) -> str:
         return cell_name(place, self.document.cells[place].cell_id)
 
-    # What has changed
+    # Changes
 
     def touched(self) -> list[int]:
-        """Where the cells stand that are new, changed or moved, and what is next to removed ones."""
+        """Where the cells stand that are new, changed or moved, and the neighbours of removed ones."""
         places = []
         kept = {origin for origin in self._origins if origin is not None}
         last = len(self._before) - 1
@@ -480,7 +480,7 @@ def _extent(cell: NotebookCell) -> str:
 
 
 def _notes(old: NotebookCell, new: NotebookCell) -> list[str]:
-    """What has changed in a cell besides its source and its id."""
+    """The changes of a cell besides its source and its id."""
     notes = []
     if old.cell_type != new.cell_type:
         notes.append(f"{old.cell_type or 'no type'} -> {new.cell_type}")

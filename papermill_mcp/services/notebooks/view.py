@@ -72,7 +72,7 @@ class NotebookView(BaseModel):
 
 
 class SourceView(BaseModel):
-    """A cell without what it put out."""
+    """A cell without its outputs."""
 
     index: int
     id: str | None = None
@@ -116,7 +116,7 @@ def page(
     return shown, images, []
 
 
-#: What the line above a cell takes, about. Without it, 20,000 empty cells would fit into any page.
+#: Approximate characters of the line above a cell. Without it, 20,000 empty cells would fit into any page.
 _CELL_HEADER_CHARS = 40
 
 
@@ -253,7 +253,7 @@ def ranges(indexes: Sequence[int]) -> str:
 
 
 def short_metadata(metadata: dict[str, Any]) -> dict[str, Any]:
-    """Notebook metadata without what the header shows already and what would fill a page."""
+    """Notebook metadata without the members of the header and without very long ones."""
     short = {}
     for key, value in metadata.items():
         if key in ("kernelspec", "language_info"):

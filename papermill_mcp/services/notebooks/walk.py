@@ -37,7 +37,7 @@ class FoundNotebook:
 
 @dataclass
 class Walk:
-    """What was found, in the order of the paths, and what was not looked at."""
+    """The found notebooks in the order of their paths, and the skipped places."""
 
     found: list[FoundNotebook] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
@@ -45,7 +45,7 @@ class Walk:
     """Why it ended early."""
 
     def notes(self) -> list[str]:
-        """What was not looked at, in words, with exact numbers."""
+        """The skipped places in words, with exact numbers."""
         notes = [f"{what}: {number} skipped" for what, number in self.skipped.items()]
         return [*notes, self.cut] if self.cut else notes
 
@@ -96,7 +96,7 @@ def walk(directory: Path, workspace: Workspace, *, recursive: bool, pattern: str
                 result.skipped["hidden directories"] += 1
             elif len(pending) >= MAX_DEPTH:
                 result.skipped[f"directories deeper than {MAX_DEPTH} levels"] += 1
-            elif time.monotonic() >= deadline:  # what has been listed already still counts
+            elif time.monotonic() >= deadline:  # the entries listed so far still count
                 result.skipped["directories"] += 1
                 result.cut = late
             elif left > 0:

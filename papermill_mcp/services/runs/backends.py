@@ -143,7 +143,7 @@ class DaskBackend:
         return replace(outcome, output=None)
 
     async def cancel(self) -> None:
-        """Runs are interrupted on whatever worker; others never begin."""
+        """Running runs are interrupted on their workers; queued runs never begin."""
         await self._cluster.cancel()
 
     async def aclose(self) -> None:

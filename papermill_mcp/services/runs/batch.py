@@ -163,7 +163,7 @@ class Backend(Protocol):
         """Interrupt all runs and begin no more."""
 
     async def aclose(self) -> None:
-        """Give back what the backend holds."""
+        """Release the resources of the backend."""
 
 
 class BatchRun(BaseRun):
@@ -198,7 +198,7 @@ class BatchRun(BaseRun):
             if turns:
                 await asyncio.wait(turns)
         except asyncio.CancelledError:
-            self.cancelled = True  # the server is closed: each run saves what it has
+            self.cancelled = True  # the server is closed: each run saves its results
             for turn in turns:
                 turn.cancel()
             await asyncio.wait(turns)

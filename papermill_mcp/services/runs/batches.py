@@ -60,7 +60,7 @@ class BatchStarter:
         Everything is checked before the first run begins. A run that fails does not stop the others.
 
         Raises:
-            InvalidArgumentError: the runs cannot be told from the arguments, or two of them are the same.
+            InvalidArgumentError: the arguments do not determine the runs, or two runs are the same.
             InvalidParametersError: the parameters of a run do not fit; the message names the run.
             BusyError: another run writes to one of the outputs.
         """

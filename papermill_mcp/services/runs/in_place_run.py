@@ -48,7 +48,7 @@ class InPlaceRun(BaseRun):
         self._created = time.monotonic()
 
     def prepare(self, kernel: Kernel, run: NotebookRun, file: RunFile | None, resumed: ResumedObserver | None) -> None:
-        """Take what the run works with.
+        """Take the kernel, the cells and the file of the run.
 
         Args:
             file: where results are saved; None if they are not saved.

@@ -32,7 +32,7 @@ def cell_notes(cell: CellExecution, name: str, *, kernel_stays: bool) -> list[st
     if cell.status == RunStatus.DIED and kernel_stays:
         notes.append("restart_kernel gives the kernel a new process under the same id; variables are lost")
     if cell.error is not None and cell.error.ename == "StdinNotImplementedError":
-        notes.append("nobody can answer input() here; set the value in the code, or pass it as a parameter")
+        notes.append("input() has no answer here; set the value in the code, or pass it as a parameter")
     if cell.still_running:
         notes.append(_DEAF)
     if cell.output_incomplete:

@@ -1,7 +1,7 @@
 """The registry of runs: ids, keys, waiting clients, and the record for later server processes.
 
 A run outlives the call that began it. A call waits for it for a while and then answers with the results so far;
-`get_execution` goes on from there. Cancelling a call ends what that call began, and nothing else.
+`get_execution` goes on from there. Cancelling a call ends the run that it began, and nothing else.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _KEY_USED = "this idempotency_key was used before, so nothing was run again; thi
 
 @dataclass(eq=False)
 class _Entry:
-    """A run, and what the registry keeps beside it."""
+    """A run with its key and the state of its record."""
 
     run: Run
     key: str | None

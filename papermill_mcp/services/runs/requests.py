@@ -35,7 +35,7 @@ StrictParameters = Annotated[bool, Field(description="Refuse unknown names and v
 
 
 class RunRequest(BaseModel):
-    """What a client asked for. Everything but how long it waits for the answer."""
+    """A request of a client, without the time it waits for the answer."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -419,7 +419,7 @@ def earlier_view(row: ExecutionRow) -> EarlierView:
                 "execute_notebook_batch with the same arguments keeps those that are complete and runs the others"
             ]
     if where and not batch:
-        notes.append(f"what was saved of it is in {where}")
+        notes.append(f"its saved results are in {where}")
     return EarlierView(
         execution_id=row.execution_id,
         kind=row.kind,

@@ -2,8 +2,8 @@
 
 Papermill's translators leave holes: a `$` in a Julia or PowerShell string is code, an `é` in R or Julia becomes a
 broken byte, C# reads too many digits of an escape, large integers lose digits. So the code is written here, as
-papermill writes it where papermill is right. What a language cannot hold is refused. Papermill's own registry is only
-asked which language a kernel speaks; other users of it in this process see no change.
+papermill writes it where papermill is right. A value that a language cannot hold is refused. Papermill's own
+registry is only asked which language a kernel speaks; other users of it in this process see no change.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _EXACT = 2**53  # up to here every integer is a double
 
 
 class Translated(Writer):
-    """Lets a translator of papermill's write: one that is right, or one that somebody has registered."""
+    """Lets a translator of papermill's write: one that is right, or one that the user has registered."""
 
     name = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
@@ -46,7 +46,7 @@ class Translated(Writer):
         self.language = language
 
     def code(self, values: Mapping[str, Any]) -> str:
-        """What the translator writes; for Python, Black formats it if it is installed."""
+        """The code of the translator; for Python, Black formats it if it is installed."""
         super().code(values)  # checks
         try:
             return str(self._translator.codify(dict(values)))
@@ -393,11 +393,11 @@ class FSharp(Writer):
 
 
 class PowerShell(Writer):
-    """`$` in a string is code, the backtick is what a backslash is elsewhere, and curly quotes are quotes, too."""
+    """`$` in a string is code, the backtick escapes, and curly quotes are quotes, too."""
 
     language = "PowerShell"
     name = re.compile(r"\w+\Z")
-    # In whatever case: constants, read-only variables, and those that PowerShell sets itself.
+    # In upper or lower case: constants, read-only variables, and those that PowerShell sets itself.
     reserved = words(
         "_ args consolefilename enabledexperimentalfeatures error executioncontext false foreach home host input "
         "iscoreclr islinux ismacos iswindows matches myinvocation nestedpromptlevel null pid psboundparameters "
@@ -424,7 +424,7 @@ class PowerShell(Writer):
         return str(value) if -(2**63) < value < 2**63 else f'[bigint]::Parse("{value}")'
 
     def char(self, char: str) -> str:
-        """A character in a string. What is not printable is made from its number, as every version can."""
+        """A character in a string. One that is not printable is made from its number, as every version can."""
         if char in self._chars:
             return self._chars[char]
         if char.isprintable() and char not in "\u2018\u2019\u201a\u201b\u201c\u201d\u201e":
@@ -487,7 +487,7 @@ class Bash(Writer):
         raise UnwritableError("it has no value for an object; pass JSON text and read it with jq")
 
 
-#: Who writes instead of a translator of papermill's.
+#: Writers that replace a translator of papermill's.
 _WRITERS: dict[Any, Writer] = {
     PythonTranslator: Python(),
     RTranslator: R(),
@@ -510,10 +510,10 @@ _MORE_NAMES: dict[str, Writer] = {
 
 
 def writer_for(kernel_name: str, language: str) -> Writer:
-    """Who writes code for a kernel: by the kernel's name if that is known, else by the language, as papermill goes.
+    """The writer of code for a kernel: by the kernel's name if that is known, else by the language, as papermill goes.
 
     Raises:
-        InvalidParametersError: nobody does.
+        InvalidParametersError: there is none.
     """
     for name in (kernel_name, language):
         try:

@@ -1,4 +1,4 @@
-"""Writing JSON values as code: what all languages have in common. The languages are in `parameter_code`."""
+"""Writing JSON values as code: the common part of all languages. The languages are in `parameter_code`."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Writer:
             ) from None
 
     def check_name(self, name: str) -> None:
-        """Refuse what is no name of a variable: it would be pasted into code.
+        """Refuse text that is no name of a variable: it would be pasted into code.
 
         Raises:
             InvalidParametersError: see above.
@@ -139,7 +139,7 @@ _ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
 def _check(value: Any, depth: int) -> None:
-    """Refuse what is not JSON, and what is too deep."""
+    """Refuse values that are not JSON, and values that are too deep."""
     if isinstance(value, float) and not math.isfinite(value):
         raise UnwritableError("JSON has neither NaN nor infinities, and so a notebook cannot record them")
     if isinstance(value, int) and value.bit_length() > _MAX_DIGITS * math.log2(10):
