@@ -27,7 +27,7 @@ LIMIT = 1.0
 WATCHED = ("whose", "say", "says", "said", "tell", "tells")
 
 _WORD = re.compile(r"[A-Za-z][A-Za-z'’-]*")
-_CODE = re.compile(r"``.*?``|`[^`\n]*`|\b\w+[._(]\w*")
+_CODE = re.compile(r"``.*?``|`[^`\n]*`|\b\w+[._]\w+|\b\w+\(")
 
 
 def modules() -> list[Path]:

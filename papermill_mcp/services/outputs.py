@@ -9,34 +9,33 @@ Outputs are numbered by their place in the cell, from 0, as the `outputs/{n}` re
 
 from __future__ import annotations
 
-import base64
 import binascii
-import io
 import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel
 
-from papermill_mcp.utils.text_utils import clean_text, count_noun, head_and_tail, one_line
-
-if TYPE_CHECKING:
-    from PIL.Image import Image as PillowImage
-    from PIL.ImageFile import ImageFile
+from papermill_mcp.core.images import (
+    IMAGE_TYPES,
+    WithheldError,
+    decoded,
+    measured,
+    open_image,
+    ready,
+    too_large,
+    type_of,
+)
+from papermill_mcp.utils.text_utils import clean_text, count_noun, head_and_tail, human_size, one_line
 
 MAX_VIEWS = 100  # outputs of one cell that are listed one by one; the others are counted
-MAX_PIXELS = 50_000_000
-MAX_IMAGE_BYTES = 25_000_000
-MAX_SENT_BYTES = 3_750_000  # 5 MB as base64, where several model interfaces stop
 SUMMARY_CHARS = 200
 MESSAGE_CHARS = 500  # of an `evalue`
 
-IMAGE_TYPES = {"image/png": "PNG", "image/jpeg": "JPEG", "image/webp": "WEBP", "image/gif": "GIF"}
 _TEXT_TYPES = ("text/plain", "text/markdown", "text/latex", "application/json")
-_HEADER_CHARS = 100_000  # of the base64 of an image that is only measured
 _LISTED_TYPES = 20
 
 # Forms of text/plain that carry no information.
@@ -205,14 +204,14 @@ def _whole_form(mime: str, value: object) -> tuple[str, str | bytes]:
     if mime not in IMAGE_TYPES:
         return name, clean_text(text)
     try:
-        data = _decode(text)
+        data = decoded(text)
     except (binascii.Error, ValueError):
         return "text/plain", f"{name}: its data is not valid base64."
     try:
-        image = _open_image(data)
+        image = open_image(data)
     except ValueError:
         return "application/octet-stream", data
-    return "application/octet-stream" if _type_of(image) != mime or _too_large(image) else name, data
+    return "application/octet-stream" if type_of(image) != mime or too_large(image) else name, data
 
 
 class _Rest:
@@ -385,9 +384,14 @@ def _show_bundle(
     image: ShownImage | None = None
     withheld: list[str] = []
     for mime in [mime for mime in IMAGE_TYPES if mime in data]:
-        result = _show_image(mime, data[mime], index, budget)
-        if isinstance(result, str):
-            withheld.append(result)
+        if budget.images <= 0:
+            measure = _measure(mime, data[mime])
+            withheld.append(f"{measure} withheld: the image budget of this reply is used up. {_whole(index)}")
+            continue
+        try:
+            result = ready(mime, _text_of(data[mime]), budget.image_pixels)
+        except WithheldError as error:
+            withheld.append(str(error))
             continue
         budget.images -= 1
         shown.add(mime)
@@ -451,147 +455,9 @@ def _measure(mime: str, value: object) -> str:
     """One entry of a bundle in a few words: `image/png 640x480, 23 kB`."""
     name = one_line(mime, 100)
     if mime in IMAGE_TYPES:
-        encoded = _text_of(value)
-        size = _human_size(_decoded_size(encoded))
-        start = "".join(encoded[:_HEADER_CHARS].split())
-        try:
-            header = _decode(start[: len(start) // 4 * 4])
-        except (binascii.Error, ValueError):
-            return f"{name}, invalid base64"
-        try:
-            image = _open_image(header)
-        except ValueError:
-            return f"{name}, {size}"
-        return f"{name} {image.width}x{image.height}, {size}"
+        return measured(name, _text_of(value))
     if isinstance(value, str | list | tuple):
         text = _text_of(value)
         size_bytes = len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
-        return f"{name}, {_human_size(size_bytes)}"
+        return f"{name}, {human_size(size_bytes)}"
     return name
-
-
-def _human_size(size: int) -> str:
-    if size < 1_000:
-        return f"{size} B"
-    return f"{size / 1_000:.0f} kB" if size < 999_500 else f"{size / 1_000_000:.1f} MB"
-
-
-class _Ready(NamedTuple):
-    mime_type: str
-    data: bytes
-    facts: str
-
-
-def _show_image(mime: str, value: object, index: int, budget: OutputBudget) -> _Ready | str:
-    """The image ready to be sent, or why it is withheld."""
-    encoded = _text_of(value)
-    if budget.images <= 0:
-        return f"{_measure(mime, encoded)} withheld: the image budget of this reply is used up. {_whole(index)}"
-    size = _decoded_size(encoded)
-    if size > MAX_IMAGE_BYTES:
-        return f"{mime} withheld: {_human_size(size)} is over the limit of {_human_size(MAX_IMAGE_BYTES)}."
-    try:
-        data = _decode(encoded)
-    except (binascii.Error, ValueError):
-        return f"{mime} withheld: its data is not valid base64."
-    try:
-        image = _open_image(data)
-    except ValueError as error:
-        return f"{mime} withheld: its data ({_human_size(len(data))}) {error}."
-    if _type_of(image) != mime:
-        return f"{mime} withheld: its data is {_type_of(image)}."
-    named = f"{mime} {image.width}x{image.height}"
-    if _too_large(image):
-        return f"{named} withheld: more than {MAX_PIXELS // 1_000_000} million pixels."
-    try:
-        return _checked_and_scaled(image, data, max(budget.image_pixels, 1))
-    # Pillow's decoders raise nearly anything on broken data. A broken image must not reach the client: some can not
-    # continue a conversation that holds one.
-    except Exception as error:
-        return f"{named} withheld: it cannot be decoded ({one_line(str(error), 100) or type(error).__name__})."
-
-
-def _checked_and_scaled(opened: ImageFile, data: bytes, long_side: int) -> _Ready:
-    from PIL import Image, ImageOps  # noqa: PLC0415 (start-up time: few replies hold an image)
-
-    opened.load()  # the whole data, to know that it is sound
-    original, (width, height) = _type_of(opened), opened.size
-    kind = "JPEG" if original == "image/jpeg" else "PNG"
-    mime_type = "image/jpeg" if kind == "JPEG" else "image/png"
-    converted = "" if mime_type == original else f"converted from {original}"
-    side = min(max(opened.size), long_side)
-    if side == max(opened.size) and not converted and len(data) <= MAX_SENT_BYTES:
-        return _Ready(mime_type, data, f"{mime_type} {width}x{height}")
-    source: PillowImage = _in_plain_mode(ImageOps.exif_transpose(opened), kind)
-    image = source
-    while True:
-        if side < max(source.size):
-            factor = side / max(source.size)
-            size = (max(round(source.width * factor), 1), max(round(source.height * factor), 1))
-            image = source.resize(size, Image.Resampling.LANCZOS)
-        buffer = io.BytesIO()
-        image.save(buffer, format=kind)
-        if buffer.tell() <= MAX_SENT_BYTES or side <= 1:
-            break
-        side = max(side * 7 // 10, 1)
-    scaled = f"scaled from {width}x{height}" if image is not source else ""
-    how = ", ".join(part for part in (converted, scaled) if part)
-    return _Ready(mime_type, buffer.getvalue(), f"{mime_type} {image.width}x{image.height}{f' ({how})' if how else ''}")
-
-
-def _in_plain_mode(image: PillowImage, kind: str) -> PillowImage:
-    """The image in a mode that can be scaled smoothly and saved as `kind`."""
-    if kind == "JPEG":
-        return image if image.mode in ("L", "RGB") else image.convert("RGB")
-    if image.mode in ("L", "LA", "RGB", "RGBA") and "transparency" not in image.info:
-        return image
-    if "transparency" in image.info or image.mode in ("PA", "La", "RGBa"):
-        return image.convert("RGBA")
-    if image.mode.startswith("I"):  # 16 bits, which convert("L") would clip instead of scale
-        return image.convert("I").point(lambda value: value * (1 / 256)).convert("L")
-    return image.convert("L" if image.mode == "1" else "RGB")
-
-
-def _decoded_size(encoded: str) -> int:
-    """Bytes that base64 text stands for, without decoding it."""
-    length = len(encoded) - sum(encoded.count(space) for space in " \t\r\n")
-    padding = encoded[-8:].count("=")
-    return max(length * 3 // 4 - padding, 0)
-
-
-def _decode(encoded: str) -> bytes:
-    return base64.b64decode("".join(encoded.split()), validate=True)
-
-
-def _open_image(data: bytes) -> ImageFile:
-    """The image with its header read and nothing decoded. Its format is one of `IMAGE_TYPES`, independent of the claim.
-
-    Raises:
-        ValueError: the data is no such image; the message says why.
-    """
-    # Not Image.open: it raises for large images before it shows their size, and returns other formats, such as MPO.
-    from PIL import GifImagePlugin, Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin  # noqa: PLC0415
-
-    for reader in (
-        PngImagePlugin.PngImageFile,
-        JpegImagePlugin.JpegImageFile,
-        GifImagePlugin.GifImageFile,
-        WebPImagePlugin.WebPImageFile,
-    ):
-        try:
-            return reader(io.BytesIO(data))
-        except SyntaxError:  # not of this type, or the header is broken
-            continue
-        except Image.DecompressionBombError:
-            raise ValueError(f"is an image of more than {MAX_PIXELS // 1_000_000} million pixels") from None
-        except Exception:  # Pillow raises nearly anything on broken data
-            break
-    raise ValueError("has no valid image header")
-
-
-def _type_of(image: ImageFile) -> str:
-    return next(mime for mime, name in IMAGE_TYPES.items() if name == image.format)
-
-
-def _too_large(image: ImageFile) -> bool:
-    return image.width * image.height > MAX_PIXELS

@@ -144,6 +144,13 @@ def iso_time(moment: datetime) -> str:
     return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
+def human_size(size: int) -> str:
+    """A number of bytes as `512 B`, `23 kB` or `1.4 MB`."""
+    if size < 1_000:
+        return f"{size} B"
+    return f"{size / 1_000:.0f} kB" if size < 999_500 else f"{size / 1_000_000:.1f} MB"
+
+
 def count_noun(number: int, noun: str) -> str:
     """`1 cell`, `3 cells`. For nouns that only take an s."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from papermill_mcp.core import images as core_images
 from papermill_mcp.services import outputs as output_view
 from papermill_mcp.services.outputs import (
     OutputBudget,
@@ -277,7 +278,7 @@ def test_other_image_types_are_converted(kind: str) -> None:
 
 
 def test_an_image_too_heavy_to_send_is_scaled_further(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(output_view, "MAX_SENT_BYTES", 20_000)
+    monkeypatch.setattr(core_images, "MAX_SENT_BYTES", 20_000)
     noise = io.BytesIO()
     Image.effect_noise((300, 300), 100).save(noise, format="PNG")
     _, images = show_outputs([display(image_png=noise.getvalue())], budget_of())

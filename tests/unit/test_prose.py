@@ -8,6 +8,8 @@ import pytest
 
 from dev import house
 
+_DIALECT = '"""What nobody told us."""\n# whatever `what` means\nx = "who waits for that"\n'
+
 
 def test_the_dialect_stays_below_its_limit() -> None:
     """`python -m dev.house --places` lists the places."""
@@ -15,9 +17,7 @@ def test_the_dialect_stays_below_its_limit() -> None:
 
 
 def test_a_word_of_the_dialect_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "module.py").write_text(
-        '"""What nobody told us."""\n# whatever `what` means\nx = "who waits for that"\n'
-    )
+    (tmp_path / "module.py").write_text(_DIALECT)
     monkeypatch.setattr(house, "PACKAGE", tmp_path)
 
     total, counted = house.prose_rates()
