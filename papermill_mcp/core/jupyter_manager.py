@@ -92,12 +92,12 @@ class JupyterManager:
             ) from None
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise KernelStartFailedError(
-                f"kernelspec {kernel_name[:100]!r} is broken: {error}", advice="mend or remove its kernel.json"
+                f"kernelspec {kernel_name[:100]!r} is broken: {error}", advice="fix or remove its kernel.json"
             ) from error
         if not spec.argv or not all(isinstance(part, str) for part in spec.argv):
             raise KernelStartFailedError(
                 f"kernelspec {kernel_name[:100]!r} is broken: it has no command (argv)",
-                advice="mend or remove its kernel.json",
+                advice="fix or remove its kernel.json",
             )
         return spec
 
@@ -173,7 +173,7 @@ async def interpreter_spec(python: Path) -> KernelSpec:
     """A kernelspec for an interpreter, or the interpreter of a virtual environment, that has ipykernel.
 
     Raises:
-        KernelStartFailedError: it is no interpreter, or has no ipykernel; the message gives the command that mends it.
+        KernelStartFailedError: it is no interpreter, or has no ipykernel; the message has the command that installs it.
     """
     executable = python
     if await asyncio.to_thread(python.is_dir):

@@ -203,7 +203,7 @@ def explain_failed_run(execution_id: str) -> str:
     return (
         f"The execution {execution_id} failed. Look at it with get_execution, and read the failed cell and those "
         "before it with read_notebook. If its kernel was kept, look at the variables with inspect_variables. Tell me "
-        "what went wrong, since which cell the cause was there, and the smallest change that mends it. Change nothing "
+        "what went wrong, since which cell the cause was there, and the smallest change that fixes it. Change nothing "
         "yet. If the kernel is still there, say how the run can go on from the failed cell instead of from the start."
     )
 

@@ -317,7 +317,7 @@ async def test_the_runs_of_a_lost_worker_are_done_again_and_counted_once(number:
         assert [printed(outcome) for outcome in outcomes] == [f"{name}\n" for name in names]
         assert [len(d.begun(name)) for name in names] == [2, 1, 1, 1, 1]
         assert [(d.workspace / f"ended-{name}").read_text() for name in names] == ["x"] * len(names)
-        assert "begun anew" in "".join(outcomes[0].notes)
+        assert "started again" in "".join(outcomes[0].notes)
         assert [outcome.notes for outcome in outcomes[1:]] == [[]] * 4
         assert d.left_behind() == []
 
@@ -570,7 +570,7 @@ async def test_a_batch_loses_no_run_and_counts_none_twice_when_a_worker_is_kille
     assert rows[3]["error"].startswith("AssertionError")
     failed = read_json(workspace / rows[3]["output_path"])
     assert joined(failed["cells"][rows[3]["failed_cell"]]["source"]) == "assert n != 3"
-    assert any("begun anew" in note for note in rows[0]["notes"])
+    assert any("started again" in note for note in rows[0]["notes"])
     assert len(list((workspace / "outputs" / "in-batch").glob("*.ipynb"))) == 6
     assert [row["parameters"]["n"] for row in again["runs"] if not row.get("kept")] == [3]
     assert [len(_ran(workspace, n)) for n in range(6)] == [2, 1, 1, 2, 1, 1]

@@ -124,7 +124,7 @@ class Cluster:
 
         Raises:
             ServerNotRunningError: the connection to the scheduler is lost.
-            KernelStartFailedError: the worker cannot do runs, for want of packages for one.
+            KernelStartFailedError: the worker lacks a required package, for one.
             ServerError: the worker raised it instead of an outcome.
         """
         while not self._cancelled and len(self._sent) >= max(1, self.workers):
@@ -201,7 +201,7 @@ class Cluster:
             if connected
             else f"the connection to the Dask scheduler at {self._address} is lost",
             state="runs that had begun are ended by their workers",
-            advice="begin anew" if connected else "see that the scheduler runs, and begin anew",
+            advice="start the batch again" if connected else "check that the scheduler runs, and start the batch again",
         )
 
     def _on_event(self, event: tuple[float, Any]) -> None:
@@ -280,7 +280,7 @@ def _remarks(sent: _Sent, answer: WorkerAnswer) -> list[str]:
     notes = []
     if sent.lost_workers:
         notes.append(
-            f"the run was begun anew, since the worker that had it was lost: {', '.join(sent.lost_workers)}; what its "
+            f"the run was started again, since its worker was lost: {', '.join(sent.lost_workers)}; what its "
             "code did outside the notebook may have happened more than once"
         )
     if answer.version != __version__:

@@ -383,7 +383,7 @@ def spliced(text: str, changed: Mapping[str, Any], dropped: Collection[str], sty
 
 
 def _rewritten(text: str, old: object, new: Any, style: Style, line: str) -> str:
-    """A value in the place of another. Of an object that stays an object, only changed members are written anew."""
+    """A value in the place of another. Of an object that stays an object, only changed members are rewritten."""
     if not isinstance(old, Mapping) or not isinstance(new, Mapping) or not old.keys() & new.keys():
         return style.dump(new, line)
     changed = {key: value for key, value in new.items() if key not in old or not same(old[key], value)}

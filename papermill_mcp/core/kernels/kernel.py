@@ -64,7 +64,7 @@ _INTERRUPTS_YOUNG = (0.0, 0.3, 1.0, 2.0)
 _INTERRUPTS = (0.0, 2.0)
 _YOUNG_SECONDS = 1.0
 
-#: Seconds after the first interrupt at which the kernel counts as deaf to it.
+#: Seconds after the first interrupt at which the kernel counts as unresponsive to it.
 INTERRUPT_PATIENCE = 5.0
 
 #: Seconds an idle kernel gets to shut down by itself.

@@ -136,7 +136,7 @@ class CellExecution:
 
     @property
     def still_running(self) -> bool:
-        """Whether the caller has its result but the kernel goes on, deaf to interrupts."""
+        """Whether the caller has its result but the kernel goes on and ignores interrupts."""
         return self.settled.is_set() and not self.released.is_set()
 
     @property

@@ -273,7 +273,7 @@ class NotebookRun:
                 self.status = RunStatus.DIED
                 return
             if cell.stops and (cell.status != RunStatus.ERROR or not self.continues):
-                # With continue_on_error a raised exception is passed over. A dead or deaf kernel is not.
+                # With continue_on_error a raised exception is passed over. A dead or unresponsive kernel is not.
                 self.status = cell.status
                 return
         self.complete = True

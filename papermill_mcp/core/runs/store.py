@@ -34,7 +34,7 @@ CREATE TABLE IF NOT EXISTS executions (
 CREATE TABLE IF NOT EXISTS timings (path TEXT PRIMARY KEY, seconds TEXT NOT NULL, updated REAL NOT NULL);
 """
 
-#: The form of the tables. A file of another form is begun anew: its memory is a convenience.
+#: The form of the tables. A file of another form is emptied: its content is a convenience.
 _VERSION = 3
 
 

@@ -177,12 +177,10 @@ class PapermillRun(BaseRun):
         if place != recipe.run.failed_cells[-1].index:
             where += ", since cells were put before it"
         if not self._keeps_kernel:
-            return (
-                f"{where}; its kernel is gone: with keep_kernel=true the cell can be mended and the run taken up there"
-            )
+            return f"{where}; its kernel is gone: with keep_kernel=true the cell can be fixed and the run resumed there"
         output = self._bench.notebooks.display_path(self._output)
         return (
-            f"{where}; kernel {recipe.kernel.kernel_id} is kept with the variables of the run: look at them, mend the "
+            f"{where}; kernel {recipe.kernel.kernel_id} is kept with the variables of the run: look at them, fix the "
             f'cell in the output, and go on from there with execute_notebook, path={output}, cells="{place}-"'
         )
 
