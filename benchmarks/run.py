@@ -610,7 +610,7 @@ def batch_cluster(bench: Bench, rounds: int | None) -> list[Row]:
     The time of a run is what its worker measures, from the start of its kernel to its end.
     """
     from papermill_mcp.core.cluster.client import Cluster, ClusterTask
-    from papermill_mcp.core.papermill.metadata import PapermillTask
+    from papermill_mcp.core.papermill.output import PapermillTask
 
     count, workers = 40, 2
     spec = {"name": "python3", "display_name": "Python 3", "language": "python"}

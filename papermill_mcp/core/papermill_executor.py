@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from papermill_mcp.core.documents.document import NotebookDocument
 from papermill_mcp.core.kernels.kernel import Kernel
 from papermill_mcp.core.kernels.request import RunStatus
-from papermill_mcp.core.papermill.metadata import PapermillObserver, PapermillTask, exit_is_clean, prepare
+from papermill_mcp.core.papermill.output import PapermillObserver, PapermillTask, exit_is_clean, prepare
 from papermill_mcp.core.runs.notebook_run import NotebookRun, RunCell, RunSummary, run_cells
 from papermill_mcp.core.runs.run_file import RunFile
 

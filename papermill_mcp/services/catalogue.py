@@ -16,9 +16,9 @@ from pydantic import BaseModel, Field
 
 from papermill_mcp.config import Config
 from papermill_mcp.core.documents.check import find_problems
-from papermill_mcp.core.documents.document import NotebookCell, NotebookDocument
+from papermill_mcp.core.documents.document import NotebookDocument
 from papermill_mcp.core.documents.reading import joined
-from papermill_mcp.core.kernels.outputs import is_clean_exit, shows_failure
+from papermill_mcp.core.papermill.metadata import last_run
 from papermill_mcp.errors import ExecutionTimeoutError, InvalidArgumentError, ServerError
 from papermill_mcp.services.notebook_service import NotebookService, OpenNotebook
 from papermill_mcp.services.notebooks.view import outline_headings, short_metadata
@@ -484,33 +484,16 @@ def _parameters(document: NotebookDocument, problems: list[str]) -> list[Paramet
 
 
 def _last_run(document: NotebookDocument) -> LastRun | None:
-    run = document.metadata.get("papermill")
-    if not isinstance(run, dict) or not (run.get("start_time") or run.get("duration")):
+    run = last_run(document)
+    if run is None:
         return None
-    failed = next((index for index, cell in enumerate(document.cells) if _failed(cell)), None)
-    ended = isinstance(run.get("end_time"), str)
-    status: Literal["completed", "failed", "unfinished"] = "completed" if ended else "unfinished"
-    left = any(is_clean_exit(output) for cell in document.cells for output in cell.outputs)
-    if failed is not None or (run.get("exception") and not left):
-        status = "failed"
-    duration, parameters, started = (run.get(key) for key in ("duration", "parameters", "start_time"))
     return LastRun(
-        status=status,
-        started=started[:40] if isinstance(started, str) else None,
-        duration=float(duration) if isinstance(duration, int | float) else None,
-        failed_cell=failed,
-        parameters=short_metadata(parameters) if isinstance(parameters, dict) and parameters else None,
+        status=run.status,
+        started=run.started,
+        duration=run.duration,
+        failed_cell=run.failed_cell,
+        parameters=short_metadata(run.parameters) if run.parameters else None,
     )
-
-
-def _failed(cell: NotebookCell) -> bool:
-    """Whether papermill counts the cell as failed: by its metadata, unless it was left by `sys.exit()`, or outputs."""
-    if shows_failure(cell.outputs, cell.tags):
-        return True
-    metadata = cell.data.get("metadata")
-    run = metadata.get("papermill") if isinstance(metadata, dict) else None
-    flagged = isinstance(run, dict) and (run.get("exception") is True or run.get("status") == "failed")
-    return flagged and not any(map(is_clean_exit, cell.outputs))
 
 
 def _parts(shown: str) -> tuple[str, ...]:

@@ -1,9 +1,9 @@
 """Modules that are imported at their first use, typed as if they were imported at the top.
 
     if TYPE_CHECKING:
-        from papermill_mcp.core.papermill import metadata as papermill_executor
+        from papermill_mcp.core.papermill import output as papermill_output
     else:
-        papermill_executor = lazy("papermill_mcp.core.papermill.metadata")
+        papermill_output = lazy("papermill_mcp.core.papermill.output")
 
 The type checker reads the first branch, so a misspelt name or argument is an error. The engine takes a quarter of a
 second to import and papermill half of one, so both wait until the handshake is answered.

@@ -25,7 +25,7 @@ from helpers import Json, call, cell, joined, read_json, refused, stdout_in, unt
 
 from papermill_mcp import __version__
 from papermill_mcp.core.cluster.client import Cluster, ClusterTask
-from papermill_mcp.core.papermill.metadata import PapermillTask
+from papermill_mcp.core.papermill.output import PapermillTask
 from papermill_mcp.core.papermill_executor import Outcome
 from papermill_mcp.errors import KernelSpecNotFoundError, KernelStartFailedError, ServerNotRunningError
 

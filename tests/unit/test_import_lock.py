@@ -19,7 +19,7 @@ document = NotebookDocument.new({})
 document.insert(0, {"cell_type": "code", "source": "x = 1", "metadata": {"tags": ["parameters"]}})
 ways = [
     kernel_service._import_engine,
-    lambda: load(starter.papermill_executor),
+    lambda: load(starter.papermill_output),
     lambda: load(starter.notebook_run),
     jupyter_server_service._import_lab,
     nbformat_module,

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import papermill.engines
+import papermill.execute
 import pytest
 from helpers import cell
 from papermill.translators import PythonTranslator
 
 from papermill_mcp.core.documents.document import NotebookDocument
-from papermill_mcp.core.papermill.metadata import PapermillTask, prepare
+from papermill_mcp.core.papermill import metadata
+from papermill_mcp.core.papermill.output import PapermillTask, prepare
 from papermill_mcp.core.papermill.parameters import Parameter, check_parameters, inspect_parameters
 from papermill_mcp.errors import InvalidParametersError
 
@@ -536,3 +539,18 @@ def test_what_is_prepared_leaves_the_document_alone() -> None:
     )
 
     assert original.render() == before
+
+
+# Metadata
+
+
+def test_the_words_of_papermill_are_its_own() -> None:
+    """The module that reads the metadata does not import papermill, so its constants are compared here."""
+    assert metadata.ERROR_MARKER_TAG == papermill.execute.ERROR_MARKER_TAG
+    manager = papermill.engines.NotebookExecutionManager
+    assert (metadata.PENDING, metadata.RUNNING, metadata.COMPLETED, metadata.FAILED) == (
+        manager.PENDING,
+        manager.RUNNING,
+        manager.COMPLETED,
+        manager.FAILED,
+    )

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from papermill_mcp.core.documents.document import NotebookDocument
     from papermill_mcp.core.jupyter_manager import JupyterManager
     from papermill_mcp.core.kernels.kernel import Kernel
-    from papermill_mcp.core.papermill.metadata import PapermillTask
+    from papermill_mcp.core.papermill.output import PapermillTask
     from papermill_mcp.core.papermill_executor import Outcome, PapermillRecipe
     from papermill_mcp.core.runs import notebook_run, run_file
     from papermill_mcp.core.runs.run_file import RunFile

@@ -8,24 +8,18 @@ the notebook is then what a run without a failure would have left.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from papermill_mcp.core.documents.document import NotebookCell, NotebookDocument
 from papermill_mcp.core.nbformat_lazy import without_uri_grammar
-from papermill_mcp.core.papermill.metadata import marker_cell
+from papermill_mcp.core.papermill import metadata
+from papermill_mcp.core.papermill.metadata import COMPLETED, ERROR_MARKER_TAG, FAILED, PENDING, RUNNING, marker_cell
 from papermill_mcp.core.runs.notebook_run import SKIP_TAG, InPlaceObserver, NotebookRun, RunCell
 from papermill_mcp.core.runs.run_file import RunFile
 
 with without_uri_grammar():
-    from papermill.execute import ERROR_ANCHOR_MSG, ERROR_MARKER_TAG, ERROR_MESSAGE_TEMPLATE
-
-
-def is_output(document: NotebookDocument) -> bool:
-    """Whether papermill, or this server in its way, has made the notebook by a run."""
-    metadata = document.metadata.get("papermill")
-    return isinstance(metadata, dict) and bool(metadata.get("start_time"))
+    from papermill.execute import ERROR_ANCHOR_MSG, ERROR_MESSAGE_TEMPLATE
 
 
 class ResumedObserver(InPlaceObserver):
@@ -41,7 +35,7 @@ class ResumedObserver(InPlaceObserver):
         assert cell.execution is not None
         began = self._begun.setdefault(cell.index, _now())
         over = cell.status.final
-        status = "running" if not over else "failed" if cell.stops else "completed"
+        status = RUNNING if not over else FAILED if cell.stops else COMPLETED
         return super()._metadata(cell) | {
             "papermill": {
                 "duration": cell.execution.duration if over else None,
@@ -62,15 +56,15 @@ class ResumedObserver(InPlaceObserver):
             document.remove(number)
         if marked:
             self.notes = ["papermill's error markers were removed, so the cells behind them have other indexes now"]
-        papermill = dict(document.metadata.get("papermill") or {})
+        papermill = dict(metadata.of_notebook(document))
         papermill["end_time"] = _now()
         papermill["duration"] = (papermill.get("duration") or 0.0) + time.monotonic() - self._began
-        left = [cell for cell in document.cells if _runs(cell) and _status(cell) != "completed"]
-        papermill["exception"] = True if any(_status(cell) == "failed" for cell in left) else None
+        left = [cell for cell in document.cells if _runs(cell) and _status(cell) != COMPLETED]
+        papermill["exception"] = True if any(_status(cell) == FAILED for cell in left) else None
         if not left:
             for number, cell in enumerate(document.cells):
-                if _status(cell) == "pending":  # text between cells that did not run is complete with them
-                    of_cell = cell.data["metadata"]["papermill"] | {"status": "completed", "exception": False}
+                if _status(cell) == PENDING:  # text between cells that did not run is complete with them
+                    of_cell = cell.data["metadata"]["papermill"] | {"status": COMPLETED, "exception": False}
                     document.update(number, {"metadata": cell.data["metadata"] | {"papermill": of_cell}})
         if failed is not None and at is not None and run.status == "error" and not run.continues:
             place = at - sum(number < at for number in marked)
@@ -94,9 +88,8 @@ def _runs(cell: NotebookCell) -> bool:
     return cell.cell_type == "code" and bool(cell.source.strip()) and SKIP_TAG not in cell.tags
 
 
-def _status(cell: NotebookCell) -> str | None:
-    of_cell: Any = (cell.data.get("metadata") or {}).get("papermill")
-    return of_cell.get("status") if isinstance(of_cell, Mapping) else None
+def _status(cell: NotebookCell) -> object:
+    return metadata.of_cell(cell).get("status")
 
 
 def _now() -> str:

@@ -19,6 +19,7 @@ from papermill_mcp.config import Config
 from papermill_mcp.core.documents.document import NotebookDocument
 from papermill_mcp.core.kernels.outputs import recorded_values
 from papermill_mcp.core.kernels.request import RunStatus
+from papermill_mcp.core.papermill.metadata import completed_run
 from papermill_mcp.errors import InvalidArgumentError, ServerError
 from papermill_mcp.services.runs.backends import DaskBackend, LocalBackend
 from papermill_mcp.services.runs.batch import Backend, BatchRow, BatchRun
@@ -30,11 +31,11 @@ from papermill_mcp.services.workspace import Workspace
 from papermill_mcp.utils.lazy import lazy
 
 if TYPE_CHECKING:
-    from papermill_mcp.core.papermill import metadata as papermill_executor
+    from papermill_mcp.core.papermill import output as papermill_output
     from papermill_mcp.core.runs import notebook_run
     from papermill_mcp.core.runs.notebook_run import RunSummary
 else:
-    papermill_executor = lazy("papermill_mcp.core.papermill.metadata")
+    papermill_output = lazy("papermill_mcp.core.papermill.output")
     notebook_run = lazy("papermill_mcp.core.runs.notebook_run")
 
 #: Runs of one batch, at most.
@@ -188,7 +189,7 @@ def _output_name(plan: PapermillPlan) -> str:
 
 
 def _completed(document: NotebookDocument, values: Mapping[str, Any]) -> RunSummary | None:
-    if papermill_executor.completed_run(document) != values:
+    if completed_run(document) != values:
         return None
     cells = [cell for cell in document.cells if cell.cell_type == "code"]
     recorded = recorded_values([output for cell in cells for output in cell.outputs])

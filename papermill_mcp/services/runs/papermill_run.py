@@ -23,7 +23,7 @@ from papermill_mcp.utils.lazy import imported, lazy
 if TYPE_CHECKING:
     from papermill_mcp.core import papermill_executor as recipes
     from papermill_mcp.core.kernels.kernel import Kernel
-    from papermill_mcp.core.papermill.metadata import PapermillTask
+    from papermill_mcp.core.papermill.output import PapermillTask
     from papermill_mcp.core.papermill_executor import Outcome, PapermillRecipe
     from papermill_mcp.core.runs.store import ExecutionStore
 else:

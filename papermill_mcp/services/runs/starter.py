@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from papermill_mcp.config import Config
 from papermill_mcp.core.documents.document import NotebookDocument
+from papermill_mcp.core.papermill.metadata import is_output
 from papermill_mcp.core.runs.run_file import RunFile
 from papermill_mcp.errors import AlreadyExistsError, InvalidArgumentError
 from papermill_mcp.services.kernel_service import DEFAULT_KERNEL
@@ -28,12 +29,12 @@ from papermill_mcp.services.workspace import Workspace
 from papermill_mcp.utils.lazy import imported, lazy
 
 if TYPE_CHECKING:
-    from papermill_mcp.core.papermill import metadata as papermill_executor
+    from papermill_mcp.core.papermill import output as papermill_output
     from papermill_mcp.core.papermill import resume
     from papermill_mcp.core.papermill.resume import ResumedObserver
     from papermill_mcp.core.runs import notebook_run
 else:
-    papermill_executor = lazy("papermill_mcp.core.papermill.metadata")
+    papermill_output = lazy("papermill_mcp.core.papermill.output")
     resume = lazy("papermill_mcp.core.papermill.resume")
     notebook_run = lazy("papermill_mcp.core.runs.notebook_run")
 
@@ -148,7 +149,7 @@ class RunStarter:
             InvalidParametersError: the parameters do not fit the notebook.
             KernelSpecNotFoundError: no such kernel is installed.
         """
-        await imported(papermill_executor)
+        await imported(papermill_output)
         document = notebook.document
         name = request.kernel_name or document.kernel_name or DEFAULT_KERNEL
         spec = await self._bench.kernels.installed(name)
@@ -157,14 +158,14 @@ class RunStarter:
             language = spec.language if request.kernel_name else (document.language or spec.language)
         values = dict(request.parameters or {})
         warnings = await asyncio.to_thread(
-            papermill_executor.check_parameters,
+            papermill_output.check_parameters,
             values,
             document,
             kernel_name=name,
             language=language,
             strict=request.strict_parameters,
         )
-        task = papermill_executor.PapermillTask(
+        task = papermill_output.PapermillTask(
             parameters=values,
             kernel_name=name,
             language=language,
@@ -222,4 +223,4 @@ class RunStarter:
 
 def _resumed_observer(file: RunFile, document: NotebookDocument) -> ResumedObserver | None:
     """The observer for the output of an earlier papermill run; None for any other notebook."""
-    return resume.ResumedObserver(file, document) if resume.is_output(document) else None
+    return resume.ResumedObserver(file, document) if is_output(document) else None
