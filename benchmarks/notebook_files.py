@@ -25,7 +25,7 @@ import psutil
 from papermill_mcp.config import Config
 from papermill_mcp.services.catalogue import NotebookCatalogue
 from papermill_mcp.services.notebook_service import NotebookService
-from papermill_mcp.services.notebooks.edits import CellRef
+from papermill_mcp.services.notebooks.edits import CellRef, Update
 from papermill_mcp.services.workspace import Workspace
 from papermill_mcp.tools.replies import render
 
@@ -103,7 +103,7 @@ class Bench:
         """One source, saved."""
         self._turn += 1
         at = CellRef(cell_id="cell-1234")
-        return render(await self.notebooks.update_cell(self.path.name, at, source=f"x = {self._turn}"))
+        return render(await self.notebooks.update_cell(self.path.name, Update(at, source=f"x = {self._turn}")))
 
 
 async def timed(action: Callable[[], Awaitable[str]]) -> tuple[float, str]:

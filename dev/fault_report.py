@@ -39,7 +39,7 @@ from papermill_mcp import __version__
 from papermill_mcp.config import Config
 from papermill_mcp.errors import ServerError
 from papermill_mcp.services.notebook_service import NotebookService
-from papermill_mcp.services.notebooks.edits import CellRef
+from papermill_mcp.services.notebooks.edits import CellRef, Update
 from papermill_mcp.services.workspace import Workspace
 
 #: What the file layer and the locks ask the system for, by the names of `os`.
@@ -109,7 +109,7 @@ def edit(path: Path, source: str, state: Path | None) -> None:
 
 def run_edit(service: NotebookService, path: Path, source: str) -> None:
     """One edit by a service that is there already."""
-    asyncio.run(service.update_cell(path.name, CellRef(cell_id="a"), source=source))
+    asyncio.run(service.update_cell(path.name, Update(CellRef(cell_id="a"), source=source)))
 
 
 def source_of(data: bytes) -> str:

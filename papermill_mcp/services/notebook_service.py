@@ -34,7 +34,6 @@ from papermill_mcp.errors import (
 )
 from papermill_mcp.services.notebooks.edits import (
     Add,
-    CellKind,
     CellRef,
     NewCell,
     NotebookEdit,
@@ -374,53 +373,25 @@ class NotebookService:
             created=expected is None,
         )
 
-    async def add_cell(
-        self,
-        path: str,
-        cell: NewCell,
-        *,
-        index: int | None = None,
-        after_cell_id: str | None = None,
-        if_revision: str | None = None,
-    ) -> AddedCell:
+    async def add_cell(self, path: str, addition: Add, *, if_revision: str | None = None) -> AddedCell:
         """Insert a cell and save.
-
-        Args:
-            index: where the new cell will stand; the number of cells, or None, means the end.
 
         Raises:
             InvalidArgumentError: both places are given.
             CellNotFoundError: there is no such place.
             ConflictError: the file is not `if_revision`, or was changed while it was edited.
         """
-        edited, edit = await self._edit(path, lambda edit: edit.apply(Add(cell, index, after_cell_id)), if_revision)
+        edited, edit = await self._edit(path, lambda edit: edit.apply(addition), if_revision)
         return AddedCell(**dict(edited), cell=source_view(edit.document.cells[edit.place], edit.place))
 
-    async def update_cell(
-        self,
-        path: str,
-        at: CellRef,
-        *,
-        source: str | None = None,
-        old_text: str | None = None,
-        new_text: str | None = None,
-        cell_type: CellKind | None = None,
-        tags: Sequence[str] | None = None,
-        metadata: Mapping[str, Any] | None = None,
-        if_revision: str | None = None,
-    ) -> UpdatedCell:
+    async def update_cell(self, path: str, change: Update, *, if_revision: str | None = None) -> UpdatedCell:
         """Change a cell and save. A code cell whose source changes loses its outputs.
-
-        Args:
-            old_text: replaced by `new_text`; it must stand in the source exactly once.
-            metadata: keys to set; a value of None removes one.
 
         Raises:
             InvalidArgumentError: the request names no change, or an ambiguous one.
             CellNotFoundError, ConflictError: as for `add_cell`.
         """
-        change = Update(at, source, old_text, new_text, cell_type, tags, metadata)
-        if change == Update(at):
+        if change == Update(change.at):
             raise InvalidArgumentError(
                 "update_cell got no change",
                 allowed="give source, or old_text and new_text, or cell_type, tags or metadata",

@@ -13,6 +13,12 @@ class Result(BaseModel):
     model_config = ConfigDict(json_schema_extra=lambda schema: schema.pop("required", None) and None)
 
 
+class Request(BaseModel):
+    """Arguments of a tool as one frozen object. Its fields are arguments of the tool, with their descriptions."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
 #: Schemas that say no more than this: the shape of a row would cost every client more than it tells.
 ROWS = WithJsonSchema({"type": "array", "items": {"type": "object"}})
 OBJECT = WithJsonSchema({"type": "object"})

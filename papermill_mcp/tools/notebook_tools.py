@@ -16,8 +16,9 @@ from papermill_mcp.services.notebook_service import (
     UpdatedCell,
     WrittenNotebook,
 )
-from papermill_mcp.services.notebooks.edits import CellRef, NewCell
+from papermill_mcp.services.notebooks.edits import Add, CellRef, NewCell, Update
 from papermill_mcp.services.notebooks.view import NotebookView
+from papermill_mcp.services.results import Request
 from papermill_mcp.services.runs.requests import NotebookPath
 from papermill_mcp.tools.toolset import (
     ADDS,
@@ -122,59 +123,58 @@ async def write_notebook(
     return await notebooks.write(path, content, overwrite=overwrite, if_revision=if_revision)
 
 
-@toolset.tool("Add a cell", ADDS)
-async def add_cell(
-    path: NotebookPath,
-    cell_type: CellType,
-    source: Annotated[str, Field(description="The text of the cell.")],
-    notebooks: Notebooks,
+class CellAddition(Request):
+    """A cell to be added, and its place."""
+
+    path: NotebookPath
+    cell_type: CellType
+    source: Annotated[str, Field(description="The text of the cell.")]
     index: Annotated[
         int | None,
         Field(description="Where the cell will stand, 0-based; negative counts from the end. Default: last."),
-    ] = None,
+    ] = None
     after_cell_id: Annotated[
         str | None, Field(description="Put it behind the cell with this id, instead of index.")
-    ] = None,
-    tags: Tags = None,
-    metadata: Annotated[dict[str, Any] | None, Field(description="Further cell metadata.")] = None,
-    if_revision: IfRevision = None,
-) -> AddedCell:
+    ] = None
+    tags: Tags = None
+    metadata: Annotated[dict[str, Any] | None, Field(description="Further cell metadata.")] = None
+
+
+@toolset.tool("Add a cell", ADDS)
+async def add_cell(request: CellAddition, notebooks: Notebooks, if_revision: IfRevision = None) -> AddedCell:
     """Insert one cell and save. Does not run it. All other bytes of the file stay as they are."""
-    return await notebooks.add_cell(
-        path,
-        NewCell(cell_type, source, tags or (), metadata),
-        index=index,
-        after_cell_id=after_cell_id,
-        if_revision=if_revision,
-    )
+    cell = NewCell(request.cell_type, request.source, request.tags or (), request.metadata)
+    addition = Add(cell, request.index, request.after_cell_id)
+    return await notebooks.add_cell(request.path, addition, if_revision=if_revision)
+
+
+class CellChange(Request):
+    """A cell, and the parts of it to be changed."""
+
+    path: NotebookPath
+    cell_id: CellId = None
+    index: CellIndex = None
+    source: Annotated[str | None, Field(description="The whole new source; or give old_text and new_text.")] = None
+    old_text: Annotated[str | None, Field(description="Part of the source, found exactly once.")] = None
+    new_text: Annotated[str | None, Field(description="What replaces old_text.")] = None
+    cell_type: CellType | None = None
+    tags: Annotated[list[str] | None, Field(description="All tags from now on; [] for none.")] = None
+    metadata: Annotated[dict[str, Any] | None, Field(description="Metadata keys to set; null removes one.")] = None
 
 
 @toolset.tool("Update a cell", EDITS)
-async def update_cell(
-    path: NotebookPath,
-    notebooks: Notebooks,
-    cell_id: CellId = None,
-    index: CellIndex = None,
-    source: Annotated[str | None, Field(description="The whole new source; or give old_text and new_text.")] = None,
-    old_text: Annotated[str | None, Field(description="Part of the source, found exactly once.")] = None,
-    new_text: Annotated[str | None, Field(description="What replaces old_text.")] = None,
-    cell_type: CellType | None = None,
-    tags: Annotated[list[str] | None, Field(description="All tags from now on; [] for none.")] = None,
-    metadata: Annotated[dict[str, Any] | None, Field(description="Metadata keys to set; null removes one.")] = None,
-    if_revision: IfRevision = None,
-) -> UpdatedCell:
+async def update_cell(request: CellChange, notebooks: Notebooks, if_revision: IfRevision = None) -> UpdatedCell:
     """Change one cell and save. Does not run it. A code cell whose source changes loses its outputs."""
-    return await notebooks.update_cell(
-        path,
-        CellRef(index, cell_id),
-        source=source,
-        old_text=old_text,
-        new_text=new_text,
-        cell_type=cell_type,
-        tags=tags,
-        metadata=metadata,
-        if_revision=if_revision,
+    change = Update(
+        CellRef(request.index, request.cell_id),
+        request.source,
+        request.old_text,
+        request.new_text,
+        request.cell_type,
+        request.tags,
+        request.metadata,
     )
+    return await notebooks.update_cell(request.path, change, if_revision=if_revision)
 
 
 @toolset.tool("Remove a cell", EDITS)

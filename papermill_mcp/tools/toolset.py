@@ -38,10 +38,9 @@ from papermill_mcp.services.catalogue import NotebookCatalogue
 from papermill_mcp.services.jupyter_server_service import JupyterServerService
 from papermill_mcp.services.kernel_service import KernelService
 from papermill_mcp.services.notebook_service import NotebookService
-from papermill_mcp.services.results import Progress
+from papermill_mcp.services.results import Progress, Request
 from papermill_mcp.services.runs.batches import BatchStarter
 from papermill_mcp.services.runs.registry import RunRegistry
-from papermill_mcp.services.runs.requests import RunRequest
 from papermill_mcp.services.runs.starter import RunStarter
 from papermill_mcp.tools.remedies import CALLS
 from papermill_mcp.tools.replies import render
@@ -284,7 +283,7 @@ def _build(entry: _Entry) -> Tool:
 
 
 def _flattened(function: Callable[..., Awaitable[BaseModel]]) -> Callable[..., Awaitable[BaseModel]]:
-    """A function whose arguments are the fields of its `RunRequest`, if it takes one, and its other arguments."""
+    """A function whose arguments are the fields of its `Request`, if it takes one, and its other arguments."""
     signature = inspect.signature(function, eval_str=True)
     name, request = next(
         ((name, one.annotation) for name, one in signature.parameters.items() if _is_request(one.annotation)),
@@ -318,7 +317,7 @@ def _flattened(function: Callable[..., Awaitable[BaseModel]]) -> Callable[..., A
 
 
 def _is_request(annotation: object) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, RunRequest)
+    return isinstance(annotation, type) and issubclass(annotation, Request)
 
 
 def _portable(schema: dict[str, Any], *, terse: bool = False) -> dict[str, Any]:

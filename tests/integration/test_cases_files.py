@@ -24,7 +24,7 @@ from conftest import Connect, MakeConfig, StartRaw
 from helpers import Json, RawServer, call, digest, read_json, refused, stdout_in, text_of, until, write_notebook
 
 from papermill_mcp.services.notebook_service import NotebookService
-from papermill_mcp.services.notebooks.edits import CellRef
+from papermill_mcp.services.notebooks.edits import CellRef, Update
 from papermill_mcp.services.workspace import Workspace
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="needs file systems and limits of Linux")
@@ -578,7 +578,7 @@ async def test_a_clock_that_jumps_hides_no_edit_of_somebody_else(
         with pytest.raises(Exception, match="CONFLICT: "):
             await service.save(opened, opened.document.render() + b"\n")
         assert path.read_bytes() == theirs
-        edited = await service.update_cell("n.ipynb", CellRef(index=0), metadata={"step": step})
+        edited = await service.update_cell("n.ipynb", Update(CellRef(index=0), metadata={"step": step}))
         assert edited.changed
         assert edited.revision == (await service.open("n.ipynb")).revision
 

@@ -27,7 +27,7 @@ from mcp import Client
 from dev import fault_report
 from dev.fault_report import Outcome
 from papermill_mcp.services.notebook_service import NotebookService
-from papermill_mcp.services.notebooks.edits import CellRef
+from papermill_mcp.services.notebooks.edits import CellRef, Update
 from papermill_mcp.services.workspace import Workspace
 from papermill_mcp.utils import file_utils
 from papermill_mcp.utils.lock_files import LockFiles
@@ -154,7 +154,7 @@ async def test_the_lock_of_a_server_that_was_killed_holds_nobody_up(
 
     service = NotebookService(config(), Workspace([workspace]), state_directory)
     began = time.monotonic()
-    await service.update_cell("n.ipynb", CellRef(index=0), source="next")
+    await service.update_cell("n.ipynb", Update(CellRef(index=0), source="next"))
     assert time.monotonic() - began < 2
 
 

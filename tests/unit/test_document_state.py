@@ -30,7 +30,7 @@ from papermill_mcp.core.documents.document import NotebookDocument
 from papermill_mcp.errors import ConflictError, DiskFullError, PermissionDeniedError
 from papermill_mcp.services import notebook_service
 from papermill_mcp.services.notebook_service import NotebookService
-from papermill_mcp.services.notebooks.edits import CellRef, NewCell
+from papermill_mcp.services.notebooks.edits import Add, CellRef, NewCell, Update
 from papermill_mcp.services.workspace import Workspace
 from papermill_mcp.utils import file_utils
 
@@ -133,7 +133,7 @@ class Notebooks(RuleBasedStateMachine):
     @rule(place=PLACE, kind=KIND, source=SOURCE, metadata=METADATA)
     def add(self, place: int, kind: Any, source: str, metadata: Json) -> None:
         place %= len(self.model) + 1
-        added = self._run(self.service.add_cell("n.ipynb", NewCell(kind, source, (), metadata), index=place))
+        added = self._run(self.service.add_cell("n.ipynb", Add(NewCell(kind, source, (), metadata), index=place)))
         one: Json = {"cell_type": kind, "id": added.cell.id, "metadata": metadata, "source": source}
         if kind == "code":
             one |= {"execution_count": None, "outputs": []}
@@ -144,7 +144,7 @@ class Notebooks(RuleBasedStateMachine):
     @rule(place=PLACE, source=SOURCE, by_id=st.booleans())
     def update(self, place: int, source: str, by_id: bool) -> None:
         place %= len(self.model)
-        self._run(self.service.update_cell("n.ipynb", self._ref(place, by_id), source=source))
+        self._run(self.service.update_cell("n.ipynb", Update(self._ref(place, by_id), source=source)))
         self._set_source(place, source)
         self._check(changed={self.model[place]["id"]})
 
@@ -180,7 +180,7 @@ class Notebooks(RuleBasedStateMachine):
     def set_type(self, place: int, kind: Any) -> None:
         place %= len(self.model)
         one = self.model[place]
-        self._run(self.service.update_cell("n.ipynb", CellRef(index=place), cell_type=kind))
+        self._run(self.service.update_cell("n.ipynb", Update(CellRef(index=place), cell_type=kind)))
         if one["cell_type"] != kind:
             if kind == "code":
                 one |= {"execution_count": None, "outputs": []}
@@ -195,7 +195,7 @@ class Notebooks(RuleBasedStateMachine):
         place %= len(self.model)
         before = self.path.stat()
         source = joined(self.model[place]["source"])
-        edited = self._run(self.service.update_cell("n.ipynb", CellRef(index=place), source=source))
+        edited = self._run(self.service.update_cell("n.ipynb", Update(CellRef(index=place), source=source)))
         assert not edited.changed
         assert self.path.stat().st_mtime_ns == before.st_mtime_ns
         self._check(changed=set())
@@ -230,7 +230,9 @@ class Notebooks(RuleBasedStateMachine):
         patch = pytest.MonkeyPatch()
         patch.setattr(notebook_service, "write_file", write)
         try:
-            self._run(self.service.update_cell("n.ipynb", CellRef(index=place % len(self.model)), source=source + "?"))
+            self._run(
+                self.service.update_cell("n.ipynb", Update(CellRef(index=place % len(self.model)), source=source + "?"))
+            )
             raise AssertionError("an outside edit was overwritten")
         except ConflictError:
             assert self.path.read_bytes() == theirs
@@ -269,7 +271,7 @@ class Notebooks(RuleBasedStateMachine):
         after = document.render()
         try:
             with failing(number, act):
-                self._run(self.service.update_cell("n.ipynb", CellRef(index=place), source=source))
+                self._run(self.service.update_cell("n.ipynb", Update(CellRef(index=place), source=source)))
             done = True
         except (DiskFullError, PermissionDeniedError, Crash):
             done = False

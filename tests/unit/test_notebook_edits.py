@@ -26,7 +26,7 @@ from papermill_mcp.errors import (
 )
 from papermill_mcp.services import notebook_service
 from papermill_mcp.services.notebook_service import NotebookService
-from papermill_mcp.services.notebooks.edits import CellRef, NewCell, replaced
+from papermill_mcp.services.notebooks.edits import Add, CellRef, NewCell, Update, replaced
 from papermill_mcp.services.workspace import Workspace
 from papermill_mcp.utils import file_utils
 from papermill_mcp.utils.diff_text import unified_diff
@@ -67,7 +67,7 @@ def ids(path: Path) -> list[str | None]:
 
 async def test_replacing_a_text_changes_the_cell_and_no_other_byte(service: NotebookService, path: Path) -> None:
     before = path.read_bytes()
-    edited = await service.update_cell("n.ipynb", CellRef(cell_id="plot"), old_text="(a)", new_text="(b)")
+    edited = await service.update_cell("n.ipynb", Update(CellRef(cell_id="plot"), old_text="(a)", new_text="(b)"))
 
     assert path.read_bytes() == before.replace(b"plot(a)", b"plot(b)")
     assert edited.changed
@@ -77,7 +77,7 @@ async def test_replacing_a_text_changes_the_cell_and_no_other_byte(service: Note
 
 
 async def test_a_new_source_drops_the_outputs_and_says_so(service: NotebookService, path: Path) -> None:
-    edited = await service.update_cell("n.ipynb", CellRef(index=1), source="a = 2")
+    edited = await service.update_cell("n.ipynb", Update(CellRef(index=1), source="a = 2"))
 
     changed = read_json(path)["cells"][1]
     assert (changed["outputs"], changed["execution_count"]) == ([], None)
@@ -99,7 +99,7 @@ async def test_a_change_that_changes_nothing_leaves_the_file_untouched(
     service: NotebookService, path: Path, change: dict[str, Any]
 ) -> None:
     before, status = path.read_bytes(), path.stat()
-    edited = await service.update_cell("n.ipynb", CellRef(cell_id="plot"), **change)
+    edited = await service.update_cell("n.ipynb", Update(CellRef(cell_id="plot"), **change))
 
     assert not edited.changed
     assert edited.diff == ""
@@ -108,8 +108,12 @@ async def test_a_change_that_changes_nothing_leaves_the_file_untouched(
 
 
 async def test_tags_and_metadata_keep_what_they_do_not_name(service: NotebookService, path: Path) -> None:
-    await service.update_cell("n.ipynb", CellRef(cell_id="load"), metadata={"k": {"deep": [1]}, "collapsed": True})
-    edited = await service.update_cell("n.ipynb", CellRef(cell_id="load"), tags=["x"], metadata={"collapsed": None})
+    await service.update_cell(
+        "n.ipynb", Update(CellRef(cell_id="load"), metadata={"k": {"deep": [1]}, "collapsed": True})
+    )
+    edited = await service.update_cell(
+        "n.ipynb", Update(CellRef(cell_id="load"), tags=["x"], metadata={"collapsed": None})
+    )
 
     changed = read_json(path)["cells"][1]
     assert changed["metadata"] == {"k": {"deep": [1]}, "tags": ["x"]}
@@ -119,8 +123,8 @@ async def test_tags_and_metadata_keep_what_they_do_not_name(service: NotebookSer
 
 
 async def test_a_code_cell_that_becomes_text_loses_what_only_code_has(service: NotebookService, path: Path) -> None:
-    await service.update_cell("n.ipynb", CellRef(cell_id="load"), cell_type="markdown")
-    await service.update_cell("n.ipynb", CellRef(cell_id="title"), cell_type="code")
+    await service.update_cell("n.ipynb", Update(CellRef(cell_id="load"), cell_type="markdown"))
+    await service.update_cell("n.ipynb", Update(CellRef(cell_id="title"), cell_type="code"))
 
     title, load, *_ = read_json(path)["cells"]
     assert load.keys() == {"cell_type", "id", "metadata", "source"}
@@ -134,7 +138,7 @@ async def test_attachments_are_not_thrown_away_by_a_change_of_type(service: Note
     before = digest(path)
 
     with pytest.raises(InvalidArgumentError, match="attachments"):
-        await service.update_cell("p.ipynb", CellRef(index=0), cell_type="code")
+        await service.update_cell("p.ipynb", Update(CellRef(index=0), cell_type="code"))
     assert digest(path) == before
 
 
@@ -144,7 +148,7 @@ async def test_a_cell_is_named_by_exactly_one_of_id_and_index(
 ) -> None:
     for call in (
         service.remove_cell("n.ipynb", CellRef(**names)),
-        service.update_cell("n.ipynb", CellRef(**names), source="x"),
+        service.update_cell("n.ipynb", Update(CellRef(**names), source="x")),
         service.edit("n.ipynb", [{"op": "remove", **names}]),
     ):
         with pytest.raises(InvalidArgumentError, match="exactly one"):
@@ -153,11 +157,11 @@ async def test_a_cell_is_named_by_exactly_one_of_id_and_index(
 
 async def test_an_update_that_asks_for_nothing_is_refused(service: NotebookService, path: Path) -> None:
     with pytest.raises(InvalidArgumentError, match="no change"):
-        await service.update_cell("n.ipynb", CellRef(index=0))
+        await service.update_cell("n.ipynb", Update(CellRef(index=0)))
     with pytest.raises(InvalidArgumentError, match="belong together"):
-        await service.update_cell("n.ipynb", CellRef(index=0), old_text="x")
+        await service.update_cell("n.ipynb", Update(CellRef(index=0), old_text="x"))
     with pytest.raises(InvalidArgumentError, match="both given"):
-        await service.update_cell("n.ipynb", CellRef(index=0), source="x", old_text="x", new_text="y")
+        await service.update_cell("n.ipynb", Update(CellRef(index=0), source="x", old_text="x", new_text="y"))
 
 
 async def test_an_unknown_id_is_answered_with_the_ids_there_are(service: NotebookService, path: Path) -> None:
@@ -344,7 +348,7 @@ def without_ids(path: Path, *, minor: int) -> None:
 
 async def test_missing_ids_are_not_made_by_an_edit_of_another_cell(service: NotebookService, path: Path) -> None:
     without_ids(path, minor=5)
-    await service.update_cell("n.ipynb", CellRef(index=2), source="new")
+    await service.update_cell("n.ipynb", Update(CellRef(index=2), source="new"))
 
     assert ids(path) == [None] * 4
 
@@ -403,7 +407,7 @@ async def test_version_3_is_read_refused_for_edits_and_converted_on_request(
     assert [one.source for one in view.cells] == ["## Old", "1+1"]
     assert view.note is not None
     with pytest.raises(InvalidNotebookError, match="convert"):
-        await service.update_cell("old.ipynb", CellRef(index=1), source="2")
+        await service.update_cell("old.ipynb", Update(CellRef(index=1), source="2"))
     assert path.read_bytes() == before
 
     edited = await service.edit("old.ipynb", [{"op": "convert"}, {"op": "set_tags", "index": 1, "tags": ["t"]}])
@@ -531,7 +535,7 @@ async def test_a_notebook_over_the_limit_is_refused(config: MakeConfig, workspac
     with pytest.raises(TooLargeError):
         await service.write("w.ipynb", {**WHOLE, "metadata": {"x": "y" * 3000}})
     with pytest.raises(TooLargeError):
-        await service.update_cell("n.ipynb", CellRef(index=0), source="y" * 3000)
+        await service.update_cell("n.ipynb", Update(CellRef(index=0), source="y" * 3000))
     assert digest(path) == before
 
 
@@ -543,8 +547,8 @@ async def test_another_revision_is_a_conflict_for_every_edit(service: NotebookSe
     before = digest(path)
     stale = "0123456789abcdef"
     for call in (
-        service.add_cell("n.ipynb", NewCell("code", "x"), if_revision=stale),
-        service.update_cell("n.ipynb", CellRef(index=0), source="x", if_revision=stale),
+        service.add_cell("n.ipynb", Add(NewCell("code", "x")), if_revision=stale),
+        service.update_cell("n.ipynb", Update(CellRef(index=0), source="x"), if_revision=stale),
         service.remove_cell("n.ipynb", CellRef(index=0), if_revision=stale),
         service.edit("n.ipynb", [{"op": "remove", "index": 0}], if_revision=stale),
     ):
@@ -556,7 +560,9 @@ async def test_another_revision_is_a_conflict_for_every_edit(service: NotebookSe
 async def test_a_revision_of_a_reply_is_good_for_the_next_edit(service: NotebookService, path: Path) -> None:
     revision = (await service.read("n.ipynb")).revision
     for number in range(3):
-        edited = await service.update_cell("n.ipynb", CellRef(index=0), source=f"{number}", if_revision=revision)
+        edited = await service.update_cell(
+            "n.ipynb", Update(CellRef(index=0), source=f"{number}"), if_revision=revision
+        )
         revision = edited.revision
     assert sources(path)[0] == "2"
 
@@ -578,14 +584,14 @@ async def test_a_change_between_our_read_and_our_write_is_noticed(
 
     monkeypatch.setattr(notebook_service, "write_file", write)
     with pytest.raises(ConflictError):
-        await service.update_cell("n.ipynb", CellRef(index=0), source="ours")
+        await service.update_cell("n.ipynb", Update(CellRef(index=0), source="ours"))
     assert sources(path)[0] == "# Title\nWords"
     assert sources(path)[2] == "plot(z)"
 
 
 async def test_edits_that_arrive_together_are_all_there(service: NotebookService, path: Path) -> None:
     async with asyncio.timeout(20):
-        await asyncio.gather(*(service.add_cell("n.ipynb", NewCell("code", f"n{n}")) for n in range(20)))
+        await asyncio.gather(*(service.add_cell("n.ipynb", Add(NewCell("code", f"n{n}"))) for n in range(20)))
 
     assert sorted(sources(path)[4:]) == sorted(f"n{n}" for n in range(20))
 
@@ -630,7 +636,7 @@ async def test_without_a_state_directory_edits_go_on_and_the_log_says_so_once(
     service = NotebookService(config(), Workspace([workspace]), in_the_way)
 
     for number in range(2):
-        await service.update_cell("n.ipynb", CellRef(index=0), source=f"{number}")
+        await service.update_cell("n.ipynb", Update(CellRef(index=0), source=f"{number}"))
 
     assert sources(path)[0] == "1"
     assert len([record for record in caplog.records if "no locks" in record.message]) == 1
@@ -739,7 +745,7 @@ def test_a_diff_makes_the_new_text_of_the_old_one(before: str, after: str) -> No
 
 
 async def test_a_huge_diff_is_cut_with_the_number_of_lines(service: NotebookService, path: Path) -> None:
-    edited = await service.update_cell("n.ipynb", CellRef(index=0), source="line\n" * 50_000)
+    edited = await service.update_cell("n.ipynb", Update(CellRef(index=0), source="line\n" * 50_000))
 
     assert len(edited.diff) < 9000
     last = edited.diff.splitlines()[-1]

@@ -10,7 +10,9 @@ import hashlib
 import json
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from papermill_mcp.services.results import Request
 
 NotebookPath = Annotated[
     str, Field(description="Notebook (.ipynb), relative to the workspace or absolute inside a root.")
@@ -34,10 +36,8 @@ ContinueOnError = Annotated[
 StrictParameters = Annotated[bool, Field(description="Refuse unknown names and values of another type. Default true.")]
 
 
-class RunRequest(BaseModel):
-    """A request of a client, without the time it waits for the answer."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class RunRequest(Request):
+    """A request of a client to run something, without the time it waits for the answer."""
 
     #: The tool of the request; the log and the metrics call the run so.
     operation: ClassVar[str]
