@@ -94,3 +94,51 @@ async def test_a_change_of_an_output_stays_however_the_run_ends(
         assert saved["cells"][failed[0] - 1] is markers[1]
         assert facts["failed_cell"]["index"] == 1
         assert any(f"the failed cell has index {failed[0]}" in note for note in facts["notes"])
+
+
+@pytest.mark.parametrize("tool", ["execute_notebook", "execute_notebook_papermill"])
+async def test_tags_and_metadata_that_are_given_during_a_run_stay(tool: str, client: Connect, workspace: Path) -> None:
+    """A run adds its own keys to the metadata of a cell and owns no other."""
+    write_notebook(workspace / "a.ipynb", [_WAIT, "print('last')"])
+    arguments: Json = {"path": "a.ipynb"}
+    if tool == "execute_notebook_papermill":
+        arguments = {"input_path": "a.ipynb", "output_path": "out.ipynb"}
+    file = workspace / ("a.ipynb" if tool == "execute_notebook" else "out.ipynb")
+    async with client() as connected:
+        begun = await call(connected, tool, timeout=0, wait=0, **arguments)
+        await until((workspace / "waiting").exists, seconds=20, what="the first cell runs")
+        for index in (0, 1):
+            await call(
+                connected, "update_cell", path=file.name, index=index, tags=["mine"], metadata={"slide": {"type": "x"}}
+            )
+        (workspace / "go").touch()
+        facts = await call(connected, "get_execution", execution_id=begun["execution_id"], wait=25)
+
+    assert facts["status"] == "ok"
+    for entry in read_json(file)["cells"]:
+        assert entry["metadata"]["tags"] == ["mine"]
+        assert entry["metadata"]["slide"] == {"type": "x"}
+        assert set(entry["metadata"]["execution"]) >= {"iopub.status.busy", "iopub.status.idle"}
+        if tool == "execute_notebook_papermill":
+            assert entry["metadata"]["papermill"]["status"] == "completed"
+
+
+async def test_results_follow_cells_without_ids(client: Connect, workspace: Path) -> None:
+    """A copy of a cell that is put in at the top during the run gets no result, and the others keep theirs."""
+    source = "n = globals().get('n', 0) + 1\nprint('step', n)"
+    path = write_notebook(workspace / "a.ipynb", [source, _WAIT, source, source])
+    notebook = read_json(path)
+    notebook["nbformat_minor"] = 4
+    for entry in notebook["cells"]:
+        del entry["id"]
+    path.write_text(json.dumps(notebook))
+    async with client() as connected:
+        begun = await call(connected, "execute_notebook", path="a.ipynb", timeout=0, wait=0)
+        await until(lambda: "step 1" in path.read_text(), seconds=20, what="the first result is saved")
+        await call(connected, "add_cell", path="a.ipynb", cell_type="code", source=source, index=0)
+        (workspace / "go").touch()
+        facts = await call(connected, "get_execution", execution_id=begun["execution_id"], wait=25)
+
+    assert facts["status"] == "ok"
+    texts = ["".join("".join(output["text"]) for output in entry["outputs"]) for entry in read_json(path)["cells"]]
+    assert texts == ["", "step 1\n", "waiting\n", "step 2\n", "step 3\n"]

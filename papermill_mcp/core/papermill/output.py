@@ -230,8 +230,7 @@ class PapermillObserver:
     def _record(self, index: int) -> None:
         cell = self._node.cells[index]
         # The metadata goes on changing while a save reads it in another thread, so it gets a copy.
-        metadata = dict(cell.metadata)
-        metadata["papermill"] = dict(cell.metadata.papermill)
+        metadata = {key: dict(cell.metadata[key]) for key in ("papermill", "execution") if key in cell.metadata}
         members: dict[str, Any] = {"metadata": metadata}
         if cell.cell_type == "code":
             members |= {"outputs": cell.outputs, "execution_count": cell.execution_count}

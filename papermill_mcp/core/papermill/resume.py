@@ -25,8 +25,8 @@ with without_uri_grammar():
 class ResumedObserver(InPlaceObserver):
     """Records results in the output of an earlier papermill run, with papermill's metadata for each cell."""
 
-    def __init__(self, file: RunFile, document: NotebookDocument) -> None:
-        super().__init__(file, document.cells)
+    def __init__(self, file: RunFile) -> None:
+        super().__init__(file)
         self._began = time.monotonic()
         self._begun: dict[int, str] = {}
         self.notes: list[str] = []
@@ -49,8 +49,7 @@ class ResumedObserver(InPlaceObserver):
     def finish(self, run: NotebookRun, document: NotebookDocument) -> None:
         """Bring a document that has the results up to date as a whole: error markers, and the notebook's metadata."""
         failed = run.failed_cells[-1] if run.failed_cells else None
-        # The failed cell is found again by its identity, since the markers move the others.
-        at = None if failed is None else _find(document, failed)
+        at = None if failed is None or self._file is None else self._file.locate(failed.index)
         marked = [number for number, cell in enumerate(document.cells) if ERROR_MARKER_TAG in cell.tags]
         for number in reversed(marked):
             document.remove(number)
@@ -75,13 +74,6 @@ class ResumedObserver(InPlaceObserver):
                 f"papermill's error markers are at cell 0 and before the failed cell, which is {place + 2} now"
             ]
         document.set_member("metadata", document.metadata | {"papermill": papermill})
-
-
-def _find(document: NotebookDocument, cell: RunCell) -> int | None:
-    for number, known in enumerate(document.cells):
-        if cell.cell_id is not None and known.cell_id == cell.cell_id:
-            return number
-    return cell.index if cell.index < len(document.cells) else None
 
 
 def _runs(cell: NotebookCell) -> bool:

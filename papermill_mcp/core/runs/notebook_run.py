@@ -335,9 +335,8 @@ class NotebookRun:
 class InPlaceObserver:
     """Records results in the notebook that was run itself."""
 
-    def __init__(self, file: RunFile | None, cells: Sequence[NotebookCell]) -> None:
+    def __init__(self, file: RunFile | None) -> None:
         self._file = file
-        self._cells = cells
 
     def cell_started(self, cell: RunCell) -> None:
         """The outputs of an earlier run go now: they are not this run's."""
@@ -364,10 +363,8 @@ class InPlaceObserver:
         )
 
     def _metadata(self, cell: RunCell) -> dict[str, Any]:
-        metadata = dict(self._cells[cell.index].data.get("metadata") or {})
-        if cell.execution is not None:
-            metadata["execution"] = dict(cell.execution.timing)
-        return metadata
+        """Our keys of the cell's metadata."""
+        return {"execution": dict(cell.execution.timing)} if cell.execution is not None else {}
 
 
 def run_cells(

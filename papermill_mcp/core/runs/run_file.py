@@ -17,7 +17,8 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
-from papermill_mcp.core.documents.document import NotebookDocument
+from papermill_mcp.core.documents.alignment import aligned
+from papermill_mcp.core.documents.document import NotebookCell, NotebookDocument
 from papermill_mcp.errors import ConflictError, ServerError
 from papermill_mcp.utils.file_utils import FileContent, read_file, stamp_of, write_file
 
@@ -57,13 +58,14 @@ class RunFile:
         self._document = document
         self._max_bytes = max_bytes
         self._lock = lock
-        self._sources = [(cell.cell_id, cell.source) for cell in document.cells]
+        self._sources = [cell.source for cell in document.cells]
+        self._saved = list(document.cells)  # as the file has them
         self._results: dict[int, dict[str, Any]] = {}  # all members set so far, by cell, to be put in again if need be
         self._pending: dict[int, dict[str, Any]] = {}
         self._metadata: dict[str, Any] = {}
         self._metadata_pending = False
         self._recording = threading.Lock()  # the run records in the event loop while a save applies in a thread
-        self._places: dict[int, int] | None = None  # where each of our cells stands now; None: where it always stood
+        self._places = {index: index for index in range(len(document.cells))}  # the present place of each of our cells
         self._wake = asyncio.Event()
         self._saver: asyncio.Task[None] | None = None
         self._began = time.monotonic()
@@ -81,7 +83,10 @@ class RunFile:
         self._saver = asyncio.create_task(self._save_now_and_then(), name=f"save {self.shown}")
 
     def record(self, index: int, members: dict[str, Any]) -> None:
-        """Set members of a cell, such as `outputs` and `execution_count`. They are saved soon, or by `close`."""
+        """Set members of a cell, such as `outputs` and `execution_count`. They are saved soon, or by `close`.
+
+        Keys of `metadata` are put beside the present ones, which belong to other writers.
+        """
         with self._recording:
             self._results.setdefault(index, {}).update(members)
             self._pending.setdefault(index, {}).update(members)
@@ -148,11 +153,13 @@ class RunFile:
     def _save_in_thread(self, durable: bool, change: Callable[[NotebookDocument], None] | None) -> None:
         changed = stamp_of(self.path) != self.content.stamp
         finished: NotebookDocument | None = None
+        before: list[NotebookCell] = []
         for attempt in range(_ATTEMPTS):
             if changed:
                 self._adopt_change()
             self._apply(self._document)
             if change is not None and finished is not self._document:
+                before = list(self._document.cells)
                 change(self._document)
                 finished = self._document  # a later attempt with the same document must not repeat the change
             try:
@@ -164,6 +171,9 @@ class RunFile:
                     max_bytes=self._max_bytes,
                     durable=durable,
                 )
+                self._saved = list(self._document.cells)
+                if before:
+                    self._move(aligned(before, self._saved))
                 return
             except ConflictError:
                 changed = True
@@ -178,41 +188,33 @@ class RunFile:
             return
         self._document = NotebookDocument.parse(current.data, shown=self.shown)
         self.content = current
-        self._places = self._find_places()
+        self._move(aligned(self._saved, self._document.cells))
+        self._saved = list(self._document.cells)
         with self._recording:
             self._pending = {index: dict(members) for index, members in self._results.items()}
             self._metadata_pending = bool(self._metadata)
 
+    def _move(self, moved: dict[int, int]) -> None:
+        """Follow our cells to their new places. A cell without one is gone."""
+        self._places = {index: moved[place] for index, place in self._places.items() if place in moved}
+
     def locate(self, index: int) -> int | None:
-        """The present index of a cell of the run; None if the cell is gone.
-
-        A cell with an id is found by it, also after an edit of its source. A cell without one, by place and source.
-        """
-        cell_id, _ = self._sources[index]
-        if cell_id is not None:
-            found = [number for number, cell in enumerate(self._document.cells) if cell.cell_id == cell_id]
-            return found[0] if found else None
-        return index if self._places is None else self._places.get(index)
-
-    def _find_places(self) -> dict[int, int]:
-        by_id = {cell.cell_id: number for number, cell in enumerate(self._document.cells) if cell.cell_id}
-        places = {}
-        for index, (cell_id, source) in enumerate(self._sources):
-            place = by_id.get(cell_id) if cell_id else index
-            if place is not None and place < len(self._document.cells) and self._document.cells[place].source == source:
-                places[index] = place
-        return places
+        """The present index of a cell of the run, also after an edit of its source; None if the cell is gone."""
+        return self._places.get(index)
 
     def _apply(self, document: NotebookDocument) -> None:
         with self._recording:
             pending, self._pending = self._pending, {}
             metadata, self._metadata_pending = self._metadata if self._metadata_pending else {}, False
         for index, members in pending.items():
-            place = index if self._places is None else self._places.get(index)
-            if place is None:
+            place = self._places.get(index)
+            if place is None or document.cells[place].source != self._sources[index]:
                 self.unsaved.add(index)
                 continue
             self.unsaved.discard(index)
+            if "metadata" in members:
+                present = document.cells[place].data.get("metadata")
+                members = members | {"metadata": (present if isinstance(present, dict) else {}) | members["metadata"]}
             document.update(place, members)
         if metadata:
             document.set_member("metadata", document.metadata | metadata)

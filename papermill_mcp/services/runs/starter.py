@@ -111,7 +111,7 @@ class RunStarter:
                 kernel,
                 notebook_run.NotebookRun(
                     cells,
-                    resumed or notebook_run.InPlaceObserver(file, document.cells),
+                    resumed or notebook_run.InPlaceObserver(file),
                     timeout_seconds=self._timeout_seconds(options.timeout),
                     continue_on_error=self._continues(options.continue_on_error),
                     owner=run.execution_id,
@@ -223,4 +223,4 @@ class RunStarter:
 
 def _resumed_observer(file: RunFile, document: NotebookDocument) -> ResumedObserver | None:
     """The observer for the output of an earlier papermill run; None for any other notebook."""
-    return resume.ResumedObserver(file, document) if is_output(document) else None
+    return resume.ResumedObserver(file) if is_output(document) else None
