@@ -1,0 +1,186 @@
+"""The published limits, as docs/limits.md lists them. The numbers come from the code.
+
+A new limit is one more line here. `python -m dev.docs` writes the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from papermill_mcp.config import Config
+from papermill_mcp.core.documents.check import _MOST as PROBLEMS
+from papermill_mcp.core.images import MAX_IMAGE_BYTES, MAX_PIXELS, MAX_SENT_BYTES
+from papermill_mcp.core.kernels.kernel import INTERRUPT_PATIENCE, MAX_QUEUED
+from papermill_mcp.core.kernels.outputs import MAX_CELL_CHARS, MAX_CELL_OUTPUTS, MAX_DISPLAYS, STREAM_TAIL_CHARS
+from papermill_mcp.core.kernels.wire import MAX_CONTENT_BYTES
+from papermill_mcp.core.runs.notebook_run import _MAX_ROWS as CELL_ROWS
+from papermill_mcp.core.runs.run_file import SAVE_INTERVAL, SAVE_SHARE
+from papermill_mcp.core.runs.store import MAX_AGE_DAYS, MAX_RECORDS
+from papermill_mcp.main import EXIT_SECONDS
+from papermill_mcp.server.json_rpc import (
+    MAX_DEPTH,
+    MAX_ID_CHARS,
+    MAX_LINE_BYTES,
+    MAX_MESSAGE_BYTES,
+    MAX_METHOD_CHARS,
+    PARSE_ERROR,
+)
+from papermill_mcp.server.transport import MAX_IN_FLIGHT, MAX_UNREAD, TOO_MANY_REQUESTS
+from papermill_mcp.services.catalogue import (
+    _CHECK_SECONDS,
+    _HEADINGS,
+    _LIST_SECONDS,
+    _REGEX_SECONDS,
+    _SEARCH_SECONDS,
+)
+from papermill_mcp.services.notebook_service import _DIFF_CHARS, _LOCK_SECONDS
+from papermill_mcp.services.notebooks.view import SOURCE_CHARS
+from papermill_mcp.services.notebooks.walk import MAX_DEPTH as WALK_DEPTH
+from papermill_mcp.services.notebooks.walk import MAX_ENTRIES, WALK_SECONDS
+from papermill_mcp.services.outputs import MAX_VIEWS, SUMMARY_CHARS
+from papermill_mcp.services.runs.batch import _MAX_ROWS as BATCH_ROWS
+from papermill_mcp.services.runs.batches import MAX_RUNS
+from papermill_mcp.services.runs.registry import _REMEMBERED as KEPT_EXECUTIONS
+from papermill_mcp.services.runs.view import _CELL_CHARS, _VALUE_CHARS
+from papermill_mcp.services.runtime_files import _LOOKED_AT, _SHOWN
+from papermill_mcp.services.workspace import MAX_LINKS, MAX_PART_BYTES, MAX_PARTS, MAX_PATH_BYTES
+from papermill_mcp.tools.resources import _MAX_CHARS as RESOURCE_CHARS
+from papermill_mcp.tools.resources import _MAX_COMPLETIONS
+from papermill_mcp.utils.stderr_relay import MAX_WAITING
+
+
+@dataclass(frozen=True)
+class Limit:
+    """One row of the table.
+
+    Attributes:
+        item: the thing with the limit.
+        value: the limit, with its unit.
+        beyond: the answer of the server when the limit is reached.
+    """
+
+    item: str
+    value: str
+    beyond: str
+
+
+def size(number: int) -> str:
+    """A number of bytes in the unit that it was chosen in."""
+    mebibytes, rest = divmod(number, 2**20)
+    return (
+        f"{mebibytes:,} MiB" if mebibytes and not rest else f"{number / 1e6:g} MB" if number >= 1e6 else f"{number:,} B"
+    )
+
+
+def count(number: float, unit: str) -> str:
+    """A number with its unit."""
+    return f"{number:,} {unit}" if isinstance(number, int) else f"{number:g} {unit}"
+
+
+def setting(name: str, unit: str = "") -> str:
+    """The name of a setting and its default."""
+    default = Config.model_fields[name].default
+    shown = size(default) if unit == "bytes" else count(default, unit).strip()
+    return f"`{name}` ({shown})"
+
+
+_COUNTED = "the others are counted"
+_CUT = "cut; the number of characters left out is shown"
+
+LIMITS: dict[str, list[Limit]] = {
+    "The protocol": [
+        Limit("a line from the client", size(MAX_LINE_BYTES), f"the line is skipped and answered with {PARSE_ERROR}"),
+        Limit("nesting of a message", count(MAX_DEPTH, "levels"), "the message is refused"),
+        Limit(
+            "a request id; a method name", f"{MAX_ID_CHARS:,}; {MAX_METHOD_CHARS} characters", "the message is refused"
+        ),
+        Limit(
+            "requests in flight", count(MAX_IN_FLIGHT, "requests"), f"{TOO_MANY_REQUESTS}: send the request again later"
+        ),
+        Limit("an answer", size(MAX_MESSAGE_BYTES), "an error answer takes its place"),
+        Limit(
+            "unread answers of a slow client",
+            count(MAX_UNREAD, "messages"),
+            "the server stops reading from this client",
+        ),
+        Limit("unread log of a client that ignores standard error", size(MAX_WAITING), "lines are dropped and counted"),
+        Limit("time to exit", count(EXIT_SECONDS, "s"), "the process ends; the watchdog ends its kernels"),
+    ],
+    "Paths and files": [
+        Limit("a path", count(MAX_PATH_BYTES, "bytes"), "`PATH_NOT_ALLOWED`"),
+        Limit("a part of a path", count(MAX_PART_BYTES, "bytes"), "`PATH_NOT_ALLOWED`"),
+        Limit("parts of a path", count(MAX_PARTS, "parts"), "`PATH_NOT_ALLOWED`"),
+        Limit("symbolic links in a path", count(MAX_LINKS, "links"), "`PATH_NOT_ALLOWED`"),
+        Limit("a notebook file", setting("max_notebook_bytes", "bytes"), "`TOO_LARGE`"),
+        Limit(
+            "wait of an edit for another edit of the file, also by another server", count(_LOCK_SECONDS, "s"), "`BUSY`"
+        ),
+        Limit(
+            "directory entries of one listing or search", count(MAX_ENTRIES, "entries"), "the reply says where it ended"
+        ),
+        Limit("depth of directories", count(WALK_DEPTH, "levels"), "skipped and counted"),
+        Limit("time to walk the directories", count(WALK_SECONDS, "s"), "the reply says where it ended"),
+        Limit("time to open the files of one page of a listing", count(_LIST_SECONDS, "s"), "the page ends early"),
+        Limit("time of a search", count(_SEARCH_SECONDS, "s"), "the reply counts the notebooks not searched"),
+        Limit("time of a regular expression in one notebook", count(_REGEX_SECONDS, "s"), "`TIMEOUT`"),
+        Limit("time to validate one notebook", count(_CHECK_SECONDS, "s"), "the reply names the cells not checked"),
+        Limit("files in `debug_list_runtime_dir`", f"the newest {_SHOWN} of the first {_LOOKED_AT:,}", _COUNTED),
+    ],
+    "Kernels and runs": [
+        Limit("kernels alive at once", setting("max_kernels"), "`LIMIT_REACHED`; a run of a batch is `queued`"),
+        Limit("time without activity of a kernel", setting("kernel_idle_timeout", "s"), "the kernel is stopped"),
+        Limit("executions that wait for one kernel", count(MAX_QUEUED, "executions"), "`LIMIT_REACHED`"),
+        Limit(
+            "time for a kernel to obey an interrupt", count(INTERRUPT_PATIENCE, "s"), "the reply says `still_running`"
+        ),
+        Limit("one output message of a kernel", size(MAX_CONTENT_BYTES), "a note takes its place"),
+        Limit("text and data that a cell keeps", count(MAX_CELL_CHARS, "characters"), "dropped and counted"),
+        Limit(
+            "the end of a stream that is kept beyond that",
+            count(STREAM_TAIL_CHARS, "characters"),
+            "dropped and counted",
+        ),
+        Limit("outputs that a cell keeps", count(MAX_CELL_OUTPUTS, "outputs"), "dropped and counted"),
+        Limit("display ids that a kernel can update", count(MAX_DISPLAYS, "ids"), "the oldest no longer change"),
+        Limit(
+            "saves during a run", f"one in {SAVE_INTERVAL:g} s, {SAVE_SHARE:.0%} of its time", "the next save is later"
+        ),
+        Limit("runs of a batch", count(MAX_RUNS, "runs"), "`INVALID_ARGUMENT`"),
+        Limit(
+            "executions that keep their outputs after the end", f"the last {KEPT_EXECUTIONS}", "`EXECUTION_NOT_FOUND`"
+        ),
+        Limit(
+            "executions that `list_executions` knows", f"the last {MAX_RECORDS:,} of {MAX_AGE_DAYS} days", "forgotten"
+        ),
+        Limit("Jupyter servers at once", "1", "`LIMIT_REACHED` for another directory or port"),
+    ],
+    "Replies": [
+        Limit("output text", setting("max_output_chars", "characters"), _CUT),
+        Limit("output text of one cell in the reply of a run", count(_CELL_CHARS, "characters"), _CUT),
+        Limit('an output with `outputs="summary"`', count(SUMMARY_CHARS, "characters"), _CUT),
+        Limit("the source of a cell", count(SOURCE_CHARS, "characters"), _CUT),
+        Limit("a traceback", setting("max_error_output", "characters"), _CUT),
+        Limit("a diff", count(_DIFF_CHARS, "characters"), "the lines left out are counted"),
+        Limit("outputs of one cell", count(MAX_VIEWS, "outputs"), _COUNTED),
+        Limit("cells in the reply of a run", f"the last {CELL_ROWS}", _COUNTED),
+        Limit("runs in the reply of a batch", f"the last {BATCH_ROWS} that ended", _COUNTED),
+        Limit("a recorded value", count(_VALUE_CHARS, "characters"), "its length is shown"),
+        Limit("headings; problems of a notebook", f"{_HEADINGS}; {PROBLEMS}", "the reply says that there are more"),
+        Limit("images", setting("max_images"), "named, with the reason"),
+        Limit("the long side of an image", setting("max_image_pixels", "pixels"), "scaled down"),
+        Limit("data of an image that is sent", size(MAX_SENT_BYTES), "scaled down"),
+        Limit(
+            "image data that is decoded", f"{size(MAX_IMAGE_BYTES)}, {MAX_PIXELS:,} pixels", "withheld, with the reason"
+        ),
+        Limit("text of the resource of a notebook or a cell", count(RESOURCE_CHARS, "characters"), _CUT),
+        Limit("completions of an argument", count(_MAX_COMPLETIONS, "values"), _COUNTED),
+    ],
+}
+
+
+def tables() -> Iterator[str]:
+    """The lines of the tables, one table a subject."""
+    for subject, limits in LIMITS.items():
+        yield from ("", f"### {subject}", "", "| item | limit | beyond the limit |", "|---|---|---|")
+        yield from (f"| {limit.item} | {limit.value} | {limit.beyond} |" for limit in limits)
