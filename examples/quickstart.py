@@ -135,7 +135,7 @@ async def main() -> str | None:
     workspace = make_workspace()
     server = StdioServerParameters(
         command=sys.executable,
-        args=["-m", "papermill_mcp.main", "--roots", ".", "--log-level", "WARNING"],
+        args=["-P", "-m", "papermill_mcp.main", "--roots", ".", "--log-level", "WARNING"],
         cwd=workspace,  # so the root "." is the workspace
     )
     async with Client(server) as client:
