@@ -709,7 +709,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     names = arguments.names or [*BENCHMARKS, *(SLOW if arguments.slow else ())]
     libraries = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
     print(f"Python {platform.python_version()}, {os.cpu_count()} cores; {libraries}\n")
-    print("| what | rounds | floor | ours | ratio | ratio of minima | aim | met |")
+    print("| benchmark | rounds | floor | ours | ratio | ratio of minima | aim | met |")
     print("|---|---:|---:|---:|---:|---:|---:|---|", flush=True)
     for name in names:
         with tempfile.TemporaryDirectory(prefix="benchmark-") as scratch:
