@@ -180,14 +180,15 @@ class Recorder:
                 self.proof.add(item.nodeid, cases)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        # A test has up to three reports. What is wrong in one of them is wrong with the test.
+        # A test has up to three reports. What is wrong in one of them is wrong with the test. Markers are
+        # read from the report: the main process of pytest-xdist collects no tests.
         tells = report.outcome != "passed" or report.when == "call"
-        if tells and self._seen.get(report.nodeid) != "failed" and test_of(report.nodeid) in self.proof.ids:
+        if tells and self._seen.get(report.nodeid) != "failed" and "case" in report.keywords:
             self._seen[report.nodeid] = report.outcome
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        # Without its cache pytest keeps nothing, as when it is told `-p no:cacheprovider`.
-        if not self._seen or getattr(session.config, "cache", None) is None:
+        # With `-p no:cacheprovider` there is no cache. Of several processes only the main one has all results.
+        if not self._seen or hasattr(session.config, "workerinput") or getattr(session.config, "cache", None) is None:
             return
         made = {"date": date.today().isoformat(), "python": platform.python_version()}
         assert session.config.cache is not None
@@ -212,7 +213,7 @@ def collect() -> Proof:
     output = io.StringIO()
     with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
         code = pytest.main(
-            ["--collect-only", "-q", "-m", "slow or not slow", "--rootdir", str(ROOT), str(ROOT / "tests")],
+            ["--collect-only", "-q", "-n", "0", "-m", "slow or not slow", "--rootdir", str(ROOT), str(ROOT / "tests")],
             plugins=[recorder, Results()],
         )
     if code:
