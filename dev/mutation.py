@@ -219,6 +219,8 @@ class _Copy:
                 "pytest",
                 "-x",
                 "-q",
+                "-n",
+                "0",
                 "-p",
                 "no:cacheprovider",
                 "--hypothesis-profile=short",

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import psutil
 import pytest
+import turns
 from helpers import LEGACY_VERSION, MARKER, RawServer, marked_processes, stdio_client_of, zombies
 from mcp import Client
 from mcp.client.client import ConnectMode
@@ -44,6 +45,7 @@ RECORDER = pytest.StashKey[Recorder]()
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[RECORDER] = Recorder()
     config.pluginmanager.register(config.stash[RECORDER])
+    config.pluginmanager.register(turns.plugin(config))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -247,6 +247,7 @@ async def test_an_edit_of_one_cell_leaves_all_other_bytes_of_an_odd_notebook(
 # Size
 
 
+@pytest.mark.alone
 @pytest.mark.case("N20")
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["cells", "source", "outputs", "stream"])

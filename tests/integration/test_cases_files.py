@@ -496,6 +496,7 @@ async def test_a_notebook_for_which_there_is_no_memory_ends_in_an_error_and_not_
     assert temporary_files(workspace) == []
 
 
+@pytest.mark.alone
 @pytest.mark.case("F19", "J10")
 @pytest.mark.slow
 @pytest.mark.parametrize("cancelled", [False, True])

@@ -103,6 +103,7 @@ async def ended(
     assert server.impure == []
 
 
+@pytest.mark.alone
 @pytest.mark.case("J12", "J14", "K12")
 @pytest.mark.parametrize(
     ("how", "states"),
@@ -131,6 +132,7 @@ async def test_the_server_ends_in_two_seconds_with_everything_it_started(
         await ended(server, how, pids, state_directory, record_property)
 
 
+@pytest.mark.alone
 @slow
 @pytest.mark.case("K12")
 @pytest.mark.parametrize("how", ["SIGKILL", "SIGTERM"])
@@ -167,6 +169,7 @@ async def test_a_broken_pipe_signal_has_no_effect(raw_server: StartRaw) -> None:
         assert server.process.returncode is None
 
 
+@pytest.mark.alone
 @pytest.mark.case("J12")
 async def test_a_server_without_kernels_ends_at_once(raw_server: StartRaw) -> None:
     async with raw_server() as server:
@@ -176,6 +179,7 @@ async def test_a_server_without_kernels_ends_at_once(raw_server: StartRaw) -> No
         assert time.monotonic() - began < 1.5
 
 
+@pytest.mark.alone
 @pytest.mark.case("J12", "J14")
 @pytest.mark.parametrize("how", ["SIGTERM", pytest.param("EOF", marks=slow), pytest.param("SIGKILL", marks=slow)])
 async def test_a_server_that_ends_while_a_kernel_starts_leaves_none(
@@ -243,6 +247,7 @@ async def test_a_server_that_ends_during_a_save_leaves_the_old_or_the_new_versio
     assert "new" in found
 
 
+@pytest.mark.alone
 @slow
 @pytest.mark.case("J12", "J14")
 @pytest.mark.parametrize("how", ["EOF", "SIGTERM", "SIGKILL"])
@@ -320,6 +325,7 @@ server.wait()
 """
 
 
+@pytest.mark.alone
 @pytest.mark.case("J12", "K12")
 async def test_a_client_that_is_killed_takes_the_server_and_all_it_started_along(
     workspace: Path, state_directory: Path, process_check: Processes, record_property: Callable[[str, object], None]

@@ -309,6 +309,7 @@ _STORMS = {
 }
 
 
+@pytest.mark.alone
 @slow
 @pytest.mark.timeout(500)
 @pytest.mark.case("K22")
@@ -358,6 +359,7 @@ async def test_a_storm_of_output_keeps_memory_bounded_and_is_counted(
             assert facts["outputs"][0]["text"] == "'outer 19999'"
 
 
+@pytest.mark.alone
 @slow
 @pytest.mark.timeout(300)
 @pytest.mark.case("L07")
@@ -387,6 +389,7 @@ async def test_a_hundred_megabytes_over_fifty_cells_keep_memory_and_replies_boun
 # Many
 
 
+@pytest.mark.alone
 @slow
 @pytest.mark.case("L03")
 async def test_eight_kernels_start_at_once_and_the_ninth_is_refused(
@@ -475,6 +478,7 @@ while True:
 )
 
 
+@pytest.mark.alone
 @slow
 @pytest.mark.case("L12")
 @pytest.mark.parametrize("bomb", ["forks", "threads"])

@@ -63,6 +63,7 @@ def server_process() -> psutil.Process:
 # Several at once
 
 
+@pytest.mark.alone
 async def test_four_kernels_that_sleep_a_second_finish_together(client: Connect) -> None:
     """Kernels do not wait for one another."""
     async with client() as c:
@@ -636,6 +637,7 @@ async def test_a_language_without_translator_is_refused_before_anything_runs(
 # Much output, many kernels
 
 
+@pytest.mark.alone
 @pytest.mark.case("K22")
 async def test_ten_megabytes_of_prints_leave_the_server_responsive(client: Connect) -> None:
     async with client() as c:
@@ -656,6 +658,7 @@ async def test_ten_megabytes_of_prints_leave_the_server_responsive(client: Conne
         assert slowest < 1.5  # the status itself takes a tenth of a second
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.case("K22")
 async def test_a_hundred_megabytes_of_prints_keep_memory_bounded(stdio_client: ConnectStdio) -> None:

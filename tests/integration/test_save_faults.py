@@ -158,6 +158,7 @@ async def test_the_lock_of_a_server_that_was_killed_holds_nobody_up(
     assert time.monotonic() - began < 2
 
 
+@pytest.mark.alone
 async def test_a_slow_disk_holds_up_nobody_else(
     client: Callable[..., Any], workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -211,6 +211,7 @@ async def test_a_request_that_is_cancelled_interrupts_its_cell_and_nothing_else(
         assert stdout_of(await other) == "untouched\n"
 
 
+@pytest.mark.alone
 async def test_other_calls_are_answered_at_once_while_a_cell_runs(stdio_client: ConnectStdio, workspace: Path) -> None:
     write_notebook(workspace / "a.ipynb", ["1"])
     async with stdio_client() as client:

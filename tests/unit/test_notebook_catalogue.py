@@ -284,6 +284,7 @@ async def test_a_query_is_one_line(catalogue: NotebookCatalogue, query: str) -> 
         await catalogue.search(query)
 
 
+@pytest.mark.alone
 async def test_a_hostile_pattern_is_stopped_and_holds_nobody_up(
     catalogue: NotebookCatalogue, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
