@@ -14,11 +14,19 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from enum import Enum
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from papermill_mcp.config import ConfigError
 from papermill_mcp.errors import KernelSpecNotFoundError
+from papermill_mcp.utils.lazy import lazy, load
 from papermill_mcp.utils.text_utils import clean_text, safe_utf8
+
+if TYPE_CHECKING:
+    import prometheus_client
+    from prometheus_client import core as prometheus_core
+else:
+    prometheus_client = lazy("prometheus_client")
+    prometheus_core = lazy("prometheus_client.core")
 
 #: Upper ends of the buckets of durations, in seconds: from a print to a night.
 _BUCKETS = (0.1, 0.5, 1, 5, 15, 60, 300, 1800, 7200, 28800)
@@ -112,7 +120,7 @@ class PrometheusMetrics(Metrics):
 
     def __init__(self, port: int) -> None:
         try:
-            import prometheus_client  # noqa: PLC0415 - an extra, and only for those who want it
+            load(prometheus_client)
         except ImportError:
             raise ConfigError(
                 "metrics_port needs the package prometheus-client, which the extra `monitoring` has; "
@@ -166,9 +174,9 @@ class PrometheusMetrics(Metrics):
 
     def collect(self) -> Iterator[Any]:
         """The kernels that live now, for the registry."""
-        from prometheus_client.core import GaugeMetricFamily  # noqa: PLC0415 - see __init__
-
-        gauge = GaugeMetricFamily("active_kernels_gauge", "Kernels that live now", labels=["kernel", "status"])
+        gauge = prometheus_core.GaugeMetricFamily(
+            "active_kernels_gauge", "Kernels that live now", labels=["kernel", "status"]
+        )
         counts: dict[tuple[str, str], int] = {}
         for name, state in self._kernels():
             labels = (_label(name), state)

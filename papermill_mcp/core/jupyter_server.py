@@ -29,6 +29,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from jupyter_core.paths import jupyter_config_dir
+
 from papermill_mcp.core.processes import guard
 from papermill_mcp.core.processes.child import OutputTail, describe_exit, private_directory
 from papermill_mcp.core.processes.watchdog import Watchdog
@@ -238,8 +240,6 @@ class JupyterServer:
         self._started = self._watchdog.guard(self._process.pid)
 
     def _environment(self, denied: Sequence[str]) -> dict[str, str]:
-        from jupyter_core.paths import jupyter_config_dir  # noqa: PLC0415 - not before it is needed
-
         assert self._directory is not None
         env = {name: value for name, value in os.environ.items() if name not in (*denied, *_OWN_VARIABLES)}
         # The user's Lab settings, without the user's server configuration.

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, Field
 
@@ -26,9 +26,14 @@ from papermill_mcp.services.notebooks.walk import FoundNotebook, Walk, walk
 from papermill_mcp.services.results import OBJECT, ROWS, Result
 from papermill_mcp.services.workspace import Workspace
 from papermill_mcp.utils.file_utils import read_file
-from papermill_mcp.utils.import_lock import IMPORTING
+from papermill_mcp.utils.lazy import lazy
 from papermill_mcp.utils.regex_search import BadPatternError, RegexSearch, RegexTimeoutError
 from papermill_mcp.utils.text_utils import clean_text, count_noun, iso_time, one_line
+
+if TYPE_CHECKING:
+    from papermill_mcp.core.papermill import parameters as papermill_parameters
+else:
+    papermill_parameters = lazy("papermill_mcp.core.papermill.parameters")
 
 _LIST_SECONDS = 4.0  # for finding files and opening those of a page; it has one row in any case
 _SEARCH_SECONDS = 15.0
@@ -466,13 +471,10 @@ def _parameters(document: NotebookDocument, problems: list[str]) -> list[Paramet
     if len(source) > _PARAMETER_CHARS or max(map(len, source.split("\n"))) > _PARAMETER_LINE_CHARS:
         problems.append("the parameters are not listed: their cell is too long")
         return []
-    with IMPORTING:
-        from papermill_mcp.core.papermill.parameters import inspect_parameters  # noqa: PLC0415 - half a second
-
     kernel = document.kernel_name or "python3"  # as a run has it
     language = document.language or ("python" if kernel == "python3" else "")
     try:
-        found, inspected = inspect_parameters(document, kernel, language)
+        found, inspected = papermill_parameters.inspect_parameters(document, kernel, language)
     except Exception as error:  # papermill evaluates nothing, but its patterns meet the texts of others
         problems.append(f"the parameters are not listed: {type(error).__name__}: {error}")
         return []

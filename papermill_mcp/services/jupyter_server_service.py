@@ -14,10 +14,13 @@ from papermill_mcp.config import Config
 from papermill_mcp.errors import LimitReachedError, ServerNotRunningError
 from papermill_mcp.services.results import Progress, Result
 from papermill_mcp.services.workspace import Workspace
-from papermill_mcp.utils.import_lock import IMPORTING
+from papermill_mcp.utils.lazy import imported, lazy
 
 if TYPE_CHECKING:
+    from papermill_mcp.core import jupyter_server
     from papermill_mcp.core.jupyter_server import JupyterServer
+else:
+    jupyter_server = lazy("papermill_mcp.core.jupyter_server")
 
 logger = logging.getLogger(__name__)
 
@@ -83,8 +86,8 @@ class JupyterServerService:
                     )
                 return self._started(last, "it was running already")
             fate = await _clear_away(last)
-            server_class = await asyncio.to_thread(_import_lab)
-            self._server = server = server_class(directory, self._state_directory)
+            await imported(jupyter_server)
+            self._server = server = jupyter_server.JupyterServer(directory, self._state_directory)
             try:
                 await server.start(
                     port=port,
@@ -142,10 +145,3 @@ async def _clear_away(server: JupyterServer | None) -> str:
         return ""
     await server.aclose()
     return server.exit_description()
-
-
-def _import_lab() -> type[JupyterServer]:
-    with IMPORTING:
-        from papermill_mcp.core.jupyter_server import JupyterServer  # noqa: PLC0415 - few sessions need it
-
-    return JupyterServer

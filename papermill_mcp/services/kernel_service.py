@@ -27,13 +27,20 @@ from papermill_mcp.errors import (
 from papermill_mcp.observability import Metrics
 from papermill_mcp.services.results import ROWS, Result
 from papermill_mcp.services.workspace import Workspace
-from papermill_mcp.utils.import_lock import IMPORTING
+from papermill_mcp.utils.lazy import imported, lazy
 from papermill_mcp.utils.process_stats import usage
 from papermill_mcp.utils.text_utils import clean_text, count_noun, head_and_tail, iso_time
 
 if TYPE_CHECKING:
+    from papermill_mcp.core import jupyter_manager
     from papermill_mcp.core.jupyter_manager import InstalledKernel, JupyterManager
+    from papermill_mcp.core.kernels import variables as kernel_variables
     from papermill_mcp.core.kernels.kernel import Kernel
+    from papermill_mcp.core.processes import ledger
+else:
+    jupyter_manager = lazy("papermill_mcp.core.jupyter_manager")
+    kernel_variables = lazy("papermill_mcp.core.kernels.variables")
+    ledger = lazy("papermill_mcp.core.processes.ledger")
 
 logger = logging.getLogger(__name__)
 
@@ -217,17 +224,17 @@ class KernelService:
     async def _warm_up(self) -> None:
         await asyncio.sleep(_WARM_UP_DELAY)
         try:
-            await asyncio.to_thread(_reap, self._state_directory)
+            await asyncio.to_thread(lambda: ledger.reap(self._state_directory))
         except Exception:
             logger.exception("leftovers of earlier servers could not be searched")
-        await asyncio.to_thread(_import_engine)
+        await imported(jupyter_manager)
 
     async def _engine(self) -> JupyterManager:
         """The engine, imported and made at first use: it costs a quarter of a second, and many sessions need none."""
         async with self._manager_lock:
             if self._manager is None:
-                manager_class = await asyncio.to_thread(_import_engine)
-                self._manager = manager_class(self._state_directory)
+                await imported(jupyter_manager)
+                self._manager = jupyter_manager.JupyterManager(self._state_directory)
                 self._fill_spares(delay=0)
         return self._manager
 
@@ -264,9 +271,7 @@ class KernelService:
         """
         manager = await self._engine()
         spec = await manager.kernelspec(kernel_name)
-        from papermill_mcp.core.jupyter_manager import InstalledKernel  # noqa: PLC0415 - imported by _engine already
-
-        return InstalledKernel(kernel_name, spec.display_name or kernel_name, spec.language)
+        return jupyter_manager.InstalledKernel(kernel_name, spec.display_name or kernel_name, spec.language)
 
     async def start(
         self,
@@ -563,9 +568,8 @@ class KernelService:
             InvalidArgumentError: the kernel speaks another language.
             BusyError, KernelUnresponsiveError: it cannot be asked now.
         """
-        from papermill_mcp.core.kernels.variables import python_variables  # noqa: PLC0415 - imports the engine, see _engine
-
-        rows, count = await python_variables(self.get(kernel_id), pattern=pattern, limit=limit)
+        await imported(kernel_variables)
+        rows, count = await kernel_variables.python_variables(self.get(kernel_id), pattern=pattern, limit=limit)
         return VariableList(kernel_id=kernel_id, variables=[Variable(**row) for row in rows], count=count)
 
     async def end(self, kernel: Kernel, fate: str) -> None:
@@ -637,19 +641,6 @@ class KernelService:
                     kernel,
                     f"was stopped after {idle / 60:.1f} min of idleness (kernel_idle_timeout); its variables are lost",
                 )
-
-
-def _import_engine() -> type[JupyterManager]:
-    with IMPORTING:
-        from papermill_mcp.core.jupyter_manager import JupyterManager  # noqa: PLC0415 - after the handshake
-
-    return JupyterManager
-
-
-def _reap(state_directory: Path) -> None:
-    from papermill_mcp.core.processes.ledger import reap  # noqa: PLC0415 - as above
-
-    reap(state_directory)
 
 
 def _interpreter(python: str, workspace: Path) -> Path:

@@ -9,15 +9,21 @@ import asyncio
 import re
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BaseModel
 
 from papermill_mcp.errors import NotFoundError
 from papermill_mcp.services.results import ROWS, Result
 from papermill_mcp.utils.file_utils import Entry, list_directory
+from papermill_mcp.utils.lazy import lazy
 from papermill_mcp.utils.process_stats import lives
 from papermill_mcp.utils.text_utils import iso_time
+
+if TYPE_CHECKING:
+    from jupyter_core import paths as jupyter_paths
+else:
+    jupyter_paths = lazy("jupyter_core.paths")
 
 #: Names that are looked at, and files that are shown.
 _LOOKED_AT = 50_000
@@ -59,9 +65,7 @@ async def list_runtime_directory() -> RuntimeDirectory:
 
 
 def _list() -> RuntimeDirectory:
-    from jupyter_core.paths import jupyter_runtime_dir  # noqa: PLC0415 - start-up time
-
-    directory = Path(jupyter_runtime_dir()).resolve()
+    directory = Path(jupyter_paths.jupyter_runtime_dir()).resolve()
     try:
         entries, _ = list_directory(directory, shown=str(directory), suffix="", limit=_LOOKED_AT)
     except NotFoundError:

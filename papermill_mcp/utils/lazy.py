@@ -1,36 +1,49 @@
 """Modules that are imported at their first use, typed as if they were imported at the top.
 
     if TYPE_CHECKING:
-        from papermill_mcp.core.papermill import output as papermill_output
+        from papermill_mcp.core.papermill import metadata
     else:
-        papermill_output = lazy("papermill_mcp.core.papermill.output")
+        metadata = lazy("papermill_mcp.core.papermill.metadata")
 
 The type checker reads the first branch, so a misspelt name or argument is an error. The engine takes a quarter of a
-second to import and papermill half of one, so both wait until the handshake is answered.
+second to import and papermill half of one, so both wait until the handshake is answered. No function has an import
+statement of its own.
 
-Jupyter's packages import each other in circles. Two threads that enter a circle at different places wait for each
-other, and Python lets one of them fail with a deadlock error. So late imports take turns.
+A stand-in serves wherever the module does, `isinstance(x, metadata.PapermillTask)` and `except metadata.Error`
+included. A base class or a decorator is needed at import time and cannot wait.
+
+Two rules hold for each late import:
+
+- Late imports take turns. Jupyter's packages import each other in circles. Two threads that enter a circle at
+  different places wait for each other, and Python lets one of them fail with a deadlock error.
+- `jsonschema` finds no `rfc3987_syntax`. With it, as in an environment with JupyterLab, it builds a grammar of URIs
+  at import. This takes two seconds, and notebooks do not need it.
 """
 
 from __future__ import annotations
 
-import asyncio
+import functools
 import importlib
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from papermill_mcp.utils.import_lock import IMPORTING
+_lock = threading.RLock()
 
 
 class _LazyModule(ModuleType):
-    """Stands for a module until an attribute of it is asked for."""
+    """Stands for a module until one of its attributes is read."""
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(load(self), name)
+        return getattr(self.__dict__.get("_loaded") or load(self), name)
 
 
-def lazy(name: str) -> Any:
-    """A stand-in for the module `name`. Any use of it imports the module, in the thread that uses it."""
+@functools.cache
+def lazy(name: str) -> ModuleType:
+    """The stand-in for the module `name`. Its first use imports the module, in the thread of the caller."""
     return _LazyModule(name)
 
 
@@ -38,12 +51,32 @@ def load(module: ModuleType) -> ModuleType:
     """Import the module behind a stand-in now. Blocks, for up to two seconds.
 
     Raises:
-        ImportError: a package that only this module needs is not installed.
+        ImportError: the module, or a package that it needs, is not installed.
     """
-    with IMPORTING:
-        return importlib.import_module(module.__name__)
+    with _lock, _without_uri_grammar():
+        loaded = importlib.import_module(module.__name__)
+    module.__dict__["_loaded"] = loaded
+    return loaded
 
 
 async def imported(*modules: ModuleType) -> None:
     """Import the modules behind stand-ins in a worker thread, unless that has been done."""
     await asyncio.to_thread(lambda: [load(module) for module in modules])
+
+
+@contextmanager
+def _without_uri_grammar() -> Iterator[None]:
+    absent = "rfc3987_syntax" not in sys.modules
+    if absent:
+        sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if absent:
+            del sys.modules["rfc3987_syntax"]
+
+
+if TYPE_CHECKING:
+    import asyncio
+else:
+    asyncio = lazy("asyncio")  # `--version` does not wait for it

@@ -12,8 +12,12 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from papermill_mcp.utils.lazy import lazy
+
 if TYPE_CHECKING:
-    from filelock import BaseFileLock
+    import filelock
+else:
+    filelock = lazy("filelock")
 
 _NAME_DIGITS = 3
 
@@ -25,7 +29,7 @@ class LocksUnavailableError(Exception):
 class HeldLock:
     """A lock that is ours until `release`."""
 
-    def __init__(self, lock: BaseFileLock) -> None:
+    def __init__(self, lock: filelock.BaseFileLock) -> None:
         self._lock = lock
 
     def release(self) -> None:
@@ -46,15 +50,13 @@ class LockFiles:
         Raises:
             LocksUnavailableError: there can be no locks here.
         """
-        from filelock import FileLock, Timeout  # noqa: PLC0415 - start-up time: only edits need it
-
         name = hashlib.sha256(str(path).encode("utf-8", "surrogateescape")).hexdigest()[:_NAME_DIGITS]
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             # Taken in one worker thread and released in another.
-            lock = FileLock(self._directory / f"{name}.lock", thread_local=False)
+            lock = filelock.FileLock(self._directory / f"{name}.lock", thread_local=False)
             lock.acquire(blocking=False)
-        except Timeout:
+        except filelock.Timeout:
             return None
         except (OSError, NotImplementedError) as error:
             raise LocksUnavailableError(str(error)) from error

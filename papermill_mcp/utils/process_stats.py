@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
+
+from papermill_mcp.utils.lazy import lazy
+
+if TYPE_CHECKING:
+    import psutil
+else:
+    psutil = lazy("psutil")
 
 #: Seconds over which processor use is measured.
 _SAMPLE = 0.1
@@ -13,8 +21,6 @@ def usage(pid: int) -> tuple[float, int] | None:
 
     Blocks for a tenth of a second. None when the process is gone.
     """
-    import psutil  # noqa: PLC0415 - few requests need it, and it is not free to import
-
     try:
         leader = psutil.Process(pid)
         processes = [leader, *leader.children(recursive=True)]
@@ -44,8 +50,6 @@ def lives(pid: int, *, before: float) -> bool:
 
     A process that began later has only inherited the number. A minute is allowed for clocks that were set meanwhile.
     """
-    import psutil  # noqa: PLC0415 - see usage
-
     try:
         process = psutil.Process(pid)
         return process.create_time() < before + 60 and process.status() != psutil.STATUS_ZOMBIE

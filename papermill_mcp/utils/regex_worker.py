@@ -16,13 +16,14 @@ import signal
 import sys
 from typing import Any
 
+if sys.platform != "win32":
+    import resource
+
 _MEMORY = 2 << 30
 
 
 def _limit(seconds: float) -> None:
     try:
-        import resource  # noqa: PLC0415 - not on Windows
-
         signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process, inside a match too
         signal.setitimer(signal.ITIMER_REAL, seconds)
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))

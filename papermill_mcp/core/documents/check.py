@@ -9,12 +9,19 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from papermill_mcp.core.documents.document import NotebookDocument
 from papermill_mcp.core.documents.reading import CELL_ID, quoted, shown_id
-from papermill_mcp.core.nbformat_lazy import nbformat_module
 from papermill_mcp.errors import InvalidNotebookError, listed
+from papermill_mcp.utils.lazy import lazy
+
+if TYPE_CHECKING:
+    import nbformat
+    from nbformat import validator as nbformat_validator
+else:
+    nbformat = lazy("nbformat")
+    nbformat_validator = lazy("nbformat.validator")
 
 _CHUNK = 200  # cells checked at a time
 _MOST = 50  # problems listed
@@ -87,7 +94,6 @@ def upgraded(document: NotebookDocument, *, shown: str) -> NotebookDocument:
     Raises:
         InvalidNotebookError: nbformat cannot convert it.
     """
-    nbformat = nbformat_module()
     try:
         node = nbformat.reads(document.render().decode("utf-8-sig"), as_version=4)
     except Exception as error:  # it raises nearly anything on broken notebooks
@@ -177,7 +183,7 @@ def _fast_valid(content: Any, minor: int) -> bool:
 
 
 def _validator(minor: int, name: str) -> Any:
-    return nbformat_module().validator.get_validator(4, minor, name=name)
+    return nbformat_validator.get_validator(4, minor, name=name)
 
 
 def _cell_problems(cell: Any, whole: Mapping[str, Any]) -> list[str]:

@@ -11,10 +11,21 @@ import ast
 from dataclasses import dataclass
 from typing import Any
 
+import nbformat
+from papermill.engines import NotebookExecutionManager
+from papermill.execute import (
+    ERROR_ANCHOR_MSG,
+    ERROR_MESSAGE_TEMPLATE,
+    prepare_notebook_metadata,
+    remove_error_markers,
+)
+from papermill.iorw import load_notebook_node
+from papermill.parameterize import parameterize_notebook
+from papermill.utils import find_first_tagged_cell_index
+
 from papermill_mcp.core.documents.document import NotebookDocument
 from papermill_mcp.core.kernels.outputs import is_clean_exit
 from papermill_mcp.core.kernels.request import RunStatus
-from papermill_mcp.core.nbformat_lazy import without_uri_grammar
 from papermill_mcp.core.papermill.code.languages import writer_for
 from papermill_mcp.core.papermill.metadata import PENDING, marker_cell
 from papermill_mcp.core.papermill.parameters import Parameter, inspect_parameters
@@ -22,20 +33,6 @@ from papermill_mcp.core.papermill.parameters import check_parameters as check_pa
 from papermill_mcp.core.runs.notebook_run import RunCell
 from papermill_mcp.core.runs.run_file import RunFile
 from papermill_mcp.errors import InvalidNotebookError, Remedy
-
-with without_uri_grammar():
-    import nbformat
-    from nbformat.validator import normalize  # noqa: F401 - imports jsonschema while the grammar is kept away
-    from papermill.engines import NotebookExecutionManager
-    from papermill.execute import (
-        ERROR_ANCHOR_MSG,
-        ERROR_MESSAGE_TEMPLATE,
-        prepare_notebook_metadata,
-        remove_error_markers,
-    )
-    from papermill.iorw import load_notebook_node
-    from papermill.parameterize import parameterize_notebook
-    from papermill.utils import find_first_tagged_cell_index
 
 _node: Any = nbformat.from_dict  # untyped upstream
 

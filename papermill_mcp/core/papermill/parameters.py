@@ -14,16 +14,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import nbformat
+from papermill.exceptions import PapermillException
+from papermill.translators import papermill_translators
+
 from papermill_mcp.core.documents.document import NotebookDocument
-from papermill_mcp.core.nbformat_lazy import without_uri_grammar
 from papermill_mcp.core.papermill.code.languages import Python, writer_for
 from papermill_mcp.core.papermill.code.writer import shown
 from papermill_mcp.errors import InvalidParametersError, listed, nearest
-
-with without_uri_grammar():
-    import nbformat
-    from papermill.exceptions import PapermillException
-    from papermill.translators import papermill_translators
 
 _node: Any = nbformat.from_dict  # untyped upstream
 

@@ -11,15 +11,13 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
+from papermill.execute import ERROR_ANCHOR_MSG, ERROR_MESSAGE_TEMPLATE
+
 from papermill_mcp.core.documents.document import NotebookCell, NotebookDocument
-from papermill_mcp.core.nbformat_lazy import without_uri_grammar
 from papermill_mcp.core.papermill import metadata
 from papermill_mcp.core.papermill.metadata import COMPLETED, ERROR_MARKER_TAG, FAILED, PENDING, RUNNING, marker_cell
 from papermill_mcp.core.runs.notebook_run import SKIP_TAG, InPlaceObserver, NotebookRun, RunCell
 from papermill_mcp.core.runs.run_file import RunFile
-
-with without_uri_grammar():
-    from papermill.execute import ERROR_ANCHOR_MSG, ERROR_MESSAGE_TEMPLATE
 
 
 class ResumedObserver(InPlaceObserver):

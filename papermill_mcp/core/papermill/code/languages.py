@@ -14,24 +14,22 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from papermill_mcp.core.nbformat_lazy import without_uri_grammar
+from papermill.exceptions import PapermillException
+from papermill.translators import (
+    BashTranslator,
+    CSharpTranslator,
+    FSharpTranslator,
+    JuliaTranslator,
+    MatlabTranslator,
+    PowershellTranslator,
+    PythonTranslator,
+    RTranslator,
+    ScalaTranslator,
+    papermill_translators,
+)
+
 from papermill_mcp.core.papermill.code.writer import UnwritableError, Writer, refuse_surrogates, utf16, words
 from papermill_mcp.errors import InvalidParametersError, nearest
-
-with without_uri_grammar():
-    from papermill.exceptions import PapermillException
-    from papermill.translators import (
-        BashTranslator,
-        CSharpTranslator,
-        FSharpTranslator,
-        JuliaTranslator,
-        MatlabTranslator,
-        PowershellTranslator,
-        PythonTranslator,
-        RTranslator,
-        ScalaTranslator,
-        papermill_translators,
-    )
 
 _EXACT = 2**53  # up to here every integer is a double
 
