@@ -23,7 +23,7 @@ from mcp.client.client import ConnectMode
 from dev import fuzz
 from dev.proof import Recorder
 from papermill_mcp.config import Config
-from papermill_mcp.main import build_server
+from papermill_mcp.server.app import build_server
 
 fuzz.register()
 pytest_plugins = ["pytester"]

@@ -18,6 +18,7 @@ from mcp_types import CallToolResult, TextContent
 from papermill_mcp import main
 from papermill_mcp.config import Config
 from papermill_mcp.observability import Metrics
+from papermill_mcp.server import app
 from papermill_mcp.server.json_rpc import MAX_MESSAGE_BYTES
 from papermill_mcp.server.mcp_server import NotebookServer
 
@@ -99,7 +100,7 @@ _RESULTS: dict[str, Callable[[], CallToolResult]] = {
 }
 
 
-_build = main.build_server
+_build = app.build_server
 
 
 def _with_failures(config: Config, metrics: Metrics | None = None) -> NotebookServer:
@@ -111,5 +112,5 @@ def _with_failures(config: Config, metrics: Metrics | None = None) -> NotebookSe
 
 
 if __name__ == "__main__":
-    main.build_server = _with_failures
+    app.build_server = _with_failures
     sys.exit(main.main())

@@ -24,7 +24,7 @@ from mcp_types import Tool
 
 from papermill_mcp.config import Config
 from papermill_mcp.errors import ErrorCode
-from papermill_mcp.main import build_server
+from papermill_mcp.server.app import build_server
 
 pytestmark = pytest.mark.kernel
 

@@ -16,7 +16,8 @@ from pydantic import ValidationError
 
 from papermill_mcp import __version__
 from papermill_mcp.config import PROGRAM, Config, ConfigError, build_parser, load_config
-from papermill_mcp.main import main, state_directory
+from papermill_mcp.main import main
+from papermill_mcp.server.app import state_directory
 
 _REPOSITORY = Path(__file__).parents[2]
 
@@ -447,20 +448,6 @@ def test_the_version_is_printed_before_anything_heavy_is_imported() -> None:
     assert done.returncode == 0
     assert __version__ in done.stdout
     assert done.stderr == ""
-
-
-def test_neither_jupyter_nor_papermill_is_imported_to_build_the_server() -> None:
-    """The handshake does not wait for them."""
-    script = (
-        "import sys; from papermill_mcp.config import Config; from papermill_mcp.main import build_server; "
-        "build_server(Config()); "
-        "print(sorted({name.partition('.')[0] for name in sys.modules} & "
-        "{'nbformat', 'papermill', 'jupyter_client', 'zmq', 'jsonschema', 'PIL'} - {'jsonschema'}))"
-    )
-
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
-
-    assert done.stdout.strip() == "[]", done.stderr
 
 
 @pytest.mark.case("P25")

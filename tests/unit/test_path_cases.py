@@ -21,7 +21,7 @@ from mcp import Client
 
 from papermill_mcp.config import Config
 from papermill_mcp.errors import ServerError
-from papermill_mcp.main import build_server
+from papermill_mcp.server.app import build_server
 from papermill_mcp.services.workspace import Workspace
 from papermill_mcp.utils.file_utils import read_file, write_file
 

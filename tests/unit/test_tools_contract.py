@@ -15,7 +15,7 @@ from mcp_types import Tool
 
 from papermill_mcp.config import Config
 from papermill_mcp.errors import ErrorCode
-from papermill_mcp.main import build_server
+from papermill_mcp.server.app import build_server
 
 _REPOSITORY = Path(__file__).parents[2]
 _SNAPSHOTS = _REPOSITORY / "tests" / "snapshots"
