@@ -17,7 +17,7 @@ from papermill_mcp.core.kernels.wire import MAX_CONTENT_BYTES
 from papermill_mcp.core.runs.notebook_run import _MAX_ROWS as CELL_ROWS
 from papermill_mcp.core.runs.run_file import SAVE_INTERVAL, SAVE_SHARE
 from papermill_mcp.core.runs.store import MAX_AGE_DAYS, MAX_RECORDS
-from papermill_mcp.main import EXIT_SECONDS
+from papermill_mcp.server.app import EXIT_SECONDS
 from papermill_mcp.server.json_rpc import (
     MAX_DEPTH,
     MAX_ID_CHARS,

@@ -47,7 +47,7 @@ document = NotebookDocument.new({})
 document.insert(0, {"cell_type": "code", "source": "x = 1", "metadata": {"tags": ["parameters"]}})
 ways = [
     lambda: kernel_service.jupyter_manager.JupyterManager,
-    lambda: lazy.load(starter.papermill_executor),
+    lambda: lazy.load(starter.papermill_output),
     lambda: lazy.load(starter.notebook_run),
     lambda: jupyter_server_service.jupyter_server.JupyterServer,
     lambda: check.nbformat.reads,
