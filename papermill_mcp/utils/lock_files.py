@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from papermill_mcp.utils.lazy import lazy
+from papermill_mcp.utils.private import make_private_directory
 
 if TYPE_CHECKING:
     import filelock
@@ -52,9 +53,10 @@ class LockFiles:
         """
         name = hashlib.sha256(str(path).encode("utf-8", "surrogateescape")).hexdigest()[:_NAME_DIGITS]
         try:
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private_directory(self._directory.parent)
+            make_private_directory(self._directory)
             # Taken in one worker thread and released in another.
-            lock = filelock.FileLock(self._directory / f"{name}.lock", thread_local=False)
+            lock = filelock.FileLock(self._directory / f"{name}.lock", thread_local=False, mode=0o600)
             lock.acquire(blocking=False)
         except filelock.Timeout:
             return None

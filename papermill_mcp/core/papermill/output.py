@@ -92,7 +92,7 @@ def prepare(document: NotebookDocument, task: PapermillTask) -> PreparedRun:
 def _with_parameters(node: Any, values: dict[str, Any], code: str, report_mode: bool) -> Any:
     """The notebook with a cell that sets the parameters, put where papermill puts it.
 
-    Papermill makes the cell, without parameters, as its translators are not used: see `parameter_code`.
+    Papermill makes the cell, without parameters, as its translators are not used: see `code.languages`.
     """
     node = parameterize_notebook(node, {}, report_mode, kernel_name="python", language="python")
     node.cells[find_first_tagged_cell_index(node, "injected-parameters")].source = code

@@ -12,6 +12,7 @@ from collections import deque
 from pathlib import Path
 
 from papermill_mcp.utils.file_utils import create_private_file
+from papermill_mcp.utils.private import make_private_directory
 from papermill_mcp.utils.text_utils import clean_text
 
 logger = logging.getLogger(__name__)
@@ -92,7 +93,7 @@ def private_directory(state_directory: Path) -> Path:
     """A new directory of mode 0700 below the state directory, for files that hold keys and tokens."""
     made = None
     try:
-        state_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private_directory(state_directory)
         made = Path(tempfile.mkdtemp(prefix="runtime-", dir=state_directory))
         probe = made / "probe"  # a full disk may still have room for a directory
         try:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from papermill_mcp.core.processes.guard import start_time, still_runs
+from papermill_mcp.utils.private import make_private_directory, make_private_file
 
 logger = logging.getLogger(__name__)
 
@@ -193,7 +194,8 @@ class ExecutionStore:
     def _connect(self) -> sqlite3.Connection | None:
         connection = None
         try:
-            self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private_directory(self._file.parent)
+            make_private_file(self._file)  # its companions get the same mode
             connection = sqlite3.connect(self._file, timeout=5, isolation_level=None)
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = NORMAL")

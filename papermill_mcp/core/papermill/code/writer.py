@@ -1,4 +1,4 @@
-"""Writing JSON values as code: the common part of all languages. The languages are in `parameter_code`."""
+"""Writing JSON values as code: the common part of all languages. The languages are in `languages`."""
 
 from __future__ import annotations
 
