@@ -16,6 +16,7 @@ from helpers import call, cell, read_json, stdout_in, stdout_of, until, write_no
 from papermill_mcp.core.documents.document import NotebookDocument
 from papermill_mcp.core.jupyter_manager import JupyterManager
 from papermill_mcp.core.kernels.kernel import Kernel
+from papermill_mcp.core.processes import ledger
 from papermill_mcp.core.runs import run_file as run_file_module
 from papermill_mcp.core.runs.run_file import RunFile
 from papermill_mcp.services import kernel_service as kernel_service_module
@@ -121,7 +122,7 @@ async def test_the_engine_that_cannot_be_warmed_up_does_not_hold_the_service_up(
     def failing(_: Path) -> None:
         raise RuntimeError("planted")
 
-    monkeypatch.setattr(kernel_service_module, "_reap", failing)
+    monkeypatch.setattr(ledger, "reap", failing)
     monkeypatch.setattr(kernel_service_module, "_WARM_UP_DELAY", 0.0)
     async with KernelService(config(), Workspace([workspace]), state_directory) as service:
         done, _ = await asyncio.wait(service._tasks, timeout=10)
