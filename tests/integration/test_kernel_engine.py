@@ -20,7 +20,7 @@ from conftest import AddKernelspec
 from helpers import until, wait_gone
 
 from papermill_mcp.core.jupyter_manager import JupyterManager
-from papermill_mcp.core.kernels import kernel as kernel_module
+from papermill_mcp.core.kernels import interrupts
 from papermill_mcp.core.kernels.kernel import Kernel, KernelState
 from papermill_mcp.core.kernels.process import KernelProcess
 from papermill_mcp.core.kernels.request import CellExecution, RunStatus
@@ -860,7 +860,7 @@ async def test_an_interrupted_execution_without_reply_ends_with_idle(
     fake: Callable[[str], Awaitable[Kernel]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """ipykernel loses the reply when the interrupt arrives just before or after the code runs."""
-    monkeypatch.setattr(kernel_module, "INTERRUPT_PATIENCE", 1.0)
+    monkeypatch.setattr(interrupts, "INTERRUPT_PATIENCE", 1.0)
     kernel = await fake("no-reply")
     execution = kernel.submit("code", timeout_seconds=None)
     await until(lambda: "code" in stdout(execution), what="it runs")
@@ -880,7 +880,7 @@ async def test_a_kernel_that_drops_a_request_has_not_run_it(fake: Callable[[str]
 async def test_a_kernel_that_stops_answering_can_be_stopped(
     manager: JupyterManager, fake: Callable[[str], Awaitable[Kernel]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kernel_module, "INTERRUPT_PATIENCE", 1.0)
+    monkeypatch.setattr(interrupts, "INTERRUPT_PATIENCE", 1.0)
     kernel = await fake("stops")
     execution = kernel.submit("code", timeout_seconds=0.2)
     await settled(execution, seconds=7)
@@ -1018,7 +1018,7 @@ async def test_interrupts_that_cannot_be_sent_leave_the_caller_with_a_result(
     async def forbidden(_: KernelProcess) -> None:
         raise PermissionError("planted")
 
-    monkeypatch.setattr(kernel_module, "INTERRUPT_PATIENCE", 1.0)
+    monkeypatch.setattr(interrupts, "INTERRUPT_PATIENCE", 1.0)
     execution = await running(kernel)
     with monkeypatch.context() as planted:
         planted.setattr(KernelProcess, "interrupt", forbidden)

@@ -30,7 +30,7 @@ from papermill_mcp.core.cluster.worker import (
     stop_runs,
     without_output,
 )
-from papermill_mcp.core.kernels.kernel import INTERRUPT_PATIENCE
+from papermill_mcp.core.kernels.interrupts import INTERRUPT_PATIENCE
 from papermill_mcp.core.kernels.request import RunStatus
 from papermill_mcp.core.papermill_executor import Outcome
 from papermill_mcp.errors import KernelStartFailedError, ServerError, ServerNotRunningError, listed

@@ -22,9 +22,11 @@ from typing import Any, Literal
 import zmq.asyncio
 from jupyter_client.kernelspec import KernelSpec
 
+from papermill_mcp.core.kernels.interrupts import Interrupts
+from papermill_mcp.core.kernels.liveness import IOPUB_LOST, Liveness, Probes
 from papermill_mcp.core.kernels.outputs import Displays, OutputCollector
 from papermill_mcp.core.kernels.process import KernelProcess
-from papermill_mcp.core.kernels.request import CellExecution, RunStatus
+from papermill_mcp.core.kernels.request import SERVER_FAILED, CellExecution, RunStatus, log_fields
 from papermill_mcp.core.kernels.wire import Message, Wire
 from papermill_mcp.core.processes.watchdog import Watchdog
 from papermill_mcp.errors import (
@@ -45,28 +47,6 @@ logger = logging.getLogger(__name__)
 #: Seconds between the questions that find out whether a new kernel is ready.
 _READY_INTERVAL = 0.1
 
-#: Seconds a kernel may take to say `idle` after its reply before it is asked again, and then before we go on without.
-_IDLE_GRACE = 2.0
-
-#: Seconds for which a request of our own is known, so that its broadcasts are not taken for output of code.
-_PROBE_SECONDS = 60.0
-
-#: Seconds that a cell runs before a request is put behind it.
-_DOUBT_SECONDS = 2.0
-
-#: Seconds after a reply in which the kernel must have broadcast that it is done with the request.
-_MUTE_SECONDS = 10.0
-
-#: When interrupts are sent, in seconds after the first. One that comes right after the request is lost, since the
-#: kernel ignores SIGINT until it runs the code, so young code gets several. Code that has run for a while gets a second
-#: one late: it may be saving its work, and a further interrupt would end that, too.
-_INTERRUPTS_YOUNG = (0.0, 0.3, 1.0, 2.0)
-_INTERRUPTS = (0.0, 2.0)
-_YOUNG_SECONDS = 1.0
-
-#: Seconds after the first interrupt at which the kernel counts as unresponsive to it.
-INTERRUPT_PATIENCE = 5.0
-
 #: Seconds an idle kernel gets to shut down by itself.
 _SHUTDOWN_GRACE = 1.0
 
@@ -75,16 +55,6 @@ MAX_QUEUED = 64
 
 #: Finished executions whose late output still finds them.
 _REMEMBERED = 200
-
-
-#: Advice after a failure of the server itself.
-_SERVER_FAILED = "the log of the server has the details. Try again; if it happens again, restart the kernel"
-
-#: The fault of a kernel that answers and broadcasts nothing.
-_MUTE = (
-    "can no longer send the outputs of code; ipykernel fails so after text that has no UTF-8 form, "
-    "such as half of a surrogate pair ('\\ud800')"
-)
 
 
 class KernelState(StrEnum):
@@ -129,7 +99,6 @@ class Kernel:
         self.late = OutputCollector(Displays())
         self.died = Signal()
         self._displays = Displays()
-        self._mute = False
         self._env = env
         self._context = context
         self._runtime = runtime
@@ -144,12 +113,11 @@ class Kernel:
         self._reaper: asyncio.Task[None] | None = None
         self._running: CellExecution | None = None
         self._known: OrderedDict[str, CellExecution] = OrderedDict()
-        self._probes: dict[str, asyncio.Future[None]] = {}  # our own requests: done when an iopub status of them came
-        self._idles: set[str] = set()  # those of them that the kernel was heard to be done with
-        self._replies: dict[str, asyncio.Future[dict[str, Any]]] = {}
-        self._ladder: asyncio.Task[bool] | None = None
         self._restarting = asyncio.Lock()
         self._background = Background()
+        self._probes = Probes(lambda: self._wire)
+        self._liveness = Liveness(self.kernel_id, self._probes)
+        self._interrupts = Interrupts(self.kernel_id, self._probes, self._send_interrupt)
         self._subshell: str | None = None
 
     # Facts
@@ -235,7 +203,7 @@ class Kernel:
             self._known.clear()
             self.execution_count = 0
             self._subshell = None
-            self._mute = False
+            self._liveness.iopub_lost = False
             await self._bring_up(timeout_seconds, KernelState.DEAD)
             self.started_at = datetime.now(UTC)
 
@@ -298,8 +266,7 @@ class Kernel:
                         advice="try again",
                     ) from error
                 asked.append(msg_id)
-                self._probes[msg_id] = heard
-                self._replies[msg_id] = reply
+                self._probes.register(msg_id, reply, heard)
                 first = asyncio.FIRST_COMPLETED
                 await asyncio.wait([*outstanding, process.exited], timeout=_READY_INTERVAL, return_when=first)
                 if process.exited.done():
@@ -320,7 +287,7 @@ class Kernel:
             self.info = reply.result()
         finally:
             for msg_id in asked:
-                self._forget_probe(msg_id)
+                self._probes.forget(msg_id)
 
     # Run code
 
@@ -342,9 +309,9 @@ class Kernel:
             LimitReachedError: too much waits already.
         """
         self.require_alive()
-        if self._mute:
+        if self._liveness.iopub_lost:
             raise KernelUnresponsiveError(
-                f"kernel {self.kernel_id} {_MUTE}",
+                f"kernel {self.kernel_id} {IOPUB_LOST}",
                 state="nothing was run; its variables stand until it is restarted",
                 advice=Remedy.RESTART_KERNEL,
             )
@@ -396,13 +363,9 @@ class Kernel:
             try:
                 await self._run(execution)
             except Exception as error:
-                logger.exception("code could not be run", extra=self._log_fields(execution))
-                why = f"the server failed to have it run: {type(error).__name__}: {error}; {_SERVER_FAILED}"
+                logger.exception("code could not be run", extra=log_fields(self.kernel_id, execution))
+                why = f"the server failed to have it run: {type(error).__name__}: {error}; {SERVER_FAILED}"
                 execution.fail("ServerFailure", safe_utf8(why))
-
-    def _log_fields(self, execution: CellExecution | None) -> dict[str, Any]:
-        fields = {"kernel_id": self.kernel_id}
-        return fields if execution is None else fields | {"execution_id": execution.owner}
 
     async def _run(self, execution: CellExecution) -> None:
         self._running = execution
@@ -431,11 +394,13 @@ class Kernel:
                 },
                 msg_id=execution.msg_id,
             )
-            doubt = asyncio.create_task(self._doubt(execution), name=f"doubt {self.kernel_id}")
+            check = asyncio.create_task(
+                self._liveness.check(execution, self.info), name=f"check liveness of {self.kernel_id}"
+            )
             try:
                 await execution.released.wait()
             finally:
-                doubt.cancel()
+                check.cancel()
         finally:
             if timer is not None:
                 timer.cancel()
@@ -454,7 +419,7 @@ class Kernel:
         try:
             self._deliver(message, execution)
         except Exception as error:
-            fields = self._log_fields(execution) | {"msg_type": message.msg_type}
+            fields = log_fields(self.kernel_id, execution) | {"msg_type": message.msg_type}
             logger.exception("a message of a kernel could not be read", extra=fields)
             if execution is None:
                 return
@@ -462,17 +427,15 @@ class Kernel:
                 execution.collector.note_unreadable(message.msg_type, len(message.content_frame), error)
             elif message.msg_type == "execute_reply" and not execution.released.is_set():
                 # The kernel is done with the code, and no other message says how it ended. Outputs may still come.
-                why = f"the kernel's {message.msg_type} could not be read ({type(error).__name__}); {_SERVER_FAILED}"
+                why = f"the kernel's {message.msg_type} could not be read ({type(error).__name__}); {SERVER_FAILED}"
                 self._take_reply(execution, {"status": "error", "ename": "UnreadableReply", "evalue": why})
 
     def _deliver(self, message: Message, execution: CellExecution | None) -> None:
         parent = message.parent_id
         if message.channel == "iopub":
             self._route_iopub(message, execution)
-        elif parent in self._replies:
-            reply = self._replies.pop(parent)
-            if not reply.done():
-                reply.set_result(message.content)
+        elif self._probes.awaits_reply(parent):
+            self._probes.take_reply(parent, lambda: message.content)
         elif execution is not None and message.msg_type == "execute_reply":
             execution.timing["shell.execute_reply"] = message.date
             self._take_reply(execution, message.content)
@@ -482,22 +445,18 @@ class Kernel:
         if execution.execution_count is not None:
             self.execution_count = execution.execution_count
         if not execution.released.is_set():
-            asyncio.get_running_loop().call_later(_IDLE_GRACE, self._ask_for_idle, execution)
+            self._liveness.after_reply(execution)
 
     def _route_iopub(self, message: Message, execution: CellExecution | None) -> None:
         if message.msg_type == "status":
             state = message.content.get("execution_state")
-            probe = self._probes.get(message.parent_id)
-            if probe is not None and not probe.done():
-                probe.set_result(None)
-            if probe is not None and state == "idle":
-                self._idles.add(message.parent_id)
+            self._probes.take_status(message.parent_id, state)
             if execution is not None and state in ("busy", "idle"):
                 execution.timing[f"iopub.status.{state}"] = message.date
                 if state == "idle":
                     execution.take_idle()
                     if not execution.replied:
-                        asyncio.get_running_loop().call_later(_IDLE_GRACE, self._ask_for_reply, execution)
+                        self._liveness.after_idle(execution)
             return
         if execution is None:
             if message.parent_id not in self._probes and not message.too_large:
@@ -510,96 +469,6 @@ class Kernel:
             execution.timing["iopub.execute_input"] = message.date
             self.execution_count = message.content.get("execution_count") or self.execution_count
         execution.take_output(message.msg_type, message.content)
-
-    def _ask_for_idle(self, execution: CellExecution) -> None:
-        """The reply came, `idle` did not. A status of a later request shows that it is lost."""
-        if execution.released.is_set() or self._wire is None:
-            return
-        loop = asyncio.get_running_loop()
-        loop.call_later(_IDLE_GRACE, execution.give_up_on_idle)
-        heard: asyncio.Future[None] = loop.create_future()
-        heard.add_done_callback(lambda done: None if done.cancelled() else execution.give_up_on_idle())
-        self._nudge(heard)
-
-    def _ask_for_reply(self, execution: CellExecution) -> None:
-        """`idle` came, the reply did not: the kernel may have failed to send it. The reply to a later request tells."""
-        if execution.replied or execution.released.is_set():
-            return
-        try:
-            reply = self._nudge()
-        except Exception as error:
-            logger.exception("a kernel could not be asked", extra=self._log_fields(execution))
-            why = f"its reply is missing, and the kernel could not be asked ({type(error).__name__}); {_SERVER_FAILED}"
-            execution.lose_touch(why)
-            return
-        reply.add_done_callback(lambda done: None if done.cancelled() else execution.take_later_reply())
-
-    async def _doubt(self, execution: CellExecution) -> None:
-        """Look after a cell that takes long. A failure here does not end the cell: its kernel may well go on."""
-        try:
-            await self._find_lost_end(execution)
-        except Exception:
-            logger.exception("a kernel could not be asked", extra=self._log_fields(execution))
-
-    async def _find_lost_end(self, execution: CellExecution) -> None:
-        """Find out about a cell of an ipykernel that takes long: is it over, and could the kernel say so?
-
-        One that fails to write the output of a cell, such as a lone surrogate, may send neither the reply nor
-        `idle`. A request behind the cell shows that it is over, for an ipykernel takes them one after the other; other
-        kernels may answer before. If writing fails twice at a time, its thread for broadcasts is never woken again
-        (ZMQStream does not look for further messages after an exception). Then each flush takes 10 s, and nothing that
-        the kernel says arrives. Its control thread answers all the same, but of that, too, there is no broadcast.
-        """
-        await asyncio.sleep(_DOUBT_SECONDS)
-        if self.info.get("implementation") != "ipython":
-            return
-        over = self._nudge(expires=False)
-        # Messages of the cell may come over another channel than this reply, and a little later.
-        later = asyncio.get_running_loop().call_later
-        over.add_done_callback(lambda done: done.cancelled() or later(_IDLE_GRACE, execution.give_up_on_both))
-        unheard = 0
-        while unheard < 2:
-            msg_id = secrets.token_hex(16)
-            await self._nudge(channel="control", msg_id=msg_id, expires=False)
-            await asyncio.sleep(_MUTE_SECONDS)
-            # One that is not heard may still wake the thread that broadcasts, for that one message.
-            unheard = 0 if msg_id in self._idles else unheard + 1
-        self._mute = True
-        logger.warning("kernel is mute", extra={"kernel_id": self.kernel_id})
-        if not execution.released.is_set():
-            execution.lose_touch(f"the kernel {_MUTE}; its variables stand until the kernel is restarted")
-
-    def _nudge(
-        self,
-        heard: asyncio.Future[None] | None = None,
-        *,
-        channel: Literal["shell", "control"] = "shell",
-        msg_id: str | None = None,
-        expires: bool = True,
-    ) -> asyncio.Future[dict[str, Any]]:
-        """Send a harmless request. Returns its reply; `heard` is completed when an iopub status of it is here.
-
-        An ipykernel whose `await` was interrupted answers only when another request comes.
-
-        Args:
-            expires: forget the request after a while; otherwise some time after its reply, whenever that comes.
-        """
-        loop = asyncio.get_running_loop()
-        reply: asyncio.Future[dict[str, Any]] = loop.create_future()
-        if self._wire is not None:
-            msg_id = self._wire.send(channel, "kernel_info_request", {}, msg_id=msg_id)
-            self._replies[msg_id] = reply
-            self._probes[msg_id] = heard or loop.create_future()
-            if expires:
-                loop.call_later(_PROBE_SECONDS, self._forget_probe, msg_id)
-            else:
-                reply.add_done_callback(lambda _: loop.call_later(_PROBE_SECONDS, self._forget_probe, msg_id))
-        return reply
-
-    def _forget_probe(self, msg_id: str) -> None:
-        self._probes.pop(msg_id, None)
-        self._replies.pop(msg_id, None)
-        self._idles.discard(msg_id)
 
     # Look inside
 
@@ -657,14 +526,10 @@ class Kernel:
     ) -> dict[str, Any]:
         """Send a request of our own and wait for its reply; its broadcasts are not shown."""
         wire = self._require_wire()
-        msg_id = secrets.token_hex(16)
-        reply: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-        self._replies[msg_id] = reply
-        self._probes[msg_id] = asyncio.get_running_loop().create_future()
         try:
-            wire.send(channel, msg_type, content, msg_id=msg_id, subshell_id=subshell_id)
-            async with asyncio.timeout(timeout_seconds):
-                return await reply
+            return await self._probes.ask(
+                wire, channel, msg_type, content, timeout_seconds=timeout_seconds, subshell_id=subshell_id
+            )
         except TimeoutError:
             raise KernelUnresponsiveError(
                 f"kernel {self.kernel_id} did not answer within {timeout_seconds:g} s",
@@ -675,9 +540,6 @@ class Kernel:
             raise KernelUnresponsiveError(
                 f"kernel {self.kernel_id} could not be asked: {error}", advice=Remedy.TRY_OR_RESTART
             ) from error
-        finally:
-            self._replies.pop(msg_id, None)
-            asyncio.get_running_loop().call_later(_PROBE_SECONDS, self._forget_probe, msg_id)
 
     def _require_wire(self) -> Wire:
         """The connection to the process.
@@ -718,34 +580,15 @@ class Kernel:
             return True
         if target is not self._running:
             return False
-        if self._ladder is None or self._ladder.done():
-            target.expect_end(reason)
-            self._ladder = asyncio.create_task(self._interrupt_ladder(target), name=f"interrupt {self.kernel_id}")
-        return await asyncio.shield(self._ladder)
+        return await self._interrupts.end(target, reason)
 
-    async def _interrupt_ladder(self, execution: CellExecution) -> bool:
-        began = time.monotonic()
-        for at in _INTERRUPTS_YOUNG if execution.duration < _YOUNG_SECONDS else _INTERRUPTS:
-            if await _set_within(execution.released, began + at - time.monotonic()):
-                return True
-            try:
-                await self._send_interrupt(execution)
-            except Exception:  # the next one may succeed; if none does, the caller has its result all the same
-                logger.exception("an interrupt could not be sent", extra=self._log_fields(execution))
-        if await _set_within(execution.released, began + INTERRUPT_PATIENCE - time.monotonic()):
-            return True
-        execution.give_up_on_interrupt()
-        return False
-
-    async def _send_interrupt(self, execution: CellExecution) -> None:
+    async def _send_interrupt(self) -> None:
         if self._process is None or self._wire is None:
             return
         if self.spec.interrupt_mode == "message":
             self._wire.send("control", "interrupt_request", {})
         else:
             await self._process.interrupt()
-        reply = self._nudge()
-        reply.add_done_callback(lambda done: None if done.cancelled() else execution.take_later_reply())
 
     # End
 
@@ -855,14 +698,3 @@ def _surrogate_in(code: str) -> str | None:
 def _tail(process: KernelProcess) -> str:
     tail = process.output_tail()
     return f"It wrote:\n```\n{tail}\n```" if tail else ""
-
-
-async def _set_within(event: asyncio.Event, seconds: float) -> bool:
-    """Wait for `event` at most `seconds`. Returns whether it is set."""
-    if not event.is_set() and seconds > 0:
-        try:
-            async with asyncio.timeout(seconds):
-                await event.wait()
-        except TimeoutError:
-            pass
-    return event.is_set()

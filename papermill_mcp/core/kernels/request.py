@@ -15,6 +15,9 @@ from papermill_mcp.core.kernels.outputs import Displays, Output, OutputCollector
 
 logger = logging.getLogger(__name__)
 
+#: The advice after a failure of the server itself.
+SERVER_FAILED = "the log of the server has the details. Try again; if it happens again, restart the kernel"
+
 
 class RunStatus(StrEnum):
     """The status of a cell, a run, a row of a batch or a record. All but the first two are final."""
@@ -278,6 +281,12 @@ class CellExecution:
             self._on_change()
         except Exception:  # the execution goes on, and ends, without the listener
             logger.exception("the listener of an execution failed", extra={"execution_id": self.owner})
+
+
+def log_fields(kernel_id: str, execution: CellExecution | None) -> dict[str, Any]:
+    """The structured fields of a log record about an execution in a kernel."""
+    fields = {"kernel_id": kernel_id}
+    return fields if execution is None else fields | {"execution_id": execution.owner}
 
 
 def _error_of(reply: dict[str, Any]) -> CellError | None:
