@@ -19,8 +19,6 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
-from mcp.shared.dispatcher import coerce_request_id
-from mcp.shared.jsonrpc_dispatcher import cancelled_request_id_from_params
 from mcp.shared.message import ServerMessageMetadata, SessionMessage
 from mcp_types import (
     JSONRPCError,
@@ -44,6 +42,7 @@ from papermill_mcp.server.json_rpc import (
     encode,
     read_line,
 )
+from papermill_mcp.server.sdk import cancelled_request, coerce_request_id
 from papermill_mcp.utils.memory import collector_paused
 
 logger = logging.getLogger(__name__)
@@ -201,8 +200,7 @@ class ProtocolGuard:
         return SessionMessage(request, ServerMessageMetadata(on_request_unanswered=partial(self._settled, key)))
 
     def _cancels_anything(self, cancellation: Json | None) -> bool:
-        cancelled = cancelled_request_id_from_params(cancellation)
-        return cancelled is not None and coerce_request_id(cancelled) in self._in_flight
+        return cancelled_request(cancellation) in self._in_flight
 
     async def _settled(self, key: RequestId) -> None:
         """A request was cancelled by the client: it gets no answer."""

@@ -15,9 +15,10 @@ from helpers import Json, call, cell, digest, read_json, text_of, write_notebook
 from papermill_mcp.config import Config
 from papermill_mcp.errors import ErrorCode
 from papermill_mcp.server.app import build_server
+from papermill_mcp.server.sdk import registered_tools
 
 CODES = {str(code) for code in ErrorCode}
-TOOLS = {tool.name: tool.parameters for tool in build_server(Config())._tool_manager.list_tools()}
+TOOLS = {tool.name: tool.parameters for tool in registered_tools(build_server(Config()))}
 
 #: Arguments with which a call gets as far as it can without running anything.
 _OTHERS: dict[str, Json] = {

@@ -25,12 +25,12 @@ from mcp_types import Tool
 from papermill_mcp.config import Config
 from papermill_mcp.errors import ErrorCode
 from papermill_mcp.server.app import build_server
+from papermill_mcp.server.sdk import registered_tools
 
 pytestmark = pytest.mark.kernel
 
 _TOOLS = {
-    tool.name: Tool(name=tool.name, input_schema=tool.parameters)
-    for tool in build_server(Config())._tool_manager.list_tools()
+    tool.name: Tool(name=tool.name, input_schema=tool.parameters) for tool in registered_tools(build_server(Config()))
 }
 _PATHS = ("path", "input_path", "output_path", "cwd", "directory", "root_directory", "output_directory")
 _WRITES = ("create_notebook", "write_notebook")

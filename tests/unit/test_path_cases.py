@@ -22,6 +22,7 @@ from mcp import Client
 from papermill_mcp.config import Config
 from papermill_mcp.errors import ServerError
 from papermill_mcp.server.app import build_server
+from papermill_mcp.server.sdk import registered_tools
 from papermill_mcp.services.workspace import Workspace
 from papermill_mcp.utils.file_utils import read_file, write_file
 
@@ -45,7 +46,7 @@ _ONLY_READS = {"read_notebook", "get_notebook_info", "list_notebook_files", "sea
 
 
 def _parameters() -> list[tuple[str, str]]:
-    tools = build_server(Config())._tool_manager.list_tools()
+    tools = registered_tools(build_server(Config()))
     return [(tool.name, name) for tool in tools for name in tool.parameters["properties"] if _PATHS.search(name)]
 
 

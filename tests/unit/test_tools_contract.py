@@ -16,6 +16,7 @@ from mcp_types import Tool
 from papermill_mcp.config import Config
 from papermill_mcp.errors import ErrorCode
 from papermill_mcp.server.app import build_server
+from papermill_mcp.server.sdk import registered_tools
 
 _REPOSITORY = Path(__file__).parents[2]
 _SNAPSHOTS = _REPOSITORY / "tests" / "snapshots"
@@ -96,7 +97,7 @@ def _listed(config: Config) -> list[Tool]:
             output_schema=tool.output_schema,
             annotations=tool.annotations,
         )
-        for tool in build_server(config)._tool_manager.list_tools()
+        for tool in registered_tools(build_server(config))
     ]
 
 

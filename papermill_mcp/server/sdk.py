@@ -1,0 +1,49 @@
+"""The parts of the SDK that it does not document and that are used here. An update of the SDK is looked at here.
+
+Beside these, `tools/toolset.py` overrides `FuncMetadata.pre_parse_json` and `Tool.run`, which are public.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
+
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+from mcp.server.context import ServerRequestContext
+from mcp.server.mcpserver import MCPServer
+from mcp.server.mcpserver.tools import Tool
+from mcp.shared.dispatcher import coerce_request_id
+from mcp.shared.jsonrpc_dispatcher import cancelled_request_id_from_params
+from mcp_types import CompleteRequestParams, CompleteResult, RequestId
+
+__all__ = ["SdkServer", "coerce_request_id", "registered_tools"]
+
+_T = TypeVar("_T")
+
+Complete = Callable[[ServerRequestContext[_T, Any], CompleteRequestParams], Awaitable[CompleteResult]]
+
+
+class SdkServer(MCPServer[_T]):
+    """The SDK's server, with a way to its low-level server: streams of messages, and completions with a context."""
+
+    def answer_completions(self, complete: Complete[_T]) -> None:
+        """Let `complete` answer completions. The SDK's own way gives it no context, and so no services."""
+        self._lowlevel_server.add_request_handler("completion/complete", CompleteRequestParams, complete)
+
+    async def run_streams(
+        self, from_client: MemoryObjectReceiveStream[Any], to_client: MemoryObjectSendStream[Any]
+    ) -> None:
+        """Serve one client over streams of messages, until the first of them ends."""
+        server = self._lowlevel_server
+        await server.run(from_client, to_client, server.create_initialization_options())
+
+
+def registered_tools(server: MCPServer[Any]) -> list[Tool]:
+    """The tools of a server, with the schemas that clients get."""
+    return server._tool_manager.list_tools()
+
+
+def cancelled_request(params: Mapping[str, Any] | None) -> RequestId | None:
+    """The request that a `notifications/cancelled` names, as the SDK knows it; None if it names none."""
+    cancelled = cancelled_request_id_from_params(params)
+    return None if cancelled is None else coerce_request_id(cancelled)
