@@ -289,7 +289,7 @@ def _prompts() -> str:
                 entry.listing.description or "",
                 ", ".join(map(_code, entry.needs)),
             )
-            for name, entry in resources._PROMPTS.items()
+            for name, entry in prompts._PROMPTS.items()
         ),
     )
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from papermill_mcp.config import Config
 from papermill_mcp.core.documents.check import _MOST as PROBLEMS
 from papermill_mcp.core.images import MAX_IMAGE_BYTES, MAX_PIXELS, MAX_SENT_BYTES
-from papermill_mcp.core.kernels.kernel import INTERRUPT_PATIENCE, MAX_QUEUED
+from papermill_mcp.core.kernels.interrupts import INTERRUPT_PATIENCE
+from papermill_mcp.core.kernels.kernel import MAX_QUEUED
 from papermill_mcp.core.kernels.outputs import MAX_CELL_CHARS, MAX_CELL_OUTPUTS, MAX_DISPLAYS, STREAM_TAIL_CHARS
 from papermill_mcp.core.kernels.wire import MAX_CONTENT_BYTES
 from papermill_mcp.core.runs.notebook_run import _MAX_ROWS as CELL_ROWS
@@ -45,8 +46,8 @@ from papermill_mcp.services.runs.registry import _REMEMBERED as KEPT_EXECUTIONS
 from papermill_mcp.services.runs.view import _CELL_CHARS, _VALUE_CHARS
 from papermill_mcp.services.runtime_files import _LOOKED_AT, _SHOWN
 from papermill_mcp.services.workspace import MAX_LINKS, MAX_PART_BYTES, MAX_PARTS, MAX_PATH_BYTES
+from papermill_mcp.tools.completions import _MAX_COMPLETIONS
 from papermill_mcp.tools.resources import _MAX_CHARS as RESOURCE_CHARS
-from papermill_mcp.tools.resources import _MAX_COMPLETIONS
 from papermill_mcp.utils.stderr_relay import MAX_WAITING
 
 

@@ -36,7 +36,8 @@ PROGRAM = "jupyter-papermill-mcp"
 
 ENV_PREFIX = "JUPYTER_MCP_"
 
-Toolset = Literal["notebook", "kernel", "execution", "server"]
+#: The groups in which tools are registered.
+ToolsetName = Literal["notebook", "kernel", "execution", "server"]
 
 
 class ConfigError(Exception):
@@ -91,8 +92,8 @@ class Config(BaseModel):
     )
     read_only: bool = Field(False, description="register no tool that writes files")
     no_execute: bool = Field(False, description="register no tool that runs code")
-    toolsets: list[Toolset] = Field(
-        ["notebook", "kernel", "execution", "server"], min_length=1, description="which groups of tools to register"
+    toolsets: list[ToolsetName] = Field(
+        [*get_args(ToolsetName)], min_length=1, description="which groups of tools to register"
     )
     state_directory: Path | None = Field(
         None, description="for connection files and other state; default: the user state directory of the platform"

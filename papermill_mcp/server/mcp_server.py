@@ -8,10 +8,9 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.lowlevel.helper_types import ReadResourceContents
-from mcp.server.mcpserver import Context, MCPServer
+from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.tools import Tool
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
@@ -29,8 +28,11 @@ from pydantic import ValidationError
 
 from papermill_mcp.config import Config
 from papermill_mcp.errors import InvalidArgumentError, ServerError, listed, nearest
+from papermill_mcp.server.sdk import SdkServer
 from papermill_mcp.services import Services
 from papermill_mcp.tools import resources
+from papermill_mcp.tools.completions import complete
+from papermill_mcp.tools.prompts import filled_prompt, offered_prompts
 from papermill_mcp.tools.remedies import CALLS
 from papermill_mcp.tools.toolset import text_content
 from papermill_mcp.utils.text_utils import safe_utf8
@@ -38,21 +40,14 @@ from papermill_mcp.utils.text_utils import safe_utf8
 logger = logging.getLogger("papermill_mcp.tools")
 
 
-class NotebookServer(MCPServer[Services]):
+class NotebookServer(SdkServer[Services]):
     """The SDK's server, with answers of ours where the SDK has none or says too much."""
 
     def __init__(self, name: str, *, tools: list[Tool], config: Config, **options: Any) -> None:
         super().__init__(name, tools=tools, middleware=[_contain], **options)
         self._names = [tool.name for tool in tools]
         self._config = config
-        self._lowlevel_server.add_request_handler("completion/complete", CompleteRequestParams, self._complete)
-
-    async def run_streams(
-        self, from_client: MemoryObjectReceiveStream[Any], to_client: MemoryObjectSendStream[Any]
-    ) -> None:
-        """Serve one client over streams of messages, until the first of them ends."""
-        server = self._lowlevel_server
-        await server.run(from_client, to_client, server.create_initialization_options())
+        self.answer_completions(self._complete)
 
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Context[Services, Any] | None = None
@@ -95,14 +90,14 @@ class NotebookServer(MCPServer[Services]):
 
     async def list_prompts(self) -> list[Prompt]:
         """The prompts there are."""
-        return resources.prompts(self._names)
+        return offered_prompts(self._names)
 
     async def get_prompt(
         self, name: str, arguments: Mapping[str, Any] | None = None, context: Context[Services, Any] | None = None
     ) -> GetPromptResult | InputRequiredResult:
         """A prompt with its arguments filled in."""
         try:
-            return resources.prompt(name, arguments or {}, self._names)
+            return filled_prompt(name, arguments or {}, self._names)
         except ServerError as error:
             raise MCPError(INVALID_PARAMS, safe_utf8(str(error))) from None
 
@@ -111,7 +106,7 @@ class NotebookServer(MCPServer[Services]):
     ) -> CompleteResult:
         known = (params.context.arguments if params.context else None) or {}
         argument, services = params.argument, ctx.lifespan_context
-        found = await resources.complete(argument.name, argument.value, known, services, self._config)
+        found = await complete(argument.name, argument.value, known, services, self._config)
         return CompleteResult(completion=found)
 
 

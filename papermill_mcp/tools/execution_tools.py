@@ -13,19 +13,8 @@ from papermill_mcp.services.runs.requests import (
     PapermillRequest,
 )
 from papermill_mcp.services.runs.view import BatchView, CancelledExecution, ExecutionList, RunView
-from papermill_mcp.tools.toolset import (
-    READS,
-    RUNS_NOTEBOOKS,
-    STOPS,
-    Batches,
-    ExecutionId,
-    Executions,
-    IdempotencyKey,
-    ReportProgress,
-    Runs,
-    Toolset,
-    Wait,
-)
+from papermill_mcp.tools.arguments import Batches, ExecutionId, Executions, IdempotencyKey, ReportProgress, Runs, Wait
+from papermill_mcp.tools.toolset import READS, RUNS_NOTEBOOKS, STOPS, Toolset
 
 toolset = Toolset("execution")
 

@@ -18,20 +18,8 @@ from papermill_mcp.services.kernel_service import (
 )
 from papermill_mcp.services.runs.requests import CodeRequest, KernelId
 from papermill_mcp.services.runs.view import RunView
-from papermill_mcp.tools.toolset import (
-    LOOKS_INSIDE,
-    READS,
-    RUNS_CODE,
-    STARTS,
-    STOPS,
-    Executions,
-    IdempotencyKey,
-    Kernels,
-    ReportProgress,
-    Runs,
-    Toolset,
-    Wait,
-)
+from papermill_mcp.tools.arguments import Executions, IdempotencyKey, Kernels, ReportProgress, Runs, Wait
+from papermill_mcp.tools.toolset import LOOKS_INSIDE, READS, RUNS_CODE, STARTS, STOPS, Toolset
 
 toolset = Toolset("kernel")
 

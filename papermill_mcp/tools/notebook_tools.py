@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, NotRequired
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
-from typing_extensions import TypedDict
+from pydantic import Field
 
 from papermill_mcp.services.catalogue import NotebookInfo, NotebookList, SearchResult
 from papermill_mcp.services.notebook_service import (
@@ -20,65 +19,23 @@ from papermill_mcp.services.notebooks.edits import Add, CellRef, NewCell, Update
 from papermill_mcp.services.notebooks.view import NotebookView
 from papermill_mcp.services.results import Request
 from papermill_mcp.services.runs.requests import NotebookPath
-from papermill_mcp.tools.toolset import (
-    ADDS,
-    EDITS,
-    READS,
+from papermill_mcp.tools.arguments import (
     Catalogue,
+    CellId,
+    CellIndex,
+    CellToMake,
+    CellType,
+    Directory,
+    EditOperation,
     IfRevision,
     Kernels,
     Notebooks,
+    Overwrite,
     Tags,
-    Toolset,
 )
+from papermill_mcp.tools.toolset import ADDS, EDITS, READS, Toolset
 
 toolset = Toolset("notebook")
-
-CellType = Annotated[Literal["code", "markdown", "raw"], Field(description='"code", "markdown" or "raw".')]
-CellId = Annotated[str | None, Field(description="Id of the cell. Give this or index.")]
-CellIndex = Annotated[int | None, Field(description="Index of the cell, 0-based; negative counts from the end.")]
-Overwrite = Annotated[bool, Field(description="Replace a notebook that is there. Default false.")]
-Directory = Annotated[str, Field(description='Directory, as for path. Default ".", the workspace.')]
-
-
-class CellToMake(TypedDict):
-    """A cell of a new notebook."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # type: ignore[misc]
-
-    cell_type: CellType
-    source: str
-    tags: NotRequired[list[str]]
-
-
-class EditOperation(TypedDict):
-    """One step of edit_notebook: `op`, and the fields that it takes."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # type: ignore[misc]
-
-    op: Literal[
-        "add",
-        "update",
-        "replace_text",
-        "remove",
-        "move",
-        "set_type",
-        "set_tags",
-        "clear_outputs",
-        "set_metadata",
-        "add_ids",
-        "convert",
-    ]
-    cell_id: NotRequired[str]
-    index: NotRequired[int]
-    after_cell_id: NotRequired[str]
-    to: NotRequired[int]
-    cell_type: NotRequired[Literal["code", "markdown", "raw"]]
-    source: NotRequired[str]
-    old_text: NotRequired[str]
-    new_text: NotRequired[str]
-    tags: NotRequired[list[str]]
-    metadata: NotRequired[dict[str, Any]]
 
 
 @toolset.tool("Create a notebook", EDITS)

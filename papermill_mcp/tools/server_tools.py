@@ -8,7 +8,8 @@ from pydantic import Field
 
 from papermill_mcp.services.jupyter_server_service import StartedServer, StoppedServer
 from papermill_mcp.services.runtime_files import RuntimeDirectory, list_runtime_directory
-from papermill_mcp.tools.toolset import READS, STARTS_ONCE, STOPS, Jupyter, ReportProgress, Toolset
+from papermill_mcp.tools.arguments import Jupyter, ReportProgress
+from papermill_mcp.tools.toolset import READS, STARTS_ONCE, STOPS, Toolset
 
 toolset = Toolset("server")
 

@@ -16,11 +16,10 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from string import Template
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError
-from mcp.server.mcpserver.resolve import Resolve
 from mcp.server.mcpserver.tools import Tool
 from mcp.server.mcpserver.utilities.func_metadata import FuncMetadata
 from mcp_types import (
@@ -29,26 +28,16 @@ from mcp_types import (
     TextContent,
     ToolAnnotations,
 )
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from papermill_mcp.config import Config
+from papermill_mcp.config import Config, ToolsetName
 from papermill_mcp.errors import InvalidArgumentError, ServerError, UnknownArgumentError, listed, nearest
-from papermill_mcp.services import Services
-from papermill_mcp.services.catalogue import NotebookCatalogue
-from papermill_mcp.services.jupyter_server_service import JupyterServerService
-from papermill_mcp.services.kernel_service import KernelService
-from papermill_mcp.services.notebook_service import NotebookService
-from papermill_mcp.services.results import Progress, Request
-from papermill_mcp.services.runs.batches import BatchStarter
-from papermill_mcp.services.runs.registry import RunRegistry
-from papermill_mcp.services.runs.starter import RunStarter
+from papermill_mcp.services.results import Request
 from papermill_mcp.tools.remedies import CALLS
 from papermill_mcp.tools.replies import render
 from papermill_mcp.utils.text_utils import safe_utf8
 
 logger = logging.getLogger("papermill_mcp.tools")
-
-ToolsetName = Literal["notebook", "kernel", "execution", "server"]
 
 _F = TypeVar("_F", bound=Callable[..., Awaitable[BaseModel]])
 
@@ -92,70 +81,6 @@ STOPS = Hints(destructive=True, runs_code=True)
 RUNS_CODE = Hints(destructive=True, open_world=True, runs_code=True)
 #: Runs code and writes notebooks.
 RUNS_NOTEBOOKS = Hints(destructive=True, open_world=True, runs_code=True, writes_files=True)
-
-
-# How services arrive. `async`, since the SDK would give a plain function a worker thread.
-async def _notebooks(ctx: Context[Services]) -> NotebookService:
-    return ctx.request_context.lifespan_context.notebooks
-
-
-async def _catalogue(ctx: Context[Services]) -> NotebookCatalogue:
-    return ctx.request_context.lifespan_context.catalogue
-
-
-async def _kernels(ctx: Context[Services]) -> KernelService:
-    return ctx.request_context.lifespan_context.kernels
-
-
-async def _executions(ctx: Context[Services]) -> RunRegistry:
-    return ctx.request_context.lifespan_context.executions
-
-
-async def _runs(ctx: Context[Services]) -> RunStarter:
-    return ctx.request_context.lifespan_context.runs
-
-
-async def _batches(ctx: Context[Services]) -> BatchStarter:
-    return ctx.request_context.lifespan_context.batches
-
-
-async def _jupyter(ctx: Context[Services]) -> JupyterServerService:
-    return ctx.request_context.lifespan_context.jupyter
-
-
-async def _progress(ctx: Context[Services]) -> Progress:
-    return ctx.report_progress
-
-
-Notebooks = Annotated[NotebookService, Resolve(_notebooks)]
-Catalogue = Annotated[NotebookCatalogue, Resolve(_catalogue)]
-Kernels = Annotated[KernelService, Resolve(_kernels)]
-Executions = Annotated[RunRegistry, Resolve(_executions)]
-Runs = Annotated[RunStarter, Resolve(_runs)]
-Batches = Annotated[BatchStarter, Resolve(_batches)]
-Jupyter = Annotated[JupyterServerService, Resolve(_jupyter)]
-ReportProgress = Annotated[Progress, Resolve(_progress)]
-
-ExecutionId = Annotated[str, Field(description="An execution_id from an earlier reply.")]
-IfRevision = Annotated[
-    str | None,
-    Field(description="Write only if the file still has this revision; otherwise CONFLICT."),
-]
-Tags = Annotated[list[str] | None, Field(description='Cell tags, such as "parameters".')]
-# A `$name` in a description is the setting of that name; `_described` puts its value in.
-Wait = Annotated[
-    float | None,
-    Field(
-        ge=0,
-        le=3600,
-        allow_inf_nan=False,
-        description="Seconds to wait, 0 to 3600, before the answer is `running`. Default: as set ($response_wait).",
-    ),
-]
-IdempotencyKey = Annotated[
-    str | None,
-    Field(description="A key of yours: a request repeated with it runs once.", min_length=1, max_length=200),
-]
 
 
 class _StrictMetadata(FuncMetadata):

@@ -183,7 +183,7 @@ class Cluster:
         return replace(answer.result, notes=[*answer.result.notes, *_remarks(sent, answer)])
 
     async def _module_missing(self, task: ClusterTask, error: ModuleNotFoundError) -> ServerError:
-        """Which workers lack what, in words."""
+        """Name the workers that lack the package, and the package."""
         found = await self._ask_workers(pydoc.locate, "papermill_mcp.__version__")
         lacking = [worker for worker, version in found.items() if not isinstance(version, str)]
         where = f"the Dask workers {listed(lacking)} have" if lacking else "a Dask worker has"

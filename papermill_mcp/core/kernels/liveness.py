@@ -30,7 +30,7 @@ _IOPUB_SECONDS = 10.0
 
 #: The fault of a kernel that answers and broadcasts nothing.
 IOPUB_LOST = (
-    "can no longer send what code puts out; ipykernel does so after text that has no UTF-8 form, "
+    "can no longer send the outputs of code; ipykernel fails so after text that has no UTF-8 form, "
     "such as half of a surrogate pair ('\\ud800')"
 )
 

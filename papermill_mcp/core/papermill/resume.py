@@ -2,7 +2,7 @@
 
 After a failure the output says which cells ran, which one failed, and has papermill's error markers. When cells of it
 are run again, their part is brought up to date, and when no cell is left that failed or did not run, so is the whole:
-the notebook is then what a run without a failure would have left.
+the notebook is then as a run without a failure would have left it.
 """
 
 from __future__ import annotations

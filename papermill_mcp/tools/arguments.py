@@ -1,0 +1,130 @@
+"""The types of the arguments of tools: services, which the SDK resolves, and arguments that several tools take."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, NotRequired
+
+from mcp.server.mcpserver import Context
+from mcp.server.mcpserver.resolve import Resolve
+from pydantic import ConfigDict, Field
+from typing_extensions import TypedDict
+
+from papermill_mcp.services import Services
+from papermill_mcp.services.catalogue import NotebookCatalogue
+from papermill_mcp.services.jupyter_server_service import JupyterServerService
+from papermill_mcp.services.kernel_service import KernelService
+from papermill_mcp.services.notebook_service import NotebookService
+from papermill_mcp.services.results import Progress
+from papermill_mcp.services.runs.batches import BatchStarter
+from papermill_mcp.services.runs.registry import RunRegistry
+from papermill_mcp.services.runs.starter import RunStarter
+
+
+# How services arrive. `async`, since the SDK would give a plain function a worker thread.
+async def _notebooks(ctx: Context[Services]) -> NotebookService:
+    return ctx.request_context.lifespan_context.notebooks
+
+
+async def _catalogue(ctx: Context[Services]) -> NotebookCatalogue:
+    return ctx.request_context.lifespan_context.catalogue
+
+
+async def _kernels(ctx: Context[Services]) -> KernelService:
+    return ctx.request_context.lifespan_context.kernels
+
+
+async def _executions(ctx: Context[Services]) -> RunRegistry:
+    return ctx.request_context.lifespan_context.executions
+
+
+async def _runs(ctx: Context[Services]) -> RunStarter:
+    return ctx.request_context.lifespan_context.runs
+
+
+async def _batches(ctx: Context[Services]) -> BatchStarter:
+    return ctx.request_context.lifespan_context.batches
+
+
+async def _jupyter(ctx: Context[Services]) -> JupyterServerService:
+    return ctx.request_context.lifespan_context.jupyter
+
+
+async def _progress(ctx: Context[Services]) -> Progress:
+    return ctx.report_progress
+
+
+Notebooks = Annotated[NotebookService, Resolve(_notebooks)]
+Catalogue = Annotated[NotebookCatalogue, Resolve(_catalogue)]
+Kernels = Annotated[KernelService, Resolve(_kernels)]
+Executions = Annotated[RunRegistry, Resolve(_executions)]
+Runs = Annotated[RunStarter, Resolve(_runs)]
+Batches = Annotated[BatchStarter, Resolve(_batches)]
+Jupyter = Annotated[JupyterServerService, Resolve(_jupyter)]
+ReportProgress = Annotated[Progress, Resolve(_progress)]
+
+ExecutionId = Annotated[str, Field(description="An execution_id from an earlier reply.")]
+IfRevision = Annotated[
+    str | None,
+    Field(description="Write only if the file still has this revision; otherwise CONFLICT."),
+]
+Tags = Annotated[list[str] | None, Field(description='Cell tags, such as "parameters".')]
+# A `$name` in a description is the setting of that name; `_described` puts its value in.
+Wait = Annotated[
+    float | None,
+    Field(
+        ge=0,
+        le=3600,
+        allow_inf_nan=False,
+        description="Seconds to wait, 0 to 3600, before the answer is `running`. Default: as set ($response_wait).",
+    ),
+]
+IdempotencyKey = Annotated[
+    str | None,
+    Field(description="A key of yours: a request repeated with it runs once.", min_length=1, max_length=200),
+]
+
+CellType = Annotated[Literal["code", "markdown", "raw"], Field(description='"code", "markdown" or "raw".')]
+CellId = Annotated[str | None, Field(description="Id of the cell. Give this or index.")]
+CellIndex = Annotated[int | None, Field(description="Index of the cell, 0-based; negative counts from the end.")]
+Overwrite = Annotated[bool, Field(description="Replace a notebook that is there. Default false.")]
+Directory = Annotated[str, Field(description='Directory, as for path. Default ".", the workspace.')]
+
+
+class CellToMake(TypedDict):
+    """A cell of a new notebook."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # type: ignore[misc]
+
+    cell_type: CellType
+    source: str
+    tags: NotRequired[list[str]]
+
+
+class EditOperation(TypedDict):
+    """One step of edit_notebook: `op`, and the fields that it takes."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # type: ignore[misc]
+
+    op: Literal[
+        "add",
+        "update",
+        "replace_text",
+        "remove",
+        "move",
+        "set_type",
+        "set_tags",
+        "clear_outputs",
+        "set_metadata",
+        "add_ids",
+        "convert",
+    ]
+    cell_id: NotRequired[str]
+    index: NotRequired[int]
+    after_cell_id: NotRequired[str]
+    to: NotRequired[int]
+    cell_type: NotRequired[Literal["code", "markdown", "raw"]]
+    source: NotRequired[str]
+    old_text: NotRequired[str]
+    new_text: NotRequired[str]
+    tags: NotRequired[list[str]]
+    metadata: NotRequired[dict[str, Any]]

@@ -1,0 +1,55 @@
+"""Values that a client offers while its user types an argument of a resource or a prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from mcp_types import Completion
+
+from papermill_mcp.config import Config
+from papermill_mcp.errors import ServerError
+from papermill_mcp.services import Services
+
+#: The most that the protocol allows in one answer.
+_MAX_COMPLETIONS = 100
+_MAX_LISTED = 1_000
+
+#: Characters of the outline in which cell ids are looked up.
+_OUTLINE_CHARS = 1_000_000
+
+
+async def complete(
+    argument: str, begun: str, known: Mapping[str, str], services: Services, config: Config
+) -> Completion:
+    """Values for an argument of a resource or a prompt that fit the typed beginning.
+
+    Args:
+        known: arguments that have a value already; the cells of a notebook need its path.
+    """
+    try:
+        values = await _candidates(argument, known, services, config.toolsets)
+    except ServerError:  # of a half-typed path, for one
+        values = []
+    fitting = [value for value in values if begun.lower() in value.lower()]
+    fitting.sort(key=lambda value: not value.startswith(begun))  # values with this beginning come first
+    shown = fitting[:_MAX_COMPLETIONS]
+    return Completion(values=shown, total=len(fitting), has_more=len(fitting) > len(shown))
+
+
+async def _candidates(
+    argument: str, known: Mapping[str, str], services: Services, toolsets: Collection[str]
+) -> list[str]:
+    """All values of an argument. Those of a toolset that is off are left out."""
+    match argument:
+        case "path" if "notebook" in toolsets:
+            return list(await services.catalogue.paths(limit=_MAX_LISTED))
+        case "cell_id" if "notebook" in toolsets and known.get("path"):
+            view = await services.notebooks.read(known["path"], outline=True, max_chars=_OUTLINE_CHARS)
+            return [row.id for row in view.outline or [] if row.id]
+        case "kernel_name" if "kernel" in toolsets:
+            return [spec.name for spec in (await services.kernels.overview()).available]
+        case "kernel_id" if "kernel" in toolsets:
+            return [one.kernel_id for one in (await services.kernels.overview()).active]
+        case "execution_id" if "execution" in toolsets:
+            return [row.execution_id for row in (await services.executions.overview(limit=100)).executions]
+    return []

@@ -1,0 +1,55 @@
+"""How replies about kernels read."""
+
+from __future__ import annotations
+
+from papermill_mcp.services.kernel_service import KernelList, StoppedKernels, VariableList
+from papermill_mcp.services.runtime_files import RuntimeDirectory
+from papermill_mcp.tools.replies.text import header_lines, inline
+from papermill_mcp.utils.text_utils import clean_text, one_line
+
+
+def kernel_list(reply: KernelList) -> str:
+    """Installed kernelspecs and live kernels."""
+    lines = ["installed:"]
+    for spec in reply.available:
+        problem = f" · cannot be used: {spec.problem}" if spec.problem else ""
+        lines.append(f"- {spec.name} · {spec.display_name} · {spec.language}{problem}")
+    lines.append("active:" if reply.active else "active: none")
+    for kernel in reply.active:
+        bound = f" · notebook {kernel.notebook}" if kernel.notebook else ""
+        lines.append(
+            f"- {kernel.kernel_id} · {kernel.kernel_name} · {kernel.state} · started {kernel.started_at} · last active "
+            f"{kernel.last_activity} · In [{kernel.execution_count}]{bound}"
+        )
+    return "\n".join(lines)
+
+
+def stopped_kernels(reply: StoppedKernels) -> str:
+    """The kernels that were stopped, and those that could not be."""
+    lines = [f"stopped: {reply.stopped_count}", *(f"- {kernel_id}" for kernel_id in reply.stopped)]
+    lines.append(f"failed: {reply.failed_count}")
+    return "\n".join([*lines, *(f"- {failure.kernel_id}: {clean_text(failure.reason)}" for failure in reply.failed)])
+
+
+def variable_list(reply: VariableList) -> str:
+    """Variables, a line each."""
+    lines = [f"kernel_id: {reply.kernel_id}", f"variables: {len(reply.variables)} of {reply.count}"]
+    for row in reply.variables:
+        extent = f" {row.shape}" if row.shape is not None else f" ({row.size})" if row.size is not None else ""
+        lines.append(f"- {one_line(row.name, 100)}: {one_line(row.type, 60)}{extent} = {one_line(row.preview, 200)}")
+    return "\n".join(lines)
+
+
+def runtime_directory(reply: RuntimeDirectory) -> str:
+    """Files of the runtime directory, a line each."""
+    if not reply.exists:
+        return "\n".join(header_lines(reply.model_dump(include={"runtime_dir", "exists"})))
+    lines = [f"runtime_dir: {inline(reply.runtime_dir)}", f"files: {len(reply.files)} of {reply.count}, newest first"]
+    for row in reply.files:
+        facts = [inline(row.name), row.kind]
+        if row.size is not None:
+            facts += [f"{row.size:,} bytes", row.modified or ""]
+        if row.owner_alive is not None:
+            facts.append("owner alive" if row.owner_alive else "owner gone")
+        lines.append("- " + " · ".join(facts))
+    return "\n".join(lines)

@@ -1,0 +1,156 @@
+"""How replies about notebooks read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from papermill_mcp.services.catalogue import Match, NotebookInfo, NotebookList, SearchResult
+from papermill_mcp.services.notebook_service import EditedNotebook, RemovedCell
+from papermill_mcp.services.notebooks.view import CellView, NotebookView, OutlineRow, SourceView
+from papermill_mcp.tools.replies.outputs import output_blocks
+from papermill_mcp.tools.replies.text import cell_name, fenced, header_lines, inline, type_name
+from papermill_mcp.utils.text_utils import count_noun, one_line
+
+
+def notebook_view(reply: NotebookView) -> str:
+    """A notebook: its header, then its outline or its cells."""
+    header = header_lines(reply.model_dump(exclude_none=True, include={"path", "revision", "kernel_name", "language"}))
+    header.append(f"nbformat: {reply.nbformat}.{reply.nbformat_minor}")
+    if reply.metadata:
+        header.append(f"metadata: {inline(reply.metadata)}")
+    header.append(f"cells: {len(reply.cells or reply.outline or ())} of {reply.cell_count}")
+    if reply.note:
+        header.append(f"note: {reply.note}")
+    blocks = ["\n".join(header)]
+    if reply.outline is not None:
+        blocks.append("\n".join(_outline(reply.outline)))
+    blocks += [_cell(cell) for cell in reply.cells]
+    if reply.next_cells:
+        left = count_noun(reply.cells_left or 0, "cell")
+        blocks.append(f"next_cells: {reply.next_cells} (the page is full; {left} left: pass this as cells)")
+    return "\n\n".join(blocks)
+
+
+def edited_notebook(reply: EditedNotebook) -> str:
+    """An edit: the cell or the diff, and the outline around it."""
+    lines = header_lines({"path": reply.path, "revision": reply.revision})
+    cell: SourceView | None = getattr(reply, "cell", None)
+    marked = None
+    if not reply.changed:
+        lines.append("changed: nothing; the file was not touched")
+    if isinstance(reply, RemovedCell):
+        outputs = f" · {count_noun(reply.outputs_dropped, 'output')} dropped" if reply.outputs_dropped else ""
+        lines.append(f"removed cell {cell_name(reply.cell.index, reply.cell.id)} · {_facts(reply.cell)}{outputs}")
+        if reply.cell.metadata:
+            lines.append(f"metadata: {inline(reply.cell.metadata)}")
+        lines += fenced(reply.cell.source)
+    else:
+        if cell is not None:
+            marked = cell.index
+            lines.append(f"cell {cell_name(cell.index, cell.id)} · {_facts(cell)}")
+        if reply.diff:
+            lines += fenced(reply.diff, "diff")
+    if reply.outline:
+        lines += ["around it:", *_outline(reply.outline, marked=marked)]
+    return "\n".join(lines)
+
+
+def notebook_list(reply: NotebookList) -> str:
+    """Notebooks of a directory, a line each."""
+    lines = [f"directory: {inline(reply.directory)}", f"notebooks: {len(reply.notebooks)} of {reply.count}"]
+    for row in reply.notebooks:
+        facts = [inline(row.path), f"{row.size:,} bytes", row.modified]
+        if row.problem is None:
+            facts += [f"{row.cell_count} cells", one_line(row.kernel_name or "no kernel", 60)]
+            if row.language:
+                facts.append(one_line(row.language, 40))
+        else:
+            facts.append(f"problem: {inline(row.problem)}")
+        lines.append("- " + " · ".join(facts))
+    lines += [f"note: {inline(note)}" for note in reply.notes or []]
+    if reply.next_cursor is not None:
+        lines.append(f"next_cursor: {inline(reply.next_cursor)}")
+    return "\n".join(lines)
+
+
+def search_result(reply: SearchResult) -> str:
+    """Lines that match, by notebook."""
+    lines = [f"query: {inline(reply.query)}", f"matches: {len(reply.matches)} of {reply.total} lines"]
+    lines.append(f"searched: {count_noun(reply.searched, 'notebook')}")
+    path = None
+    for match in reply.matches:
+        if match.path != path:
+            path = match.path
+            lines.append(f"{inline(path)}:")
+        lines += _match(match)
+    if reply.truncated:
+        lines.append("truncated: raise limit, or search a part: one notebook, a cell type, a longer query")
+    return "\n".join([*lines, *(f"note: {inline(note)}" for note in reply.notes or [])])
+
+
+def notebook_info(reply: NotebookInfo) -> str:
+    """A description of a notebook without its cells."""
+    plain = {"path", "revision", "size", "modified", "kernel_name", "language"}
+    lines = header_lines(reply.model_dump(exclude_none=True, include=plain))
+    lines.append(f"nbformat: {reply.nbformat}.{reply.nbformat_minor}")
+    if reply.metadata:
+        lines.append(f"metadata: {inline(reply.metadata)}")
+    kinds = ", ".join(f"{number} {type_name(kind)}" for kind, number in reply.cells_by_type.items())
+    lines.append(f"cells: {reply.cell_count}" + (f" ({kinds})" if kinds else ""))
+    if reply.outline:
+        lines.append(f"headings: {len(reply.outline)} of {reply.headings}")
+    lines += [f"{'  ' * (row.level - 1)}- {cell_name(row.index, row.id)} {row.text}" for row in reply.outline]
+    lines.append("parameters:" if reply.parameters else "parameters: none")
+    for parameter in reply.parameters:
+        kind = f": {one_line(parameter.type, 80)}" if parameter.type else ""
+        described = f" · {one_line(parameter.help, 200)}" if parameter.help else ""
+        lines.append(f"- {one_line(parameter.name, 100)}{kind} = {one_line(parameter.default, 200)}{described}")
+    if reply.papermill is not None:
+        facts = reply.papermill.model_dump(exclude_none=True)
+        lines.append("last papermill run: " + " · ".join(f"{key} {inline(value)}" for key, value in facts.items()))
+    lines.append("problems:" if reply.problems else "problems: none")
+    return "\n".join([*lines, *(f"- {inline(problem)}" for problem in reply.problems)])
+
+
+def _match(match: Match) -> list[str]:
+    where = f"output {match.output} line" if match.output is not None else "line"
+    name = f"{cell_name(match.index, match.id)} · {type_name(match.cell_type)} · {where} {match.line}"
+    before, after = match.context or ("", "")
+    beside = [f"    | {line}" for line in (before, after)]
+    shown = [f"- {name}: {match.text}"]
+    return [*([beside[0]] if before else []), *shown, *([beside[1]] if after else [])]
+
+
+def _cell(cell: CellView) -> str:
+    facts = _facts(cell)
+    if cell.execution_count is not None:
+        facts += f" · In [{cell.execution_count}]"
+    if cell.truncated:
+        left = f"{cell.omitted_chars} characters of the source left out" if cell.omitted_chars else "cut"
+        facts += f" · {left}: pass this cell alone with a larger max_chars for the whole"
+    lines = [f"cell {cell_name(cell.index, cell.id)} · {facts}"]
+    lines += fenced(cell.source)
+    return "\n".join(lines + output_blocks(cell.outputs))
+
+
+def _facts(cell: CellView | SourceView) -> str:
+    facts = [type_name(cell.cell_type)]
+    if cell.tags:
+        facts.append("tags " + ", ".join(one_line(tag, 60) for tag in cell.tags))
+    return " · ".join(facts)
+
+
+def _outline(rows: Iterable[OutlineRow], *, marked: int | None = None) -> list[str]:
+    return [
+        f"{'>' if row.index == marked else '-'} {cell_name(row.index, row.id)} · {_kind(row)} · {row.first_line}"
+        for row in rows
+    ]
+
+
+def _kind(row: OutlineRow) -> str:
+    facts = [type_name(row.cell_type)]
+    if row.lines is not None:
+        facts.append(count_noun(row.lines, "line"))
+    if row.outputs:
+        facts.append(count_noun(row.outputs, "output"))
+    return ", ".join(facts)

@@ -1,0 +1,157 @@
+"""How replies about runs read."""
+
+from __future__ import annotations
+
+from papermill_mcp.services.notebooks.view import ranges
+from papermill_mcp.services.runs.view import (
+    BatchRunView,
+    BatchView,
+    CellResult,
+    CellsView,
+    CodeView,
+    EarlierView,
+    ExecutionList,
+    PapermillRunView,
+    RunView,
+)
+from papermill_mcp.tools.replies.outputs import error_block, error_line, output_blocks
+from papermill_mcp.tools.replies.text import cell_name, fenced, header_lines, inline
+from papermill_mcp.utils.text_utils import clean_text, one_line
+
+
+def execution_list(reply: ExecutionList) -> str:
+    """Executions, a line each."""
+    lines = [f"executions: {len(reply.executions)}"]
+    for row in reply.executions:
+        facts = [row.kind, "cut off" if row.cut_off else row.status, row.started_at, f"{row.duration:.1f} s"]
+        if row.cells_total is not None:
+            facts.append(f"{row.cells_done} of {row.cells_total} {'runs' if row.kind == 'batch' else 'cells'}")
+        if row.at_cell is not None:
+            facts.append(f"at cell {row.at_cell}")
+        facts += [one_line(path, 200) for path in (row.path, row.output_path) if path]
+        lines.append(f"- {row.execution_id} · " + " · ".join(facts))
+    return "\n".join(lines)
+
+
+def code_run(reply: CodeView) -> str:
+    """A run of code, with its outputs."""
+    lines = _run_head(reply)
+    if reply.index is not None:
+        lines.append(f"cell: {cell_name(reply.index, reply.id)}")
+    if reply.execution_count is not None:
+        lines.append(f"execution_count: {reply.execution_count}")
+    lines += [_duration(reply), *_next_steps(reply), *output_blocks(reply.outputs)]
+    return "\n".join([*lines, *(error_block(reply.error) if reply.error is not None else [])])
+
+
+def cells_run(reply: CellsView) -> str:
+    """A run of cells of a notebook."""
+    lines = [*_run_head(reply), _duration(reply)]
+    if reply.cells_total is not None:
+        lines.append(f"cells: {reply.cells_done} of {reply.cells_total} done, {reply.cells_failed} failed")
+    parameters = reply.parameters if isinstance(reply, PapermillRunView) else None
+    if parameters is not None:
+        lines.append(f"parameters: {inline(parameters)}")
+    lines += [f"recorded {one_line(value.name, 100)}: {inline(value.value)}" for value in reply.result or []]
+    lines += _next_steps(reply)
+    failed = reply.failed_cell
+    lines += _results(reply.results, failed.index if failed else None)
+    if failed is not None:
+        lines.append(f"failed cell: {cell_name(failed.index, failed.id)}")
+        lines += fenced(failed.source, "source")
+        if failed.error is not None:
+            lines += error_block(failed.error)
+    return "\n".join(lines)
+
+
+def batch(reply: BatchRunView | BatchView) -> str:
+    """A batch, a line for each run."""
+    return "\n".join([*_run_head(reply), _duration(reply), *_next_steps(reply), *_runs(reply)])
+
+
+def earlier_run(reply: EarlierView) -> str:
+    """The record of an earlier run."""
+    lines = [*_run_head(reply), _duration(reply)]
+    if reply.cells_total is not None:
+        lines.append(f"cells: {reply.cells_done} of {reply.cells_total} done")
+    lines += _next_steps(reply)
+    if reply.runs_total is not None:
+        lines.append(f"runs: {reply.runs_done} of {reply.runs_total} done")
+    return "\n".join(lines)
+
+
+#: The header lines of a run, in this order.
+_RUN_HEAD = ("execution_id", "status", "kernel_id", "path", "input_path", "output_path", "revision")
+
+
+def _run_head(reply: RunView | BatchView) -> list[str]:
+    facts = reply.model_dump(exclude_none=True, include=set(_RUN_HEAD))
+    return header_lines({name: facts[name] for name in _RUN_HEAD if name in facts})
+
+
+def _duration(reply: RunView | BatchView) -> str:
+    return f"duration: {reply.duration:.2f} s"
+
+
+def _next_steps(reply: RunView | BatchView) -> list[str]:
+    """The progress of a run, the next call, and its notes."""
+    lines = []
+    if reply.status in ("queued", "running"):
+        lines.append(f"progress: {clean_text(reply.progress or '')}")
+        lines.append(
+            f'next: get_execution with execution_id="{reply.execution_id}" and since="{reply.cursor}", '
+            "or cancel_execution"
+        )
+    return lines + [f"note: {clean_text(note)}" for note in reply.notes or []]
+
+
+def _runs(reply: BatchRunView | BatchView) -> list[str]:
+    """The runs of a batch, a line each."""
+    if reply.runs_total is None:
+        return []
+    failed = f", {reply.runs_failed} failed" if reply.runs_failed is not None else ""
+    lines = [f"runs: {reply.runs_done} of {reply.runs_total} done{failed}"]
+    rows = reply.runs or []
+    places = {row.output_path.rpartition("/")[0] for row in rows}
+    shared = places.pop() + "/" if len(places) == 1 and len(rows) > 1 else ""  # once instead of in each line
+    if shared:
+        lines.append(f"outputs in: {inline(shared)}")
+    for row in rows:
+        facts = [f"{row.status}, kept" if row.kept else row.status]
+        if row.duration is not None:
+            facts.append(f"{row.duration:.2f} s")
+        if row.input_path is not None:
+            facts.append(inline(row.input_path))
+        facts += [inline(row.parameters), inline(row.output_path.removeprefix(shared))]
+        facts += [f"{one_line(value.name, 100)} = {inline(value.value)}" for value in row.result or []]
+        if row.progress is not None:
+            facts.append(clean_text(row.progress))
+        if row.error is not None:
+            place = f"cell {row.failed_cell}: " if row.failed_cell is not None else ""
+            facts.append(place + inline(row.error))
+        lines.append(f"- run {row.run}: " + " · ".join([*facts, *map(inline, row.notes or [])]))
+    return lines
+
+
+def _results(results: list[CellResult] | None, failed: int | None) -> list[str]:
+    """Cells that ended well and showed nothing share one line. The failed one comes at the end."""
+    lines: list[str] = []
+    silent: list[int] = []
+
+    def flush() -> None:
+        if silent:
+            lines.append(f"cell{'s' if len(silent) > 1 else ''} {ranges(silent)}: ok, no output")
+            silent.clear()
+
+    for row in results or []:
+        if row.status == "ok" and not row.outputs:
+            silent.append(row.index)
+            continue
+        flush()
+        count = f" In [{row.execution_count}]" if row.execution_count is not None else ""
+        lines.append(f"cell {cell_name(row.index, row.id)}{count}: {row.status} · {row.duration or 0:.2f} s")
+        lines += output_blocks(row.outputs)
+        if row.error is not None and row.index != failed:
+            lines.append(f"error: {error_line(row.error)}")
+    flush()
+    return lines
