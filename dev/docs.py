@@ -29,7 +29,7 @@ from papermill_mcp.errors import ErrorCode, ServerError
 from papermill_mcp.server import json_rpc
 from papermill_mcp.server.transport import TOO_MANY_REQUESTS
 from papermill_mcp.services.notebooks.edits import _CELL, _FIELDS
-from papermill_mcp.tools import execution_tools, kernel_tools, notebook_tools, resources, server_tools
+from papermill_mcp.tools import execution_tools, kernel_tools, notebook_tools, prompts, resources, server_tools
 
 REPOSITORY = Path(__file__).parents[1]
 _BLOCK = re.compile(r"(<!-- generated: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
