@@ -44,6 +44,5 @@ def registered_tools(server: MCPServer[Any]) -> list[Tool]:
 
 
 def cancelled_request(params: Mapping[str, Any] | None) -> RequestId | None:
-    """The request that a `notifications/cancelled` names, as the SDK knows it; None if it names none."""
-    cancelled = cancelled_request_id_from_params(params)
-    return None if cancelled is None else coerce_request_id(cancelled)
+    """The request that a `notifications/cancelled` names, with the type of its id; None if it names none."""
+    return cancelled_request_id_from_params(params)

@@ -73,7 +73,7 @@ class ProtocolGuard:
         self._source = source
         self._sink = sink
         self._on_end = on_end
-        self._in_flight: set[RequestId] = set()
+        self._in_flight: dict[RequestId, RequestId] = {}  # the id as the SDK knows it, and as it was sent
         self._ending = False
         self._reading: anyio.CancelScope | None = None
         self._writable = select.poll()
@@ -196,15 +196,20 @@ class ProtocolGuard:
                 "Send it again when one of them has been answered.",
                 request.id,
             )
-        self._in_flight.add(key)
+        self._in_flight[key] = request.id
         return SessionMessage(request, ServerMessageMetadata(on_request_unanswered=partial(self._settled, key)))
 
     def _cancels_anything(self, cancellation: Json | None) -> bool:
-        return cancelled_request(cancellation) in self._in_flight
+        """Whether a cancellation names a request in flight. In JSON-RPC "7" and 7 are two ids, to the SDK one."""
+        cancelled = cancelled_request(cancellation)
+        if cancelled is None:
+            return False
+        sent = self._in_flight.get(coerce_request_id(cancelled))
+        return type(sent) is type(cancelled) and sent == cancelled
 
     async def _settled(self, key: RequestId) -> None:
         """A request was cancelled by the client: it gets no answer."""
-        self._in_flight.discard(key)
+        self._in_flight.pop(key, None)
 
     # To the client
 
@@ -213,7 +218,7 @@ class ProtocolGuard:
         answered = message.id if isinstance(message, JSONRPCResponse | JSONRPCError) else None
         if answered is not None:
             # Before it is written: a client may use the id, or the free place, as soon as it has the answer.
-            self._in_flight.discard(coerce_request_id(answered))
+            self._in_flight.pop(coerce_request_id(answered), None)
         try:
             return encode(_members(message)) + b"\n"
         except NotEncodableError as error:

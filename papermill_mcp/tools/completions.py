@@ -9,6 +9,7 @@ from mcp_types import Completion
 from papermill_mcp.config import Config
 from papermill_mcp.errors import ServerError
 from papermill_mcp.services import Services
+from papermill_mcp.utils.text_utils import safe_utf8
 
 #: The most that the protocol allows in one answer.
 _MAX_COMPLETIONS = 100
@@ -30,7 +31,8 @@ async def complete(
         values = await _candidates(argument, known, services, config.toolsets)
     except ServerError:  # of a half-typed path, for one
         values = []
-    fitting = [value for value in values if begun.lower() in value.lower()]
+    # A file name that is not UTF-8 cannot be sent, and must not take the others with it.
+    fitting = [value for value in values if begun.lower() in value.lower() and value == safe_utf8(value)]
     fitting.sort(key=lambda value: not value.startswith(begun))  # values with this beginning come first
     shown = fitting[:_MAX_COMPLETIONS]
     return Completion(values=shown, total=len(fitting), has_more=len(fitting) > len(shown))

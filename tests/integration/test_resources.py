@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 from pathlib import Path
 from typing import Any
 
 import helpers
 import pytest
-from conftest import Connect, ConnectStdio
+from conftest import Connect, ConnectStdio, StartRaw
 from helpers import call, write_notebook
 from mcp.client import Client
 from mcp.shared.exceptions import MCPError
@@ -250,3 +251,14 @@ async def test_a_prompt_that_cannot_be_made_says_why(
     async with client() as c:
         with pytest.raises(MCPError, match=words):
             await c.get_prompt(name, arguments)
+
+
+async def test_a_file_name_that_is_not_utf_8_spoils_no_completion(raw_server: StartRaw, workspace: Path) -> None:
+    write_notebook(workspace / "good.ipynb", ["1"])
+    reference = {"type": "ref/resource", "uri": "notebook://{path}"}
+    async with raw_server() as server:
+        for name in (b"/g\xff.ipynb", b"/g\xc3.ipynb"):
+            Path(os.fsdecode(os.fsencode(workspace) + name)).write_text("{}")
+            asked = {"ref": reference, "argument": {"name": "path", "value": "g"}}
+            answer = await server.request("completion/complete", asked)
+            assert answer["completion"]["values"] == ["good.ipynb"]

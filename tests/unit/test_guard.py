@@ -477,14 +477,17 @@ async def test_only_cancellations_of_what_is_in_flight_reach_the_server() -> Non
         talk.say(method="notifications/cancelled")
         talk.say(method="notifications/initialized")
         talk.say(method="notifications/initialized", params={"requestId": 1})
-        talk.say(method="notifications/cancelled", params={"requestId": "1"})  # "1" and 1 are one to the SDK
+        talk.say(method="notifications/cancelled", params={"requestId": "1"})  # another id, though not to the SDK
+        talk.say(method="notifications/cancelled", params={"requestId": True})
+        talk.say(method="notifications/cancelled", params={"requestId": 1.0})
+        talk.say(method="notifications/cancelled", params={"requestId": 1})
         await talk.heard_by_the_server()
 
     seen = [(message.method, message.params) for message in talk.echo.others]
     assert seen == [
         ("notifications/initialized", None),
         ("notifications/initialized", {"requestId": 1}),
-        ("notifications/cancelled", {"requestId": "1"}),
+        ("notifications/cancelled", {"requestId": 1}),
     ]
 
 
