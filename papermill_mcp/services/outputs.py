@@ -29,6 +29,7 @@ from papermill_mcp.core.images import (
     too_large,
     type_of,
 )
+from papermill_mcp.core.documents.reading import joined
 from papermill_mcp.utils.text_utils import clean_text, count_noun, head_and_tail, human_size, one_line
 
 MAX_VIEWS = 100  # outputs of one cell that are listed one by one; the others are counted
@@ -134,7 +135,7 @@ def show_outputs(
             views.append(_show_error_output(index, output, budget))
         elif output_type == "stream":
             view = OutputView(output_type="stream", index=index, name=_stream_name(output))
-            _spend(view, clean_text(_text_of(output.get("text"))), budget)
+            _spend(view, clean_text(joined(output.get("text"))), budget)
             views.append(view)
         else:
             view, image = _show_bundle(index, output_type, output, budget, label)
@@ -189,7 +190,7 @@ def whole_output(outputs: Sequence[Mapping[str, Any]], index: int) -> list[tuple
     """
     *_, (_, output_type, output) = (merged for merged in _merged(outputs) if merged[0] <= index)
     if output_type == "stream":
-        return [("text/plain", clean_text(_text_of(output.get("text"))))]
+        return [("text/plain", clean_text(joined(output.get("text"))))]
     if output_type == "error":
         ename, evalue, entries = _error_parts(output)
         return [("text/plain", "\n".join(entries) or _error_line(ename, evalue))]
@@ -200,7 +201,7 @@ def _whole_form(mime: str, value: object) -> tuple[str, str | bytes]:
     name = one_line(mime, 100)
     if not isinstance(value, str | list | tuple) or name == "application/json":
         return name, clean_text(_json_text(value))
-    text = _text_of(value)
+    text = joined(value)
     if mime not in IMAGE_TYPES:
         return name, clean_text(text)
     try:
@@ -246,40 +247,31 @@ def _merged(outputs: object) -> Iterator[tuple[int, str, Mapping[str, Any]]]:
         output_type = (one_line(raw_type, 40) if isinstance(raw_type, str) else "") or "unknown"
         name = _stream_name(output) if output_type == "stream" else None
         if pending and name == pending[1]:
-            pending[2].append(_text_of(output.get("text")))
+            pending[2].append(joined(output.get("text")))
             continue
         if pending:
-            yield _joined(pending)
+            yield _one_stream(pending)
             pending = None
         if name is None:
             yield index, output_type, output
         else:
-            pending = (index, name, [_text_of(output.get("text"))])
+            pending = (index, name, [joined(output.get("text"))])
     if pending:
-        yield _joined(pending)
+        yield _one_stream(pending)
 
 
-def _joined(streams: tuple[int, str, list[str]]) -> tuple[int, str, Mapping[str, Any]]:
+def _one_stream(streams: tuple[int, str, list[str]]) -> tuple[int, str, Mapping[str, Any]]:
     index, name, texts = streams
     return index, "stream", {"name": name, "text": "".join(texts)}
 
 
 def _stream_name(output: Mapping[str, Any]) -> str:
-    return one_line(_text_of(output.get("name")), 40) or "stdout"
+    return one_line(joined(output.get("name")), 40) or "stdout"
 
 
 def _mapping(value: object) -> Mapping[str, Any]:
     """`value` with its text keys, if it is a mapping at all."""
     return {key: item for key, item in value.items() if isinstance(key, str)} if isinstance(value, Mapping) else {}
-
-
-def _text_of(value: object) -> str:
-    """The text of an nbformat multi-line string, which is a string or a list of strings."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, list | tuple):
-        return "".join([line for line in value if isinstance(line, str)])
-    return ""
 
 
 def _spend(view: OutputView, text: str, budget: OutputBudget) -> None:
@@ -304,7 +296,7 @@ def _whole(index: int | None) -> str:
 def _all_text(output_type: str, output: Mapping[str, Any]) -> str:
     """All text that the output could show, cleaned."""
     if output_type == "stream":
-        return clean_text(_text_of(output.get("text")))
+        return clean_text(joined(output.get("text")))
     if output_type == "error":
         ename, evalue, _ = _error_parts(output)
         return _error_line(ename, evalue)
@@ -333,8 +325,8 @@ def _show_error_output(index: int, output: Mapping[str, Any], budget: OutputBudg
 def _error_parts(error: object) -> tuple[str, str, list[str]]:
     """Name, message and the entries of the traceback, all cleaned."""
     fields = _mapping(error)
-    ename = one_line(_text_of(fields.get("ename")), 200) or "Error"
-    evalue = clean_text(_text_of(fields.get("evalue")))
+    ename = one_line(joined(fields.get("ename")), 200) or "Error"
+    evalue = clean_text(joined(fields.get("evalue")))
     traceback = fields.get("traceback")
     lines = [traceback] if isinstance(traceback, str) else traceback if isinstance(traceback, list | tuple) else []
     entries = [clean_text(line).removesuffix("\n") for line in lines if isinstance(line, str)]
@@ -389,7 +381,7 @@ def _show_bundle(
             withheld.append(f"{measure} withheld: the image budget of this reply is used up. {_whole(index)}")
             continue
         try:
-            result = ready(mime, _text_of(data[mime]), budget.image_pixels)
+            result = ready(mime, joined(data[mime]), budget.image_pixels)
         except WithheldError as error:
             withheld.append(str(error))
             continue
@@ -421,7 +413,7 @@ def _choose_text(data: Mapping[str, Any]) -> tuple[str | None, str]:
     for mime in _TEXT_TYPES:
         if mime not in data:
             continue
-        text = _json_text(data[mime]) if mime == "application/json" else _text_of(data[mime])
+        text = _json_text(data[mime]) if mime == "application/json" else joined(data[mime])
         if mime == "text/plain" and len(text) < 200 and _PLACEHOLDER.fullmatch(text.strip()):
             placeholder = mime
             placeholder_text = clean_text(text) if len(data) == 1 else ""
@@ -455,9 +447,9 @@ def _measure(mime: str, value: object) -> str:
     """One entry of a bundle in a few words: `image/png 640x480, 23 kB`."""
     name = one_line(mime, 100)
     if mime in IMAGE_TYPES:
-        return measured(name, _text_of(value))
+        return measured(name, joined(value))
     if isinstance(value, str | list | tuple):
-        text = _text_of(value)
+        text = joined(value)
         size_bytes = len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
         return f"{name}, {human_size(size_bytes)}"
     return name

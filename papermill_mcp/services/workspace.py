@@ -21,7 +21,7 @@ from papermill_mcp.errors import (
     PermissionDeniedError,
     listed,
 )
-from papermill_mcp.utils.file_utils import make_directory
+from papermill_mcp.utils.file_utils import kind_of_file, make_directory
 
 MAX_PART_BYTES = 255
 MAX_PATH_BYTES = 4096
@@ -81,7 +81,7 @@ class Workspace:
                 )
             self._check_parent(real, path)
         elif not stat.S_ISREG(status.st_mode):
-            self._refuse(f"{_shown(path)} is {_kind(status.st_mode)}, not a regular file", roots=False)
+            self._refuse(f"{_shown(path)} is {kind_of_file(status.st_mode)}, not a regular file", roots=False)
         if writing:
             self._check_not_hidden(real, path)
         return real
@@ -295,13 +295,3 @@ def _code_point(character: str) -> str:
 def _shown(path: str) -> str:
     text = "".join(f"⟨U+{ord(c):04X}⟩" if _is_suspect(c) else c for c in path[:_SHOWN_PATH])
     return f"'{text}'" if len(path) <= _SHOWN_PATH else f"'{text}…'"
-
-
-def _kind(mode: int) -> str:
-    if stat.S_ISDIR(mode):
-        return "a directory"
-    if stat.S_ISFIFO(mode):
-        return "a named pipe"
-    if stat.S_ISSOCK(mode):
-        return "a socket"
-    return "a device" if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else "a special file"

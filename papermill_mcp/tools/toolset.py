@@ -35,7 +35,7 @@ from papermill_mcp.errors import InvalidArgumentError, ServerError, UnknownArgum
 from papermill_mcp.services.results import Request
 from papermill_mcp.tools.remedies import CALLS
 from papermill_mcp.tools.replies import render
-from papermill_mcp.utils.text_utils import safe_utf8
+from papermill_mcp.utils.text_utils import json_kind, safe_utf8
 
 logger = logging.getLogger("papermill_mcp.tools")
 
@@ -310,10 +310,10 @@ def _about(name: str, schema: Mapping[str, Any]) -> str:
 
 
 def _kind(value: Any) -> str:
-    names = {str: "the string", bool: "the boolean", int: "the integer", float: "the number", list: "the list"}
+    noun = json_kind(value).partition(" ")[2]
     shown = json.dumps(value, ensure_ascii=True, default=str)
     shown = shown if len(shown) <= 80 else shown[:80] + "…"
-    return f"{names.get(type(value), 'the object' if isinstance(value, dict) else '')} {shown}".strip()
+    return f"the {noun} {shown}" if noun else shown
 
 
 def _result(reply: BaseModel, *, images_possible: bool) -> CallToolResult:

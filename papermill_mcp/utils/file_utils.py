@@ -363,13 +363,14 @@ def _status(parent: _Parent, name: str, shown: str) -> os.stat_result | None:
 def _check_regular(mode: int, shown: str) -> None:
     if not stat.S_ISREG(mode):
         raise PathNotAllowedError(
-            f"{shown} is {_kind(mode)}",
+            f"{shown} is {kind_of_file(mode)}",
             allowed="Only regular files are read or written",
             state="Nothing was read or written",
         )
 
 
-def _kind(mode: int) -> str:
+def kind_of_file(mode: int) -> str:
+    """The kind of a file by its mode: `a directory`."""
     kinds = {
         stat.S_IFDIR: "a directory",
         stat.S_IFLNK: "a symbolic link",
@@ -378,7 +379,7 @@ def _kind(mode: int) -> str:
         stat.S_IFCHR: "a device",
         stat.S_IFBLK: "a device",
     }
-    return kinds.get(stat.S_IFMT(mode), "not a regular file")
+    return kinds.get(stat.S_IFMT(mode), "a special file")
 
 
 def _read(parent: _Parent, name: str, max_bytes: int | None, shown: str) -> tuple[bytes, FileStamp]:

@@ -6,6 +6,7 @@ Everything here is for display. Text for a file never passes through these funct
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import datetime
 
 _ESC = "\x1b"
@@ -149,6 +150,28 @@ def human_size(size: int) -> str:
     if size < 1_000:
         return f"{size} B"
     return f"{size / 1_000:.0f} kB" if size < 999_500 else f"{size / 1_000_000:.1f} MB"
+
+
+def cell_name(index: int, cell_id: str | None) -> str:
+    """The name of a cell in messages and replies: `3 [load]`, or its index alone."""
+    return f"{index} [{one_line(cell_id, 64)}]" if cell_id else str(index)
+
+
+#: The names of the types of JSON, by the types that Python reads them as.
+JSON_KINDS: Mapping[type, str] = {
+    dict: "an object",
+    list: "a list",
+    str: "a string",
+    int: "an integer",
+    float: "a number",
+    bool: "a boolean",
+    type(None): "null",
+}
+
+
+def json_kind(value: object) -> str:
+    """The type of a JSON value: `an object`."""
+    return JSON_KINDS.get(type(value), "a number")
 
 
 def count_noun(number: int, noun: str) -> str:

@@ -537,11 +537,11 @@ CASES: dict[str, tuple[bytes, type[ServerError], str]] = {
     "no cells": (b'{"nbformat": 4, "metadata": {}}', NotANotebookError, "no cells"),
     "cells no list": (b'{"nbformat": 4, "cells": {}}', InvalidNotebookError, "not a list but an object"),
     "cells null": (b'{"nbformat": 4, "cells": null}', InvalidNotebookError, "not a list but null"),
-    "cells twice": (b'{"nbformat": 4, "cells": [], "cells": 1}', InvalidNotebookError, "not a list but a number"),
+    "cells twice": (b'{"nbformat": 4, "cells": [], "cells": 1}', InvalidNotebookError, "not a list but an integer"),
     "cell no object": (
         b'{"nbformat": 4, "cells": [{},\n  3]}',
         InvalidNotebookError,
-        "index 1 .line 2, column 3. a number",
+        "index 1 .line 2, column 3. an integer",
     ),
     "truncated": (GOOD[:300], InvalidNotebookError, r"line \d+, column \d+.*ends too early"),
     "cut in a string": (GOOD[: GOOD.index(b"print") + 2], InvalidNotebookError, "ends too early"),

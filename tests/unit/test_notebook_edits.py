@@ -471,7 +471,7 @@ async def test_an_older_minor_version_is_written_as_it_is(service: NotebookServi
         ({"cells": [3]}, r"cells\[0\]: it is not an object"),
         ({"cells": [{"cell_type": "code"}]}, r"cells\[0\]: it lacks 'source'"),
         ({"cells": [{"cell_type": "evil", "source": ""}]}, "'evil'; known are code, markdown, raw"),
-        ({"cells": [{"cell_type": "raw", "source": 3}]}, "source must be a string or a list, and is a number"),
+        ({"cells": [{"cell_type": "raw", "source": 3}]}, "source must be a string or a list, and is an integer"),
         ({"cells": [{"cell_type": "raw", "source": "", "x": 1}]}, "'x', which the format does not know"),
         ({"cells": [{"cell_type": "raw", "source": "", "id": "a b"}]}, "id 'a b' is none"),
         ({"cells": [{"cell_type": "raw", "source": "", "id": "a"}] * 2}, "more than one cell with the id 'a'"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 import unicodedata
@@ -10,7 +11,16 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from papermill_mcp.utils.text_utils import clean_text, count_noun, head_and_tail, one_line, rough_duration, safe_utf8
+from papermill_mcp.utils.text_utils import (
+    cell_name,
+    clean_text,
+    count_noun,
+    head_and_tail,
+    json_kind,
+    one_line,
+    rough_duration,
+    safe_utf8,
+)
 
 # fmt: off
 HOSTILE_PARTS = [
@@ -301,3 +311,33 @@ def test_nouns_are_counted() -> None:
 )
 def test_an_estimated_time_has_a_unit_that_fits(seconds: float, text: str) -> None:
     assert rough_duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("index", "cell_id", "name"),
+    [
+        (3, "load", "3 [load]"),
+        (3, None, "3"),
+        (3, "", "3"),
+        (0, "a\x1b[2J\nb", "0 [a]"),
+        (1, "x" * 99, f"1 [{'x' * 63}…]"),
+    ],
+)
+def test_a_cell_is_named_by_its_index_and_id_in_one_line(index: int, cell_id: str | None, name: str) -> None:
+    assert cell_name(index, cell_id) == name
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("{}", "an object"),
+        ("[]", "a list"),
+        ('"a"', "a string"),
+        ("1", "an integer"),
+        ("1.0", "a number"),
+        ("true", "a boolean"),
+        ("null", "null"),
+    ],
+)
+def test_values_of_json_are_named_by_the_words_of_json(text: str, kind: str) -> None:
+    assert json_kind(json.loads(text)) == kind

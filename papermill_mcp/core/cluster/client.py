@@ -34,6 +34,7 @@ from papermill_mcp.core.kernels.interrupts import INTERRUPT_PATIENCE
 from papermill_mcp.core.kernels.request import RunStatus
 from papermill_mcp.core.papermill_executor import Outcome
 from papermill_mcp.errors import KernelStartFailedError, ServerError, ServerNotRunningError, listed
+from papermill_mcp.utils.background import Background
 
 __all__ = ["Cluster", "ClusterTask"]
 
@@ -80,7 +81,7 @@ class Cluster:
         self._sent: dict[str, _Sent] = {}
         self._freed = asyncio.Event()
         self._cancelled = False
-        self._background: set[asyncio.Task[None]] = set()
+        self._background = Background()
         client.subscribe_topic("all", self._on_event)
 
     @classmethod
@@ -149,7 +150,7 @@ class Cluster:
             try:
                 return await asyncio.shield(sent.waiting)
             except asyncio.CancelledError:
-                await asyncio.shield(self._begin(self._withdraw(key, sent.future)))
+                await asyncio.shield(self._background.start(self._withdraw(key, sent.future)))
                 raise
         finally:
             del self._sent[key]
@@ -213,14 +214,7 @@ class Cluster:
         for run in lost:
             run.lost_workers.append(str(message.get("worker")))
         if self._cancelled:
-            self._begin(self._cancel_futures(lost))  # or another worker would begin a cancelled run
-
-    def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Begin work that goes on to its end. `aclose` waits for it."""
-        task = asyncio.create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-        return task
+            self._background.start(self._cancel_futures(lost))  # or another worker would begin a cancelled run
 
     async def cancel(self) -> None:
         """End all runs, on every worker. Returns when they are over, after some ten seconds at the latest.
@@ -263,8 +257,7 @@ class Cluster:
 
     async def aclose(self) -> None:
         """Disconnect. Runs that still go on are ended by their workers. A second call does nothing."""
-        if self._background:
-            await asyncio.wait(self._background)
+        await self._background.wait()
         await _in_time(self._client.close(), _ANSWER_SECONDS)
 
 

@@ -26,6 +26,7 @@ from distributed import Reschedule, Worker, WorkerPlugin, get_worker
 from papermill_mcp import __version__
 from papermill_mcp.core.kernels.request import RunStatus
 from papermill_mcp.errors import ServerError
+from papermill_mcp.utils.background import Background
 from papermill_mcp.utils.lazy import imported, lazy
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ class _Run:
         self._directory = directory
         self._recipe: PapermillRecipe | None = None
         self._work: asyncio.Task[Outcome] | None = None
-        self._stops: set[asyncio.Task[None]] = set()
+        self._stops = Background()
 
     async def main(self, key: str, worker: Worker) -> Outcome | ServerError:
         """Run the notebook, watched from the loop of the worker. The kernel is gone when this returns.
@@ -211,9 +212,7 @@ class _Run:
         return papermill_run.Outcome(recipe.status, 0.0, recipe.summary, notes, recipe.file.content.data)
 
     def _stop(self, patience: float) -> None:
-        stop = asyncio.create_task(self._stop_within(patience))
-        self._stops.add(stop)
-        stop.add_done_callback(self._stops.discard)
+        self._stops.start(self._stop_within(patience))
 
     async def _stop_within(self, patience: float) -> None:
         """Interrupt the running cell. A run that is not over `patience` seconds later is cut off."""

@@ -15,6 +15,7 @@ from papermill_mcp.core.documents.document import NotebookDocument
 from papermill_mcp.core.documents.reading import CELL_ID, quoted, shown_id
 from papermill_mcp.errors import InvalidNotebookError, listed
 from papermill_mcp.utils.lazy import lazy
+from papermill_mcp.utils.text_utils import JSON_KINDS, cell_name, json_kind
 
 if TYPE_CHECKING:
     import nbformat
@@ -25,14 +26,14 @@ else:
 
 _CHUNK = 200  # cells checked at a time
 _MOST = 50  # problems listed
-_NAMES = {
-    "object": "an object",
-    "array": "a list",
-    "string": "a string",
-    "integer": "a whole number",
-    "number": "a number",
-    "boolean": "true or false",
-    "null": "null",
+_TYPES: dict[str, type] = {
+    "object": dict,
+    "array": list,
+    "string": str,
+    "integer": int,
+    "number": float,
+    "boolean": bool,
+    "null": type(None),
 }
 _CELL_TYPES = ("code", "markdown", "raw")
 _OUTPUT_TYPES = ("execute_result", "display_data", "stream", "error")
@@ -192,7 +193,7 @@ def _cell_problems(cell: Any, whole: Mapping[str, Any]) -> list[str]:
     if _fast_valid({**outer, "cells": [cell]}, minor):
         return []
     if not isinstance(cell, dict):
-        return [f"it is not {_NAMES['object']}"]
+        return ["it is not an object"]
     kind = cell.get("cell_type")
     if kind not in _CELL_TYPES:
         return [
@@ -226,7 +227,7 @@ def _cell_problems(cell: Any, whole: Mapping[str, Any]) -> list[str]:
 
 def _output_problems(output: Any, definitions: Any, validator: Any) -> list[str]:
     if not isinstance(output, dict):
-        return [f"it is not {_NAMES['object']}"]
+        return ["it is not an object"]
     kind = output.get("output_type")
     if kind not in _OUTPUT_TYPES:
         known = ", ".join(_OUTPUT_TYPES)
@@ -269,13 +270,13 @@ def _explanation(error: Any) -> str:
             extra = [key for key in error.instance if key not in known]
             return f"{subject} has {listed(map(quoted, extra), limit=5)}, which the format does not know"
         case "type":
-            return f"{subject} must be {_kinds(error.validator_value)}, and is {_kind_of(error.instance)}"
+            return f"{subject} must be {_kinds(error.validator_value)}, and is {json_kind(error.instance)}"
         case "enum":
             return f"{subject} is {quoted(error.instance)}; allowed: {listed(map(str, error.validator_value))}"
         case "oneOf" | "anyOf":
             wanted = [choice.get("type") for choice in error.validator_value if isinstance(choice, dict)]
             if all(wanted):
-                return f"{subject} must be {_kinds(wanted)}, and is {_kind_of(error.instance)}"
+                return f"{subject} must be {_kinds(wanted)}, and is {json_kind(error.instance)}"
             return f"{subject} has none of the forms that the format allows"
         case "minimum":
             return f"{subject} is {quoted(error.instance)}, less than {error.validator_value}"
@@ -291,14 +292,8 @@ def _kinds(kinds: str | Iterable[Any]) -> str:
         if isinstance(kinds, str)
         else [k for kind in kinds for k in ([kind] if isinstance(kind, str) else kind)]
     )
-    return " or ".join(dict.fromkeys(_NAMES.get(kind, str(kind)) for kind in flat))
-
-
-def _kind_of(value: Any) -> str:
-    kinds = {dict: "an object", list: "a list", str: "a string", bool: "true or false", type(None): "null"}
-    return kinds.get(type(value), "a number")
+    return " or ".join(dict.fromkeys(JSON_KINDS[_TYPES[kind]] if kind in _TYPES else str(kind) for kind in flat))
 
 
 def _name(document: NotebookDocument, index: int) -> str:
-    cell_id = document.cells[index].cell_id
-    return f"{index} [{shown_id(cell_id)}]" if cell_id else str(index)
+    return cell_name(index, document.cells[index].cell_id)

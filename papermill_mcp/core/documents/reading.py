@@ -14,6 +14,7 @@ from typing import Any
 
 from papermill_mcp.core.documents.json_text import Element, after_whitespace, read_elements, read_members, read_value
 from papermill_mcp.errors import InvalidNotebookError, NotANotebookError, ServerError, listed
+from papermill_mcp.utils.text_utils import json_kind
 
 BOM = b"\xef\xbb\xbf"
 CELL_ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
@@ -209,7 +210,7 @@ def version_of(top: TopLevel, shown: str) -> int:
         )
     if major == 4 and (top.cells_start < 0 or members["cells"] is not top.elements):
         raise InvalidNotebookError(
-            f"{shown} has cells that are not a list but {_kind(members['cells'])}", state=NOTHING_DONE
+            f"{shown} has cells that are not a list but {json_kind(members['cells'])}", state=NOTHING_DONE
         )
     return int(major)
 
@@ -218,20 +219,16 @@ def check_cell(index: int, value: object, shown: str, text: str = "", start: int
     if not isinstance(value, dict):
         place = f" ({_place(text, start)})" if text else ""
         raise InvalidNotebookError(
-            f"{shown} has at index {index}{place} {_kind(value)} where a cell should be",
+            f"{shown} has at index {index}{place} {json_kind(value)} where a cell should be",
             allowed="A cell is an object",
             state=NOTHING_DONE,
             advice="Repair that line, or restore a backup",
         )
 
 
-def _kind(value: object) -> str:
-    kinds = {dict: "an object", list: "a list", str: "a string", bool: "true or false", type(None): "null"}
-    return kinds.get(type(value), "a number")
-
-
 def joined(text: object) -> str:
-    if isinstance(text, list):
+    """The text of a multi-line string of nbformat, which is a string or a list of strings; empty for anything else."""
+    if isinstance(text, list | tuple):
         return "".join(line for line in text if isinstance(line, str))
     return text if isinstance(text, str) else ""
 

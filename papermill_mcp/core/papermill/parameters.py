@@ -22,6 +22,7 @@ from papermill_mcp.core.documents.document import NotebookDocument
 from papermill_mcp.core.papermill.code.languages import Python, writer_for
 from papermill_mcp.core.papermill.code.writer import shown
 from papermill_mcp.errors import InvalidParametersError, listed, nearest
+from papermill_mcp.utils.text_utils import JSON_KINDS
 
 _node: Any = nbformat.from_dict  # untyped upstream
 
@@ -36,15 +37,6 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "nonetype": (type(None),),
     **dict.fromkeys(("list", "tuple", "set", "frozenset", "sequence", "mutablesequence", "abstractset"), (list,)),
     **dict.fromkeys(("dict", "mapping", "mutablemapping", "ordereddict", "defaultdict"), (dict,)),
-}
-_JSON_NAMES = {
-    int: "an integer",
-    float: "a number",
-    str: "a string",
-    bool: "a boolean",
-    list: "a list",
-    dict: "an object",
-    type(None): "null",
 }
 
 # `# type: dict[str, int] what it is for`, as papermill has it, with brackets.
@@ -255,7 +247,7 @@ def _is_one_of(value: Any, kinds: Sequence[type]) -> bool:
 
 def _named(kinds: Sequence[type]) -> str:
     """`a number or null`, for types."""
-    names = [_JSON_NAMES[kind] for kind in kinds if not (kind is int and float in kinds)]
+    names = [JSON_KINDS[kind] for kind in kinds if not (kind is int and float in kinds)]
     return " or ".join(dict.fromkeys(names))
 
 

@@ -17,7 +17,7 @@ from papermill_mcp.core.documents.document import NotebookCell, NotebookDocument
 from papermill_mcp.errors import InvalidArgumentError, ServerError
 from papermill_mcp.services.notebooks.view import insertion_point, ranges
 from papermill_mcp.utils.diff_text import unified_diff
-from papermill_mcp.utils.text_utils import count_noun, one_line
+from papermill_mcp.utils.text_utils import cell_name, count_noun, one_line
 
 CellKind = Literal["code", "markdown", "raw"]
 
@@ -460,11 +460,6 @@ def checked_tags(tags: Sequence[str]) -> list[str]:
                 f"{tag[:60]!r} cannot be a tag here", allowed="tags are not empty, have no comma and differ"
             )
     return list(tags)
-
-
-def cell_name(index: int, cell_id: str | None) -> str:
-    """How a cell is named in a diff: `3 [load]`."""
-    return f"{index} [{one_line(cell_id, 64)}]" if cell_id else str(index)
 
 
 def _merged(old: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from papermill_mcp.services.catalogue import Match, NotebookInfo, NotebookList, 
 from papermill_mcp.services.notebook_service import EditedNotebook, RemovedCell
 from papermill_mcp.services.notebooks.view import CellView, NotebookView, OutlineRow, SourceView
 from papermill_mcp.tools.replies.outputs import output_blocks
-from papermill_mcp.tools.replies.text import cell_name, fenced, header_lines, inline, type_name
-from papermill_mcp.utils.text_utils import count_noun, one_line
+from papermill_mcp.tools.replies.text import fenced, header_lines, inline, type_name
+from papermill_mcp.utils.text_utils import cell_name, count_noun, one_line
 
 
 def notebook_view(reply: NotebookView) -> str:

@@ -15,8 +15,8 @@ from papermill_mcp.services.runs.view import (
     RunView,
 )
 from papermill_mcp.tools.replies.outputs import error_block, error_line, output_blocks
-from papermill_mcp.tools.replies.text import cell_name, fenced, header_lines, inline
-from papermill_mcp.utils.text_utils import clean_text, one_line
+from papermill_mcp.tools.replies.text import fenced, header_lines, inline
+from papermill_mcp.utils.text_utils import cell_name, clean_text, one_line
 
 
 def execution_list(reply: ExecutionList) -> str:

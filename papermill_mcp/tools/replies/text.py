@@ -18,11 +18,6 @@ def fenced(text: str, label: str = "") -> list[str]:
     return [f"{fence}{safe}", cleaned.rstrip("\n"), fence]
 
 
-def cell_name(index: int, cell_id: str | None) -> str:
-    """The name of a cell: its index, and its id if it has one."""
-    return f"{index} [{one_line(cell_id, 64)}]" if cell_id else f"{index}"
-
-
 def type_name(cell_type: str) -> str:
     """The type of a cell; a file may say anything there."""
     return one_line(cell_type, 40) or "unknown type"
