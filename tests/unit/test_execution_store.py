@@ -6,13 +6,16 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from papermill_mcp.core.processes.guard import start_time
+from papermill_mcp.core.runs import store as store_module
 from papermill_mcp.core.runs.store import MAX_RECORDS, ExecutionRecord, ExecutionStore
 
 
@@ -148,3 +151,69 @@ def test_the_file_holds_no_code_output_or_parameter(tmp_path: Path) -> None:
     connection.close()
     assert columns == set(ExecutionRecord.__dataclass_fields__)
     assert not columns & {"code", "source", "outputs", "parameters", "error"}
+
+
+def test_several_records_of_an_execution_are_written_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[int] = []
+    write_rows = ExecutionStore._write_rows
+
+    def counted(self: ExecutionStore, connection: sqlite3.Connection, pending: Any) -> None:
+        written.append(len(pending))
+        write_rows(self, connection, pending)
+
+    monkeypatch.setattr(ExecutionStore, "_write_rows", counted)
+    monkeypatch.setattr(store_module, "_COLLECT_SECONDS", 3600)
+    store = ExecutionStore(tmp_path)
+    for status in ("queued", "running", "ok"):
+        store.put(record("a", status=status))
+    store.put(record("b"))
+
+    assert {row.execution_id: row.status for row in store.records(limit=5)}["a"] == "ok"
+    assert written == [2]
+    store.close()
+
+
+def test_records_are_written_without_a_reader_after_a_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "_COLLECT_SECONDS", 0.01)
+    written = threading.Event()
+    write_rows = ExecutionStore._write_rows
+
+    def noted(self: ExecutionStore, connection: sqlite3.Connection, pending: Any) -> None:
+        write_rows(self, connection, pending)
+        written.set()
+
+    monkeypatch.setattr(ExecutionStore, "_write_rows", noted)
+    store = ExecutionStore(tmp_path)
+    store.put(record("a"))
+
+    assert written.wait(10)
+    assert ExecutionStore(tmp_path).record("a") is not None
+    store.close()
+
+
+def test_neither_a_record_nor_the_close_waits_for_a_file_that_is_locked(tmp_path: Path) -> None:
+    store = ExecutionStore(tmp_path)
+    store.put(record("a"))
+    assert store.record("a") is not None
+    other = sqlite3.connect(tmp_path / "executions.sqlite", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")  # the writer waits 5 s for it
+    began = time.monotonic()
+    store.put(record("b"))
+    store.close()
+    taken = time.monotonic() - began
+    other.execute("ROLLBACK")
+    other.close()
+    store._writer.shutdown(wait=True)
+
+    assert taken < 3
+    assert ExecutionStore(tmp_path).record("b") is not None
+
+
+def test_a_second_close_and_a_record_after_it_do_nothing(tmp_path: Path) -> None:
+    store = ExecutionStore(tmp_path)
+    store.put(record("a"))
+    store.close()
+    store.close()
+    store.put(record("b"))
+
+    assert [row.execution_id for row in store.records(limit=5)] == ["a"]

@@ -12,6 +12,7 @@ import os
 import sqlite3
 import threading
 import time
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,9 @@ class ExecutionRecord:
 #: Seconds for which records are collected before they are written.
 _COLLECT_SECONDS = 0.5
 
+#: Seconds that a read waits for outstanding rows to be written.
+_READ_WAITS = 2.0
+
 _COLUMNS = ", ".join(field.name for field in fields(ExecutionRecord))
 _MARKS = ", ".join(f":{field.name}" for field in fields(ExecutionRecord))
 _INSERT = {
@@ -88,10 +92,13 @@ class ExecutionStore:
     def __init__(self, state_directory: Path) -> None:
         self._file = state_directory / "executions.sqlite"
         self._pending: dict[tuple[str, str], dict[str, Any]] = {}
-        self._lock = threading.Lock()
-        self._wake, self._hurry, self._written = threading.Event(), threading.Event(), threading.Event()
-        self._thread: threading.Thread | None = None
-        self._closed = False
+        self._lock = threading.Lock()  # of the rows, the timer and the two flags
+        self._timer: threading.Timer | None = None
+        self._used = self._closed = False
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="execution store")
+        # These belong to the writer.
+        self._connection: sqlite3.Connection | None = None
+        self._opened = False
         self.pid = os.getpid()
         self.server_started = start_time(self.pid)
 
@@ -131,47 +138,57 @@ class ExecutionStore:
             return {}
 
     def close(self) -> None:
-        """Write pending records. Waits at most half a second."""
-        self._closed = True
-        if self._thread is not None:
-            self._flush(0.5)
-            self._thread.join(0.5)
-            self._thread = None
+        """Write pending records. Waits at most half a second. A second call does nothing."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        if self._used:
+            wait([self._writer.submit(self._end)], timeout=0.5)
+        self._writer.shutdown(wait=False)
 
     def _enqueue(self, table: str, key: str, row: dict[str, Any]) -> None:
-        if self._closed:
-            return
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._write, name="execution store", daemon=True)
-            self._thread.start()
         with self._lock:
+            if self._closed:
+                return
+            self._used = True
             self._pending[table, key] = row
-        self._wake.set()
+            if self._timer is None:  # several records of one execution become one
+                self._timer = threading.Timer(_COLLECT_SECONDS, self._submit)
+                self._timer.daemon = True
+                self._timer.start()
+
+    def _submit(self) -> Future[None] | None:
+        """Have the collected rows written soon. None after the store is closed: then they are written, or lost."""
+        try:
+            return self._writer.submit(self._write)
+        except RuntimeError:
+            return None
 
     def _write(self) -> None:
-        try:
-            connection = self._connect()
-        except Exception:
-            logger.exception("executions are not remembered")
-            connection = None
-        while True:
-            self._wake.wait()
-            self._hurry.wait(_COLLECT_SECONDS)  # several records of one execution become one
-            self._wake.clear()
-            with self._lock:
-                pending, self._pending = self._pending, {}
-            if connection is not None and pending:
-                try:
-                    self._write_rows(connection, pending)
-                except Exception as error:  # later ones may be recorded
-                    logger.warning("executions could not be recorded: %s", error)
-            if self._hurry.is_set():
-                self._hurry.clear()
-                self._written.set()
-                if self._closed:
-                    break
-        if connection is not None:
-            connection.close()
+        with self._lock:
+            pending, self._pending = self._pending, {}
+            timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
+        if not pending:
+            return
+        if not self._opened:
+            self._opened = True
+            try:
+                self._connection = self._connect()
+            except Exception:
+                logger.exception("executions are not remembered")
+        if self._connection is not None:
+            try:
+                self._write_rows(self._connection, pending)
+            except Exception as error:  # later ones may be recorded
+                logger.warning("executions could not be recorded: %s", error)
+
+    def _end(self) -> None:
+        self._write()
+        if self._connection is not None:
+            self._connection.close()
 
     def _write_rows(self, connection: sqlite3.Connection, pending: dict[tuple[str, str], dict[str, Any]]) -> None:
         with connection:
@@ -182,14 +199,6 @@ class ExecutionStore:
                 except (ValueError, sqlite3.InterfaceError, sqlite3.ProgrammingError) as error:
                     # SQLite has no such value: a path that is not UTF-8, for one. The other rows are kept.
                     logger.warning("an execution could not be recorded: %s", error)
-
-    def _flush(self, seconds: float) -> None:
-        """Write the collected records now."""
-        if self._thread is not None and self._thread.is_alive():
-            self._written.clear()
-            self._hurry.set()
-            self._wake.set()
-            self._written.wait(seconds)
 
     def _connect(self) -> sqlite3.Connection | None:
         connection = None
@@ -218,7 +227,9 @@ class ExecutionStore:
         return connection
 
     def _read(self, query: str, parameters: tuple[Any, ...]) -> list[tuple[Any, ...]]:
-        self._flush(2)
+        writing = self._submit() if self._used else None
+        if writing is not None:
+            wait([writing], timeout=_READ_WAITS)
         if not self._file.exists():
             return []
         try:
