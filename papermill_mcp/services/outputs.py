@@ -19,6 +19,7 @@ from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel
 
+from papermill_mcp.core.documents.reading import joined
 from papermill_mcp.core.images import (
     IMAGE_TYPES,
     WithheldError,
@@ -29,7 +30,6 @@ from papermill_mcp.core.images import (
     too_large,
     type_of,
 )
-from papermill_mcp.core.documents.reading import joined
 from papermill_mcp.utils.text_utils import clean_text, count_noun, head_and_tail, human_size, one_line
 
 MAX_VIEWS = 100  # outputs of one cell that are listed one by one; the others are counted
