@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,7 @@ async def test_a_batch_that_waits_for_a_kernel_is_queued_and_its_wait_is_no_dura
     write_notebook(workspace / "a.ipynb", [cell("x = 1", tags=["parameters"]), "print(x)"])
     async with client(max_kernels=1) as connected:
         kernel = await call(connected, "start_kernel")
+        began = time.monotonic()
         waiting = await call(
             connected, "execute_notebook_batch", input_path="a.ipynb", parameters=[{"x": 1}, {"x": 2}], wait=1.5
         )
@@ -127,6 +129,7 @@ async def test_a_batch_that_waits_for_a_kernel_is_queued_and_its_wait_is_no_dura
         outputs = list((workspace / "outputs").rglob("*.ipynb"))
         await call(connected, "stop_kernel", kernel_id=kernel["kernel_id"])
         ended = await call(connected, "get_execution", execution_id=waiting["execution_id"], wait=30, seconds=40)
+        took = time.monotonic() - began
 
     assert waiting["status"] == "queued"
     assert "waiting for a kernel to end: 1 live, as max_kernels allows" in waiting["progress"]
@@ -139,8 +142,11 @@ async def test_a_batch_that_waits_for_a_kernel_is_queued_and_its_wait_is_no_dura
     # The second run waited for the first one, and both for the stop of the kernel: 1.5 s and more.
     total = sum(run.duration for run in runs)
     (batch,) = _ended(caplog.records, "execute_notebook_batch")
-    assert total <= batch.duration - 1.5
     assert batch.outcome == "ok"
+    assert batch.duration == pytest.approx(ended["duration"], abs=0.01)
+    assert total <= batch.duration + 0.1
+    assert waiting["duration"] == 0
+    assert took - batch.duration >= 1.4
 
 
 async def test_a_batch_that_is_cancelled_while_it_waits_runs_nothing(client: Connect, workspace: Path) -> None:
@@ -210,6 +216,24 @@ async def test_code_behind_other_code_is_queued_and_its_wait_is_no_duration(
     assert short.duration < 1.0
     (run,) = _ended(caplog.records, "execute_notebook")
     assert run.duration < 1.0
+
+
+async def test_output_that_comes_late_does_not_end_a_run_twice(
+    client: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    late = (
+        "import asyncio\nasync def say():\n    await asyncio.sleep(0.3)\n    print('late')\n"
+        "task = asyncio.create_task(say())"
+    )
+    async with client() as connected:
+        kernel_id = (await call(connected, "start_kernel"))["kernel_id"]
+        first = await call(connected, "execute_cell", kernel_id=kernel_id, code=late)
+        await call(connected, "execute_cell", kernel_id=kernel_id, code="await task; await asyncio.sleep(0.2)")
+        again = await call(connected, "get_execution", execution_id=first["execution_id"])
+
+    assert "late" in str(again["outputs"])
+    assert len(_ended(caplog.records, "execute_cell")) == 2
 
 
 async def test_one_table_holds_the_claims_of_all_kinds_of_run(client: Connect, workspace: Path) -> None:

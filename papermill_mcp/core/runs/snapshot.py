@@ -121,7 +121,7 @@ class Snapshot:
         operation: the name of the request, such as `execute_cell`.
         seconds: since the run began, without its time in a queue.
         kernel_id: of a kernel that clients can use; None for a kernel that ends with the run.
-        file, output_file: real paths of the notebook and of the output.
+        file, output_file: real paths of the notebook (the first of several) and of the output.
         done, total: cells or runs; None as total when there is nothing to count.
         at: index of the running or failed cell.
         progress: one line for a person.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import time
 from collections.abc import Iterator, Sequence
@@ -181,11 +182,16 @@ class BatchRun(BaseRun):
         self.rows = list(rows)
         self._over = [row for row in self.rows if row.status.final]  # kept ones, so far
         for row in self.rows:
-            row.changed.connect(self.changed)
+            row.changed.connect(functools.partial(self._follow, row))
         self._several_notebooks = len({row.plan.notebook.path for row in rows}) > 1
         if (note := backend.note()) is not None and len(self._over) < len(self.rows):
             self.notes.append(note)
-        self._begin()
+
+    def _follow(self, row: BatchRow) -> None:
+        """A row has changed. The clock of the batch starts with its first run, after any wait for a kernel."""
+        if row.begun:
+            self._begin()
+        self.changed()
 
     async def _work(self) -> RunStatus:
         waiting = iter([row for row in self.rows if not row.status.final])
@@ -286,7 +292,6 @@ class BatchRun(BaseRun):
         left_out = 0 if since is END else max(0, len(ended) - _MAX_ROWS)
         under_way = self._running or self._queued[:1]
         shown = [*sorted(ended[left_out:], key=lambda row: row.number), *([] if since is END else under_way)]
-        notebooks = {row.plan.notebook.path for row in self.rows}
         return BatchSnapshot(
             execution_id=self.execution_id,
             operation=self._operation,
@@ -294,7 +299,7 @@ class BatchRun(BaseRun):
             started_at=self.started_at,
             seconds=self.seconds,
             notes=tuple(self.notes),
-            file=self.rows[0].plan.notebook.path if len(notebooks) == 1 else None,
+            file=self.rows[0].plan.notebook.path,
             done=self._done,
             total=len(self.rows),
             failed=self._failed,

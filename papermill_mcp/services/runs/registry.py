@@ -58,6 +58,7 @@ class _Entry:
     key: str | None
     recorded_at: float = 0.0
     record_due: bool = False
+    ended: bool = False
 
 
 class RunRegistry:
@@ -143,7 +144,9 @@ class RunRegistry:
 
     def _on_change(self, entry: _Entry) -> None:
         if entry.run.finished:
-            self._journal.ended(self._record(entry))
+            if not entry.ended:  # output may still come late, and change the run once more
+                entry.ended = True
+                self._journal.ended(self._record(entry))
         elif not entry.record_due:
             entry.record_due = True
             wait = max(0.0, entry.recorded_at + _RECORD_INTERVAL - time.monotonic())

@@ -376,7 +376,7 @@ def _(run: PapermillSnapshot, viewer: RunViewer) -> RunView:
 def _(run: BatchSnapshot, viewer: RunViewer) -> RunView:
     view = BatchRunView(
         **viewer.head(run),
-        input_path=viewer.path(run.file) or None,
+        input_path=None if run.several_notebooks else viewer.path(run.file),
         runs_total=run.total or 0,
         runs_done=run.done or 0,
         runs_failed=run.failed,
