@@ -124,12 +124,12 @@ def states(directory: Path, *, exists: bool, durable: bool) -> list[set[bytes | 
     if exists:
         path.write_bytes(OLD)
         names, files = {NAME: path.stat().st_ino}, {path.stat().st_ino: OLD}
-    expected = read_file(path, max_bytes=1000, shown=NAME) if exists else None
+    expected = read_file(path, max_bytes=1000, display_path=NAME) if exists else None
     recorder = Recorder(directory)
     descriptor = os.open(directory, os.O_RDONLY)  # keeps inode numbers from being used again
     try:
         with recorder.recording():
-            write_file(path, NEW, expected=expected, shown=NAME, durable=durable)
+            write_file(path, NEW, expected=expected, display_path=NAME, durable=durable)
     finally:
         os.close(descriptor)
     assert path.read_bytes() == NEW

@@ -199,14 +199,14 @@ class NotebookCatalogue:
             deadline = time.monotonic() + _LIST_SECONDS
             found = walk(top, self._workspace, recursive=recursive, pattern=pattern)
             after = None if cursor is None else _parts(cursor)
-            begun = [one for one in found.found if after is None or _parts(one.shown) > after]
+            begun = [one for one in found.found if after is None or _parts(one.display_path) > after]
             rows: list[ListedNotebook] = []
             for one in begun[:limit]:
                 if rows and time.monotonic() > deadline:  # the page ends here; the cursor goes on
                     break
                 rows.append(self._row(one))
             return NotebookList(
-                directory=self._workspace.shown(top),
+                directory=self._workspace.display_path(top),
                 notebooks=rows,
                 count=len(found.found),
                 next_cursor=rows[-1].path if len(rows) < len(begun) else None,
@@ -221,14 +221,14 @@ class NotebookCatalogue:
 
         def find() -> Sequence[str]:
             found = walk(top, self._workspace, recursive=True, pattern="*.ipynb")
-            return [one.shown for one in found.found[:limit]]
+            return [one.display_path for one in found.found[:limit]]
 
         return await asyncio.to_thread(find)
 
     def _row(self, found: FoundNotebook) -> ListedNotebook:
-        row = ListedNotebook(path=found.shown, name=found.name, size=found.size, modified=_time(found.mtime_ns))
+        row = ListedNotebook(path=found.display_path, name=found.name, size=found.size, modified=_time(found.mtime_ns))
         try:
-            document = self._document(found.shown)
+            document = self._document(found.display_path)
         except ServerError as error:
             row.problem = str(error)[:_PROBLEM_CHARS]
             return row
@@ -237,10 +237,10 @@ class NotebookCatalogue:
         row.cell_count = len(document.cells)
         return row
 
-    def _document(self, shown: str) -> NotebookDocument:
-        file = self._workspace.notebook(shown)
-        content = read_file(file, max_bytes=self._config.max_notebook_bytes, shown=shown)
-        return NotebookDocument.parse(content.data, shown=shown)
+    def _document(self, display_path: str) -> NotebookDocument:
+        file = self._workspace.notebook(display_path)
+        content = read_file(file, max_bytes=self._config.max_notebook_bytes, display_path=display_path)
+        return NotebookDocument.parse(content.data, display_path=display_path)
 
     async def search(
         self,
@@ -274,15 +274,15 @@ class NotebookCatalogue:
                     notes.append(f"{count_noun(len(found.found) - number, 'notebook')} not searched: it took too long")
                     break
                 try:
-                    document = await asyncio.to_thread(self._document, one.shown)
+                    document = await asyncio.to_thread(self._document, one.display_path)
                 except ServerError:
                     problems += 1
                     continue
                 try:
-                    await self._search_one(document, one.shown, matcher, result, cell_types, where, limit)
+                    await self._search_one(document, one.display_path, matcher, result, cell_types, where, limit)
                 except RegexTimeoutError:
                     raise ExecutionTimeoutError(
-                        f"the regular expression took too long on {one.shown}",
+                        f"the regular expression took too long on {one.display_path}",
                         allowed=f"{_REGEX_SECONDS:g} s for a notebook",
                         state="the search was stopped",
                         advice="write it without nested repeats such as (a+)+, or search for a text",
@@ -298,7 +298,7 @@ class NotebookCatalogue:
         if directory.lower().endswith(".ipynb"):
             with contextlib.suppress(ServerError):
                 if (file := self._workspace.notebook(directory)).is_file():
-                    return Walk([FoundNotebook(file.parent, file.name, self._workspace.shown(file))])
+                    return Walk([FoundNotebook(file.parent, file.name, self._workspace.display_path(file))])
         top = self._workspace.directory(directory)
         return await asyncio.to_thread(walk, top, self._workspace, recursive=True)
 
@@ -322,7 +322,7 @@ class NotebookCatalogue:
     async def _search_one(
         self,
         document: NotebookDocument,
-        shown: str,
+        display_path: str,
         matcher: _Matcher,
         result: SearchResult,
         cell_types: Sequence[str] | None,
@@ -336,7 +336,7 @@ class NotebookCatalogue:
             lines, number = await matcher.lines(texts, keep=limit - len(result.matches))
             result.total += number
             for place, line in lines:
-                result.matches.append(_match(document, shown, batch[place], line))
+                result.matches.append(_match(document, display_path, batch[place], line))
 
     async def info(self, path: str) -> NotebookInfo:
         """The facts of a notebook: headings, parameters, the last run by papermill, and problems.
@@ -417,7 +417,7 @@ def _batches(texts: Iterable[_Text]) -> Iterator[list[_Text]]:
         yield batch
 
 
-def _match(document: NotebookDocument, shown: str, found: _Text, line: int) -> Match:
+def _match(document: NotebookDocument, display_path: str, found: _Text, line: int) -> Match:
     cell = document.cells[found.cell]
     start = 0
     for _ in range(line):
@@ -427,7 +427,7 @@ def _match(document: NotebookDocument, shown: str, found: _Text, line: int) -> M
     rest = found.text[end + 1 : end + 1 + 2000].partition("\n")[0] if end >= 0 else ""
     context = [one_line(text, _CONTEXT_CHARS) for text in (before[:2000], rest)]
     return Match(
-        path=shown,
+        path=display_path,
         index=found.cell,
         id=cell.cell_id,
         cell_type=cell.cell_type,
@@ -444,7 +444,7 @@ def _info(notebook: OpenNotebook) -> NotebookInfo:
     rows, number = outline_headings(document, limit=_HEADINGS)
     problems = find_problems(document, seconds=_CHECK_SECONDS)
     return NotebookInfo(
-        path=notebook.shown,
+        path=notebook.display_path,
         revision=notebook.revision,
         size=len(notebook.content.data),
         modified=_time(notebook.content.stamp.mtime_ns),
@@ -498,8 +498,8 @@ def _last_run(document: NotebookDocument) -> LastRun | None:
     )
 
 
-def _parts(shown: str) -> tuple[str, ...]:
-    return tuple(shown.split("/"))
+def _parts(display_path: str) -> tuple[str, ...]:
+    return tuple(display_path.split("/"))
 
 
 def _time(nanoseconds: int) -> str:

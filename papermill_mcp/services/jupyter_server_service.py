@@ -79,7 +79,7 @@ class JupyterServerService:
                 if last.root != directory or port not in (0, last.port):
                     raise LimitReachedError(
                         f"a Jupyter server is running at {last.url} with the root directory "
-                        f"{self._workspace.shown(last.root)!r}",
+                        f"{self._workspace.display_path(last.root)!r}",
                         allowed="one at a time",
                         state="it goes on as it is",
                         advice="use it, or end it with stop_jupyter_server first",
@@ -109,7 +109,7 @@ class JupyterServerService:
             port=server.port,
             pid=server.pid,
             version=server.version,
-            root_directory=self._workspace.shown(server.root),
+            root_directory=self._workspace.display_path(server.root),
             token_hint=f"Open {server.page} in a browser. If the browser may not read it, log in at the url with the "
             f"token in {server.token_file}. Only you can read these files, and they go with the server.",
             note=note,

@@ -255,7 +255,7 @@ class KernelService:
                     started_at=iso_time(kernel.started_at),
                     last_activity=iso_time(kernel.last_activity),
                     execution_count=kernel.execution_count,
-                    notebook=self._workspace.shown(notebooks[kernel.kernel_id])
+                    notebook=self._workspace.display_path(notebooks[kernel.kernel_id])
                     if kernel.kernel_id in notebooks
                     else None,
                 )
@@ -306,7 +306,7 @@ class KernelService:
             language=kernel.language,
             state=kernel.state,
             pid=kernel.pid,
-            cwd=self._workspace.shown(directory),
+            cwd=self._workspace.display_path(directory),
         )
 
     @asynccontextmanager
@@ -545,7 +545,7 @@ class KernelService:
             language=kernel.language,
             state=kernel.state,
             pid=kernel.pid,
-            cwd=self._workspace.shown(kernel.cwd),
+            cwd=self._workspace.display_path(kernel.cwd),
             started_at=iso_time(kernel.started_at),
             last_activity=iso_time(kernel.last_activity),
             idle_seconds=round(kernel.idle_seconds, 1),
@@ -556,7 +556,7 @@ class KernelService:
             cpu_percent=used[0] if used else None,
             memory_bytes=used[1] if used else None,
             exit_code=kernel.exit_code,
-            notebook=self._workspace.shown(path) if path else None,
+            notebook=self._workspace.display_path(path) if path else None,
             late_output=head_and_tail(clean_text(late), 2000)[0] if late else None,
             note=note,
         )

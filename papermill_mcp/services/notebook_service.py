@@ -139,7 +139,7 @@ class OpenNotebook:
     """
 
     path: Path
-    shown: str
+    display_path: str
     content: FileContent | None
     document: NotebookDocument
 
@@ -208,7 +208,7 @@ class NotebookService:
 
     def _busy(self, path: Path, holder: str) -> BusyError:
         return BusyError(
-            f"{self._workspace.shown(path)} is being saved by {holder}",
+            f"{self._workspace.display_path(path)} is being saved by {holder}",
             state="nothing was changed",
             advice="try again",
         )
@@ -224,11 +224,13 @@ class NotebookService:
         return await self._read(file)
 
     async def _read(self, file: Path) -> OpenNotebook:
-        shown = self._workspace.shown(file)
+        display_path = self._workspace.display_path(file)
 
         def read() -> OpenNotebook:
-            content = read_file(file, max_bytes=self._config.max_notebook_bytes, shown=shown)
-            return OpenNotebook(file, shown, content, NotebookDocument.parse(content.data, shown=shown))
+            content = read_file(file, max_bytes=self._config.max_notebook_bytes, display_path=display_path)
+            return OpenNotebook(
+                file, display_path, content, NotebookDocument.parse(content.data, display_path=display_path)
+            )
 
         try:
             return await asyncio.to_thread(read)
@@ -250,7 +252,7 @@ class NotebookService:
                 notebook.path,
                 notebook.document.render() if data is None else data,
                 expected=notebook.content,
-                shown=notebook.shown,
+                display_path=notebook.display_path,
                 max_bytes=self._config.max_notebook_bytes,
             )
 
@@ -267,7 +269,7 @@ class NotebookService:
         """
         if if_revision is not None and notebook.revision != if_revision:
             raise ConflictError(
-                f"{notebook.shown} has revision {notebook.revision}, not {if_revision[:64]}",
+                f"{notebook.display_path} has revision {notebook.revision}, not {if_revision[:64]}",
                 state="the file was changed since that revision was read, or never had it; nothing was written",
                 advice="read it again, then repeat the edit on the present version",
             )
@@ -283,7 +285,7 @@ class NotebookService:
             expected: FileContent | None = None
             if overwrite and await asyncio.to_thread(file.exists):
                 expected = (await self._read(file)).content  # a file that is no notebook is never replaced
-            notebook = OpenNotebook(file, self._workspace.shown(file), expected, document)
+            notebook = OpenNotebook(file, self._workspace.display_path(file), expected, document)
             await self.save(notebook)
         return notebook
 
@@ -294,14 +296,14 @@ class NotebookService:
             notebook.path,
             notebook.document,
             notebook.content,
-            shown=notebook.shown,
+            display_path=notebook.display_path,
             max_bytes=self._config.max_notebook_bytes,
             lock=lambda: self.lock(notebook.path),
         )
 
     def display_path(self, path: Path) -> str:
         """The name of a file for clients."""
-        return self._workspace.shown(path)
+        return self._workspace.display_path(path)
 
     async def create(
         self,
@@ -320,7 +322,7 @@ class NotebookService:
             NotANotebookError, InvalidNotebookError: `overwrite` is true, but the existing file is no notebook.
         """
         file = self._workspace.notebook(path, writing=True)
-        shown = self._workspace.shown(file)
+        display_path = self._workspace.display_path(file)
         document = NotebookDocument.new(
             {
                 "kernelspec": {"display_name": display_name, "language": language, "name": kernel_name},
@@ -331,7 +333,7 @@ class NotebookService:
             document.insert(len(document.cells), cell.data())
         revision = (await self.put(file, document, overwrite=overwrite)).revision
         return CreatedNotebook(
-            path=shown,
+            path=display_path,
             revision=revision,
             kernel_name=kernel_name,
             language=language,
@@ -349,7 +351,7 @@ class NotebookService:
             ConflictError: the file is not `if_revision`.
         """
         file = self._workspace.notebook(path, writing=True)
-        shown = self._workspace.shown(file)
+        display_path = self._workspace.display_path(file)
         document = await asyncio.to_thread(_document_of, content)
         data = await asyncio.to_thread(document.render)
         async with self.lock(file):
@@ -360,13 +362,13 @@ class NotebookService:
                 expected = found.content if overwrite else None
             elif if_revision is not None:
                 raise ConflictError(
-                    f"{shown} does not exist, and revision {if_revision[:64]} was expected",
+                    f"{display_path} does not exist, and revision {if_revision[:64]} was expected",
                     state="nothing was written",
                     advice="leave if_revision out to make a new notebook",
                 )
-            revision = await self.save(OpenNotebook(file, shown, expected, document), data)
+            revision = await self.save(OpenNotebook(file, display_path, expected, document), data)
         return WrittenNotebook(
-            path=shown,
+            path=display_path,
             revision=revision,
             size=len(data),
             cell_count=len(document.cells),
@@ -409,12 +411,12 @@ class NotebookService:
         removed: list[tuple[SourceView, int]] = []
 
         def apply(edit: NotebookEdit) -> None:
-            place = edit.document.find(index=at.index, cell_id=at.cell_id, shown=shown)
+            place = edit.document.find(index=at.index, cell_id=at.cell_id, display_path=display_path)
             cell = edit.document.cells[place]
             removed.append((source_view(cell, place, metadata=True), len(cell.outputs)))
             edit.apply(Remove(at))
 
-        shown = self._workspace.shown(self._workspace.notebook(path, writing=True))
+        display_path = self._workspace.display_path(self._workspace.notebook(path, writing=True))
         edited, _ = await self._edit(path, apply, if_revision)
         view, outputs = removed[0]
         return RemovedCell(**dict(edited), cell=view, outputs_dropped=outputs)
@@ -449,7 +451,7 @@ class NotebookService:
         async with self.lock(file):
             notebook = await self._read(file)
             self.require_revision(notebook, if_revision)
-            edit = NotebookEdit(notebook.document, notebook.shown)
+            edit = NotebookEdit(notebook.document, notebook.display_path)
 
             def change() -> tuple[bytes, EditedNotebook]:
                 apply(edit)
@@ -458,7 +460,7 @@ class NotebookService:
                 data = edit.document.render()
                 changed = notebook.content is None or data != notebook.content.data
                 return data, EditedNotebook(
-                    path=notebook.shown, revision=notebook.revision, changed=changed, diff=diff, outline=rows
+                    path=notebook.display_path, revision=notebook.revision, changed=changed, diff=diff, outline=rows
                 )
 
             data, edited = await asyncio.to_thread(change)
@@ -495,12 +497,12 @@ class NotebookService:
 
         def show() -> NotebookView:
             if cell_id is not None:
-                chosen = [document.find(cell_id=cell_id, shown=notebook.shown)]
+                chosen = [document.find(cell_id=cell_id, display_path=notebook.display_path)]
             else:
-                chosen = select(document, cells, notebook.shown)
+                chosen = select(document, cells, notebook.display_path)
             budget = OutputBudget.of(self._config, chars=max_chars, images=max_images)
             view = NotebookView(
-                path=notebook.shown,
+                path=notebook.display_path,
                 revision=notebook.revision,
                 nbformat=document.nbformat,
                 nbformat_minor=document.nbformat_minor,
@@ -532,11 +534,11 @@ class NotebookService:
         notebook = await self.open(path)
 
         def take() -> list[tuple[str, str | bytes]]:
-            cell = notebook.document.cells[notebook.document.find(cell_id=cell_id, shown=notebook.shown)]
+            cell = notebook.document.cells[notebook.document.find(cell_id=cell_id, display_path=notebook.display_path)]
             outputs = cell.outputs
             if index >= len(outputs):
                 raise InvalidArgumentError(
-                    f"cell {quoted(cell_id)} of {notebook.shown} has no output {index}",
+                    f"cell {quoted(cell_id)} of {notebook.display_path} has no output {index}",
                     allowed=f"it has {count_noun(len(outputs), 'output')}, counted from 0",
                     state="nothing was read",
                 )

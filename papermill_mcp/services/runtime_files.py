@@ -67,7 +67,7 @@ async def list_runtime_directory() -> RuntimeDirectory:
 def _list() -> RuntimeDirectory:
     directory = Path(jupyter_paths.jupyter_runtime_dir()).resolve()
     try:
-        entries, _ = list_directory(directory, shown=str(directory), suffix="", limit=_LOOKED_AT)
+        entries, _ = list_directory(directory, display_path=str(directory), suffix="", limit=_LOOKED_AT)
     except NotFoundError:
         return RuntimeDirectory(runtime_dir=str(directory), exists=False, files=[], count=0)
     newest = sorted(entries, key=lambda entry: -entry.mtime_ns)[:_SHOWN]

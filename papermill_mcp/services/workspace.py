@@ -72,16 +72,16 @@ class Workspace:
         real = self._resolve(path)
         for named in ((_parts(path) or [""])[-1], real.name):  # a link must not dress up another kind of file
             if not named.lower().endswith(_SUFFIX) or len(named) == len(_SUFFIX):
-                self._refuse(f"{_shown(path)} is not a notebook: its name does not end in {_SUFFIX}", roots=False)
+                self._refuse(f"{_quoted(path)} is not a notebook: its name does not end in {_SUFFIX}", roots=False)
         status = self._status(real, path)
         if status is None:
             if not writing:
                 raise NotFoundError(
-                    f"{_shown(path)} does not exist", state=_NOT_TOUCHED, advice="List the notebooks there are"
+                    f"{_quoted(path)} does not exist", state=_NOT_TOUCHED, advice="List the notebooks there are"
                 )
             self._check_parent(real, path)
         elif not stat.S_ISREG(status.st_mode):
-            self._refuse(f"{_shown(path)} is {kind_of_file(status.st_mode)}, not a regular file", roots=False)
+            self._refuse(f"{_quoted(path)} is {kind_of_file(status.st_mode)}, not a regular file", roots=False)
         if writing:
             self._check_not_hidden(real, path)
         return real
@@ -99,13 +99,13 @@ class Workspace:
         status = self._status(real, path)
         if status is None:
             if not create:
-                raise NotFoundError(f"The directory {_shown(path)} does not exist", state=_NOT_TOUCHED)
-            make_directory(real, shown=_shown(path))
+                raise NotFoundError(f"The directory {_quoted(path)} does not exist", state=_NOT_TOUCHED)
+            make_directory(real, display_path=_quoted(path))
         elif not stat.S_ISDIR(status.st_mode):
-            self._refuse(f"{_shown(path)} is not a directory", roots=False)
+            self._refuse(f"{_quoted(path)} is not a directory", roots=False)
         return real
 
-    def shown(self, path: Path) -> str:
+    def display_path(self, path: Path) -> str:
         """The name of a path for clients: relative to the workspace when inside it, else absolute."""
         try:
             return path.relative_to(self._roots[0]).as_posix()
@@ -129,7 +129,7 @@ class Workspace:
         self._check_text(path)
         real = self._followed(path)
         if self.is_private(real):
-            self._refuse(f"{_shown(path)} is inside a directory that belongs to this server", roots=False)
+            self._refuse(f"{_quoted(path)} is inside a directory that belongs to this server", roots=False)
         return real
 
     def _check_text(self, path: str) -> None:
@@ -140,13 +140,13 @@ class Workspace:
             self._refuse(f"The path has {len(path):,} characters; {MAX_PATH_BYTES:,} bytes are the limit", roots=False)
         for character in path:
             if _is_suspect(character):
-                self._refuse(f"The path {_shown(path)} has the character {_code_point(character)}", roots=False)
+                self._refuse(f"The path {_quoted(path)} has the character {_code_point(character)}", roots=False)
         if _URL.match(path):
-            self._refuse(f"{_shown(path)} is a URL, and only files are read or written")
+            self._refuse(f"{_quoted(path)} is a URL, and only files are read or written")
         if len(path.encode()) > MAX_PATH_BYTES:
             self._refuse(f"The path has {len(path.encode()):,} bytes; {MAX_PATH_BYTES:,} are the limit", roots=False)
         if os.name == "nt" and ":" in os.path.splitdrive(path)[1]:
-            self._refuse(f"{_shown(path)} has a colon, which names a stream of a file", roots=False)
+            self._refuse(f"{_quoted(path)} has a colon, which names a stream of a file", roots=False)
         parts = _parts(path)
         if len(parts) > MAX_PARTS:
             self._refuse(f"The path has {len(parts):,} parts; {MAX_PARTS} are the limit", roots=False)
@@ -156,9 +156,9 @@ class Workspace:
                     f"A part of the path has {len(part.encode()):,} bytes; {MAX_PART_BYTES} are the limit", roots=False
                 )
             if part.startswith("-"):
-                self._refuse(f"The part {_shown(part)} starts with -, which programs take for an option", roots=False)
+                self._refuse(f"The part {_quoted(part)} starts with -, which programs take for an option", roots=False)
             if part not in {".", ".."} and (part[-1] in _BAD_ENDS or part[-1].isspace()):
-                self._refuse(f"The part {_shown(part)} ends with {_code_point(part[-1])}", roots=False)
+                self._refuse(f"The part {_quoted(part)} ends with {_code_point(part[-1])}", roots=False)
 
     def _followed(self, path: str) -> Path:
         """The real path, followed link by link inside the roots only: nothing outside is ever looked at."""
@@ -192,7 +192,9 @@ class Workspace:
                 continue
             links += 1
             if links > MAX_LINKS:
-                self._refuse(f"{_shown(path)} leads through a loop of symbolic links, or through too many", roots=False)
+                self._refuse(
+                    f"{_quoted(path)} leads through a loop of symbolic links, or through too many", roots=False
+                )
             target = Path(self._link(current, path))
             if target.is_absolute():
                 current = Path(target.anchor)
@@ -226,17 +228,17 @@ class Workspace:
             self._missing_directory(path)
         except PermissionError:
             raise PermissionDeniedError(
-                f"{_shown(path)} is in a directory that may not be entered", state=_NOT_TOUCHED
+                f"{_quoted(path)} is in a directory that may not be entered", state=_NOT_TOUCHED
             ) from None
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
-            self._refuse(f"{_shown(path)} cannot be looked at: {reason}", roots=False)
+            self._refuse(f"{_quoted(path)} cannot be looked at: {reason}", roots=False)
 
     def _link(self, real: Path, path: str) -> str:
         try:
             return os.readlink(real)  # noqa: PTH115 - Path.readlink would drop trailing parts such as "."
         except OSError:
-            self._refuse(f"{_shown(path)} changed while it was looked at", roots=False)
+            self._refuse(f"{_quoted(path)} changed while it was looked at", roots=False)
 
     def _check_parent(self, real: Path, path: str) -> None:
         status = self._status(real.parent, path)
@@ -248,15 +250,15 @@ class Workspace:
         root = max((root for root in self._roots if real.is_relative_to(root)), key=lambda root: len(root.parts))
         hidden = next((part for part in real.relative_to(root).parts if part.startswith(".")), None)
         if hidden is not None:
-            self._refuse(f"{_shown(path)} is hidden: {_shown(hidden)} starts with a dot", roots=False)
+            self._refuse(f"{_quoted(path)} is hidden: {_quoted(hidden)} starts with a dot", roots=False)
 
     def _missing_directory(self, path: str) -> NoReturn:
         raise NotFoundError(
-            f"The directory of {_shown(path)} does not exist", state=_NOT_TOUCHED, advice="Choose one that exists"
+            f"The directory of {_quoted(path)} does not exist", state=_NOT_TOUCHED, advice="Choose one that exists"
         )
 
     def _outside(self, path: str) -> NoReturn:
-        self._refuse(f"{_shown(path)} leads out of the roots")
+        self._refuse(f"{_quoted(path)} leads out of the roots")
 
     def _refuse(self, what: str, *, roots: bool = True) -> NoReturn:
         allowed = f"Paths are relative to the first root, or absolute inside one of: {listed(map(str, self._roots))}"
@@ -292,6 +294,6 @@ def _code_point(character: str) -> str:
     return f"U+{ord(character):04X} ({name})" if name else f"U+{ord(character):04X}"
 
 
-def _shown(path: str) -> str:
+def _quoted(path: str) -> str:
     text = "".join(f"⟨U+{ord(c):04X}⟩" if _is_suspect(c) else c for c in path[:_SHOWN_PATH])
     return f"'{text}'" if len(path) <= _SHOWN_PATH else f"'{text}…'"

@@ -158,7 +158,7 @@ def stamp_of(path: Path) -> FileStamp | None:
         return None
 
 
-def read_file(path: Path, *, max_bytes: int, shown: str) -> FileContent:
+def read_file(path: Path, *, max_bytes: int, display_path: str) -> FileContent:
     """The bytes of a regular file, never more than `max_bytes`.
 
     Raises:
@@ -166,8 +166,8 @@ def read_file(path: Path, *, max_bytes: int, shown: str) -> FileContent:
         PathNotAllowedError: not a regular file, or reached through a link.
         TooLargeError: larger than `max_bytes`.
     """
-    with _Parent.of(path.parent, shown, _NOT_READ) as parent, _reported(shown, "read", _NOT_READ):
-        data, stamp = _read(parent, path.name, max_bytes, shown)
+    with _Parent.of(path.parent, display_path, _NOT_READ) as parent, _reported(display_path, "read", _NOT_READ):
+        data, stamp = _read(parent, path.name, max_bytes, display_path)
     return FileContent(data, stamp, _Digest(data))
 
 
@@ -176,7 +176,7 @@ def write_file(
     data: bytes,
     *,
     expected: FileContent | None,
-    shown: str,
+    display_path: str,
     max_bytes: int | None = None,
     overwrite: bool = False,
     durable: bool = True,
@@ -198,23 +198,25 @@ def write_file(
     """
     if max_bytes is not None and len(data) > max_bytes:
         raise TooLargeError(
-            f"{shown} would be {len(data):,} bytes",
+            f"{display_path} would be {len(data):,} bytes",
             allowed=f"The limit is {max_bytes:,} bytes",
             state=_UNCHANGED,
             advice="Remove large outputs or split the notebook",
         )
-    with _Parent.of(path.parent, shown, _UNCHANGED) as parent:
-        with _reported(shown, "check the file", _UNCHANGED):
-            status = _status(parent, path.name, shown)
-            _check_target(parent, path.name, status, shown, expected=expected, overwrite=overwrite)
+    with _Parent.of(path.parent, display_path, _UNCHANGED) as parent:
+        with _reported(display_path, "check the file", _UNCHANGED):
+            status = _status(parent, path.name, display_path)
+            _check_target(parent, path.name, status, display_path, expected=expected, overwrite=overwrite)
             if expected is not None and data == expected.data and status is not None:
                 return FileContent(data, FileStamp.of(status), expected.digest)
-        return _save(parent, path.name, data, status, shown, expected=expected, overwrite=overwrite, durable=durable)
+        return _save(
+            parent, path.name, data, status, display_path, expected=expected, overwrite=overwrite, durable=durable
+        )
 
 
-def make_directory(path: Path, *, shown: str) -> None:
+def make_directory(path: Path, *, display_path: str) -> None:
     """Make a directory and the missing ones above it. One that exists is fine."""
-    with _Parent.of(path, shown, "Nothing was written", create=True):
+    with _Parent.of(path, display_path, "Nothing was written", create=True):
         pass
 
 
@@ -260,7 +262,7 @@ class Entry:
 
 
 def list_directory(
-    path: Path, *, shown: str, suffix: str, limit: int, deadline: float = math.inf
+    path: Path, *, display_path: str, suffix: str, limit: int, deadline: float = math.inf
 ) -> tuple[list[Entry], bool]:
     """The directories, links and files with `suffix` in a directory, by name, and whether there may be more.
 
@@ -271,7 +273,7 @@ def list_directory(
         NotFoundError, PermissionDeniedError, PathNotAllowedError: as the system says.
     """
     found: list[Entry] = []
-    with _Parent.of(path, shown, _NOT_READ) as parent, _reported(shown, "open the directory", _NOT_READ):
+    with _Parent.of(path, display_path, _NOT_READ) as parent, _reported(display_path, "open the directory", _NOT_READ):
         # A descriptor made with O_PATH cannot be listed.
         own = None if parent.descriptor is None else os.open(".", _LIST, dir_fd=parent.descriptor)
         try:
@@ -303,9 +305,9 @@ class _Parent:
 
     @classmethod
     @contextlib.contextmanager
-    def of(cls, path: Path, shown: str, state: str, *, create: bool = False) -> Iterator[_Parent]:
+    def of(cls, path: Path, display_path: str, state: str, *, create: bool = False) -> Iterator[_Parent]:
         path = path.absolute()
-        with _reported(shown, "make the directory" if create else "open the directory of the file", state):
+        with _reported(display_path, "make the directory" if create else "open the directory of the file", state):
             descriptor = _open_directory(path, create=create)
         try:
             yield cls(path, descriptor)
@@ -350,20 +352,20 @@ def _descend(part: str, above: int, *, create: bool) -> int:
     return os.open(part, _DESCEND, dir_fd=above)
 
 
-def _status(parent: _Parent, name: str, shown: str) -> os.stat_result | None:
+def _status(parent: _Parent, name: str, display_path: str) -> os.stat_result | None:
     """The status of a regular file, or None when nothing is there."""
     try:
         status = os.stat(parent.at(name), dir_fd=parent.descriptor, follow_symlinks=False)
     except FileNotFoundError:
         return None
-    _check_regular(status.st_mode, shown)
+    _check_regular(status.st_mode, display_path)
     return status
 
 
-def _check_regular(mode: int, shown: str) -> None:
+def _check_regular(mode: int, display_path: str) -> None:
     if not stat.S_ISREG(mode):
         raise PathNotAllowedError(
-            f"{shown} is {kind_of_file(mode)}",
+            f"{display_path} is {kind_of_file(mode)}",
             allowed="Only regular files are read or written",
             state="Nothing was read or written",
         )
@@ -382,17 +384,17 @@ def kind_of_file(mode: int) -> str:
     return kinds.get(stat.S_IFMT(mode), "a special file")
 
 
-def _read(parent: _Parent, name: str, max_bytes: int | None, shown: str) -> tuple[bytes, FileStamp]:
-    if _status(parent, name, shown) is None:  # looked at first: to open a device can already do something
+def _read(parent: _Parent, name: str, max_bytes: int | None, display_path: str) -> tuple[bytes, FileStamp]:
+    if _status(parent, name, display_path) is None:  # looked at first: to open a device can already do something
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
     descriptor = os.open(parent.at(name), _READ, dir_fd=parent.descriptor)
     try:
         for _ in range(3):  # another program may be writing in place: prefer a version that stood still
             before = os.fstat(descriptor)
-            _check_regular(before.st_mode, shown)
-            _check_size(before.st_size, max_bytes, shown)
+            _check_regular(before.st_mode, display_path)
+            _check_size(before.st_size, max_bytes, display_path)
             data = _read_all(descriptor, before.st_size, max_bytes)
-            _check_size(len(data), max_bytes, shown)
+            _check_size(len(data), max_bytes, display_path)
             stamp = FileStamp.of(before)
             if stamp == FileStamp.of(os.fstat(descriptor)):
                 break
@@ -402,10 +404,10 @@ def _read(parent: _Parent, name: str, max_bytes: int | None, shown: str) -> tupl
     return data, stamp
 
 
-def _check_size(size: int, max_bytes: int | None, shown: str) -> None:
+def _check_size(size: int, max_bytes: int | None, display_path: str) -> None:
     if max_bytes is not None and size > max_bytes:
         raise TooLargeError(
-            f"{shown} is {size:,} bytes or more",
+            f"{display_path} is {size:,} bytes or more",
             allowed=f"The limit is {max_bytes:,} bytes",
             state=_NOT_READ,
             advice="Raise the limit in the settings, or clear outputs in another program",
@@ -428,7 +430,7 @@ def _check_target(
     parent: _Parent,
     name: str,
     status: os.stat_result | None,
-    shown: str,
+    display_path: str,
     *,
     expected: FileContent | None,
     overwrite: bool,
@@ -437,26 +439,26 @@ def _check_target(
     if expected is None:
         if status is not None and not overwrite:
             raise AlreadyExistsError(
-                f"{shown} already exists", state=_UNCHANGED, advice="Choose another name, or ask for overwriting"
+                f"{display_path} already exists", state=_UNCHANGED, advice="Choose another name, or ask for overwriting"
             )
     elif status is None:
         raise ConflictError(
-            f"{shown} is gone: revision {expected.revision} was expected, now there is no file",
+            f"{display_path} is gone: revision {expected.revision} was expected, now there is no file",
             state="Nothing was written",
             advice="Look whether it was moved or deleted before saving again",
         )
     elif FileStamp.of(status) != expected.stamp or not expected.stamp.settled:
-        current, _ = _read(parent, name, None, shown)
+        current, _ = _read(parent, name, None, display_path)
         if current != expected.data:
             raise ConflictError(
-                f"{shown} was changed by another program: revision {expected.revision} was expected, "
+                f"{display_path} was changed by another program: revision {expected.revision} was expected, "
                 f"the file has {revision_of(current)}",
                 state="Nothing was written; their version stays",
                 advice="Read it again and repeat the change",
             )
     if status is not None and not _writable(parent, name):
         raise PermissionDeniedError(
-            f"{shown} is read-only", state=_UNCHANGED, advice="Make it writable, or save under another name"
+            f"{display_path} is read-only", state=_UNCHANGED, advice="Make it writable, or save under another name"
         )
 
 
@@ -471,7 +473,7 @@ def _save(
     name: str,
     data: bytes,
     status: os.stat_result | None,
-    shown: str,
+    display_path: str,
     *,
     expected: FileContent | None,
     overwrite: bool,
@@ -481,24 +483,26 @@ def _save(
     digest = _Digest(data)
     exists = False  # the temporary file
     try:
-        with _reported(shown, "make a temporary file", _UNCHANGED):
+        with _reported(display_path, "make a temporary file", _UNCHANGED):
             # A new file gets its mode from the umask, which cannot be read without changing it for every thread.
             mode = 0o666 if status is None else 0o600
             descriptor = os.open(parent.at(temporary), _CREATE, mode, dir_fd=parent.descriptor)
             exists = True
         try:
-            written = _fill(descriptor, data, status, shown)
+            written = _fill(descriptor, data, status, display_path)
         except BaseException:
             with contextlib.suppress(OSError):
                 os.close(descriptor)
             raise
-        with _reported(shown, "close the new version", _UNCHANGED):  # where network disks tell that they are full
+        with _reported(
+            display_path, "close the new version", _UNCHANGED
+        ):  # where network disks tell that they are full
             os.close(descriptor)
-        with _reported(shown, "check the file", _UNCHANGED):
-            current = _status(parent, name, shown)
-            _check_target(parent, name, current, shown, expected=expected, overwrite=overwrite)
-        with _reported(shown, "put the new version in place", _UNCHANGED):
-            if current is None and not overwrite and _linked(parent, temporary, name, shown):
+        with _reported(display_path, "check the file", _UNCHANGED):
+            current = _status(parent, name, display_path)
+            _check_target(parent, name, current, display_path, expected=expected, overwrite=overwrite)
+        with _reported(display_path, "put the new version in place", _UNCHANGED):
+            if current is None and not overwrite and _linked(parent, temporary, name, display_path):
                 pass  # the temporary name is removed below
             else:
                 os.replace(
@@ -513,7 +517,7 @@ def _save(
             _remove(parent, temporary)
     if durable:
         in_place = "The new version is in place, but may not survive a power cut"
-        with _reported(shown, "flush the directory", in_place):
+        with _reported(display_path, "flush the directory", in_place):
             _sync_directory(parent)
         _remove_abandoned(parent)
     return FileContent(data, _stamp_of_saved(parent, name, written), digest)
@@ -528,24 +532,24 @@ def _stamp_of_saved(parent: _Parent, name: str, written: FileStamp) -> FileStamp
     return seen if replace(seen, ctime_ns=written.ctime_ns) == written else written  # a rename moves ctime
 
 
-def _fill(descriptor: int, data: bytes, old: os.stat_result | None, shown: str) -> FileStamp:
-    with _reported(shown, "write the new version", _UNCHANGED):
+def _fill(descriptor: int, data: bytes, old: os.stat_result | None, display_path: str) -> FileStamp:
+    with _reported(display_path, "write the new version", _UNCHANGED):
         rest = memoryview(data)
         while rest:
             rest = rest[os.write(descriptor, rest[: 1 << 30]) :]
     if old is not None and hasattr(os, "fchmod"):
-        with _reported(shown, "keep the mode of the file", _UNCHANGED):
+        with _reported(display_path, "keep the mode of the file", _UNCHANGED):
             new = os.fstat(descriptor)
             if (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
                 with contextlib.suppress(OSError):  # only root may give files away
                     os.fchown(descriptor, old.st_uid, old.st_gid)
             os.fchmod(descriptor, stat.S_IMODE(old.st_mode))
-    with _reported(shown, "flush the new version", _UNCHANGED):
+    with _reported(display_path, "flush the new version", _UNCHANGED):
         os.fsync(descriptor)  # else the name could reach the disk before the bytes, and a power cut leave neither
         return FileStamp.of(os.fstat(descriptor))
 
 
-def _linked(parent: _Parent, temporary: str, name: str, shown: str) -> bool:
+def _linked(parent: _Parent, temporary: str, name: str, display_path: str) -> bool:
     """Give the temporary file its name unless the name is taken. False when the file system knows no links."""
     if not _LINK_BY_DESCRIPTOR:
         return False
@@ -553,7 +557,9 @@ def _linked(parent: _Parent, temporary: str, name: str, shown: str) -> bool:
         os.link(temporary, name, src_dir_fd=parent.descriptor, dst_dir_fd=parent.descriptor, follow_symlinks=False)
     except FileExistsError:
         raise AlreadyExistsError(
-            f"{shown} came into being meanwhile", state="It is unchanged", advice="Read it, or choose another name"
+            f"{display_path} came into being meanwhile",
+            state="It is unchanged",
+            advice="Read it, or choose another name",
         ) from None
     except OSError as error:
         if error.errno in _LINKS_UNSUPPORTED:
@@ -608,29 +614,37 @@ def _sync_directory(parent: _Parent) -> None:
 
 
 @contextlib.contextmanager
-def _reported(shown: str, step: str, state: str) -> Iterator[None]:
+def _reported(display_path: str, step: str, state: str) -> Iterator[None]:
     """Turn an error of the system into one of ours, naming the step."""
     try:
         yield
     except OSError as error:
-        raise _error_for(error, shown, step, state) from error
+        raise _error_for(error, display_path, step, state) from error
 
 
-def _error_for(error: OSError, shown: str, step: str, state: str) -> ServerError:
+def _error_for(error: OSError, display_path: str, step: str, state: str) -> ServerError:
     reason = os.strerror(error.errno) if error.errno else str(error)
-    text = f"{shown}: could not {step}: {reason}" if step != "read" else f"{shown} could not be read: {reason}"
+    text = (
+        f"{display_path}: could not {step}: {reason}"
+        if step != "read"
+        else f"{display_path} could not be read: {reason}"
+    )
     match error.errno:
         case errno.ENOSPC | errno.EDQUOT | errno.EFBIG:
             return DiskFullError(text, state=state, advice="Free some space and try again")
         case errno.ENOENT:
             if step == "read":
-                return NotFoundError(f"{shown} does not exist", state=state, advice="List the notebooks there are")
+                return NotFoundError(
+                    f"{display_path} does not exist", state=state, advice="List the notebooks there are"
+                )
             if "directory" in step and "flush" not in step:
-                return NotFoundError(f"The directory of {shown} does not exist", state=state, advice="Make it first")
+                return NotFoundError(
+                    f"The directory of {display_path} does not exist", state=state, advice="Make it first"
+                )
             return NotFoundError(text, state=state)
         case errno.ELOOP | errno.ENOTDIR:
             return PathNotAllowedError(
-                f"{shown} leads through something that is not a directory, or through a symbolic link",
+                f"{display_path} leads through something that is not a directory, or through a symbolic link",
                 state=state,
                 advice="Name it by its real path",
             )

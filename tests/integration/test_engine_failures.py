@@ -133,8 +133,8 @@ async def test_the_engine_that_cannot_be_warmed_up_does_not_hold_the_service_up(
 async def run_file(path: Path) -> AsyncIterator[RunFile]:
     """A notebook of two cells under a run."""
     write_notebook(path, ["1", "2"])
-    content = read_file(path, max_bytes=10**6, shown=path.name)
-    document = NotebookDocument.parse(content.data, shown=path.name)
+    content = read_file(path, max_bytes=10**6, display_path=path.name)
+    document = NotebookDocument.parse(content.data, display_path=path.name)
     lock = asyncio.Lock()
 
     @contextlib.asynccontextmanager
@@ -142,7 +142,7 @@ async def run_file(path: Path) -> AsyncIterator[RunFile]:
         async with lock:
             yield
 
-    file = RunFile(path, document, content, shown=path.name, max_bytes=10**6, lock=locked)
+    file = RunFile(path, document, content, display_path=path.name, max_bytes=10**6, lock=locked)
     file.start()
     yield file
     await file.close()

@@ -74,7 +74,7 @@ def test_the_faults_would_be_seen_in_a_save_that_writes_in_place(
                 os.write(descriptor, data)
             finally:
                 os.close(descriptor)
-        return file_utils.read_file(parent.path / name, max_bytes=10**6, shown=name)
+        return file_utils.read_file(parent.path / name, max_bytes=10**6, display_path=name)
 
     monkeypatch.setattr(file_utils, "_save", in_place)
     with pytest.raises((AssertionError, ValueError)):

@@ -15,7 +15,7 @@ from papermill_mcp.core.documents.document import NotebookCell, NotebookDocument
 
 def cells_of(cells: list[dict[str, Any]]) -> list[NotebookCell]:
     content = {"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
-    return NotebookDocument.parse(json.dumps(content).encode(), shown="n.ipynb").cells
+    return NotebookDocument.parse(json.dumps(content).encode(), display_path="n.ipynb").cells
 
 
 def with_output(source: str, text: str) -> dict[str, Any]:

@@ -91,7 +91,7 @@ each_style = pytest.mark.parametrize("write", STYLES.values(), ids=STYLES.keys()
 def parsed(data: bytes | str | dict[str, Any]) -> NotebookDocument:
     if isinstance(data, dict):
         data = STYLES["nbformat"](data)
-    return NotebookDocument.parse(data.encode() if isinstance(data, str) else data, shown="n.ipynb")
+    return NotebookDocument.parse(data.encode() if isinstance(data, str) else data, display_path="n.ipynb")
 
 
 def loaded(data: bytes) -> Any:
@@ -401,14 +401,14 @@ def test_what_is_no_json_is_refused_and_nothing_changes(value: object) -> None:
 def test_cells_are_found_by_id_and_by_index() -> None:
     document = parsed(SMALL)
 
-    assert document.find(cell_id="load", shown="n.ipynb") == 1
-    assert document.find(index=0, shown="n.ipynb") == 0
-    assert document.find(index=-1, shown="n.ipynb") == 2
+    assert document.find(cell_id="load", display_path="n.ipynb") == 1
+    assert document.find(index=0, display_path="n.ipynb") == 0
+    assert document.find(index=-1, display_path="n.ipynb") == 2
 
 
 def test_an_unknown_id_is_answered_with_the_known_ones() -> None:
     with pytest.raises(CellNotFoundError) as raised:
-        parsed(SMALL).find(cell_id="laod", shown="n.ipynb")
+        parsed(SMALL).find(cell_id="laod", display_path="n.ipynb")
 
     assert "n.ipynb has no cell 'laod'. Its cells: intro, load, last." in str(raised.value)
     assert "Did you mean 'load'?" in str(raised.value)
@@ -417,7 +417,7 @@ def test_an_unknown_id_is_answered_with_the_known_ones() -> None:
 def test_the_list_of_ids_is_bounded() -> None:
     document = parsed({**SMALL, "cells": [{"cell_type": "raw", "id": f"{n}" * 300} for n in range(10, 500)]})
     with pytest.raises(CellNotFoundError, match="470 more") as raised:
-        document.find(cell_id="z" * 10_000, shown="n.ipynb")
+        document.find(cell_id="z" * 10_000, display_path="n.ipynb")
 
     assert len(str(raised.value)) < 3000
 
@@ -426,7 +426,7 @@ def test_the_list_of_ids_is_bounded() -> None:
 @pytest.mark.parametrize("index", [3, -4, 10**30, -(10**30), 10**5000], ids=range(5))
 def test_an_index_out_of_range_is_answered_with_the_range(index: int) -> None:
     with pytest.raises(CellNotFoundError, match=r"3 cells: index 0 to 2, or -3 to -1") as raised:
-        parsed(SMALL).find(index=index, shown="n.ipynb")
+        parsed(SMALL).find(index=index, display_path="n.ipynb")
 
     assert len(str(raised.value)) < 300
 
@@ -434,13 +434,13 @@ def test_an_index_out_of_range_is_answered_with_the_range(index: int) -> None:
 def test_a_doubled_id_must_be_told_apart_by_index() -> None:
     document = parsed({**SMALL, "cells": [{"id": "a"}, {"id": "b"}, {"id": "a"}]})
     with pytest.raises(CellNotFoundError, match=r"index 0, 2.*by its index"):
-        document.find(cell_id="a", shown="n.ipynb")
+        document.find(cell_id="a", display_path="n.ipynb")
 
 
 @pytest.mark.parametrize("names", [{}, {"index": 0, "cell_id": "load"}])
 def test_a_cell_has_exactly_one_name(names: dict[str, Any]) -> None:
     with pytest.raises(InvalidArgumentError, match="exactly one"):
-        parsed(SMALL).find(**names, shown="n.ipynb")
+        parsed(SMALL).find(**names, display_path="n.ipynb")
 
 
 def test_an_edit_out_of_range_is_refused() -> None:

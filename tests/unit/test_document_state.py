@@ -262,7 +262,7 @@ class Notebooks(RuleBasedStateMachine):
     def _faulty_update(self, place: int, source: str, number: int, act: Callable[[], None], *, crash: bool) -> None:
         """The file is the old or the new version whatever happens on the way."""
         before = self.path.read_bytes()
-        document = NotebookDocument.parse(before, shown="n.ipynb")
+        document = NotebookDocument.parse(before, display_path="n.ipynb")
         cell_id = self.model[place]["id"]
         update: Json = {"source": source}
         if self.model[place]["cell_type"] == "code" and source != joined(self.model[place]["source"]):
@@ -295,7 +295,7 @@ class Notebooks(RuleBasedStateMachine):
             assert [file.name for file in self.directory.iterdir()] == ["n.ipynb"]
 
     def _check(self, changed: set[str | None]) -> None:
-        document = NotebookDocument.parse(self.path.read_bytes(), shown="n.ipynb")
+        document = NotebookDocument.parse(self.path.read_bytes(), display_path="n.ipynb")
         found = [one.data for one in document.cells]
         assert [plain(one) for one in found] == [plain(one) for one in self.model]
         assert document.metadata == self.metadata
@@ -306,7 +306,7 @@ class Notebooks(RuleBasedStateMachine):
         self.pieces = now
 
     def _pieces(self) -> dict[str | None, bytes]:
-        document = NotebookDocument.parse(self.path.read_bytes(), shown="n.ipynb")
+        document = NotebookDocument.parse(self.path.read_bytes(), display_path="n.ipynb")
         return {one.cell_id: bytes(one.raw) for one in document.cells}
 
     def _set_source(self, place: int, source: str) -> None:

@@ -45,7 +45,7 @@ FAILING = ["open", "write", "fsync", "fchmod", "fstat", "stat", "replace", "link
 
 
 def read(path: Path) -> FileContent:
-    return read_file(path, max_bytes=MEGABYTE, shown=path.name)
+    return read_file(path, max_bytes=MEGABYTE, display_path=path.name)
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_a_read_gives_bytes_stamp_and_revision(old: Path) -> None:
 
 def test_a_missing_file_is_named_as_the_client_names_it(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError) as raised:
-        read_file(tmp_path / "x.ipynb", max_bytes=1, shown="sub/x.ipynb")
+        read_file(tmp_path / "x.ipynb", max_bytes=1, display_path="sub/x.ipynb")
 
     assert "sub/x.ipynb" in str(raised.value)
     assert str(tmp_path) not in str(raised.value)
@@ -93,11 +93,11 @@ def test_a_missing_file_is_named_as_the_client_names_it(tmp_path: Path) -> None:
 
 def test_a_file_over_the_limit_is_refused_with_both_sizes(old: Path) -> None:
     with pytest.raises(TooLargeError, match=r"3 bytes.*limit is 2 bytes"):
-        read_file(old, max_bytes=2, shown="n.ipynb")
+        read_file(old, max_bytes=2, display_path="n.ipynb")
 
 
 def test_a_file_at_the_limit_is_read(old: Path) -> None:
-    assert read_file(old, max_bytes=3, shown="n.ipynb").data == b"old"
+    assert read_file(old, max_bytes=3, display_path="n.ipynb").data == b"old"
 
 
 @pytest.mark.parametrize("kind", ["pipe", "socket", "directory", "link"])
@@ -116,7 +116,7 @@ def test_only_regular_files_are_read_or_written(tmp_path: Path, kind: str) -> No
     with pytest.raises(PathNotAllowedError):
         read(path)
     with pytest.raises(PathNotAllowedError):
-        write_file(path, b"new", expected=None, shown="x.ipynb", overwrite=True)
+        write_file(path, b"new", expected=None, display_path="x.ipynb", overwrite=True)
     assert kind != "link" or (tmp_path / "target").read_bytes() == b"target"
 
 
@@ -156,7 +156,7 @@ def test_a_directory_swapped_for_a_link_redirects_nothing(tmp_path: Path) -> Non
     with pytest.raises(PathNotAllowedError):
         read(tmp_path / "inside" / "x.ipynb")
     with pytest.raises(PathNotAllowedError):
-        write_file(tmp_path / "inside" / "y.ipynb", b"new", expected=None, shown="y.ipynb")
+        write_file(tmp_path / "inside" / "y.ipynb", b"new", expected=None, display_path="y.ipynb")
     assert [path.name for path in outside.iterdir()] == ["x.ipynb"]
 
 
@@ -177,7 +177,7 @@ def test_a_read_prefers_a_version_that_stood_still(old: Path, monkeypatch: pytes
 
 
 def test_a_save_replaces_the_expected_version(old: Path) -> None:
-    saved = write_file(old, b"new", expected=read(old), shown="n.ipynb")
+    saved = write_file(old, b"new", expected=read(old), display_path="n.ipynb")
 
     assert old.read_bytes() == b"new"
     assert saved == read(old)
@@ -187,7 +187,7 @@ def test_a_save_replaces_the_expected_version(old: Path) -> None:
 def test_one_save_can_follow_another(old: Path) -> None:
     content = read(old)
     for number in range(20):
-        content = write_file(old, f"{number}".encode(), expected=content, shown="n.ipynb", durable=False)
+        content = write_file(old, f"{number}".encode(), expected=content, display_path="n.ipynb", durable=False)
 
     assert old.read_bytes() == b"19"
 
@@ -195,7 +195,7 @@ def test_one_save_can_follow_another(old: Path) -> None:
 @pytest.mark.parametrize("mode", [0o600, 0o644, 0o664, 0o755])
 def test_a_save_keeps_the_mode(old: Path, mode: int) -> None:
     old.chmod(mode)
-    write_file(old, b"new", expected=read(old), shown="n.ipynb")
+    write_file(old, b"new", expected=read(old), display_path="n.ipynb")
 
     assert stat.S_IMODE(old.stat().st_mode) == mode
 
@@ -204,7 +204,7 @@ def test_a_save_keeps_the_mode(old: Path, mode: int) -> None:
 def test_a_save_keeps_the_owner_and_the_group(old: Path) -> None:
     os.chown(old, 65534, 65533)
     old.chmod(0o4750)  # the owner is set first, since that takes the set-user-id bit away
-    write_file(old, b"new", expected=read(old), shown="n.ipynb")
+    write_file(old, b"new", expected=read(old), display_path="n.ipynb")
 
     status = old.stat()
     assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (65534, 65533, 0o4750)
@@ -215,7 +215,7 @@ def test_an_owner_that_may_not_be_given_does_not_stop_a_save(old: Path, monkeypa
     os.chown(old, 65534, 65533)
     expected = read(old)
     monkeypatch.setattr(os, "fchown", failing(os.fchown, 1, errno.EPERM, once=False))
-    write_file(old, b"new", expected=expected, shown="n.ipynb")
+    write_file(old, b"new", expected=expected, display_path="n.ipynb")
 
     assert old.read_bytes() == b"new"
     assert old.stat().st_uid == 0
@@ -249,10 +249,10 @@ def test_a_directory_that_cannot_be_flushed_is_told_from_one_that_fails(
 
     monkeypatch.setattr(os, "fsync", fsync)
     if tolerated:
-        write_file(old, b"new", expected=expected, shown="n.ipynb")
+        write_file(old, b"new", expected=expected, display_path="n.ipynb")
     else:
         with pytest.raises(ServerError, match="in place, but may not survive a power cut"):
-            write_file(old, b"new", expected=expected, shown="n.ipynb")
+            write_file(old, b"new", expected=expected, display_path="n.ipynb")
 
     assert flushed == [False, True]
     assert old.read_bytes() == b"new"
@@ -262,7 +262,7 @@ def test_a_new_file_gets_the_mode_of_the_umask(tmp_path: Path) -> None:
     path = tmp_path / "n.ipynb"
     before = os.umask(0o027)
     try:
-        write_file(path, b"new", expected=None, shown="n.ipynb")
+        write_file(path, b"new", expected=None, display_path="n.ipynb")
     finally:
         os.umask(before)
 
@@ -273,7 +273,7 @@ def test_a_new_file_gets_the_mode_of_the_umask(tmp_path: Path) -> None:
 def test_equal_bytes_are_not_written(old: Path) -> None:
     before = stamp_of(old)
     known = read(old)
-    same = write_file(old, b"old", expected=known, shown="n.ipynb")
+    same = write_file(old, b"old", expected=known, display_path="n.ipynb")
 
     assert stamp_of(old) == before == same.stamp
     assert same.revision == known.revision
@@ -281,16 +281,16 @@ def test_equal_bytes_are_not_written(old: Path) -> None:
 
 def test_a_file_that_must_not_exist_is_not_overwritten(old: Path) -> None:
     with pytest.raises(AlreadyExistsError):
-        write_file(old, b"new", expected=None, shown="n.ipynb")
+        write_file(old, b"new", expected=None, display_path="n.ipynb")
     assert old.read_bytes() == b"old"
 
-    write_file(old, b"new", expected=None, shown="n.ipynb", overwrite=True)
+    write_file(old, b"new", expected=None, display_path="n.ipynb", overwrite=True)
     assert old.read_bytes() == b"new"
 
 
 def test_bytes_over_the_limit_are_refused_before_anything_is_touched(old: Path) -> None:
     with pytest.raises(TooLargeError, match="4 bytes"):
-        write_file(old, b"long", expected=read(old), shown="n.ipynb", max_bytes=3)
+        write_file(old, b"long", expected=read(old), display_path="n.ipynb", max_bytes=3)
 
 
 def outside_edit(old: Path) -> None:
@@ -310,7 +310,7 @@ def test_somebody_elses_edit_is_a_conflict_even_with_size_and_time_kept(old: Pat
     outside_edit(old)
 
     with pytest.raises(ConflictError) as raised:
-        write_file(old, b"new", expected=expected, shown="n.ipynb")
+        write_file(old, b"new", expected=expected, display_path="n.ipynb")
 
     assert old.read_bytes() == b"OLD"
     assert revision_of(b"old") in str(raised.value)
@@ -328,7 +328,7 @@ def test_an_edit_while_the_new_version_is_written_is_a_conflict(old: Path, monke
 
     monkeypatch.setattr(os, "fsync", edited_meanwhile)
     with pytest.raises(ConflictError):
-        write_file(old, b"new", expected=expected, shown="n.ipynb")
+        write_file(old, b"new", expected=expected, display_path="n.ipynb")
 
     assert old.read_bytes() == b"OLD"
     assert len(list(old.parent.iterdir())) == 1
@@ -351,19 +351,19 @@ def test_a_version_that_stood_still_is_compared_by_its_stamp_and_read_only_if_th
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "read", read_and_note)
-        write_file(old, b"new", expected=settled, shown="n.ipynb", durable=False)
+        write_file(old, b"new", expected=settled, display_path="n.ipynb", durable=False)
     assert reads == []
     assert old.read_bytes() == b"new"
 
     with pytest.raises(ConflictError, match="changed by another program"):
-        write_file(old, b"newer", expected=settled, shown="n.ipynb", durable=False)
+        write_file(old, b"newer", expected=settled, display_path="n.ipynb", durable=False)
     assert old.read_bytes() == b"new"
 
 
 def test_a_file_touched_but_not_changed_is_no_conflict(old: Path) -> None:
     expected = read(old)
     os.utime(old)
-    write_file(old, b"new", expected=expected, shown="n.ipynb")
+    write_file(old, b"new", expected=expected, display_path="n.ipynb")
 
     assert old.read_bytes() == b"new"
 
@@ -373,7 +373,7 @@ def test_a_file_that_is_gone_is_a_conflict(old: Path) -> None:
     old.unlink()
 
     with pytest.raises(ConflictError, match="gone"):
-        write_file(old, b"new", expected=expected, shown="n.ipynb")
+        write_file(old, b"new", expected=expected, display_path="n.ipynb")
     assert list(old.parent.iterdir()) == []
 
 
@@ -385,7 +385,7 @@ def test_of_many_who_make_one_file_exactly_one_succeeds(tmp_path: Path) -> None:
     def make(number: int) -> None:
         barrier.wait(10)
         try:
-            write_file(path, str(number).encode(), expected=None, shown="n.ipynb", durable=False)
+            write_file(path, str(number).encode(), expected=None, display_path="n.ipynb", durable=False)
         except AlreadyExistsError:
             return
         won.append(number)
@@ -407,7 +407,7 @@ def test_a_file_system_without_links_still_takes_new_files(
 ) -> None:
     monkeypatch.setattr(os, "link", failing(os.link, 1, getattr(errno, number), once=False))
     path = tmp_path / "n.ipynb"
-    write_file(path, b"new", expected=None, shown="n.ipynb")
+    write_file(path, b"new", expected=None, display_path="n.ipynb")
 
     assert path.read_bytes() == b"new"
     assert len(list(tmp_path.iterdir())) == 1
@@ -415,7 +415,7 @@ def test_a_file_system_without_links_still_takes_new_files(
 
 def test_a_missing_directory_is_not_made_by_a_save(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="directory"):
-        write_file(tmp_path / "sub" / "n.ipynb", b"new", expected=None, shown="sub/n.ipynb")
+        write_file(tmp_path / "sub" / "n.ipynb", b"new", expected=None, display_path="sub/n.ipynb")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -456,7 +456,7 @@ def test_whatever_call_fails_the_file_is_old_or_new_and_nothing_is_left(
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(os, name, failing(getattr(os, name), call, number, once=once))
                 try:
-                    write_file(path, b"new", expected=expected, shown="n.ipynb")
+                    write_file(path, b"new", expected=expected, display_path="n.ipynb")
                 except ServerError as raised:
                     error = raised
             left = {file.name: file.read_bytes() for file in directory.iterdir()}
@@ -493,7 +493,7 @@ def test_a_disk_that_tells_only_at_close_that_it_is_full_is_believed(
     monkeypatch.setattr(os, "write", write)
     monkeypatch.setattr(os, "close", close)
     with pytest.raises(DiskFullError):
-        write_file(old, b"new", expected=expected, shown="n.ipynb", durable=False)
+        write_file(old, b"new", expected=expected, display_path="n.ipynb", durable=False)
 
     assert old.read_bytes() == b"old"
     assert len(list(old.parent.iterdir())) == 1
@@ -501,7 +501,7 @@ def test_a_disk_that_tells_only_at_close_that_it_is_full_is_believed(
 
 def test_a_failed_removal_of_the_temporary_file_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "unlink", failing(os.unlink, 1, errno.EIO, once=True))
-    write_file(tmp_path / "n.ipynb", b"new", expected=None, shown="n.ipynb")
+    write_file(tmp_path / "n.ipynb", b"new", expected=None, display_path="n.ipynb")
 
     assert [path.name for path in tmp_path.iterdir()] == ["n.ipynb"]
 
@@ -511,7 +511,7 @@ def test_short_writes_still_give_the_whole_file(old: Path, monkeypatch: pytest.M
     expected = read(old)
     real = os.write
     monkeypatch.setattr(os, "write", lambda descriptor, data: real(descriptor, bytes(data)[:1]))
-    write_file(old, b"a longer text", expected=expected, shown="n.ipynb")
+    write_file(old, b"a longer text", expected=expected, display_path="n.ipynb")
 
     assert old.read_bytes() == b"a longer text"
 
@@ -524,7 +524,7 @@ def test_an_interrupted_save_leaves_the_old_version(old: Path, monkeypatch: pyte
 
     monkeypatch.setattr(os, "fsync", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        write_file(old, b"new", expected=expected, shown="n.ipynb")
+        write_file(old, b"new", expected=expected, display_path="n.ipynb")
 
     assert old.read_bytes() == b"old"
     assert len(list(old.parent.iterdir())) == 1
@@ -534,7 +534,7 @@ def test_a_save_leaves_no_descriptor_open(old: Path) -> None:
     before = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else 0
     content = read(old)
     for number in range(5):
-        content = write_file(old, str(number).encode(), expected=content, shown="n.ipynb", durable=False)
+        content = write_file(old, str(number).encode(), expected=content, display_path="n.ipynb", durable=False)
     after = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else 0
 
     assert after == before
@@ -548,7 +548,7 @@ def test_a_read_only_file_is_refused_although_its_directory_could_replace_it() -
         path.chmod(0o444)
 
         with pytest.raises(PermissionDeniedError, match="read-only"):
-            write_file(path, b"new", expected=read(path), shown="n.ipynb")
+            write_file(path, b"new", expected=read(path), display_path="n.ipynb")
         assert path.read_bytes() == b"old"
         assert len(list(directory.iterdir())) == 1
 
@@ -561,7 +561,7 @@ def test_a_writable_file_in_a_read_only_directory_is_not_written_in_place() -> N
         directory.chmod(0o555)
 
         with pytest.raises(PermissionDeniedError, match="unchanged"):
-            write_file(path, b"new", expected=read(path), shown="n.ipynb")
+            write_file(path, b"new", expected=read(path), display_path="n.ipynb")
         assert path.read_bytes() == b"old"
         directory.chmod(0o755)
 
@@ -579,8 +579,8 @@ def test_an_unreadable_file_is_told_apart_from_a_missing_one() -> None:
 
 
 def test_directories_are_made_with_the_missing_ones_above(tmp_path: Path) -> None:
-    make_directory(tmp_path / "a" / "b" / "c", shown="a/b/c")
-    make_directory(tmp_path / "a" / "b" / "c", shown="a/b/c")
+    make_directory(tmp_path / "a" / "b" / "c", display_path="a/b/c")
+    make_directory(tmp_path / "a" / "b" / "c", display_path="a/b/c")
 
     assert (tmp_path / "a" / "b" / "c").is_dir()
 
@@ -590,7 +590,7 @@ def test_no_directory_is_made_below_a_file_or_through_a_link(old: Path, tmp_path
 
     for path in (old / "sub", tmp_path / "link" / "sub"):
         with pytest.raises(PathNotAllowedError):
-            make_directory(path, shown="sub")
+            make_directory(path, display_path="sub")
     assert not (tmp_path / "sub").exists()
 
 
@@ -601,14 +601,14 @@ def test_the_fallback_without_descriptors_saves_and_refuses_alike(
     for name in ("_BY_DESCRIPTOR", "_LINK_BY_DESCRIPTOR", "_ACCESS_BY_DESCRIPTOR"):
         monkeypatch.setattr(file_utils, name, False)
 
-    write_file(old, b"new", expected=read(old), shown="n.ipynb")
-    write_file(tmp_path / "m.ipynb", b"made", expected=None, shown="m.ipynb")
-    make_directory(tmp_path / "a" / "b", shown="a/b")
+    write_file(old, b"new", expected=read(old), display_path="n.ipynb")
+    write_file(tmp_path / "m.ipynb", b"made", expected=None, display_path="m.ipynb")
+    make_directory(tmp_path / "a" / "b", display_path="a/b")
 
     assert read(old).data == b"new"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "m.ipynb", "n.ipynb"]
     with pytest.raises(AlreadyExistsError):
-        write_file(old, b"newer", expected=None, shown="n.ipynb")
+        write_file(old, b"newer", expected=None, display_path="n.ipynb")
     with pytest.raises(NotFoundError):
         read(tmp_path / "none" / "n.ipynb")
 
@@ -633,9 +633,9 @@ def test_what_a_save_left_that_a_crash_cut_off_goes_with_a_later_save_and_nothin
     for path in tmp_path.iterdir():
         if path.name != name(2):
             os.utime(path, (1, 1), follow_symlinks=False)
-    write_file(old, b"new", expected=read(old), shown="n.ipynb", durable=False)
+    write_file(old, b"new", expected=read(old), display_path="n.ipynb", durable=False)
     assert (tmp_path / name(5)).exists(), "a save in the middle of a run looks for nothing"
-    write_file(old, b"newer", expected=read(old), shown="n.ipynb")
+    write_file(old, b"newer", expected=read(old), display_path="n.ipynb")
 
     assert {path.name for path in tmp_path.iterdir()} == kept
     assert outside.read_text() == "kept"
@@ -653,7 +653,7 @@ def test_a_save_whose_temporary_file_was_removed_tells_it_and_changes_nothing(
 
     monkeypatch.setattr(os, "replace", late)
     with pytest.raises(ServerError, match="unchanged"):
-        write_file(old, b"new", expected=read(old), shown="n.ipynb")
+        write_file(old, b"new", expected=read(old), display_path="n.ipynb")
 
     assert old.read_bytes() == b"old"
 
@@ -665,10 +665,10 @@ def test_a_listing_ends_at_its_limit_and_at_its_deadline(tmp_path: Path) -> None
     for number in range(5):
         (tmp_path / f"{number}.ipynb").touch()
 
-    assert list_directory(tmp_path, shown=".", suffix=".ipynb", limit=5)[1] is False
-    found, more = list_directory(tmp_path, shown=".", suffix=".ipynb", limit=4)
+    assert list_directory(tmp_path, display_path=".", suffix=".ipynb", limit=5)[1] is False
+    found, more = list_directory(tmp_path, display_path=".", suffix=".ipynb", limit=4)
     assert (len(found), more) == (4, True)
-    assert list_directory(tmp_path, shown=".", suffix=".ipynb", limit=5, deadline=time.monotonic()) == ([], True)
+    assert list_directory(tmp_path, display_path=".", suffix=".ipynb", limit=5, deadline=time.monotonic()) == ([], True)
 
 
 def test_a_directory_is_listed_by_name_with_what_each_entry_is(tmp_path: Path) -> None:
@@ -678,7 +678,7 @@ def test_a_directory_is_listed_by_name_with_what_each_entry_is(tmp_path: Path) -
     os.mkfifo(tmp_path / "c.ipynb")
     (tmp_path / "text.txt").write_bytes(b"")
 
-    found, more = list_directory(tmp_path, shown=".", suffix=".ipynb", limit=5)
+    found, more = list_directory(tmp_path, display_path=".", suffix=".ipynb", limit=5)
 
     assert [(entry.name, entry.kind, entry.size) for entry in found] == [
         ("a.ipynb", "link", 0),
@@ -687,7 +687,7 @@ def test_a_directory_is_listed_by_name_with_what_each_entry_is(tmp_path: Path) -
         ("d", "directory", 0),
     ]
     assert not more
-    found, more = list_directory(tmp_path, shown=".", suffix=".ipynb", limit=4)
+    found, more = list_directory(tmp_path, display_path=".", suffix=".ipynb", limit=4)
     assert more
     assert len(found) <= 4
 
@@ -713,5 +713,5 @@ def test_the_revision_of_a_large_file_is_waited_for(tmp_path: Path) -> None:
     data = b"x" * 16 * MEGABYTE
     path.write_bytes(data)
 
-    content = read_file(path, max_bytes=len(data), shown="n.ipynb")
+    content = read_file(path, max_bytes=len(data), display_path="n.ipynb")
     assert content.revision == revision_of(data)

@@ -431,9 +431,11 @@ def test_a_directory_that_is_swapped_for_a_link_while_calls_run_leads_nowhere(tm
                 try:
                     path = resolver.notebook("d/x.ipynb", writing=writing)
                     if writing:
-                        write_file(path, b"inside", expected=None, overwrite=True, shown="d/x.ipynb", durable=False)
+                        write_file(
+                            path, b"inside", expected=None, overwrite=True, display_path="d/x.ipynb", durable=False
+                        )
                     else:
-                        read.add(read_file(path, max_bytes=1000, shown="d/x.ipynb").data)
+                        read.add(read_file(path, max_bytes=1000, display_path="d/x.ipynb").data)
                 except ServerError:
                     refused += 1
     finally:

@@ -442,8 +442,8 @@ def test_names_are_shown_relative_to_the_first_root(root: Path, tmp_path: Path) 
     (second / "x.ipynb").write_text("{}")
     workspace = Workspace([root, second])
 
-    assert workspace.shown(root / "a" / "c.IPYNB") == "a/c.IPYNB"
-    assert workspace.shown(workspace.notebook(str(second / "x.ipynb"))) == str(second / "x.ipynb")
+    assert workspace.display_path(root / "a" / "c.IPYNB") == "a/c.IPYNB"
+    assert workspace.display_path(workspace.notebook(str(second / "x.ipynb"))) == str(second / "x.ipynb")
     assert str(second) in refusal(workspace, "../x.ipynb")
 
 

@@ -145,14 +145,14 @@ class _Bench:
             path,
             document.render(),
             expected=None,
-            shown=task.display_path,
+            display_path=task.display_path,
             durable=False,
         )
         return run_file.RunFile(
             path,
             document,
             content,
-            shown=task.display_path,
+            display_path=task.display_path,
             max_bytes=sys.maxsize,  # the server that keeps the output has a limit
             lock=contextlib.nullcontext,
         )
@@ -204,7 +204,9 @@ class _Run:
         manager.guard_directory(self._directory)
         bench = _Bench(task, manager, self._directory)
         recipe = papermill_run.PapermillRecipe(task.run)
-        parsed = await asyncio.to_thread(document.NotebookDocument.parse, task.notebook, shown=task.run.display_path)
+        parsed = await asyncio.to_thread(
+            document.NotebookDocument.parse, task.notebook, display_path=task.run.display_path
+        )
         await recipe.begin(parsed, bench)
         self._recipe = recipe
         await recipe.perform()

@@ -89,7 +89,7 @@ def is_valid(content: Mapping[str, Any]) -> bool:
     return type(minor) is int and _fast_valid(content, minor)
 
 
-def upgraded(document: NotebookDocument, *, shown: str) -> NotebookDocument:
+def upgraded(document: NotebookDocument, *, display_path: str) -> NotebookDocument:
     """A notebook of version 3 as one of version 4.5, by nbformat's conversion.
 
     Raises:
@@ -99,11 +99,11 @@ def upgraded(document: NotebookDocument, *, shown: str) -> NotebookDocument:
         node = nbformat.reads(document.render().decode("utf-8-sig"), as_version=4)
     except Exception as error:  # it raises nearly anything on broken notebooks
         raise InvalidNotebookError(
-            f"{shown} cannot be converted: {type(error).__name__}: {str(error)[:300]}",
+            f"{display_path} cannot be converted: {type(error).__name__}: {str(error)[:300]}",
             state="The file is unchanged",
             advice="Open it in JupyterLab and save it there",
         ) from error
-    return NotebookDocument.from_node(node, final_newline=True, shown=shown)
+    return NotebookDocument.from_node(node, final_newline=True, display_path=display_path)
 
 
 def _ids(document: NotebookDocument) -> Iterator[str]:

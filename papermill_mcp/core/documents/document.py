@@ -110,9 +110,9 @@ class NotebookDocument:
 
     cells: list[NotebookCell]
 
-    def __init__(self, shell: str, cells: list[NotebookCell], *, shown: str, head: bytes = b"") -> None:
+    def __init__(self, shell: str, cells: list[NotebookCell], *, display_path: str, head: bytes = b"") -> None:
         """Use `parse`, `new` or `from_node`. `shell` is the notebook's text with an empty list of cells."""
-        self._shown = shown
+        self._display_path = display_path
         self._head = head
         self._cached_style: _FileStyle | None = None
         self._source_bytes: bytes | None = None  # the parsed file
@@ -121,7 +121,7 @@ class NotebookDocument:
         self._take_shell(shell)
 
     @classmethod
-    def parse(cls, data: bytes, *, shown: str) -> NotebookDocument:
+    def parse(cls, data: bytes, *, display_path: str) -> NotebookDocument:
         """Read a notebook of nbformat 4, or of 3, which cannot be edited.
 
         Raises:
@@ -129,29 +129,29 @@ class NotebookDocument:
             InvalidNotebookError: this means to be a notebook, but is broken. The message names line and cause.
         """
         with collector_paused():
-            return cls._parse(data, shown)
+            return cls._parse(data, display_path)
 
     @classmethod
-    def _parse(cls, data: bytes, shown: str) -> NotebookDocument:
-        text = decoded(data, shown)
+    def _parse(cls, data: bytes, display_path: str) -> NotebookDocument:
+        text = decoded(data, display_path)
         head = BOM if data.startswith(BOM) else b""
         try:
             top = TopLevel.read(text)
         except (ValueError, RecursionError) as error:  # JSONDecodeError is a ValueError
-            raise diagnosis(error, text, shown) from None
+            raise diagnosis(error, text, display_path) from None
         if top is None:
             raise NotANotebookError(
-                f"{shown} is JSON, but not an object: it starts with {text.lstrip()[:20]!r}",
+                f"{display_path} is JSON, but not an object: it starts with {text.lstrip()[:20]!r}",
                 allowed="A notebook is an object with nbformat and cells",
                 state=NOTHING_DONE,
             )
-        if version_of(top, shown) == 3:
-            return cls._of_version_3(top.members, data, shown)
-        shell, cells = _cut(text, top, data, len(head), shown)
+        if version_of(top, display_path) == 3:
+            return cls._of_version_3(top.members, data, display_path)
+        shell, cells = _cut(text, top, data, len(head), display_path)
         try:
-            document = cls(shell, cells, shown=shown, head=head)
+            document = cls(shell, cells, display_path=display_path, head=head)
         except RecursionError as error:  # one level more than the limit of the first look
-            raise diagnosis(error, text, shown) from None
+            raise diagnosis(error, text, display_path) from None
         document._source_bytes = data
         return document
 
@@ -163,7 +163,7 @@ class NotebookDocument:
 
     @classmethod
     def from_node(
-        cls, node: Mapping[str, Any], *, final_newline: bool = False, shown: str = "the notebook"
+        cls, node: Mapping[str, Any], *, final_newline: bool = False, display_path: str = "the notebook"
     ) -> NotebookDocument:
         """The document that `nbformat.writes` would make of a version 4 node.
 
@@ -171,14 +171,14 @@ class NotebookDocument:
         """
         if node.get("nbformat") != 4 or not isinstance(node.get("cells"), list):
             raise InvalidNotebookError(
-                f"{shown} is not a notebook of nbformat 4", state=NOTHING_DONE, advice="Convert it first"
+                f"{display_path} is not a notebook of nbformat 4", state=NOTHING_DONE, advice="Convert it first"
             )
         style = Style()
         outer = {key: value for key, value in node.items() if key != "cells"} | {"cells": []}
         transient = ("orig_nbformat", "orig_nbformat_minor", "signature")
         outer["metadata"] = {k: v for k, v in dict(node.get("metadata") or {}).items() if k not in transient}
         cells: list[NotebookCell] = []
-        with _storable(shown):
+        with _storable(display_path):
             shell = style.dump(outer, "\n") + ("\n" if final_newline else "")
             for source in node["cells"]:
                 cell = split_lines_for_file(source)
@@ -188,7 +188,7 @@ class NotebookDocument:
                 cells.append(NotebookCell(_parsed_back(raw, cell), raw.encode(), "\n  "))
         if cells:
             cells[-1].after = "\n "
-        return cls(shell, cells, shown=shown)
+        return cls(shell, cells, display_path=display_path)
 
     @property
     def language(self) -> str | None:
@@ -210,7 +210,7 @@ class NotebookDocument:
         """Whether cells have ids: since nbformat 4.5."""
         return (self.nbformat, self.nbformat_minor) >= (4, 5)
 
-    def find(self, *, index: int | None = None, cell_id: str | None = None, shown: str) -> int:
+    def find(self, *, index: int | None = None, cell_id: str | None = None, display_path: str) -> int:
         """The position of the one cell that is named, from the start.
 
         Raises:
@@ -222,13 +222,13 @@ class NotebookDocument:
                 "A cell is named by cell_id or by index: give exactly one of the two", state=NOTHING_DONE
             )
         if index is not None:
-            return self._at(index, shown)
+            return self._at(index, display_path)
         found = [position for position, cell in enumerate(self.cells) if cell.cell_id == cell_id]
         if len(found) == 1:
             return found[0]
         if found:
             raise CellNotFoundError(
-                f"{shown} has {len(found)} cells with the id {quoted(cell_id)}",
+                f"{display_path} has {len(found)} cells with the id {quoted(cell_id)}",
                 allowed=f"They are at index {listed(map(str, found))}",
                 state=NOTHING_DONE,
                 advice="Name the cell by its index",
@@ -236,7 +236,7 @@ class NotebookDocument:
         ids = [cell.cell_id for cell in self.cells if cell.cell_id is not None]
         meant = nearest(cell_id or "", ids[:2000])
         raise CellNotFoundError(
-            f"{shown} has no cell {quoted(cell_id)}",
+            f"{display_path} has no cell {quoted(cell_id)}",
             allowed=f"Its cells: {listed(map(shown_id, ids))}"
             if ids
             else f"None of its {len(self.cells)} cells has an id",
@@ -249,7 +249,7 @@ class NotebookDocument:
         self.require_editable()
         if not 0 <= index <= len(self.cells):
             raise CellNotFoundError(
-                f"{self._shown} has no place {index} for a cell",
+                f"{self._display_path} has no place {index} for a cell",
                 allowed=f"Places go from 0 to {len(self.cells)}",
                 state=NOTHING_DONE,
             )
@@ -287,7 +287,7 @@ class NotebookDocument:
             wanted["source"] = self._source_as(wanted["source"], cell.data.get("source"))
         for key in wanted.keys() & {"outputs", "attachments"}:
             wanted[key] = self._texts_as_file(key, wanted[key], cell.data)
-        with _storable(self._shown):
+        with _storable(self._display_path):
             changed = {k: v for k, v in wanted.items() if k not in cell.data or not same(cell.data[k], v)}
             dropped = {key for key in drop if key in cell.data and key not in wanted}
             if not changed and not dropped:
@@ -327,7 +327,7 @@ class NotebookDocument:
         self.require_editable()
         if key == "cells":
             raise ValueError("cells are changed one by one")
-        with _storable(self._shown):
+        with _storable(self._display_path):
             old = TopLevel.read(self._shell)
             assert old is not None
             if key in old.members and same(old.members[key], value):
@@ -369,16 +369,16 @@ class NotebookDocument:
         return made
 
     @classmethod
-    def _of_version_3(cls, members: Mapping[str, Any], data: bytes, shown: str) -> NotebookDocument:
+    def _of_version_3(cls, members: Mapping[str, Any], data: bytes, display_path: str) -> NotebookDocument:
         sheets = members.get("worksheets")
         found: list[Any] = []
         for sheet in sheets if isinstance(sheets, list) else []:
             if isinstance(sheet, dict) and isinstance(sheet.get("cells"), list):
                 found += sheet["cells"]
         for position, cell in enumerate(found):
-            check_cell(position, cell, shown)
+            check_cell(position, cell, display_path)
         shell = json.dumps({key: value for key, value in members.items() if key != "worksheets"} | {"cells": []})
-        document = cls(shell, [NotebookCell(cell_of_version_3(cell)) for cell in found], shown=shown)
+        document = cls(shell, [NotebookCell(cell_of_version_3(cell)) for cell in found], display_path=display_path)
         document._source_bytes = data
         document._fixed = True
         return document
@@ -405,20 +405,20 @@ class NotebookDocument:
         """Raise if the notebook can be read but not edited, as those of version 3 are."""
         if self.nbformat < 4:
             raise InvalidNotebookError(
-                f"{self._shown} is a notebook of nbformat {self.nbformat}, which can be read but not edited",
+                f"{self._display_path} is a notebook of nbformat {self.nbformat}, which can be read but not edited",
                 state=NOTHING_DONE,
                 advice=Remedy.CONVERT_NOTEBOOK,
             )
-        with _storable(self._shown):
+        with _storable(self._display_path):
             _ = self._style  # learned from the file as it came, not from the rest of it
 
-    def _at(self, index: int, shown: str | None = None) -> int:
+    def _at(self, index: int, display_path: str | None = None) -> int:
         count = len(self.cells)
         if -count <= index < count:
             return index + count if index < 0 else index
         number = str(index) if abs(index) < 10**20 else "of more than 20 digits"
         raise CellNotFoundError(
-            f"{shown or self._shown} has no cell with index {number}",
+            f"{display_path or self._display_path} has no cell with index {number}",
             allowed=f"It has {count} cells: index 0 to {count - 1}, or -{count} to -1 from the end"
             if count
             else "It has no cells",
@@ -433,7 +433,7 @@ class NotebookDocument:
                 state=NOTHING_DONE,
             )
         if any(cell.cell_id == value for cell in self.cells):
-            raise InvalidArgumentError(f"{self._shown} has a cell {quoted(value)} already", state=NOTHING_DONE)
+            raise InvalidArgumentError(f"{self._display_path} has a cell {quoted(value)} already", state=NOTHING_DONE)
 
     def _with_id(self, data: dict[str, Any]) -> dict[str, Any]:
         if not self.supports_ids:
@@ -457,7 +457,7 @@ class NotebookDocument:
             return value
         code = {"cell_type": "code", "outputs": []}
         made = split_lines_for_file(code | {key: value})[key]
-        with _storable(self._shown):
+        with _storable(self._display_path):
             if key in current and same(split_lines_for_file(code | {key: current[key]})[key], made):
                 return current[key]  # the same texts in another form are not a change
         return made
@@ -469,7 +469,7 @@ class NotebookDocument:
         if not style.cell.sort_keys:
             order = style.key_orders.get(str(data.get("cell_type")), ())
             data = {key: data[key] for key in order if key in data} | data
-        with _storable(self._shown):
+        with _storable(self._display_path):
             text = style.cell.dump(data, line_of(before) or style.cell_line)
             return NotebookCell(_parsed_back(text, data), text.encode(), before)
 
@@ -509,7 +509,7 @@ def _split_bundle(bundle: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _storable(shown: str) -> Iterator[None]:
+def _storable(display_path: str) -> Iterator[None]:
     """Report a value that cannot be kept as JSON, in place of the errors of json and the interpreter."""
     try:
         yield
@@ -519,7 +519,7 @@ def _storable(shown: str) -> Iterator[None]:
         reason = str(error)
     else:
         return
-    raise InvalidArgumentError(f"A value for {shown} cannot be stored: {reason}", state=NOTHING_DONE)
+    raise InvalidArgumentError(f"A value for {display_path} cannot be stored: {reason}", state=NOTHING_DONE)
 
 
 def _parsed_back(text: str, expected: Mapping[str, Any]) -> dict[str, Any]:
@@ -532,7 +532,7 @@ def _parsed_back(text: str, expected: Mapping[str, Any]) -> dict[str, Any]:
     return data
 
 
-def _cut(text: str, top: TopLevel, data: bytes, offset: int, shown: str) -> tuple[str, list[NotebookCell]]:
+def _cut(text: str, top: TopLevel, data: bytes, offset: int, display_path: str) -> tuple[str, list[NotebookCell]]:
     """The shell and the cells of a notebook."""
     if not top.elements:
         return text, []
@@ -542,7 +542,7 @@ def _cut(text: str, top: TopLevel, data: bytes, offset: int, shown: str) -> tupl
     position = top.cells_start + 1
     for index, (value, start, end) in enumerate(top.elements):
         if not isinstance(value, dict):
-            check_cell(index, value, shown, text, start)
+            check_cell(index, value, display_path, text, start)
         comma = end if text[end] == "," else after_whitespace(text, end)
         raw = whole[start + offset : end + offset] if one_byte_each else text[start:end].encode()
         cells.append(NotebookCell(value, raw, text[position:start], text[end:comma]))

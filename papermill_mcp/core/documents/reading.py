@@ -57,16 +57,16 @@ class TopLevel:
         return top if is_object else None
 
 
-def decoded(data: bytes, shown: str) -> str:
+def decoded(data: bytes, display_path: str) -> str:
     if not data.strip():
         raise NotANotebookError(
-            f"{shown} is empty ({len(data)} bytes)",
+            f"{display_path} is empty ({len(data)} bytes)",
             state=NOTHING_DONE,
             advice="Restore it from a backup, or delete it and make a new notebook",
         )
     if not any(data[:4]):
         raise NotANotebookError(
-            f"{shown} starts with NUL bytes",
+            f"{display_path} starts with NUL bytes",
             allowed="A crash or a full disk may have left it so",
             state=NOTHING_DONE,
             advice="Restore it from a backup",
@@ -74,7 +74,7 @@ def decoded(data: bytes, shown: str) -> str:
     encoding = json.detect_encoding(data)
     if not encoding.startswith("utf-8"):
         raise NotANotebookError(
-            f"{shown} is {encoding.upper()} text, from line 1 column 1 on",
+            f"{display_path} is {encoding.upper()} text, from line 1 column 1 on",
             allowed="Notebooks are UTF-8",
             state=NOTHING_DONE,
             advice=f"Convert it: iconv -f {encoding.upper()} -t UTF-8",
@@ -87,37 +87,37 @@ def decoded(data: bytes, shown: str) -> str:
         line = data.count(b"\n", 0, offset) + 1
         column = offset - data.rfind(b"\n", 0, offset)
         raise InvalidNotebookError(
-            f"{shown} is not UTF-8: byte 0x{data[offset]:02x} at offset {offset} (line {line}, column {column})",
+            f"{display_path} is not UTF-8: byte 0x{data[offset]:02x} at offset {offset} (line {line}, column {column})",
             allowed="It may be Latin-1 or another old encoding, or damaged",
             state=NOTHING_DONE,
             advice="Save it as UTF-8 with the program that made it",
         ) from None
 
 
-def diagnosis(error: Exception, text: str, shown: str) -> ServerError:
+def diagnosis(error: Exception, text: str, display_path: str) -> ServerError:
     """The probable cause of a text that is not JSON."""
     if text.startswith("version https://git-lfs"):
         return NotANotebookError(
-            f"{shown} is a Git LFS pointer, not the notebook itself (line 1, column 1)",
+            f"{display_path} is a Git LFS pointer, not the notebook itself (line 1, column 1)",
             state=NOTHING_DONE,
             advice="Fetch the content: git lfs pull",
         )
     if marker := _MERGE_MARKER.search(text):
         return InvalidNotebookError(
-            f"{shown} has merge conflict markers, the first at {_place(text, marker.start())}",
+            f"{display_path} has merge conflict markers, the first at {_place(text, marker.start())}",
             state=NOTHING_DONE,
             advice="Resolve the conflict, for example with nbdime, and try again",
         )
     if (nul := text.find("\0")) >= 0:
         return NotANotebookError(
-            f"{shown} has {text.count(chr(0))} NUL characters, the first at {_place(text, nul)}",
+            f"{display_path} has {text.count(chr(0))} NUL characters, the first at {_place(text, nul)}",
             allowed="A crash or a full disk may have left it so",
             state=NOTHING_DONE,
             advice="Restore it from a backup",
         )
     if isinstance(error, RecursionError):
         return InvalidNotebookError(
-            f"{shown} is nested too deeply to be read, at {_place(text, _deepest(text))}",
+            f"{display_path} is nested too deeply to be read, at {_place(text, _deepest(text))}",
             state=NOTHING_DONE,
             advice="No program makes such notebooks: restore it from a backup",
         )
@@ -126,26 +126,26 @@ def diagnosis(error: Exception, text: str, shown: str) -> ServerError:
         number = re.search(rf"(?<![\d.])\d{{{limit + 1},}}", text)
         place = _place(text, number.start() if number else 0)
         return InvalidNotebookError(
-            f"{shown} has a whole number of more than {limit} digits, at {place}",
+            f"{display_path} has a whole number of more than {limit} digits, at {place}",
             state=NOTHING_DONE,
             advice="Write it as a string",
         )
     if text.lstrip()[:1] == "<":
         return NotANotebookError(
-            f"{shown} is HTML or XML, not JSON (line 1, column 1)",
+            f"{display_path} is HTML or XML, not JSON (line 1, column 1)",
             allowed="A web page may have been saved in place of the notebook",
             state=NOTHING_DONE,
             advice="Download the raw file",
         )
     if text.lstrip()[:1] not in {"{", "["}:
         return NotANotebookError(
-            f"{shown} is not JSON: {error.msg} at {_place(text, error.pos)}",
+            f"{display_path} is not JSON: {error.msg} at {_place(text, error.pos)}",
             state=NOTHING_DONE,
             advice="Check that this is the right file",
         )
     cut_off = _is_cut_off(error, text)
     return InvalidNotebookError(
-        f"{shown} is not valid JSON: {error.msg} at {_place(text, error.pos)}",
+        f"{display_path} is not valid JSON: {error.msg} at {_place(text, error.pos)}",
         allowed="The file ends too early: a save was cut short, or is still going on"
         if cut_off
         else "It may have been edited by hand",
@@ -178,48 +178,48 @@ def _deepest(text: str) -> int:
     return 0
 
 
-def version_of(top: TopLevel, shown: str) -> int:
+def version_of(top: TopLevel, display_path: str) -> int:
     """3 or 4, after a look at whether this is a notebook at all."""
     members = top.members
     if "nbformat" not in members:
         raise NotANotebookError(
-            f"{shown} is JSON, but has no nbformat: it is not a notebook",
+            f"{display_path} is JSON, but has no nbformat: it is not a notebook",
             allowed=f"Its members: {listed(map(shown_id, members))}",
             state=NOTHING_DONE,
         )
     major, minor = members["nbformat"], members.get("nbformat_minor", 0)
     if type(major) is not int or type(minor) is not int:
         raise InvalidNotebookError(
-            f"{shown} has the nbformat {quoted(major)}.{quoted(minor)}",
+            f"{display_path} has the nbformat {quoted(major)}.{quoted(minor)}",
             allowed="Both numbers are whole numbers, as in 4 and 5",
             state=NOTHING_DONE,
         )
     if major not in {3, 4}:
         newer = "It was made by a newer program" if major > 4 else "It was made by an old IPython"
         raise InvalidNotebookError(
-            f"{shown} is a notebook of nbformat {quoted(major)}",
+            f"{display_path} is a notebook of nbformat {quoted(major)}",
             allowed=f"Formats 3 and 4 can be read. {newer}",
             state=NOTHING_DONE,
             advice="Convert it: jupyter nbconvert --to notebook --nbformat 4",
         )
     if major == 4 and "cells" not in members:
         raise NotANotebookError(
-            f"{shown} is JSON with an nbformat, but has no cells: it is not a notebook",
+            f"{display_path} is JSON with an nbformat, but has no cells: it is not a notebook",
             allowed=f"Its members: {listed(map(shown_id, members))}",
             state=NOTHING_DONE,
         )
     if major == 4 and (top.cells_start < 0 or members["cells"] is not top.elements):
         raise InvalidNotebookError(
-            f"{shown} has cells that are not a list but {json_kind(members['cells'])}", state=NOTHING_DONE
+            f"{display_path} has cells that are not a list but {json_kind(members['cells'])}", state=NOTHING_DONE
         )
     return int(major)
 
 
-def check_cell(index: int, value: object, shown: str, text: str = "", start: int = 0) -> None:
+def check_cell(index: int, value: object, display_path: str, text: str = "", start: int = 0) -> None:
     if not isinstance(value, dict):
         place = f" ({_place(text, start)})" if text else ""
         raise InvalidNotebookError(
-            f"{shown} has at index {index}{place} {json_kind(value)} where a cell should be",
+            f"{display_path} has at index {index}{place} {json_kind(value)} where a cell should be",
             allowed="A cell is an object",
             state=NOTHING_DONE,
             advice="Repair that line, or restore a backup",

@@ -113,7 +113,7 @@ def _literal_defaults(parameters: list[Parameter]) -> dict[str, Any]:
     return defaults
 
 
-def _as_node(document: NotebookDocument, shown: str) -> Any:
+def _as_node(document: NotebookDocument, display_path: str) -> Any:
     """The notebook as papermill's loader gives it: upgraded to the newest 4.x, with the metadata papermill needs.
 
     Outputs are left behind, since a run begins without them, and large ones take long to convert.
@@ -139,7 +139,7 @@ def _as_node(document: NotebookDocument, shown: str) -> Any:
         return load_notebook_node(node)
     except Exception as error:
         raise InvalidNotebookError(
-            f"{shown} cannot be run, since nbformat does not accept it: {type(error).__name__}: {error}",
+            f"{display_path} cannot be run, since nbformat does not accept it: {type(error).__name__}: {error}",
             state="nothing was run",
             advice=Remedy.CHECK_NOTEBOOK,
         ) from error

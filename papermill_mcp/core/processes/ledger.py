@@ -92,7 +92,7 @@ def _is_own(directory: Path) -> bool:
 def _reap(directory: Path, here: str) -> None:
     try:
         # The parts above may be links, which `read_file` does not follow.
-        data = read_file(directory.resolve() / _FILE, max_bytes=_MAX_BYTES, shown=_FILE).data
+        data = read_file(directory.resolve() / _FILE, max_bytes=_MAX_BYTES, display_path=_FILE).data
         entries = _parse(data)
     except ServerError:
         if not _is_old(directory):

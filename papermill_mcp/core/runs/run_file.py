@@ -48,12 +48,12 @@ class RunFile:
         document: NotebookDocument,
         content: FileContent,
         *,
-        shown: str,
+        display_path: str,
         max_bytes: int,
         lock: Callable[[], AbstractAsyncContextManager[Any]],
     ) -> None:
         self.path = path
-        self.shown = shown
+        self.display_path = display_path
         self.content = content
         self._document = document
         self._max_bytes = max_bytes
@@ -80,7 +80,7 @@ class RunFile:
 
     def start(self) -> None:
         """Begin to save in the background whenever something was recorded."""
-        self._saver = asyncio.create_task(self._save_now_and_then(), name=f"save {self.shown}")
+        self._saver = asyncio.create_task(self._save_now_and_then(), name=f"save {self.display_path}")
 
     def record(self, index: int, members: dict[str, Any]) -> None:
         """Set members of a cell, such as `outputs` and `execution_count`. They are saved soon, or by `close`.
@@ -117,7 +117,7 @@ class RunFile:
         except ServerError as error:
             notes.append(f"{_LAST_FAILED}: {error}")
         except Exception as error:
-            logger.exception("the last save of a run failed in the server", extra={"path": self.shown})
+            logger.exception("the last save of a run failed in the server", extra={"path": self.display_path})
             notes.append(f"{_LAST_FAILED}: {type(error).__name__}; the log of the server has the details")
         if self.unsaved:
             notes.append(
@@ -137,9 +137,9 @@ class RunFile:
                 await asyncio.shield(self._save(durable=False))
             except ServerError as error:
                 # The run goes on: the next save may succeed, and the last one reports if it does not.
-                logger.warning("a save during a run failed", extra={"path": self.shown, "error": str(error)})
+                logger.warning("a save during a run failed", extra={"path": self.display_path, "error": str(error)})
             except Exception:
-                logger.exception("a save during a run failed in the server", extra={"path": self.shown})
+                logger.exception("a save during a run failed in the server", extra={"path": self.display_path})
 
     async def _save(self, *, durable: bool, change: Callable[[NotebookDocument], None] | None = None) -> None:
         async with self._lock():
@@ -167,7 +167,7 @@ class RunFile:
                     self.path,
                     self._document.render(),
                     expected=self.content,
-                    shown=self.shown,
+                    display_path=self.display_path,
                     max_bytes=self._max_bytes,
                     durable=durable,
                 )
@@ -182,11 +182,11 @@ class RunFile:
 
     def _adopt_change(self) -> None:
         """Another program wrote the file. Go on from its version, with all results applied again."""
-        current = read_file(self.path, max_bytes=self._max_bytes, shown=self.shown)
+        current = read_file(self.path, max_bytes=self._max_bytes, display_path=self.display_path)
         if current.revision == self.content.revision:
             self.content = current
             return
-        self._document = NotebookDocument.parse(current.data, shown=self.shown)
+        self._document = NotebookDocument.parse(current.data, display_path=self.display_path)
         self.content = current
         self._move(aligned(self._saved, self._document.cells))
         self._saved = list(self._document.cells)

@@ -182,9 +182,9 @@ def operation(fields: Mapping[str, Any]) -> Operation:
 class NotebookEdit:
     """Operations on a document, one after the other, and their changes in all."""
 
-    def __init__(self, document: NotebookDocument, shown: str) -> None:
+    def __init__(self, document: NotebookDocument, display_path: str) -> None:
         self.document = document
-        self._shown = shown
+        self._display_path = display_path
         self._before = list(document.cells)
         self._metadata = document.metadata
         self._version = (document.nbformat, document.nbformat_minor)
@@ -224,7 +224,7 @@ class NotebookEdit:
                 self._convert()
 
     def _find(self, at: CellRef) -> int:
-        return self.document.find(index=at.index, cell_id=at.cell_id, shown=self._shown)
+        return self.document.find(index=at.index, cell_id=at.cell_id, display_path=self._display_path)
 
     def _add(self, one: Add) -> None:
         if one.index is not None and one.after_cell_id is not None:
@@ -232,12 +232,12 @@ class NotebookEdit:
                 "index and after_cell_id are both given", allowed="give one of them, or neither for the end"
             )
         if one.after_cell_id is not None:
-            place = self.document.find(cell_id=one.after_cell_id, shown=self._shown) + 1
+            place = self.document.find(cell_id=one.after_cell_id, display_path=self._display_path) + 1
         else:
-            place = insertion_point(one.index, len(self.document.cells), self._shown)
+            place = insertion_point(one.index, len(self.document.cells), self._display_path)
         if one.cell.cell_id is not None and not self.document.supports_ids:
             raise InvalidArgumentError(
-                f"{self._shown} is of nbformat {self.document.nbformat}.{self.document.nbformat_minor}, "
+                f"{self._display_path} is of nbformat {self.document.nbformat}.{self.document.nbformat_minor}, "
                 "whose cells have no ids",
                 advice="leave cell_id out, or use add_ids first",
             )
@@ -287,19 +287,21 @@ class NotebookEdit:
             raise InvalidArgumentError(
                 "source and old_text are both given", allowed="source is the whole new source; old_text a part of it"
             )
-        return replaced(cell.source, one.old_text, one.new_text, f"cell {self._name(self.place)} of {self._shown}")
+        return replaced(
+            cell.source, one.old_text, one.new_text, f"cell {self._name(self.place)} of {self._display_path}"
+        )
 
     def _move(self, one: Move) -> None:
         place = self._find(one.at)
         if (one.to is None) == (one.after_cell_id is None):
             raise InvalidArgumentError("move needs to or after_cell_id", allowed="give exactly one of the two")
         if one.after_cell_id is not None:
-            after = self.document.find(cell_id=one.after_cell_id, shown=self._shown)
+            after = self.document.find(cell_id=one.after_cell_id, display_path=self._display_path)
             if after == place:
                 raise InvalidArgumentError("a cell cannot stand behind itself", allowed="after_cell_id names another")
             to = after if place < after else after + 1
         else:
-            to = self.document.find(index=one.to, shown=self._shown)
+            to = self.document.find(index=one.to, display_path=self._display_path)
         self.document.move(place, to)
         origin = self._origins.pop(place)
         self._origins.insert(to, origin)
@@ -323,7 +325,7 @@ class NotebookEdit:
     def _convert(self) -> None:
         if self.document.nbformat >= 4:
             return
-        self.document = upgraded(self.document, shown=self._shown)
+        self.document = upgraded(self.document, display_path=self._display_path)
         if len(self.document.cells) != len(self._origins):
             self._before, self._origins = [], [None] * len(self.document.cells)
 

@@ -181,7 +181,7 @@ def outline_around(
     return [outline_row(document.cells[at], at) for at in sorted(near)[:limit]]
 
 
-def insertion_point(index: int | None, count: int, shown: str) -> int:
+def insertion_point(index: int | None, count: int, display_path: str) -> int:
     """Where a new cell goes. Negative indexes count from the end, so -1 is before the last cell.
 
     Raises:
@@ -192,14 +192,14 @@ def insertion_point(index: int | None, count: int, shown: str) -> int:
     place = index if index >= 0 else count + index
     if not 0 <= place <= count:
         raise CellNotFoundError(
-            f"{shown} has no place {str(index)[:40]} for a cell",
+            f"{display_path} has no place {str(index)[:40]} for a cell",
             allowed=f"it has {count} cells, so an index from {-count} to {count}",
             state="nothing was changed",
         )
     return place
 
 
-def select(document: NotebookDocument, selection: str | None, shown: str) -> list[int]:
+def select(document: NotebookDocument, selection: str | None, display_path: str) -> list[int]:
     """The indexes that a selection such as `0-9`, `3,5,-1` or `intro,plot` names, in its order, each once.
 
     Raises:
@@ -226,18 +226,18 @@ def select(document: NotebookDocument, selection: str | None, shown: str) -> lis
                 allowed='a selection reads like "0-9", "3,5,-1", "12-" or cell ids',
             )
         if part in ids:
-            found[document.find(cell_id=part, shown=shown)] = None
+            found[document.find(cell_id=part, display_path=display_path)] = None
         elif re.fullmatch(r"-?\d{1,4000}", part):  # as many digits as Python reads
-            found[document.find(index=int(part), shown=shown)] = None
+            found[document.find(index=int(part), display_path=display_path)] = None
         elif span:
-            first = document.find(index=int(span.group(1)), shown=shown)
-            last = document.find(index=int(span.group(2)), shown=shown) if span.group(2) else count - 1
+            first = document.find(index=int(span.group(1)), display_path=display_path)
+            last = document.find(index=int(span.group(2)), display_path=display_path) if span.group(2) else count - 1
             if last < first:
                 raise InvalidArgumentError(f"the selection {part!r} ends before it begins")
             if len(found) < count:
                 found.update(dict.fromkeys(range(first, last + 1)))
         else:
-            document.find(cell_id=part, shown=shown)
+            document.find(cell_id=part, display_path=display_path)
     return list(found)
 
 

@@ -26,7 +26,7 @@ class FoundNotebook:
 
     parent: Path
     name: str
-    shown: str
+    display_path: str
     size: int = 0
     mtime_ns: int = 0
 
@@ -65,9 +65,11 @@ def walk(directory: Path, workspace: Workspace, *, recursive: bool, pattern: str
 
     def enter(path: Path) -> None:
         nonlocal left
-        shown = workspace.shown(path)
+        display_path = workspace.display_path(path)
         try:
-            entries, more = list_directory(path, shown=shown, suffix=_SUFFIX, limit=left, deadline=deadline)
+            entries, more = list_directory(
+                path, display_path=display_path, suffix=_SUFFIX, limit=left, deadline=deadline
+            )
         except ServerError:
             if not pending:
                 raise
@@ -79,7 +81,7 @@ def walk(directory: Path, workspace: Workspace, *, recursive: bool, pattern: str
         elif more or left <= 0:
             left = 0
             result.cut = f"the search ended at {MAX_ENTRIES:,} entries: choose a directory further down"
-        pending.append((path, "" if shown == "." else f"{shown.rstrip('/')}/", iter(entries)))
+        pending.append((path, "" if display_path == "." else f"{display_path.rstrip('/')}/", iter(entries)))
 
     enter(directory)
     while pending:
@@ -109,8 +111,8 @@ def walk(directory: Path, workspace: Workspace, *, recursive: bool, pattern: str
             result.skipped["hidden notebooks"] += 1
         elif named and matches(entry.name):
             if entry.kind == "file":
-                shown = prefix + entry.name
-                result.found.append(FoundNotebook(parent, entry.name, shown, entry.size, entry.mtime_ns))
+                display_path = prefix + entry.name
+                result.found.append(FoundNotebook(parent, entry.name, display_path, entry.size, entry.mtime_ns))
             elif time.monotonic() >= deadline:
                 result.skipped["links"] += 1
                 result.cut = late
@@ -123,11 +125,11 @@ def walk(directory: Path, workspace: Workspace, *, recursive: bool, pattern: str
     return result
 
 
-def _linked(parent: Path, entry: Entry, shown: str, workspace: Workspace) -> FoundNotebook | None:
+def _linked(parent: Path, entry: Entry, display_path: str, workspace: Workspace) -> FoundNotebook | None:
     if entry.kind != "link":
         return None
     try:
-        stamp = stamp_of(workspace.notebook(shown))
+        stamp = stamp_of(workspace.notebook(display_path))
     except ServerError:
         return None
-    return FoundNotebook(parent, entry.name, shown, stamp.size, stamp.mtime_ns) if stamp else None
+    return FoundNotebook(parent, entry.name, display_path, stamp.size, stamp.mtime_ns) if stamp else None

@@ -136,8 +136,8 @@ class DaskBackend:
         if not row.begun:
             return _aborted()
         if outcome.output is not None:
-            shown = self._bench.notebooks.display_path(row.output)
-            document = await asyncio.to_thread(NotebookDocument.parse, outcome.output, shown=shown)
+            display_path = self._bench.notebooks.display_path(row.output)
+            document = await asyncio.to_thread(NotebookDocument.parse, outcome.output, display_path=display_path)
             # The run is over. Its result must not be lost because the batch is cancelled now.
             await asyncio.shield(self._bench.notebooks.put(row.output, document, overwrite=True))
         return replace(outcome, output=None)

@@ -115,7 +115,7 @@ class BatchStarter:
                 except ServerError as error:
                     if len(paths) * len(sets) == 1:
                         raise
-                    raise error.within(f"run {len(plans)} of the batch, {notebook.shown}") from error
+                    raise error.within(f"run {len(plans)} of the batch, {notebook.display_path}") from error
         return plans
 
     def _rows(
@@ -129,7 +129,7 @@ class BatchStarter:
             other = by_output.setdefault(output, number)
             if other != number:
                 raise InvalidArgumentError(
-                    f"runs {other} and {number} are the same: {plan.notebook.shown} with "
+                    f"runs {other} and {number} are the same: {plan.notebook.display_path} with "
                     f"{_short(plan.task.parameters)}",
                     state="nothing was run",
                     advice="give each run once; to repeat a run, add a parameter that numbers the repetition",
@@ -142,7 +142,7 @@ class BatchStarter:
         if not await asyncio.to_thread(row.output.exists):
             return
         try:
-            notebook = await self._bench.notebooks.open(self._workspace.shown(row.output))
+            notebook = await self._bench.notebooks.open(self._workspace.display_path(row.output))
         except ServerError:
             return  # it is run again; if something else is in its place, that run says so
         summary = await asyncio.to_thread(_completed, notebook.document, row.plan.task.parameters)
@@ -183,7 +183,7 @@ def _paths(input_path: str | None, input_paths: Sequence[str] | None) -> list[st
 def _output_name(plan: PapermillPlan) -> str:
     """A name that is the same for the same notebook, parameters and kernel, and for nothing else."""
     task = plan.task
-    facts = [plan.notebook.shown, plan.notebook.revision, task.parameters, task.kernel_name, task.language]
+    facts = [plan.notebook.display_path, plan.notebook.revision, task.parameters, task.kernel_name, task.language]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:_DIGEST_CHARS]
     return f"{plan.notebook.path.stem}-{digest}.ipynb"
 

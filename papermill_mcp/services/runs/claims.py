@@ -27,7 +27,7 @@ class Claims:
             other = self._owners.get(path, owner)
             if other != owner:
                 raise BusyError(
-                    f"{self._workspace.shown(path)} is being run by execution {other}",
+                    f"{self._workspace.display_path(path)} is being run by execution {other}",
                     state="nothing was started",
                     advice="wait for it with get_execution, or end it with cancel_execution",
                 )

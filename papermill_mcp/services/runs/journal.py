@@ -27,7 +27,7 @@ class Journal:
             "execution ended",
             extra={
                 "operation": run.operation,
-                **({"path": self._workspace.shown(run.file)} if run.file else {}),
+                **({"path": self._workspace.display_path(run.file)} if run.file else {}),
                 "duration": round(run.seconds, 4),
                 "outcome": str(run.status),
                 "execution_id": run.execution_id,

@@ -85,13 +85,13 @@ class RunStarter:
         document = notebook.document
         if options.save:
             document.require_editable()
-        chosen = None if options.cells is None else select(document, options.cells, notebook.shown)
+        chosen = None if options.cells is None else select(document, options.cells, notebook.display_path)
         timings = await asyncio.to_thread(bench.store.timings, str(notebook.path))
         cells = notebook_run.run_cells(document.cells, chosen, timings=timings)
         if not cells:
             selection = f" in the selection {options.cells[:100]!r}" if options.cells else ""
             raise InvalidArgumentError(
-                f"{notebook.shown} has no code cell to run{selection}",
+                f"{notebook.display_path} has no code cell to run{selection}",
                 state="nothing was run",
                 advice="read_notebook shows its cells",
             )
@@ -171,7 +171,7 @@ class RunStarter:
             language=language,
             input_path=str(notebook.path),
             output_path="",
-            display_path=notebook.shown,
+            display_path=notebook.display_path,
             timeout_seconds=self._timeout_seconds(request.timeout),
             continue_on_error=self._continues(request.continue_on_error),
             report_mode=request.report_mode,
@@ -199,13 +199,13 @@ class RunStarter:
         if output.exists():
             if self._workspace.same_file(output, notebook.path):
                 raise InvalidArgumentError(
-                    f"output_path and input_path are the same file, {notebook.shown}",
+                    f"output_path and input_path are the same file, {notebook.display_path}",
                     state="nothing was run",
                     advice="give another output_path, or use execute_notebook to run a notebook in place",
                 )
             if not request.overwrite:
                 raise AlreadyExistsError(
-                    f"{self._workspace.shown(output)} exists",
+                    f"{self._workspace.display_path(output)} exists",
                     state="nothing was run",
                     advice="give another output_path, leave it out for a new name, or pass overwrite=true",
                 )

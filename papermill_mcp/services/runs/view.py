@@ -258,7 +258,7 @@ class RunViewer:
 
     def path(self, path: Path | None) -> str:
         """The name of a file for clients."""
-        return self._workspace.shown(path) if path is not None else ""
+        return self._workspace.display_path(path) if path is not None else ""
 
     def code(self, run: RunSnapshot, cell: CellState, **more: Any) -> CodeView:
         """Code, or one cell of a notebook."""
@@ -397,8 +397,8 @@ def row_of(record: ExecutionRecord, workspace: Workspace) -> ExecutionRow:
         status="aborted" if cut_off else record.status,
         started_at=iso_time(datetime.fromtimestamp(record.started_at, UTC)),
         duration=record.duration,
-        path=workspace.shown(Path(record.path)) if record.path else None,
-        output_path=workspace.shown(Path(record.output_path)) if record.output_path else None,
+        path=workspace.display_path(Path(record.path)) if record.path else None,
+        output_path=workspace.display_path(Path(record.output_path)) if record.output_path else None,
         cells_done=record.cells_done,
         cells_total=record.cells_total,
         at_cell=record.failed_cell,
