@@ -142,12 +142,12 @@ class Proof:
         cases, tests = self.contract.cases, self.carrying()
         rules = sum(len(promise.rules) for promise in self.contract.promises)
         results = Counter(self.last(test).partition(" 2")[0].partition(",")[0] for test in tests)
-        told = ", ".join(f"{results[name]} {name}" for name in ("passed", "failed", "skipped", "not run"))
+        reported = ", ".join(f"{results[name]} {name}" for name in ("passed", "failed", "skipped", "not run"))
         versions = sorted({one["python"] for test in tests for i in self.ids[test] if (one := self.results.get(i))})
         return (
             f"{len(self.contract.promises)} promises, {rules} rules, {len(cases)} cases: "
             f"{len(cases.keys() & self.tests.keys())} carried by {len(tests)} tests, "
-            f"{len(self.contract.not_covered)} not covered. Last results: {told}"
+            f"{len(self.contract.not_covered)} not covered. Last results: {reported}"
             + (f" (Python {', '.join(versions)})." if versions else ".")
         )
 

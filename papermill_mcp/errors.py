@@ -10,7 +10,7 @@ one error answer of a request. Code that raises inside a cell is a result and ne
     ├── NotANotebookError, InvalidNotebookError, TooLargeError, ConflictError, BusyError, CellNotFoundError
     ├── KernelNotFoundError, KernelSpecNotFoundError, KernelStartFailedError, KernelDiedError,
     │   KernelUnresponsiveError, LimitReachedError
-    ├── InvalidParametersError, ExecutionNotFoundError, ExecutionTimeoutError
+    ├── InvalidParametersError, ExecutionNotFoundError, SearchTimeoutError
     └── ServerStartFailedError, ServerNotRunningError
 """
 
@@ -243,8 +243,8 @@ class LimitReachedError(ServerError):
     code = ErrorCode.LIMIT_REACHED
 
 
-class ExecutionTimeoutError(ServerError):
-    """Something did not happen in the time it was given."""
+class SearchTimeoutError(ServerError):
+    """A search took longer than it may."""
 
     code = ErrorCode.TIMEOUT
 

@@ -19,7 +19,7 @@ from papermill_mcp.core.documents.check import find_problems
 from papermill_mcp.core.documents.document import NotebookDocument
 from papermill_mcp.core.documents.reading import joined
 from papermill_mcp.core.papermill.metadata import last_run
-from papermill_mcp.errors import ExecutionTimeoutError, InvalidArgumentError, ServerError
+from papermill_mcp.errors import InvalidArgumentError, SearchTimeoutError, ServerError
 from papermill_mcp.services.notebook_service import NotebookService, OpenNotebook
 from papermill_mcp.services.notebooks.view import outline_headings, short_metadata
 from papermill_mcp.services.notebooks.walk import FoundNotebook, Walk, walk
@@ -259,7 +259,7 @@ class NotebookCatalogue:
 
         Raises:
             InvalidArgumentError: the query is empty, or no regular expression.
-            ExecutionTimeoutError: the regular expression took too long.
+            SearchTimeoutError: the regular expression took too long.
         """
         if not query or "\n" in query:
             raise InvalidArgumentError("query is empty or has a line end", allowed="lines are searched one by one")
@@ -281,7 +281,7 @@ class NotebookCatalogue:
                 try:
                     await self._search_one(document, one.display_path, matcher, result, cell_types, where, limit)
                 except RegexTimeoutError:
-                    raise ExecutionTimeoutError(
+                    raise SearchTimeoutError(
                         f"the regular expression took too long on {one.display_path}",
                         allowed=f"{_REGEX_SECONDS:g} s for a notebook",
                         state="the search was stopped",

@@ -85,7 +85,7 @@ class JupyterServerService:
                         advice="use it, or end it with stop_jupyter_server first",
                     )
                 return self._started(last, "it was running already")
-            fate = await _clear_away(last)
+            stop_reason = await _clear_away(last)
             await imported(jupyter_server)
             self._server = server = jupyter_server.JupyterServer(directory, self._state_directory)
             try:
@@ -101,7 +101,7 @@ class JupyterServerService:
                 self._server = None
                 raise
         logger.info("Jupyter server started", extra={"pid": server.pid, "port": server.port})
-        return self._started(server, f"the one before had ended by itself: {fate}" if fate else None)
+        return self._started(server, f"the one before had ended by itself: {stop_reason}" if stop_reason else None)
 
     def _started(self, server: JupyterServer, note: str | None) -> StartedServer:
         return StartedServer(
@@ -124,10 +124,10 @@ class JupyterServerService:
         server = self._server
         if server is None or not server.alive:
             self._server = None
-            fate = await _clear_away(server)
+            stop_reason = await _clear_away(server)
             raise ServerNotRunningError(
-                f"the Jupyter server has ended by itself: {fate}"
-                if fate
+                f"the Jupyter server has ended by itself: {stop_reason}"
+                if stop_reason
                 else "this server has started no Jupyter server",
                 allowed=server.log_tail() if server is not None else "",
                 state="nothing was stopped; Jupyter servers that others have started are never touched",

@@ -450,9 +450,9 @@ class KernelService:
         kernel = self._kernels.get(kernel_id)
         if kernel is not None:
             return kernel
-        fate = self._gone.get(kernel_id)
+        stop_reason = self._gone.get(kernel_id)
         raise KernelNotFoundError(
-            f"kernel {kernel_id[:64]!r} {fate}" if fate else f"there is no kernel {kernel_id[:64]!r}",
+            f"kernel {kernel_id[:64]!r} {stop_reason}" if stop_reason else f"there is no kernel {kernel_id[:64]!r}",
             allowed=f"kernels: {listed(self._kernels)}",
             advice="start one with start_kernel",
         )
@@ -572,10 +572,10 @@ class KernelService:
         rows, count = await kernel_variables.python_variables(self.get(kernel_id), pattern=pattern, limit=limit)
         return VariableList(kernel_id=kernel_id, variables=[Variable(**row) for row in rows], count=count)
 
-    async def end(self, kernel: Kernel, fate: str) -> None:
+    async def end(self, kernel: Kernel, stop_reason: str) -> None:
         """Stop a kernel, remembering why it is gone."""
         self._kernels.pop(kernel.kernel_id, None)
-        self._remember(kernel.kernel_id, fate)
+        self._remember(kernel.kernel_id, stop_reason)
         manager = await self._engine()
         await asyncio.shield(self._stop(manager, kernel))
 
@@ -585,15 +585,15 @@ class KernelService:
         finally:
             self._hand_on()
 
-    async def _end_or_log(self, kernel: Kernel, fate: str) -> None:
+    async def _end_or_log(self, kernel: Kernel, stop_reason: str) -> None:
         """Stop a kernel. A failure goes to the log, since no caller waits for it."""
         try:
-            await self.end(kernel, fate)
+            await self.end(kernel, stop_reason)
         except Exception:
             logger.exception("a kernel could not be stopped", extra={"kernel_id": kernel.kernel_id})
 
-    def _remember(self, kernel_id: str, fate: str) -> None:
-        self._gone[kernel_id] = fate
+    def _remember(self, kernel_id: str, stop_reason: str) -> None:
+        self._gone[kernel_id] = stop_reason
         while len(self._gone) > _REMEMBERED:
             self._gone.popitem(last=False)
 
@@ -616,9 +616,10 @@ class KernelService:
             known = self._kernels.get(bound)
             if known is not None and known.alive:
                 return known, None
-            fate = f"died ({known.exit_description})" if known is not None else self._gone.get(bound, "is gone")
+            stop_reason = f"died ({known.exit_description})" if known is not None else self._gone.get(bound, "is gone")
             remark = (
-                f"the notebook's earlier kernel {bound} {fate}; a new one was started, so earlier variables are gone"
+                f"the notebook's earlier kernel {bound} {stop_reason}; "
+                "a new one was started, so earlier variables are gone"
             )
         async with self.slot():
             kernel = await self.launch(kernel_name, cwd=path.parent)

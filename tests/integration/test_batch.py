@@ -361,10 +361,10 @@ async def test_get_execution_shows_the_runs_that_ended_since_the_cursor(client: 
 
 @pytest.mark.slow
 async def test_progress_is_told_over_the_whole_batch(client: Connect, notebook: Path) -> None:
-    told: list[tuple[float, float | None, str | None]] = []
+    reported: list[tuple[float, float | None, str | None]] = []
 
     async def hear(progress: float, total: float | None, message: str | None) -> None:
-        told.append((progress, total, message))
+        reported.append((progress, total, message))
 
     async with client() as c, asyncio.timeout(60):
         await c.call_tool(
@@ -373,9 +373,9 @@ async def test_progress_is_told_over_the_whole_batch(client: Connect, notebook: 
             progress_callback=hear,
         )
 
-    assert [done for done, _, _ in told] == sorted(done for done, _, _ in told)
-    assert told[-1][:2] == (3.0, 3.0)
-    assert re.match(r"3 of 3 runs · 0 running · 1 failed · \d+ s", told[-1][2] or "")
+    assert [done for done, _, _ in reported] == sorted(done for done, _, _ in reported)
+    assert reported[-1][:2] == (3.0, 3.0)
+    assert re.match(r"3 of 3 runs · 0 running · 1 failed · \d+ s", reported[-1][2] or "")
 
 
 async def test_cancelling_a_batch_ends_all_of_it_and_leaves_no_kernel(client: Connect, workspace: Path) -> None:

@@ -151,13 +151,13 @@ async def test_a_tree_of_very_many_files_is_answered_in_time_with_what_was_left_
                 ("list_notebook_files", {"directory": "many"}, "of 200000|ended", 5),
                 ("search_notebooks", {"query": "findme"}, "not searched|could not be read", 20),
             ]
-            for tool, arguments, told, limit in calls:
+            for tool, arguments, reported, limit in calls:
                 began, used = time.monotonic(), time.process_time()
                 result = await connected.call_tool(tool, arguments)
                 # On a machine that is busy with something else, the work counts and not the waiting.
                 took = min(time.monotonic() - began, time.process_time() - used)
                 assert not result.is_error, text_of(result)
-                assert re.search(told, text_of(result)), text_of(result)[-600:]
+                assert re.search(reported, text_of(result)), text_of(result)[-600:]
                 assert took < limit, (tool, arguments, took)
     finally:
         subprocess.run(["rm", "-rf", str(workspace / "d"), str(workspace / "many")], check=True)  # too deep for pytest

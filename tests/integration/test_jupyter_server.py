@@ -292,7 +292,7 @@ async def test_a_directory_that_is_none_is_refused(client: Connect, workspace: P
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "told"),
+    ("behaviour", "reported"),
     [
         ("dying", "ended while it started: exit code 3"),
         ("silent", "did not answer within 1 s"),
@@ -302,14 +302,14 @@ async def test_a_directory_that_is_none_is_refused(client: Connect, workspace: P
 )
 @pytest.mark.case("S03")
 async def test_a_server_that_does_not_come_up_is_reported_and_the_next_start_works(
-    behaviour: str, told: str, client: Connect, state_directory: Path, fake_lab: Callable[[str], None]
+    behaviour: str, reported: str, client: Connect, state_directory: Path, fake_lab: Callable[[str], None]
 ) -> None:
     """The end of its log is told, without the token in it."""
     fake_lab(behaviour)
     async with client(jupyter_timeout=1) as connected:
         message = await refused(connected, "start_jupyter_server")
         assert message.startswith("SERVER_START_FAILED: JupyterLab ")
-        assert told in message
+        assert reported in message
         assert "starting http://127.0.0.1/lab?token=…" in message
         assert not re.search("[0-9a-f]{40}", message)
         assert "No Jupyter server is running now." in message
@@ -470,9 +470,9 @@ async def test_no_secret_is_in_a_reply_a_log_a_command_line_or_a_file_that_other
         server.close_stdin()
         assert await server.exit_code(seconds=5) == 0
 
-        told = [server.errors, json.dumps(server.answers), json.dumps(server.notifications), environment]
+        reported = [server.errors, json.dumps(server.answers), json.dumps(server.notifications), environment]
         for secret in secrets:
-            for text in [*told, *commands, *readable]:
+            for text in [*reported, *commands, *readable]:
                 assert secret not in text
         assert server.impure == []
 

@@ -88,8 +88,8 @@ async def test_code_that_swallows_interrupts_is_told_as_such_and_a_restart_helps
         kernel = (await call(c, "start_kernel"))["kernel_id"]
         await call(c, "execute_cell", kernel_id=kernel, code=code, wait=0.5, timeout=0)
         began = time.monotonic()
-        told = await call(c, "interrupt_kernel", kernel_id=kernel)
-        assert told["result"] == "still_running"
+        reported = await call(c, "interrupt_kernel", kernel_id=kernel)
+        assert reported["result"] == "still_running"
         assert time.monotonic() - began < 6
         began = time.monotonic()
         await call(c, "restart_kernel", kernel_id=kernel)
@@ -224,27 +224,27 @@ async def test_a_variable_that_is_denied_is_in_no_kernel_and_one_that_is_not_is_
     said: list[str] = []
     async with client(kernel_env_deny=["X_API_KEY"], prewarm_kernels=1) as c:
 
-        async def told(tool: str, **arguments: Any) -> dict[str, Any]:
+        async def reported(tool: str, **arguments: Any) -> dict[str, Any]:
             result = await c.call_tool(tool, arguments)
             said.append(text_of(result) + json.dumps(result.structured_content))
             return result.structured_content or {}
 
-        started = await told("start_kernel")
-        shown = [stdout_of(await told("execute_cell", kernel_id=started["kernel_id"], code=code))]
+        started = await reported("start_kernel")
+        shown = [stdout_of(await reported("execute_cell", kernel_id=started["kernel_id"], code=code))]
         await asyncio.sleep(3)  # a spare kernel takes the place
         for _ in range(2):
-            other = await told("start_kernel")
-            shown.append(stdout_of(await told("execute_cell", kernel_id=other["kernel_id"], code=code)))
-        own = await told("start_kernel", python=sys.executable)
-        shown.append(stdout_of(await told("execute_cell", kernel_id=own["kernel_id"], code=code)))
-        await told("restart_kernel", kernel_id=started["kernel_id"])
-        shown.append(stdout_of(await told("execute_cell", kernel_id=started["kernel_id"], code=code)))
-        await told("execute_notebook_papermill", input_path="a.ipynb", output_path="out.ipynb", parameters={"n": 2})
+            other = await reported("start_kernel")
+            shown.append(stdout_of(await reported("execute_cell", kernel_id=other["kernel_id"], code=code)))
+        own = await reported("start_kernel", python=sys.executable)
+        shown.append(stdout_of(await reported("execute_cell", kernel_id=own["kernel_id"], code=code)))
+        await reported("restart_kernel", kernel_id=started["kernel_id"])
+        shown.append(stdout_of(await reported("execute_cell", kernel_id=started["kernel_id"], code=code)))
+        await reported("execute_notebook_papermill", input_path="a.ipynb", output_path="out.ipynb", parameters={"n": 2})
         shown.append(stdout_in(read_json(workspace / "out.ipynb")["cells"][-1]))
         for tool in ("get_kernel_status", "inspect_variables", "stop_kernel"):
-            await told(tool, kernel_id=started["kernel_id"])
+            await reported(tool, kernel_id=started["kernel_id"])
         for tool in ("list_kernels", "list_executions", "debug_list_runtime_dir"):
-            await told(tool)
+            await reported(tool)
 
     assert shown == ["None True\n"] * 6
     assert "CANARY" not in "".join(said)

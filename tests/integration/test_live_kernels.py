@@ -176,8 +176,8 @@ async def test_an_interrupt_tells_that_it_worked_and_variables_stay(client: Conn
         kernel = await start(c)
         await run(c, kernel, "x = 41")
         execution = await running(c, kernel, "import time\ntime.sleep(60)")
-        told = await call(c, "interrupt_kernel", kernel_id=kernel)
-        assert told["result"] == "interrupted"
+        reported = await call(c, "interrupt_kernel", kernel_id=kernel)
+        assert reported["result"] == "interrupted"
         assert (await call(c, "get_execution", execution_id=execution))["status"] == "interrupted"
         assert stdout_of(await run(c, kernel, "print(x + 1)")) == "42\n"
 
@@ -197,9 +197,9 @@ async def test_a_kernel_that_ignores_interrupts_is_told_as_such_and_a_restart_he
         code = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True: pass"
         execution = await running(c, kernel, code)
         began = time.monotonic()
-        told = await call(c, "interrupt_kernel", kernel_id=kernel)
-        assert told["result"] == "still_running"
-        assert "restart_kernel" in told["advice"]
+        reported = await call(c, "interrupt_kernel", kernel_id=kernel)
+        assert reported["result"] == "still_running"
+        assert "restart_kernel" in reported["advice"]
         assert time.monotonic() - began < 6
         assert "ignores interrupts" in (await call(c, "get_kernel_status", kernel_id=kernel))["note"]
         seen = await call(c, "get_execution", execution_id=execution)
@@ -480,8 +480,8 @@ async def test_a_cell_that_was_seen_while_it_ran_is_shown_with_its_rest_only(cli
         rest = await call(
             c, "get_execution", execution_id=begun["execution_id"], since=begun["cursor"], wait=20, seconds=30
         )
-        told = rest["results"][0]["outputs"][0]["text"]
-        assert (seen + "\n" + told).split() == " ".join(f"tick {n}" for n in range(12)).split()
+        reported = rest["results"][0]["outputs"][0]["text"]
+        assert (seen + "\n" + reported).split() == " ".join(f"tick {n}" for n in range(12)).split()
         assert [row["index"] for row in rest["results"]] == [0, 1]
         assert rest["revision"] == revision_of(path.read_bytes())
 

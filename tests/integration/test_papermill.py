@@ -195,9 +195,9 @@ async def test_the_output_is_what_papermill_writes(
     nbformat.validate(output)
     assert facts["input_path"] == "in.ipynb"
     assert facts["output_path"] == "out.ipynb"
-    told = output["metadata"]["papermill"]
-    assert (told["input_path"], told["output_path"]) == (str(path), str(workspace / "out.ipynb"))
-    assert (told["version"], told["environment_variables"]) == (papermill.__version__, {})
+    reported = output["metadata"]["papermill"]
+    assert (reported["input_path"], reported["output_path"]) == (str(path), str(workspace / "out.ipynb"))
+    assert (reported["version"], reported["environment_variables"]) == (papermill.__version__, {})
 
 
 def same(ours: Json, theirs: Json) -> None:
@@ -397,8 +397,8 @@ async def test_braces_and_other_signs_in_paths_are_only_signs(
     output = workspace / directory / f"out {name}"
     assert stdout_in(read_json(output)["cells"][2]) == "7\n"
     assert facts["output_path"] == f"{directory}/out {name}"
-    told = read_json(output)["metadata"]["papermill"]
-    assert (told["input_path"], told["output_path"]) == (str(path), str(output))
+    reported = read_json(output)["metadata"]["papermill"]
+    assert (reported["input_path"], reported["output_path"]) == (str(path), str(output))
 
 
 @pytest.mark.parametrize(
@@ -505,7 +505,7 @@ async def test_numbers_that_are_none_of_json_are_refused(raw_server: StartRaw, w
 async def test_parameters_are_checked_before_anything_runs(client: Connect, workspace: Path) -> None:
     write_notebook(workspace / "in.ipynb", [_DEFAULTS, "open('ran', 'w')"])
     async with client() as connected:
-        for parameters, told in (
+        for parameters, reported in (
             ({"alhpa": 1}, "did you mean 'alpha'?"),
             ({"alpha": "1"}, "must be a number"),
             ({"alpha": 1, "x; import os": 1}, "'x; import os'"),
@@ -518,7 +518,7 @@ async def test_parameters_are_checked_before_anything_runs(client: Connect, work
                 parameters=parameters,
             )
             assert message.startswith("INVALID_PARAMETERS: ")
-            assert told in message
+            assert reported in message
         assert "active: none" in str(await connected.call_tool("list_kernels", {}))
 
     assert sorted(path.name for path in workspace.iterdir()) == ["in.ipynb"]

@@ -409,11 +409,11 @@ def test_help_names_every_setting_with_its_default() -> None:
         flag = "--" + name.replace("_", "-")
         assert flag in shown
         default = field.get_default(call_default_factory=True)
-        told = (", ".join(map(str, default)) or "none") if isinstance(default, list) else str(default)
-        told = told.lower() if isinstance(default, bool) else told
+        reported = (", ".join(map(str, default)) or "none") if isinstance(default, list) else str(default)
+        reported = reported.lower() if isinstance(default, bool) else reported
         description = re.sub(r"\s+", " ", str(field.description))
         # A setting without a default of its own tells in its description what holds then.
-        expected = description if default is None else f"{description} (default: {told})"
+        expected = description if default is None else f"{description} (default: {reported})"
         # argparse breaks lines at hyphens too, so spaces do not count here.
         assert expected.replace(" ", "") in shown.replace(" ", ""), name
     for name in ("--config", "--version"):
@@ -452,7 +452,7 @@ def test_the_version_is_printed_before_anything_heavy_is_imported() -> None:
 
 @pytest.mark.case("P25")
 @pytest.mark.parametrize(
-    ("argv", "environ", "told"),
+    ("argv", "environ", "reported"),
     [
         (["--max-kernel", "3"], {}, "did you mean --max-kernels?"),
         (["--max-kernels", "x"], {}, "--max-kernels"),
@@ -463,13 +463,13 @@ def test_the_version_is_printed_before_anything_heavy_is_imported() -> None:
     ],
 )
 def test_settings_that_cannot_be_used_end_the_start_with_code_2(
-    argv: list[str], environ: dict[str, str], told: str
+    argv: list[str], environ: dict[str, str], reported: str
 ) -> None:
     done = run(*argv, environ=environ)
 
     assert done.returncode == 2
     assert done.stdout == ""
-    assert told in done.stderr
+    assert reported in done.stderr
     assert "Traceback" not in done.stderr
 
 

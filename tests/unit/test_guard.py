@@ -525,7 +525,7 @@ async def test_answers_of_the_client_reach_the_server_unless_they_are_malformed(
 
 
 async def test_the_end_of_the_input_is_told_while_the_server_still_works() -> None:
-    told = asyncio.Event()
+    reported = asyncio.Event()
 
     class Late(Echo):
         async def serve(
@@ -533,12 +533,12 @@ async def test_the_end_of_the_input_is_told_while_the_server_still_works() -> No
         ) -> None:
             async for _ in from_client:
                 pass
-            await told.wait()
+            await reported.wait()
 
     (source, to_source), (from_sink, sink) = os.pipe(), os.pipe()
     os.close(to_source)
     async with asyncio.timeout(5):
-        await ProtocolGuard(source, sink, on_end=told.set).serve(Late().serve)
+        await ProtocolGuard(source, sink, on_end=reported.set).serve(Late().serve)
     for descriptor in (source, sink, from_sink):
         os.close(descriptor)
 

@@ -15,7 +15,7 @@ import pytest
 from conftest import MakeConfig
 from helpers import cell, digest, read_json, write_notebook
 
-from papermill_mcp.errors import ExecutionTimeoutError, InvalidArgumentError, NotFoundError, PathNotAllowedError
+from papermill_mcp.errors import InvalidArgumentError, NotFoundError, PathNotAllowedError, SearchTimeoutError
 from papermill_mcp.services import catalogue as notebook_catalogue
 from papermill_mcp.services.catalogue import NotebookCatalogue
 from papermill_mcp.services.notebook_service import NotebookService
@@ -303,7 +303,7 @@ async def test_a_hostile_pattern_is_stopped_and_holds_nobody_up(
 
     watching = asyncio.create_task(watch())
     began = time.monotonic()
-    with pytest.raises(ExecutionTimeoutError, match=r"n\.ipynb.*1 s"):
+    with pytest.raises(SearchTimeoutError, match=r"n\.ipynb.*1 s"):
         await catalogue.search("(a+)+$", regex=True)
     ended.set()
     await watching
@@ -444,7 +444,7 @@ RAW: dict[str, Any] = {"cell_type": "raw", "id": "a", "metadata": {}, "source": 
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "reported"),
     [
         (notebook_with({**RAW, "id": 5}), "1 of 1 cells have no id"),
         (notebook_with({k: v for k, v in RAW.items() if k != "id"}), "1 of 1 cells have no id (index 0)"),
@@ -470,14 +470,14 @@ RAW: dict[str, Any] = {"cell_type": "raw", "id": "a", "metadata": {}, "source": 
     ],
 )
 async def test_what_is_wrong_with_a_notebook_is_told_in_words(
-    catalogue: NotebookCatalogue, workspace: Path, text: str, told: str
+    catalogue: NotebookCatalogue, workspace: Path, text: str, reported: str
 ) -> None:
     path = workspace / "n.ipynb"
     path.write_text(text)
     before = digest(path)
     info = await catalogue.info("n.ipynb")
 
-    assert any(told in problem for problem in info.problems), info.problems
+    assert any(reported in problem for problem in info.problems), info.problems
     assert digest(path) == before
 
 

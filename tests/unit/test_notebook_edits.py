@@ -255,7 +255,7 @@ async def test_several_changes_are_one_save_and_one_diff(service: NotebookServic
     assert made["metadata"]["title"] == "T"
     assert made["cells"][3]["metadata"] == {"k": 1, "tags": ["slow"]}
     validate(made)
-    for told in (
+    for reported in (
         "cell 0 [end]: moved from 3",
         "cell 0 [title]: removed (markdown, 2 lines)",
         "added (markdown, 1 line)",
@@ -263,7 +263,7 @@ async def test_several_changes_are_one_save_and_one_diff(service: NotebookServic
         "tags none -> slow",
         "notebook: metadata +title",
     ):
-        assert told in edited.diff
+        assert reported in edited.diff
     assert [row.index for row in edited.outline] == [0, 1, 2, 3]
 
 
@@ -463,7 +463,7 @@ async def test_an_older_minor_version_is_written_as_it_is(service: NotebookServi
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "reported"),
     [
         ({}, "no list of cells"),
         ({"cells": 3}, "no list of cells"),
@@ -484,9 +484,9 @@ async def test_an_older_minor_version_is_written_as_it_is(service: NotebookServi
     ],
 )
 async def test_content_that_is_no_notebook_is_explained(
-    service: NotebookService, workspace: Path, content: dict[str, Any], told: str
+    service: NotebookService, workspace: Path, content: dict[str, Any], reported: str
 ) -> None:
-    with pytest.raises(InvalidArgumentError, match=told) as raised:
+    with pytest.raises(InvalidArgumentError, match=reported) as raised:
         await service.write("w.ipynb", content)
     assert "Nothing was written" in str(raised.value)
     assert not (workspace / "w.ipynb").exists()
@@ -749,5 +749,5 @@ async def test_a_huge_diff_is_cut_with_the_number_of_lines(service: NotebookServ
 
     assert len(edited.diff) < 9000
     last = edited.diff.splitlines()[-1]
-    told = int("".join(filter(str.isdigit, last.split("line")[0])))
-    assert told + len(edited.diff.splitlines()) - 1 == 50_001 + 2 + 3, "header, hunk, old and new lines"
+    reported = int("".join(filter(str.isdigit, last.split("line")[0])))
+    assert reported + len(edited.diff.splitlines()) - 1 == 50_001 + 2 + 3, "header, hunk, old and new lines"

@@ -410,10 +410,10 @@ def test_a_message_too_large_to_decode_is_told_with_its_limit(collector: OutputC
     write(collector, "a")
     collector.note_too_large("display_data", 70_000_000)
 
-    told = str(collector.outputs())
-    assert "70,000,000 bytes (display_data)" in told
-    assert "64 MiB" in told
-    assert "further outputs" not in told  # said once, with the limit that it is over
+    reported = str(collector.outputs())
+    assert "70,000,000 bytes (display_data)" in reported
+    assert "64 MiB" in reported
+    assert "further outputs" not in reported  # said once, with the limit that it is over
 
 
 def test_reading_the_outputs_does_not_change_them(collector: OutputCollector) -> None:

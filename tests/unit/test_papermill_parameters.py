@@ -351,7 +351,7 @@ def test_an_annotation_that_papermill_cannot_read_is_one_all_the_same(
 
 
 @pytest.mark.parametrize(
-    ("annotation", "value", "told"),
+    ("annotation", "value", "reported"),
     [
         ("list[int]", [1, 2, "c"], "at [2] must be an integer, as its annotation list[int] says; got 'c'"),
         ("dict[str, list[int]]", {"a": [1, None]}, "at ['a'][1] must be an integer"),
@@ -362,8 +362,8 @@ def test_an_annotation_that_papermill_cannot_read_is_one_all_the_same(
         ("float", "a", "must be a number"),
     ],
 )
-def test_what_does_not_fit_is_named_to_the_part(annotation: str, value: Any, told: str) -> None:
-    assert told in refusal({"value": value}, f"value: {annotation} = ...")
+def test_what_does_not_fit_is_named_to_the_part(annotation: str, value: Any, reported: str) -> None:
+    assert reported in refusal({"value": value}, f"value: {annotation} = ...")
 
 
 @pytest.mark.parametrize(

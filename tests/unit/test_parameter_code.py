@@ -373,7 +373,7 @@ def test_null_needs_a_type_in_csharp() -> None:
 
 
 @pytest.mark.parametrize(
-    ("language", "value", "told"),
+    ("language", "value", "reported"),
     [
         ("bash", {"a": 1}, "no value for an object"),
         ("bash", [[1]], "neither lists nor objects"),
@@ -387,10 +387,10 @@ def test_null_needs_a_type_in_csharp() -> None:
         ("python", {1: 2}, "strings"),
     ],
 )
-def test_what_a_language_cannot_hold_is_refused_by_name(language: str, value: Any, told: str) -> None:
+def test_what_a_language_cannot_hold_is_refused_by_name(language: str, value: Any, reported: str) -> None:
     message = refusal(language, value)
 
-    assert told in message
+    assert reported in message
     assert "parameter 'x' cannot be written in" in message
 
 

@@ -188,8 +188,8 @@ def test_every_parameter_is_described_with_its_bounds_and_default(tool: Tool) ->
             assert all(str(value) in description for value in schema["enum"]), name
         default = schema.get("default")
         if isinstance(default, str | bool) or (default is not None and not isinstance(default, list | dict)):
-            told = json.dumps(default).strip('"')
-            assert told in description, f"{name}: the default {told} is not told"
+            reported = json.dumps(default).strip('"')
+            assert reported in description, f"{name}: the default {reported} is not told"
 
 
 @each_tool
