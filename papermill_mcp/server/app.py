@@ -61,7 +61,7 @@ def build_server(config: Config, metrics: Metrics | None = None) -> NotebookServ
         catalogue = NotebookCatalogue(config, workspace, notebooks)
         end = AsyncExitStack()  # saves runs, then stops the Jupyter server and every kernel
         kernels = await end.enter_async_context(KernelService(config, workspace, state, metrics))
-        jupyter = await end.enter_async_context(JupyterServerService(config, workspace, state))
+        jupyter_server = await end.enter_async_context(JupyterServerService(config, workspace, state))
         store, journal = ExecutionStore(state), Journal(workspace, metrics or Metrics())
         executions = RunRegistry(config, workspace, store, journal)
         end.push_async_callback(executions.aclose)
@@ -69,7 +69,7 @@ def build_server(config: Config, metrics: Metrics | None = None) -> NotebookServ
         runs = RunStarter(config, workspace, bench)
         batches = BatchStarter(config, workspace, bench, runs, journal)
         try:
-            yield Services(notebooks, kernels, executions, runs, batches, catalogue, jupyter)
+            yield Services(notebooks, kernels, executions, runs, batches, catalogue, jupyter_server)
         finally:
             # An answer to a client that has left fails, and cancels everything around us.
             with anyio.CancelScope(shield=True):

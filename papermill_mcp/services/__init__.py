@@ -23,4 +23,4 @@ class Services:
     runs: RunStarter
     batches: BatchStarter
     catalogue: NotebookCatalogue
-    jupyter: JupyterServerService
+    jupyter_server: JupyterServerService

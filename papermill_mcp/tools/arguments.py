@@ -45,8 +45,8 @@ async def _batches(ctx: Context[Services]) -> BatchStarter:
     return ctx.request_context.lifespan_context.batches
 
 
-async def _jupyter(ctx: Context[Services]) -> JupyterServerService:
-    return ctx.request_context.lifespan_context.jupyter
+async def _jupyter_server(ctx: Context[Services]) -> JupyterServerService:
+    return ctx.request_context.lifespan_context.jupyter_server
 
 
 async def _progress(ctx: Context[Services]) -> Progress:
@@ -59,7 +59,7 @@ Kernels = Annotated[KernelService, Resolve(_kernels)]
 Executions = Annotated[RunRegistry, Resolve(_executions)]
 Runs = Annotated[RunStarter, Resolve(_runs)]
 Batches = Annotated[BatchStarter, Resolve(_batches)]
-Jupyter = Annotated[JupyterServerService, Resolve(_jupyter)]
+JupyterServer = Annotated[JupyterServerService, Resolve(_jupyter_server)]
 ReportProgress = Annotated[Progress, Resolve(_progress)]
 
 ExecutionId = Annotated[str, Field(description="An execution_id from an earlier reply.")]

@@ -40,7 +40,7 @@ pytest.importorskip("jupyterlab")
 
 pytestmark = pytest.mark.kernel
 
-_FAKE = Path(__file__).parents[1] / "fake_lab.py"
+_FAKE = Path(__file__).parents[1] / "fake_jupyter_server.py"
 
 
 _RUN_IN = """
@@ -88,7 +88,7 @@ def runtime_directories(state: Path) -> list[Path]:
 
 
 @pytest.fixture
-def fake_lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+def fake_jupyter_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Puts the stand-in in the place of JupyterLab, for servers that are started from now on."""
     package = tmp_path / "fake" / "jupyterlab"
     package.mkdir(parents=True)
@@ -98,7 +98,7 @@ def fake_lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str],
 
     def behave(behaviour: str) -> None:
         monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(package.parent), *([before] if before else [])]))
-        monkeypatch.setenv("FAKE_LAB", behaviour)
+        monkeypatch.setenv("FAKE_JUPYTER_SERVER", behaviour)
 
     return behave
 
@@ -204,9 +204,9 @@ async def test_stopping_ends_the_kernels_and_their_children_and_no_other_server(
 
 
 async def test_stopping_a_server_that_is_starting_ends_it(
-    client: Connect, state_directory: Path, fake_lab: Callable[[str], None]
+    client: Connect, state_directory: Path, fake_jupyter_server: Callable[[str], None]
 ) -> None:
-    fake_lab("silent")
+    fake_jupyter_server("silent")
     async with client() as connected:
         starting = asyncio.create_task(refused(connected, "start_jupyter_server"))
         await until(lambda: bool(runtime_directories(state_directory)), what="it is starting")
@@ -220,9 +220,12 @@ async def test_stopping_a_server_that_is_starting_ends_it(
 
 
 async def test_a_start_that_is_cancelled_leaves_nothing(
-    client: Connect, state_directory: Path, fake_lab: Callable[[str], None], process_check: Callable[[], list[Any]]
+    client: Connect,
+    state_directory: Path,
+    fake_jupyter_server: Callable[[str], None],
+    process_check: Callable[[], list[Any]],
 ) -> None:
-    fake_lab("silent")
+    fake_jupyter_server("silent")
     async with client() as connected:
         starting = asyncio.create_task(connected.call_tool("start_jupyter_server", {}))
         await until(lambda: bool(runtime_directories(state_directory)), what="it is starting")
@@ -231,15 +234,15 @@ async def test_a_start_that_is_cancelled_leaves_nothing(
             await starting
         await until(lambda: not runtime_directories(state_directory), what="it was ended")
         await until(lambda: not process_check(), what="its processes are gone")
-        fake_lab("good")
+        fake_jupyter_server("good")
         assert "note" not in await call(connected, "start_jupyter_server")
 
 
 async def test_a_browser_that_was_told_to_open_the_page_is_not_ended_with_the_server(
-    client: Connect, fake_lab: Callable[[str], None]
+    client: Connect, fake_jupyter_server: Callable[[str], None]
 ) -> None:
     """Its command line names the directory, as those of the kernels do."""
-    fake_lab("good")
+    fake_jupyter_server("good")
     async with client() as connected:
         lab = Lab.of(await call(connected, "start_jupyter_server"))
         browser = subprocess.Popen(["tail", "-f", "/dev/null", str(lab.page)], stderr=subprocess.DEVNULL)
@@ -265,8 +268,8 @@ async def test_a_port_that_is_taken_is_refused_at_once(client: Connect, state_di
     assert runtime_directories(state_directory) == []
 
 
-async def test_a_port_that_is_free_is_used(client: Connect, fake_lab: Callable[[str], None]) -> None:
-    fake_lab("good")
+async def test_a_port_that_is_free_is_used(client: Connect, fake_jupyter_server: Callable[[str], None]) -> None:
+    fake_jupyter_server("good")
     with taken_port() as port:
         pass
     async with client() as connected:
@@ -302,10 +305,10 @@ async def test_a_directory_that_is_none_is_refused(client: Connect, workspace: P
 )
 @pytest.mark.case("S03")
 async def test_a_server_that_does_not_come_up_is_reported_and_the_next_start_works(
-    behaviour: str, reported: str, client: Connect, state_directory: Path, fake_lab: Callable[[str], None]
+    behaviour: str, reported: str, client: Connect, state_directory: Path, fake_jupyter_server: Callable[[str], None]
 ) -> None:
     """The end of its log is told, without the token in it."""
-    fake_lab(behaviour)
+    fake_jupyter_server(behaviour)
     async with client(jupyter_timeout=1) as connected:
         message = await refused(connected, "start_jupyter_server")
         assert message.startswith("SERVER_START_FAILED: JupyterLab ")
@@ -316,20 +319,24 @@ async def test_a_server_that_does_not_come_up_is_reported_and_the_next_start_wor
         assert runtime_directories(state_directory) == []
         assert (await refused(connected, "stop_jupyter_server")).startswith("SERVER_NOT_RUNNING: ")
 
-        fake_lab("good")
+        fake_jupyter_server("good")
         facts = await call(connected, "start_jupyter_server")
         assert "note" not in facts
 
 
-async def test_a_server_that_halts_at_its_start_is_waited_for(client: Connect, fake_lab: Callable[[str], None]) -> None:
-    fake_lab("halting")
+async def test_a_server_that_halts_at_its_start_is_waited_for(
+    client: Connect, fake_jupyter_server: Callable[[str], None]
+) -> None:
+    fake_jupyter_server("halting")
     async with client() as connected:
         lab = Lab.of(await call(connected, "start_jupyter_server"))
         assert (await lab.ask("/api/status")).status == 200
 
 
-async def test_progress_is_reported_while_a_server_starts(client: Connect, fake_lab: Callable[[str], None]) -> None:
-    fake_lab("silent")
+async def test_progress_is_reported_while_a_server_starts(
+    client: Connect, fake_jupyter_server: Callable[[str], None]
+) -> None:
+    fake_jupyter_server("silent")
     heard: list[str | None] = []
 
     async def hear(progress: float, total: float | None, message: str | None) -> None:
@@ -344,9 +351,9 @@ async def test_progress_is_reported_while_a_server_starts(client: Connect, fake_
 
 @pytest.mark.case("S03")
 async def test_a_server_that_dies_later_is_cleared_away_and_told(
-    client: Connect, state_directory: Path, fake_lab: Callable[[str], None]
+    client: Connect, state_directory: Path, fake_jupyter_server: Callable[[str], None]
 ) -> None:
-    fake_lab("good")
+    fake_jupyter_server("good")
     async with client() as connected:
         lab = Lab.of(await call(connected, "start_jupyter_server"))
         os.kill(lab.pid, signal.SIGKILL)
@@ -600,10 +607,10 @@ async def test_a_server_with_a_busy_kernel_is_gone_when_this_one_is(
 async def test_a_client_that_leaves_during_a_start_leaves_nothing(
     raw_server: StartRaw,
     state_directory: Path,
-    fake_lab: Callable[[str], None],
+    fake_jupyter_server: Callable[[str], None],
     process_check: Callable[[], list[psutil.Process]],
 ) -> None:
-    fake_lab("silent")
+    fake_jupyter_server("silent")
     async with raw_server() as server:
         await server.send("tools/call", {"name": "start_jupyter_server", "arguments": {}})
         await until(lambda: len(process_check()) >= 3, what="it is starting")

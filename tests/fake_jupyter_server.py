@@ -1,4 +1,4 @@
-"""A stand-in for JupyterLab that misbehaves on demand. Run in its place, with the behaviour in FAKE_LAB.
+"""A stand-in for JupyterLab that misbehaves on demand. Run in its place, with the behaviour in FAKE_JUPYTER_SERVER.
 
 good      announces its port and answers /api/status to the token
 halting   as good, but its file is broken at first and its first answers are errors
@@ -19,7 +19,7 @@ from pathlib import Path
 
 
 def main() -> None:
-    behaviour = os.environ["FAKE_LAB"]
+    behaviour = os.environ["FAKE_JUPYTER_SERVER"]
     token = Path(os.environ["JUPYTER_TOKEN_FILE"]).read_text()
     options = dict(argument.split("=", 1) for argument in sys.argv if "=" in argument)
     print(f"starting http://127.0.0.1/lab?token={token}", flush=True)
