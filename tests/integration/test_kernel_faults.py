@@ -149,7 +149,7 @@ async def test_a_kernel_that_can_no_longer_broadcast_is_told_from_a_busy_one(cli
         ended = await call(c, "execute_notebook", **arguments, seconds=220)
         assert ended["status"] == "error"
         assert ended["failed_cell"]["index"] == 1
-        assert "can no longer send what code puts out" in ended["failed_cell"]["error"]["evalue"]
+        assert ended["failed_cell"]["error"]["ename"] == "KernelUnresponsive"
 
         refusal = await refused(c, "execute_cell", kernel_id=kernel_id, code="1 + 1")
         assert refusal.startswith("KERNEL_UNRESPONSIVE")
