@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from papermill_mcp.core.documents.document import NotebookDocument
 from papermill_mcp.core.kernels.kernel import Kernel
 from papermill_mcp.core.kernels.request import RunStatus
-from papermill_mcp.core.papermill.output import PapermillObserver, PapermillTask, exit_is_clean, prepare
+from papermill_mcp.core.papermill.output import PapermillObserver, PapermillTask, prepare
 from papermill_mcp.core.runs.notebook_run import NotebookRun, RunCell, RunSummary, run_cells
 from papermill_mcp.core.runs.run_file import RunFile
 
@@ -117,10 +117,6 @@ class PapermillRecipe:
             self.run.record_late_output()
             self.status = self.run.status
             complete = self.run.complete
-            if self._marked and exit_is_clean(self.run.failed_cells[-1]):
-                self.notes.append(f"cell {self.run.failed_cells[-1].index} left by sys.exit(); the run ended there")
-                if self._failed is None:
-                    self.status = RunStatus.OK
         except asyncio.CancelledError as cancelled:
             self.run.cut_off(str(cancelled) or "the server was closed")
         finally:
@@ -132,8 +128,8 @@ class PapermillRecipe:
 
     @property
     def _failed(self) -> RunCell | None:
-        """The last failed cell. One that was left by a clean exit does not count."""
-        return next((cell for cell in reversed(self.run.failed_cells) if not exit_is_clean(cell)), None)
+        """The last failed cell."""
+        return self.run.failed_cells[-1] if self.run.failed_cells else None
 
     @property
     def _marked(self) -> bool:

@@ -6,6 +6,7 @@ Owns every kernel of this server. Leaving the service ends them all.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -358,7 +359,7 @@ class KernelService:
         living = [kernel for kernel in self._kernels.values() if kernel.alive]
         return LimitReachedError(
             f"{count_noun(len(living), 'kernel')} alive and {self._starting} starting, and max_kernels is "
-            f"{self._config.max_kernels}",
+            f"{self._config.max_kernels}" + (f"; {len(self._waiting)} wait in line" if self._waiting else ""),
             allowed=f"alive: {listed(f'{k.kernel_id} ({k.state})' for k in living)}",
             state="no kernel was started",
             advice="stop one with stop_kernel, wait for one, or raise the setting max_kernels",
@@ -509,12 +510,14 @@ class KernelService:
 
         Raises:
             KernelNotFoundError: there is no such kernel.
+            LimitReachedError: the kernel is dead, and as many others live as may.
             KernelStartFailedError: the new process did not come up.
         """
         kernel = self.get(kernel_id)
         aborted = kernel.queue_length + (kernel.running is not None)
-        with self._metrics.kernel_start(kernel.kernel_name):
-            await kernel.restart(timeout_seconds=self._config.jupyter_timeout)
+        async with contextlib.nullcontext() if kernel.alive else self.slot():  # a dead one has given up its place
+            with self._metrics.kernel_start(kernel.kernel_name):
+                await kernel.restart(timeout_seconds=self._config.jupyter_timeout)
         return RestartedKernel(
             kernel_id=kernel_id,
             kernel_name=kernel.kernel_name,

@@ -297,3 +297,8 @@ def _code_point(character: str) -> str:
 def _quoted(path: str) -> str:
     text = "".join(f"⟨U+{ord(c):04X}⟩" if _is_suspect(c) else c for c in path[:_SHOWN_PATH])
     return f"'{text}'" if len(path) <= _SHOWN_PATH else f"'{text}…'"
+
+
+def short_stem(path: Path) -> str:
+    """The name of a file without its ending, cut so that a name made from it fits into a directory entry."""
+    return os.fsencode(path.stem)[: MAX_PART_BYTES - 55].decode("utf-8", "ignore")

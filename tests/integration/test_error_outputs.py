@@ -173,3 +173,32 @@ async def test_all_errors_of_a_cell_are_shown_when_the_last_one_is_raised(client
     shown = [output for output in facts["outputs"] if output["output_type"] == "error"]
     assert len(shown) == 1
     assert "ZeroDivisionError" in shown[0]["text"]
+
+
+_EXITS = {
+    "exit": ("import sys; sys.exit()", "ok"),
+    "exit 0": ("import sys; sys.exit(0)", "ok"),
+    "exit 3": ("import sys; sys.exit(3)", "error"),
+    "shown, then exit": (_SHOWN + "\nimport sys; sys.exit(0)", "error"),
+}
+
+
+@pytest.mark.parametrize("name", _EXITS)
+async def test_every_tool_judges_an_exit_alike(name: str, client: Connect, workspace: Path) -> None:
+    """A clean exit is no failure and ends the run there. An error besides makes it one."""
+    code, status = _EXITS[name]
+    write_notebook(workspace / "a.ipynb", [code, "print('never')"])
+    async with client() as connected:
+        kernel_id = (await call(connected, "start_kernel"))["kernel_id"]
+        alone = await call(connected, "execute_cell", kernel_id=kernel_id, code=code)
+        in_place = await call(connected, "execute_notebook", path="a.ipynb")
+        output = await call(connected, "execute_notebook_papermill", input_path="a.ipynb", output_path="out.ipynb")
+        batch = await call(connected, "execute_notebook_batch", input_path="a.ipynb", seconds=60)
+        info = await call(connected, "get_notebook_info", path="out.ipynb")
+
+    assert {facts["status"] for facts in (alone, in_place, output, batch)} == {status}
+    assert {facts["cells_failed"] for facts in (in_place, output)} == {int(status == "error")}
+    assert info["papermill"]["status"] == {"ok": "completed", "error": "failed"}[status]
+    assert bool(_markers(read_json(workspace / "out.ipynb"))) == (status == "error")
+    assert "never" not in str([entry.get("outputs") for entry in read_json(workspace / "a.ipynb")["cells"]])
+    assert any("left by sys.exit()" in note for note in in_place.get("notes", [])) == (status == "ok")

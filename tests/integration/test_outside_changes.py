@@ -142,3 +142,47 @@ async def test_results_follow_cells_without_ids(client: Connect, workspace: Path
     assert facts["status"] == "ok"
     texts = ["".join("".join(output["text"]) for output in entry["outputs"]) for entry in read_json(path)["cells"]]
     assert texts == ["", "step 1\n", "waiting\n", "step 2\n", "step 3\n"]
+
+
+@pytest.mark.parametrize("kind", ["markdown", "raw"])
+@pytest.mark.parametrize("tool", ["execute_notebook", "execute_notebook_papermill"])
+async def test_a_cell_that_is_no_code_any_more_gets_no_result(
+    tool: str, kind: str, client: Connect, workspace: Path
+) -> None:
+    write_notebook(workspace / "a.ipynb", [_WAIT, "print('last')"])
+    arguments: Json = {"path": "a.ipynb"}
+    if tool == "execute_notebook_papermill":
+        arguments = {"input_path": "a.ipynb", "output_path": "out.ipynb"}
+    file = workspace / ("a.ipynb" if tool == "execute_notebook" else "out.ipynb")
+    async with client() as connected:
+        begun = await call(connected, tool, timeout=0, wait=0, **arguments)
+        await until((workspace / "waiting").exists, seconds=20, what="the first cell runs")
+        await call(connected, "update_cell", path=file.name, index=1, cell_type=kind)
+        (workspace / "go").touch()
+        facts = await call(connected, "get_execution", execution_id=begun["execution_id"], wait=25)
+
+    saved = read_json(file)
+    nbformat.validate(saved)
+    assert saved["cells"][1]["cell_type"] == kind
+    assert "outputs" not in saved["cells"][1]
+    assert any("cells 1 were changed" in note for note in facts["notes"])
+
+
+@pytest.mark.parametrize("end", ["cancel", "restart"])
+async def test_code_that_never_began_leaves_the_earlier_outputs(end: str, client: Connect, workspace: Path) -> None:
+    path = write_notebook(workspace / "a.ipynb", ["print('earlier')"])
+    async with client() as connected:
+        kernel_id = (await call(connected, "execute_notebook", path="a.ipynb"))["kernel_id"]
+        before = path.read_bytes()
+        await call(connected, "execute_cell", kernel_id=kernel_id, code=_WAIT, timeout=0, wait=0.5)
+        begun = await call(connected, "execute_notebook", path="a.ipynb", wait=0.5)
+        assert begun["status"] == "queued"
+        if end == "cancel":
+            await call(connected, "cancel_execution", execution_id=begun["execution_id"])
+            (workspace / "go").touch()
+        else:
+            await call(connected, "restart_kernel", kernel_id=kernel_id)
+        facts = await call(connected, "get_execution", execution_id=begun["execution_id"], wait=20)
+
+    assert facts["status"] in ("aborted", "interrupted")
+    assert read_json(path)["cells"] == json.loads(before)["cells"]

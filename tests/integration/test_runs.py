@@ -275,3 +275,61 @@ async def test_a_comment_in_fenced_code_is_no_heading_of_a_run(client: Connect, 
         await call(connected, "get_execution", execution_id=begun["execution_id"], wait=20)
 
     assert '"Train the model"' in begun["progress"]
+
+
+@pytest.mark.parametrize("end", ["stop_kernel", "restart_kernel"])
+async def test_a_run_of_a_batch_that_is_ended_from_outside_has_failed(
+    end: str, client: Connect, workspace: Path
+) -> None:
+    code = "import pathlib, time\npathlib.Path('up').touch()\ntime.sleep(60)"
+    write_notebook(workspace / "a.ipynb", [code])
+    async with client() as connected:
+        begun = await call(connected, "execute_notebook_batch", input_path="a.ipynb", timeout=0, wait=0)
+        await until((workspace / "up").exists, seconds=20, what="the run goes on")
+        (kernel,) = (await call(connected, "list_kernels"))["active"]
+        # The run ends its kernel when it is over, so a restart may find it stopped.
+        await connected.call_tool(end, {"kernel_id": kernel["kernel_id"]})
+        ended = await call(connected, "get_execution", execution_id=begun["execution_id"], wait=20)
+
+    assert (ended["status"], ended["runs_failed"]) == ("error", 1)
+    assert ended["runs"][0]["status"] == "aborted"
+
+
+async def test_a_dead_kernel_gets_no_place_beyond_the_limit(client: Connect) -> None:
+    async with client(max_kernels=1) as connected:
+        dead = (await call(connected, "start_kernel"))["kernel_id"]
+        await call(connected, "execute_cell", kernel_id=dead, code="import os; os._exit(1)")
+        other = (await call(connected, "start_kernel"))["kernel_id"]
+        message = await refused(connected, "restart_kernel", kernel_id=dead)
+        await call(connected, "stop_kernel", kernel_id=other)
+        again = await call(connected, "restart_kernel", kernel_id=dead)
+
+    assert message.startswith("LIMIT_REACHED")
+    assert again["state"] == "idle"
+
+
+async def test_a_long_name_of_a_notebook_makes_a_shorter_name_of_its_output(client: Connect, workspace: Path) -> None:
+    name = "é" * 120 + ".ipynb"
+    write_notebook(workspace / name, ["print('ran')"])
+    async with client() as connected:
+        one = await call(connected, "execute_notebook_papermill", input_path=name)
+        many = await call(connected, "execute_notebook_batch", input_path=name, parameters=[{}])
+
+    assert (one["status"], many["status"]) == ("ok", "ok")
+    assert (workspace / one["output_path"]).is_file()
+    assert (workspace / many["runs"][0]["output_path"]).is_file()
+
+
+@pytest.mark.parametrize("tool", ["execute_cell", "execute_notebook"])
+async def test_a_key_is_kept_before_the_code_runs(tool: str, client: Connect, workspace: Path) -> None:
+    """A server that is killed at once leaves the key to the next one: the code of a request runs once."""
+    query = "SELECT idempotency_key FROM executions"
+    seen = f"import sqlite3, os\nprint(sqlite3.connect(os.environ['STORE']).execute('{query}').fetchall())"
+    write_notebook(workspace / "a.ipynb", [seen])
+    async with client() as connected:
+        store = str(workspace.parent / "state" / "executions.sqlite")
+        kernel_id = (await call(connected, "start_kernel", env={"STORE": store}))["kernel_id"]
+        arguments = {"code": seen} if tool == "execute_cell" else {"path": "a.ipynb"}
+        facts = await call(connected, tool, kernel_id=kernel_id, idempotency_key="once", **arguments)
+
+    assert "once" in str(facts)

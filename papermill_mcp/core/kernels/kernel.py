@@ -304,6 +304,43 @@ class Kernel:
         """Queue code. It runs after the code that was queued before it.
 
         Raises:
+            ServerError: as `enqueue`.
+        """
+        execution = CellExecution(
+            code,
+            self._displays,
+            timeout_seconds=timeout_seconds,
+            store_history=store_history,
+            stop_on_error=stop_on_error,
+            owner=owner,
+            on_change=on_change,
+        )
+        self.enqueue(execution)
+        return execution
+
+    def request(
+        self,
+        code: str,
+        *,
+        timeout_seconds: float | None,
+        store_history: bool,
+        owner: str,
+        on_change: Callable[[], None],
+    ) -> CellExecution:
+        """Code for `enqueue`, with the displays of this kernel."""
+        return CellExecution(
+            code,
+            self._displays,
+            timeout_seconds=timeout_seconds,
+            store_history=store_history,
+            owner=owner,
+            on_change=on_change,
+        )
+
+    def enqueue(self, execution: CellExecution) -> None:
+        """Queue code that was made for this kernel.
+
+        Raises:
             KernelNotFoundError, KernelDiedError: there is no process to run it.
             KernelUnresponsiveError: the kernel can no longer send the outputs of code.
             LimitReachedError: too much waits already.
@@ -321,18 +358,8 @@ class Kernel:
                 state="this one was not taken; queued code stays",
                 advice=Remedy.WAIT_FOR_QUEUE,
             )
-        execution = CellExecution(
-            code,
-            self._displays,
-            timeout_seconds=timeout_seconds,
-            store_history=store_history,
-            stop_on_error=stop_on_error,
-            owner=owner,
-            on_change=on_change,
-        )
         self._queue.append(execution)
         self._queued.set()
-        return execution
 
     def require_alive(self) -> None:
         """Raise if there is no process that could run code.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from papermill_mcp.core.kernels.outputs import Displays, Output, OutputCollector
+from papermill_mcp.core.kernels.outputs import Displays, Output, OutputCollector, is_clean_exit
 
 logger = logging.getLogger(__name__)
 
@@ -101,22 +101,28 @@ class CellExecution:
     def status(self) -> RunStatus:
         """Where the request stands. An `error` output makes it an error, even if the kernel replied `ok`.
 
-        IPython replies so when `%run` fails or code shows a traceback itself, perhaps after the cell's end.
+        IPython replies so when `%run` fails or code shows a traceback itself, perhaps after the cell's end. A clean
+        exit is `ok`, unless there is an error besides.
         """
-        if self._status == RunStatus.OK and self.collector.failure is not None:
-            return RunStatus.ERROR
+        if self._status == RunStatus.OK or self._left:
+            return RunStatus.OK if self.collector.failure is None else RunStatus.ERROR
         return self._status
 
     @property
+    def _left(self) -> bool:
+        """Whether the code ended by `sys.exit()` or `sys.exit(0)`, which is no failure."""
+        return self._status == RunStatus.ERROR and self._error is not None and is_clean_exit(self._error.output())
+
+    @property
     def raised(self) -> bool:
-        """Whether the kernel itself called the cell failed: it replied `error`, and a run stops here."""
+        """Whether the kernel itself called the cell failed: it replied `error`, also at a clean exit."""
         return self._status.final and self._status != RunStatus.OK
 
     @property
     def error(self) -> CellError | None:
         """The exception that the cell raised or showed, or the reason that it was ended from outside."""
-        failure = self.collector.failure if self._status == RunStatus.OK else None
-        if self._error is not None or failure is None:
+        failure = self.collector.failure if self._status == RunStatus.OK or self._left else None
+        if failure is None:
             return self._error
         return CellError(failure["ename"], failure["evalue"], failure["traceback"])
 

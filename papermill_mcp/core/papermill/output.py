@@ -24,8 +24,6 @@ from papermill.parameterize import parameterize_notebook
 from papermill.utils import find_first_tagged_cell_index
 
 from papermill_mcp.core.documents.document import NotebookDocument
-from papermill_mcp.core.kernels.outputs import is_clean_exit
-from papermill_mcp.core.kernels.request import RunStatus
 from papermill_mcp.core.papermill.code.languages import writer_for
 from papermill_mcp.core.papermill.metadata import PENDING, marker_cell
 from papermill_mcp.core.papermill.parameters import Parameter, inspect_parameters
@@ -237,9 +235,3 @@ class PapermillObserver:
         metadata = {key: value for key, value in self._node.metadata.items() if key in ("papermill", "language_info")}
         metadata["papermill"] = dict(metadata["papermill"])
         self._file.record_metadata(metadata)
-
-
-def exit_is_clean(cell: RunCell) -> bool:
-    """Whether a cell left by `sys.exit()` or `sys.exit(0)`, which papermill does not count as a failure."""
-    error = cell.execution.error if cell.execution else None
-    return cell.status == RunStatus.ERROR and error is not None and is_clean_exit(error.output())

@@ -95,15 +95,19 @@ class RunCell:
 
     @property
     def stops(self) -> bool:
-        """Whether it ended in a way that stops a run. An error that the code only showed does not, as in papermill."""
-        return self.failed and self.execution is not None and self.execution.raised
+        """Whether it ended in a way that stops a run: as in papermill, an exception or a clean exit of its own code.
+
+        An error that the code only showed stops no run.
+        """
+        allowed = self.allow_error and self.status in (RunStatus.OK, RunStatus.ERROR)
+        return self.execution is not None and self.execution.raised and not allowed
 
 
 class RunObserver(Protocol):
     """Observes each cell of a run. Called in the event loop; must not block."""
 
     def cell_started(self, cell: RunCell) -> None:
-        """The kernel gets the cell now."""
+        """The kernel gets the cell now, or the cell has ended without that."""
 
     def cell_progressed(self, cell: RunCell) -> None:
         """The cell has run for a while and put something out. Called now and then."""
@@ -137,6 +141,7 @@ class NotebookRun:
         done: how many of them are over; skipped ones count from the start.
         status: that of the run: `running` until its end.
         complete: whether every cell was run.
+        left_at: the cell that ended the run by a clean exit.
         problem: why the run ended where no cell tells it.
     """
 
@@ -160,6 +165,7 @@ class NotebookRun:
         self._timeout = timeout_seconds
         self.continues = continue_on_error
         self.complete = False
+        self.left_at: RunCell | None = None
         self.problem: ServerError | None = None
         self._changed = changed
         self._cancelled = False
@@ -272,9 +278,10 @@ class NotebookRun:
                 self.problem = error  # between two cells
                 self.status = RunStatus.DIED
                 return
-            if cell.stops and (cell.status != RunStatus.ERROR or not self.continues):
+            if cell.stops and not (self.continues and cell.status in (RunStatus.OK, RunStatus.ERROR)):
                 # With continue_on_error a raised exception is passed over. A dead or unresponsive kernel is not.
-                self.status = cell.status
+                self.status = RunStatus.ERROR if cell.status == RunStatus.OK and self.failed_cells else cell.status
+                self.left_at = cell if cell.status == RunStatus.OK else None
                 return
         self.complete = True
         self.status = RunStatus.ERROR if self.failed_cells else RunStatus.OK
@@ -288,15 +295,23 @@ class NotebookRun:
                 self._observer.cell_progressed(cell)
 
     async def _run_cell(self, kernel: Kernel, cell: RunCell) -> None:
+        started = False
+
+        def changed() -> None:
+            nonlocal started
+            if not started and cell.execution is not None and cell.execution.began is not None:
+                started = True
+                self._observer.cell_started(cell)
+            self._changed()
+
         cell.execution = kernel.submit(
             cell.source,
             timeout_seconds=self._timeout,
             stop_on_error=not (cell.allow_error or self.continues),
             owner=self._owner,
-            on_change=self._changed,
+            on_change=changed,
         )
         self.current = cell
-        self._observer.cell_started(cell)
         self._changed()
         settled = asyncio.create_task(cell.execution.settled.wait())
         try:
@@ -311,6 +326,8 @@ class NotebookRun:
             settled.cancel()
         self.current = None
         self.done += 1
+        if not started:
+            self._observer.cell_started(cell)
         self._observer.cell_finished(cell)
         self._recorded[cell.index] = cell.execution.collector.version
         self._changed()
@@ -351,8 +368,8 @@ class InPlaceObserver:
         self._record(cell)
 
     def _record(self, cell: RunCell) -> None:
-        if self._file is None or cell.execution is None:
-            return
+        if self._file is None or cell.execution is None or cell.execution.began is None:
+            return  # code that never began leaves the outputs of an earlier run
         self._file.record(
             cell.index,
             {

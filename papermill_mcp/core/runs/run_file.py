@@ -58,7 +58,7 @@ class RunFile:
         self._document = document
         self._max_bytes = max_bytes
         self._lock = lock
-        self._sources = [cell.source for cell in document.cells]
+        self._sources = [(cell.cell_type, cell.source) for cell in document.cells]
         self._saved = list(document.cells)  # as the file has them
         self._results: dict[int, dict[str, Any]] = {}  # all members set so far, by cell, to be put in again if need be
         self._pending: dict[int, dict[str, Any]] = {}
@@ -208,13 +208,14 @@ class RunFile:
             metadata, self._metadata_pending = self._metadata if self._metadata_pending else {}, False
         for index, members in pending.items():
             place = self._places.get(index)
-            if place is None or document.cells[place].source != self._sources[index]:
+            present = None if place is None else document.cells[place]
+            if place is None or present is None or (present.cell_type, present.source) != self._sources[index]:
                 self.unsaved.add(index)
                 continue
             self.unsaved.discard(index)
             if "metadata" in members:
-                present = document.cells[place].data.get("metadata")
-                members = members | {"metadata": (present if isinstance(present, dict) else {}) | members["metadata"]}
+                theirs = present.data.get("metadata")
+                members = members | {"metadata": (theirs if isinstance(theirs, dict) else {}) | members["metadata"]}
             document.update(place, members)
         if metadata:
             document.set_member("metadata", document.metadata | metadata)

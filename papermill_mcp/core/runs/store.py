@@ -106,6 +106,12 @@ class ExecutionStore:
         """Keep a record, replacing the one of the same execution. Returns at once."""
         self._enqueue("executions", record.execution_id, vars(record))
 
+    def flush(self) -> None:
+        """Write the collected records now. Blocks for two seconds at the most: call it in a thread."""
+        writing = self._submit() if self._used else None
+        if writing is not None:
+            wait([writing], timeout=_READ_WAITS)
+
     def put_timings(self, path: str, seconds: dict[str, float]) -> None:
         """Keep how long the cells of a notebook took, by a digest of their source. Returns at once."""
         if not seconds:
@@ -227,9 +233,7 @@ class ExecutionStore:
         return connection
 
     def _read(self, query: str, parameters: tuple[Any, ...]) -> list[tuple[Any, ...]]:
-        writing = self._submit() if self._used else None
-        if writing is not None:
-            wait([writing], timeout=_READ_WAITS)
+        self.flush()
         if not self._file.exists():
             return []
         try:

@@ -102,6 +102,11 @@ class BatchRow:
         return self._began is not None or (self.child is not None and self.child.begun)
 
     @property
+    def ran(self) -> bool:
+        """Whether the run is over and had begun."""
+        return self._seconds is not None
+
+    @property
     def seconds(self) -> float | None:
         """Seconds without the time in a queue; None before the run begins."""
         if self._seconds is not None or not self.begun:
@@ -245,7 +250,7 @@ class BatchRun(BaseRun):
                 execution_id = row.child.execution_id if row.child is not None else self.execution_id
                 row.take(outcome)
                 self._over.append(row)
-                if outcome.status != RunStatus.ABORTED:
+                if outcome.status != RunStatus.ABORTED or row.ran:
                     self._journal.ended(row.snapshot(execution_id))
                 self.changed()
 
@@ -263,12 +268,12 @@ class BatchRun(BaseRun):
     @property
     def _done(self) -> int:
         """Runs that are over and did begin, or need not."""
-        return sum(row.status != RunStatus.ABORTED for row in self._over)
+        return sum(row.status != RunStatus.ABORTED or row.ran for row in self._over)
 
     @property
     def _failed(self) -> int:
         """Runs that began and ended badly."""
-        return sum(row.status not in (RunStatus.OK, RunStatus.ABORTED) for row in self._over)
+        return sum(row.status != RunStatus.OK and (row.status != RunStatus.ABORTED or row.ran) for row in self._over)
 
     @property
     def _running(self) -> list[BatchRow]:

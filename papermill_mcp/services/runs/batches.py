@@ -27,7 +27,7 @@ from papermill_mcp.services.runs.journal import Journal
 from papermill_mcp.services.runs.papermill_run import Bench, PapermillPlan
 from papermill_mcp.services.runs.requests import BatchRequest, PapermillRequest
 from papermill_mcp.services.runs.starter import RunStarter
-from papermill_mcp.services.workspace import Workspace
+from papermill_mcp.services.workspace import Workspace, short_stem
 from papermill_mcp.utils.lazy import lazy
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ class BatchStarter:
         rows: list[BatchRow] = []
         by_output: dict[Path, int] = {}
         for number, (request, plan) in enumerate(plans):
-            default = f"{self._config.output_directory}/{plan.notebook.path.stem}-batch"
+            default = f"{self._config.output_directory}/{short_stem(plan.notebook.path)}-batch"
             output = self._workspace.directory(output_directory or default, create=True) / _output_name(plan)
             other = by_output.setdefault(output, number)
             if other != number:
@@ -185,7 +185,7 @@ def _output_name(plan: PapermillPlan) -> str:
     task = plan.task
     facts = [plan.notebook.display_path, plan.notebook.revision, task.parameters, task.kernel_name, task.language]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:_DIGEST_CHARS]
-    return f"{plan.notebook.path.stem}-{digest}.ipynb"
+    return f"{short_stem(plan.notebook.path)}-{digest}.ipynb"
 
 
 def _completed(document: NotebookDocument, values: Mapping[str, Any]) -> RunSummary | None:

@@ -16,25 +16,30 @@ if TYPE_CHECKING:
 
 
 class CellRun(BaseRun):
-    """One piece of code, queued in its kernel from the start.
-
-    Raises:
-        KernelNotFoundError, KernelDiedError, KernelUnresponsiveError: the kernel cannot run it.
-        LimitReachedError: the queue of the kernel is full.
-    """
+    """One piece of code. `start` queues it in its kernel."""
 
     def __init__(self, request: CodeRequest, kernel: Kernel, *, timeout_seconds: float | None) -> None:
         super().__init__(request.identity)
         self._operation = request.operation
         self._kernel = kernel
         self._queued_at = time.monotonic()
-        self._cell = kernel.submit(
+        self._cell = kernel.request(
             request.code,
             timeout_seconds=timeout_seconds,
             store_history=request.store_history,
             owner=self.execution_id,
             on_change=self.changed,
         )
+
+    def start(self) -> None:
+        """Queue the code.
+
+        Raises:
+            KernelNotFoundError, KernelDiedError, KernelUnresponsiveError: the kernel cannot run it.
+            LimitReachedError: the queue of the kernel is full.
+        """
+        self._kernel.enqueue(self._cell)
+        super().start()
 
     async def _work(self) -> RunStatus:
         await self._cell.settled.wait()

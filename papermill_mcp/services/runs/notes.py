@@ -43,6 +43,8 @@ def cell_notes(cell: CellExecution, name: str, *, kernel_stays: bool) -> list[st
 def run_notes(run: NotebookRun, *, kernel_stays: bool) -> list[str]:
     """Notes about the end of a run and of each of its cells."""
     notes = [] if run.problem is None else [str(run.problem)]
+    if run.left_at is not None:
+        notes.append(f"cell {run.left_at.index} left by sys.exit(); the run ended there")
     for cell in run.cells:
         if cell.execution is not None:
             notes += cell_notes(cell.execution, f"cell {cell.index}", kernel_stays=kernel_stays)

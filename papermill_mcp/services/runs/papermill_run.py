@@ -174,7 +174,7 @@ class PapermillRun(BaseRun):
     def _next_steps(self, recipe: PapermillRecipe, place: int) -> str:
         """The way to go on after a failure. The cell's index is another one in the output."""
         where = f"in the output the failed cell has index {place}"
-        if place != recipe.run.failed_cells[-1].index:
+        if place > recipe.run.failed_cells[-1].index:
             where += ", since cells were put before it"
         if not self._keeps_kernel:
             return f"{where}; its kernel is gone: with keep_kernel=true the cell can be fixed and the run resumed there"

@@ -10,14 +10,15 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from weakref import WeakValueDictionary
 
 from papermill_mcp.config import Config
+from papermill_mcp.core.kernels.request import RunStatus
 from papermill_mcp.core.runs.run import Run
 from papermill_mcp.core.runs.snapshot import END, Cursor, RunSnapshot
 from papermill_mcp.core.runs.store import ExecutionRecord, ExecutionStore
-from papermill_mcp.errors import ExecutionNotFoundError, InvalidArgumentError, listed
+from papermill_mcp.errors import ExecutionNotFoundError, InvalidArgumentError, ServerError, listed
 from papermill_mcp.services.outputs import OutputBudget
 from papermill_mcp.services.results import Progress
 from papermill_mcp.services.runs.journal import Journal
@@ -99,10 +100,10 @@ class RunRegistry:
             InvalidArgumentError: the key was used for another request.
         """
         if idempotency_key is None:
-            return await self._answer(self._add(await begin(), None), wait, progress)
+            return await self._answer(await self._add(await begin(), None), wait, progress)
         async with self._keys.setdefault(idempotency_key, asyncio.Lock()):  # the same request may come twice at once
             earlier = await self._with_key(idempotency_key, request)
-            entry = self._add(await begin(), idempotency_key) if earlier is None else None
+            entry = await self._add(await begin(), idempotency_key) if earlier is None else None
         if entry is not None:
             return await self._answer(entry, wait, progress)
         if isinstance(earlier, _Entry):
@@ -132,14 +133,21 @@ class RunRegistry:
             )
         return found
 
-    def _add(self, run: Run, key: str | None) -> _Entry:
+    async def _add(self, run: Run, key: str | None) -> _Entry:
         entry = self._entries[run.execution_id] = _Entry(run, key)
         over = [known for known, other in self._entries.items() if other.run.finished]
         for known in over[: max(0, len(over) - _REMEMBERED)]:
             del self._entries[known]
         self._record(entry)
         run.changed.connect(lambda: self._on_change(entry))
-        run.start()
+        if key is not None:  # known to a later server process before any code runs
+            await asyncio.to_thread(self._store.flush)
+        try:
+            run.start()
+        except ServerError:
+            del self._entries[run.execution_id]
+            self._store.put(replace(self._record_of(entry, None), status=RunStatus.ABORTED))
+            raise
         return entry
 
     def _on_change(self, entry: _Entry) -> None:
@@ -267,23 +275,25 @@ class RunRegistry:
         """Keep the state of a run for later server processes. Returns it."""
         entry.recorded_at, entry.record_due = time.monotonic(), False
         state = entry.run.snapshot(END)
-        self._store.put(
-            ExecutionRecord(
-                execution_id=state.execution_id,
-                kind=state.kind,
-                status=state.status,
-                path=str(state.file) if state.file else None,
-                output_path=str(state.output_file) if state.output_file else None,
-                kernel_name=state.kernel_name,
-                started_at=state.started_at.timestamp(),
-                duration=round(state.seconds, 3),
-                cells_total=state.total,
-                cells_done=state.done,
-                failed_cell=state.at,
-                server_pid=self._store.pid,
-                server_started=self._store.server_started,
-                idempotency_key=entry.key,
-                request_digest=entry.run.identity if entry.key else None,
-            )
-        )
+        self._store.put(self._record_of(entry, state))
         return state
+
+    def _record_of(self, entry: _Entry, state: RunSnapshot | None) -> ExecutionRecord:
+        state, key = state or entry.run.snapshot(END), entry.key if state is not None else None
+        return ExecutionRecord(
+            execution_id=state.execution_id,
+            kind=state.kind,
+            status=state.status,
+            path=str(state.file) if state.file else None,
+            output_path=str(state.output_file) if state.output_file else None,
+            kernel_name=state.kernel_name,
+            started_at=state.started_at.timestamp(),
+            duration=round(state.seconds, 3),
+            cells_total=state.total,
+            cells_done=state.done,
+            failed_cell=state.at,
+            server_pid=self._store.pid,
+            server_started=self._store.server_started,
+            idempotency_key=key,
+            request_digest=entry.run.identity if key else None,
+        )

@@ -25,7 +25,7 @@ from papermill_mcp.services.runs.requests import (
     PapermillRequest,
     RunRequest,
 )
-from papermill_mcp.services.workspace import Workspace
+from papermill_mcp.services.workspace import Workspace, short_stem
 from papermill_mcp.utils.lazy import imported, lazy
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ class RunStarter:
         if request.output_path is None:
             directory = self._workspace.directory(str(self._config.output_directory), create=True)
             stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-            stem = notebook.path.stem
+            stem = short_stem(notebook.path)
             output = directory / f"{stem}-{stamp}.ipynb"
             number = 1
             while output.exists() or output in self._bench.claims:
