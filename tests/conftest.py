@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import psutil
 import pytest
 import turns
-from helpers import LEGACY_VERSION, MARKER, RawServer, marked_processes, stdio_client_of, zombies
+from helpers import LEGACY_VERSION, MARKER, RawServer, gone_in_time, marked_processes, stdio_client_of, zombies
 from mcp import Client
 from mcp.client.client import ConnectMode
 
@@ -219,7 +219,7 @@ def process_check(
     yield lambda: marked_processes(marker)
 
     # Those that have just been told to end may take a moment.
-    psutil.wait_procs(marked_processes(marker), timeout=_GRACE)
+    gone_in_time([process.pid for process in marked_processes(marker)], _GRACE)
     left = marked_processes(marker)
     described = [f"{process.pid} {' '.join(process.cmdline())[:150]}" for process in left]
     for process in left:

@@ -174,10 +174,11 @@ def zombies() -> set[int]:
 
 async def wait_gone(pids: Iterable[int], *, seconds: float) -> list[int]:
     """Wait for processes to end, at most `seconds` for all. Returns those that live on."""
-    return await asyncio.to_thread(_wait_gone, list(pids), seconds)
+    return await asyncio.to_thread(gone_in_time, list(pids), seconds)
 
 
-def _wait_gone(pids: list[int], seconds: float) -> list[int]:
+def gone_in_time(pids: Iterable[int], seconds: float) -> list[int]:
+    """The same, and blocks meanwhile."""
     deadline = time.monotonic() + seconds
     living = []
     for pid in pids:

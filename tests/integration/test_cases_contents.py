@@ -277,8 +277,8 @@ async def test_a_huge_notebook_is_answered_in_pages_and_holds_nobody_up(
         await server.call("update_cell", path="small.ipynb", index=0, source="y")
         for tool, arguments in requests:
             # What holds the loop up does so each time. The machine may be busy with something else in one of them.
-            late = []
-            for _ in range(4):
+            late: list[float] = []
+            while not late or (min(late) >= 0.1 and len(late) < 4):
                 began = time.monotonic()
                 asking = asyncio.create_task(server.request("tools/call", {"name": tool, "arguments": arguments}))
                 late.append(await slowest_ping(server, asking))

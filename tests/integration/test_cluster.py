@@ -93,16 +93,18 @@ class Dask:
             await dask.ready()
             yield dask
         finally:
-            for process in (*dask.workers, dask.scheduler):
-                if process.returncode is None:
-                    process.terminate()  # a nanny takes its worker with it
-            for process in (*dask.workers, dask.scheduler):
-                try:
-                    async with asyncio.timeout(10):
+            # The scheduler ends last: a worker that loses it while it ends itself may wait for it without end.
+            for processes in (dask.workers, [dask.scheduler]):
+                for process in processes:
+                    if process.returncode is None:
+                        process.terminate()  # a nanny takes its worker with it
+                for process in processes:
+                    try:
+                        async with asyncio.timeout(10):
+                            await process.wait()
+                    except TimeoutError:
+                        process.kill()
                         await process.wait()
-                except TimeoutError:
-                    process.kill()
-                    await process.wait()
 
     async def start(self, code: str, *flags: str) -> asyncio.subprocess.Process:
         with (self._directory / "dask.log").open("ab") as log:

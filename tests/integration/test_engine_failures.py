@@ -125,7 +125,7 @@ async def test_the_engine_that_cannot_be_warmed_up_does_not_hold_the_service_up(
     monkeypatch.setattr(ledger, "reap", failing)
     monkeypatch.setattr(kernel_service_module, "_WARM_UP_DELAY", 0.0)
     async with KernelService(config(), Workspace([workspace]), state_directory) as service:
-        done, _ = await asyncio.wait(service._tasks, timeout=10)
+        done, _ = await asyncio.wait(service._tasks, timeout=10, return_when=asyncio.FIRST_COMPLETED)
         assert [task.exception() for task in done] == [None]
 
 

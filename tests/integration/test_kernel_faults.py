@@ -163,12 +163,16 @@ async def test_a_kernel_that_can_no_longer_broadcast_is_told_from_a_busy_one(cli
 @pytest.mark.timeout(300)
 async def test_a_cell_that_is_silent_for_long_is_not_taken_for_a_mute_one(client: Connect) -> None:
     async with client() as c:
-        kernel_id = (await call(c, "start_kernel"))["kernel_id"]
-        for code in ("import time; time.sleep(26); print('slept')", "pow(3, 10**7 * 3) and print('slept')"):
+
+        async def one(code: str) -> None:
+            kernel_id = (await call(c, "start_kernel"))["kernel_id"]
             arguments = {"kernel_id": kernel_id, "code": code, "timeout": 0, "wait": 130}
             facts = await call(c, "execute_cell", **arguments, seconds=140)
             assert facts["status"] == "ok"
             assert stdout_of(facts) == "slept\n"
+
+        codes = ("import time; time.sleep(26); print('slept')", "pow(3, 10**7 * 3) and print('slept')")
+        await asyncio.gather(*map(one, codes))
 
 
 # Idle kernels

@@ -470,16 +470,22 @@ async def test_the_second_run_of_a_notebook_estimates_the_time_left(client: Conn
 
 async def test_a_cell_that_was_seen_while_it_ran_is_shown_with_its_rest_only(client: Connect, workspace: Path) -> None:
     """The cursor holds over the end of the cell; the revision is that of the file in between."""
-    code = "import time\nfor n in range(12):\n    print('tick', n, flush=True)\n    time.sleep(0.25)"
+    code = (
+        "import pathlib, time\nfor n in range(12):\n    print('tick', n, flush=True)\n"
+        "    while n == 5 and not pathlib.Path('go').exists(): time.sleep(0.01)"
+    )
     path = write_notebook(workspace / "a.ipynb", [code, "print('next')"])
     async with client() as c:
-        begun = await call(c, "execute_notebook", path="a.ipynb", wait=1.5)
-        seen = begun["results"][0]["outputs"][0]["text"]
-        assert begun["status"] == "running"
+        begun = await call(c, "execute_notebook", path="a.ipynb", wait=0)
+        execution = {"execution_id": begun["execution_id"]}
+        async with asyncio.timeout(20):
+            while "tick 5" not in str((part := await call(c, "get_execution", **execution)).get("results")):
+                await asyncio.sleep(0.02)
+        seen = part["results"][0]["outputs"][0]["text"]
+        assert part["status"] == "running"
         assert "tick 0" in seen
-        rest = await call(
-            c, "get_execution", execution_id=begun["execution_id"], since=begun["cursor"], wait=20, seconds=30
-        )
+        (workspace / "go").touch()
+        rest = await call(c, "get_execution", **execution, since=part["cursor"], wait=20, seconds=30)
         reported = rest["results"][0]["outputs"][0]["text"]
         assert (seen + "\n" + reported).split() == " ".join(f"tick {n}" for n in range(12)).split()
         assert [row["index"] for row in rest["results"]] == [0, 1]
@@ -524,8 +530,12 @@ async def test_executions_of_an_earlier_server_are_listed_and_a_cut_off_one_is_m
     write_notebook(workspace / "a.ipynb", ["print('first')", "import time; time.sleep(60)"])
     async with stdio_client_of(workspace, state_directory) as c:
         ok = await call(c, "execute_notebook", path="a.ipynb", cells="0")
-        cut = await call(c, "execute_notebook_papermill", input_path="a.ipynb", output_path="out.ipynb", wait=3)
-        assert cut["status"] == "running"
+        cut = await call(c, "execute_notebook_papermill", input_path="a.ipynb", output_path="out.ipynb", wait=0)
+        output = workspace / "out.ipynb"
+        await until(lambda: output.exists() and "first\\n" in output.read_text(), seconds=20, what="the first cell")
+        async with asyncio.timeout(20):  # until its record says where it is
+            while (await call(c, "list_executions"))["executions"][0].get("at_cell") != 1:
+                await asyncio.sleep(0.05)
         server = server_process()
         os.kill(server.pid, signal.SIGKILL)
         assert await wait_gone([server.pid], seconds=5) == []

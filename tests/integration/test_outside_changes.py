@@ -53,8 +53,14 @@ def _replace_failing(notebook: Json) -> None:
 _EDITS = [_insert_note, _append_note, _edit_failing, _edit_later, _replace_failing]
 
 
-@pytest.mark.parametrize("edit", _EDITS)
-@pytest.mark.parametrize("end", _ENDS)
+@pytest.mark.parametrize(
+    ("end", "edit"),
+    [
+        pytest.param(end, edit, marks=[pytest.mark.slow] if end == "timeout" and edit is not _insert_note else [])
+        for end in _ENDS
+        for edit in _EDITS
+    ],
+)
 async def test_a_change_of_an_output_stays_however_the_run_ends(
     end: str, edit: Callable[[Json], None], client: Connect, workspace: Path
 ) -> None:
