@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import uuid
@@ -43,6 +44,8 @@ RECORDER = pytest.StashKey[Recorder]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell starts background commands with SIGINT ignored. Kernels would inherit that; those of a real server do not.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     config.stash[RECORDER] = Recorder()
     config.pluginmanager.register(config.stash[RECORDER])
     config.pluginmanager.register(turns.plugin(config))
