@@ -43,6 +43,7 @@ from papermill_mcp.server.json_rpc import (
     read_line,
 )
 from papermill_mcp.server.sdk import cancelled_request, coerce_request_id
+from papermill_mcp.utils.file_utils import write_all
 from papermill_mcp.utils.memory import collector_paused
 
 logger = logging.getLogger(__name__)
@@ -238,7 +239,7 @@ class ProtocolGuard:
             if len(data) <= select.PIPE_BUF and self._writable.poll(0):
                 data = data[os.write(self._sink, data) :]
             if data:
-                await anyio.to_thread.run_sync(_write_all, self._sink, data, abandon_on_cancel=True, limiter=thread)
+                await anyio.to_thread.run_sync(write_all, self._sink, data, abandon_on_cancel=True, limiter=thread)
         except OSError as error:
             if not self._ending or error.errno != errno.EPIPE:
                 logger.info("the client does not read any more: %s", error)
@@ -273,14 +274,3 @@ def _members(message: JSONRPCMessage) -> Json:
     if isinstance(message, JSONRPCError):
         members["error"] = message.error.model_dump(exclude_unset=True)
     return members
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    rest = memoryview(data)
-    while rest:
-        try:
-            rest = rest[os.write(descriptor, rest) :]
-        except BlockingIOError:
-            waiting = select.poll()
-            waiting.register(descriptor, select.POLLOUT)
-            waiting.poll()

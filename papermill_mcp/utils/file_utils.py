@@ -19,6 +19,7 @@ import math
 import os
 import re
 import secrets
+import select
 import stat
 import threading
 import time
@@ -223,6 +224,18 @@ def make_directory(path: Path, *, display_path: str) -> None:
 def open_special(path: str, flags: int) -> int:
     """Open something that is no file of a user: a device, or the file of another descriptor. Returns a descriptor."""
     return os.open(path, flags)
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write all bytes to a pipe or socket. Waits for room, also if the descriptor does not block."""
+    rest = memoryview(data)
+    while rest:
+        try:
+            rest = rest[os.write(descriptor, rest) :]
+        except BlockingIOError:
+            waiting = select.poll()
+            waiting.register(descriptor, select.POLLOUT)
+            waiting.poll()
 
 
 def create_private_file(path: Path, data: bytes) -> None:

@@ -13,13 +13,12 @@ import faulthandler
 import functools
 import logging
 import os
-import select
 import sys
 import threading
 from collections import deque
 from collections.abc import Callable
 
-from papermill_mcp.utils.file_utils import open_special
+from papermill_mcp.utils.file_utils import open_special, write_all
 
 if sys.platform != "win32":
     import fcntl
@@ -102,7 +101,7 @@ class StderrRelay:
                     break
                 data = self._chunks.popleft()
             try:
-                _write_all(self._sink, data)
+                write_all(self._sink, data)
             except OSError:
                 pass  # there is no reader any more, so nothing is lost
             with self._changed:
@@ -163,14 +162,3 @@ def _keep_last_words(sink: int) -> None:
         faulthandler.enable(file=open_special(f"/proc/self/fd/{sink}", flags))
     except OSError:
         pass  # a socket, or a system without /proc: its last words are lost
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    rest = memoryview(data)
-    while rest:
-        try:
-            rest = rest[os.write(descriptor, rest) :]
-        except BlockingIOError:
-            waiting = select.poll()
-            waiting.register(descriptor, select.POLLOUT)
-            waiting.poll()
