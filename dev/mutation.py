@@ -40,12 +40,12 @@ _PACKAGE = "papermill_mcp"
 
 #: Modules, and what pytest is told to run for each: of tests/unit, the quickest first.
 TARGETS: dict[str, list[str]] = {
-    "services/workspace.py": ["test_workspace.py", "test_workspace_model.py"],
-    "utils/file_utils.py": ["test_file_utils.py"],
-    "utils/text_utils.py": ["test_text_utils.py", "-k", "not linear"],
-    "services/outputs.py": ["test_output_view.py"],
-    "server/json_rpc.py": ["test_guard.py"],
-    "server/transport.py": ["test_guard.py"],
+    "services/workspace.py": ["files/test_workspace.py", "files/test_workspace_model.py"],
+    "utils/file_utils.py": ["files/test_file_utils.py"],
+    "utils/text_utils.py": ["outputs/test_text_utils.py", "-k", "not linear"],
+    "services/outputs.py": ["outputs/test_output_view.py"],
+    "server/json_rpc.py": ["server/test_guard.py"],
+    "server/transport.py": ["server/test_guard.py"],
 }
 
 _OPPOSITE: dict[type[ast.AST], type[ast.AST]] = {

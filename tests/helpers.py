@@ -28,6 +28,9 @@ from mcp_types import (
     TextContent,
 )
 
+TESTS = Path(__file__).parent
+REPOSITORY = TESTS.parent
+
 #: Every process that a test starts inherits this variable, and is found by its value.
 MARKER = "PAPERMILL_MCP_TEST"
 
@@ -35,6 +38,14 @@ LEGACY_VERSION = "2025-11-25"
 MODERN_VERSION = "2026-07-28"
 
 Json = dict[str, Any]
+
+#: Code points that have no shape of their own (Default_Ignorable_Code_Point in DerivedCoreProperties of Unicode), from
+#: and to, but for variation selectors, which stay where they have something to choose from.
+IGNORABLE = [
+    *((0xAD, 0xAD), (0x34F, 0x34F), (0x61C, 0x61C), (0x115F, 0x1160), (0x17B4, 0x17B5), (0x180B, 0x180F)),
+    *((0x200B, 0x200F), (0x202A, 0x202E), (0x2060, 0x206F), (0x3164, 0x3164), (0xFEFF, 0xFEFF), (0xFFA0, 0xFFA0)),
+    *((0xFFF0, 0xFFF8), (0x1BCA0, 0x1BCA3), (0x1D173, 0x1D17A), (0xE0000, 0xE00FF), (0xE01F0, 0xE0FFF)),
+]
 
 
 # Replies

@@ -21,6 +21,7 @@ import psutil
 import pytest
 from conftest import Connect, StartRaw
 from helpers import (
+    TESTS,
     Json,
     Lab,
     RawServer,
@@ -40,7 +41,7 @@ pytest.importorskip("jupyterlab")
 
 pytestmark = pytest.mark.kernel
 
-_FAKE = Path(__file__).parents[1] / "fake_jupyter_server.py"
+_FAKE = TESTS / "fake_jupyter_server.py"
 
 
 _RUN_IN = """

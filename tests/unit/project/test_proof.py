@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from conftest import RECORDER
+from helpers import TESTS
 
 from dev.proof import Contract, Promise, Proof, Rule
-
-TESTS = Path(__file__).parents[1]
 
 
 def test_every_case_is_under_a_rule_and_every_reason_belongs_to_a_case() -> None:

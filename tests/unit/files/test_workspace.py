@@ -8,9 +8,9 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from helpers import IGNORABLE
 from hypothesis import given
 from hypothesis import strategies as st
-from test_text_utils import IGNORABLE
 
 from dev.fuzz import examples
 from papermill_mcp.errors import NotFoundError, PathNotAllowedError, PermissionDeniedError, ServerError

@@ -10,7 +10,10 @@ from typing import Any
 
 import pytest
 from conftest import Connect, MakeConfig, StartRaw
-from helpers import refused
+from helpers import (
+    REPOSITORY,
+    refused,
+)
 from mcp_types import Tool
 
 from papermill_mcp.config import Config
@@ -18,8 +21,7 @@ from papermill_mcp.errors import ErrorCode
 from papermill_mcp.server.app import build_server
 from papermill_mcp.server.sdk import registered_tools
 
-_REPOSITORY = Path(__file__).parents[2]
-_SNAPSHOTS = _REPOSITORY / "tests" / "snapshots"
+_SNAPSHOTS = REPOSITORY / "tests" / "snapshots"
 _MAX_TOKENS = 8000
 
 #: Tools that may return images, and so declare no output schema.
@@ -211,14 +213,14 @@ def test_a_tool_declares_an_output_schema_unless_it_may_return_images(tool: Tool
 
 @each_tool
 def test_a_tool_is_in_the_readme_and_has_a_section_in_its_reference(tool: Tool) -> None:
-    assert f"`{tool.name}`" in (_REPOSITORY / "README.md").read_text(encoding="utf-8")
-    assert f"\n### {tool.name}\n" in (_REPOSITORY / "docs" / "tools.md").read_text(encoding="utf-8")
+    assert f"`{tool.name}`" in (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    assert f"\n### {tool.name}\n" in (REPOSITORY / "docs" / "tools.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.case("J23")
 @each_tool
 def test_the_schemas_of_a_tool_change_only_on_purpose(tool: Tool, request: pytest.FixtureRequest) -> None:
-    """After a change that is meant: pytest --update-snapshots tests/unit/test_tools_contract.py."""
+    """After a change that is meant: pytest --update-snapshots tests/unit/tools/test_tools_contract.py."""
     now = json.dumps(tool.model_dump(by_alias=True, exclude_none=True), indent=1, sort_keys=True) + "\n"
     file = _SNAPSHOTS / f"{tool.name}.json"
     if request.config.getoption("--update-snapshots"):

@@ -10,7 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import server_environment
+from helpers import (
+    REPOSITORY,
+    server_environment,
+)
 from platformdirs import user_config_path
 from pydantic import ValidationError
 
@@ -18,8 +21,6 @@ from papermill_mcp import __version__
 from papermill_mcp.config import PROGRAM, Config, ConfigError, build_parser, load_config
 from papermill_mcp.main import main
 from papermill_mcp.server.app import state_directory
-
-_REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -474,7 +475,7 @@ def test_settings_that_cannot_be_used_end_the_start_with_code_2(
 
 
 def test_the_example_of_a_settings_file_has_every_setting_at_its_default() -> None:
-    file = _REPOSITORY / "config.json"
+    file = REPOSITORY / "config.json"
     keys = {key for key in json.loads(file.read_text()) if not key.startswith("//")}
 
     assert keys == Config.model_fields.keys()

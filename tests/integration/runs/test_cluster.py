@@ -21,7 +21,19 @@ import psutil
 import pytest
 from conftest import AddKernelspec, Connect
 from distributed import Client
-from helpers import Json, call, cell, joined, read_json, refused, stdout_in, until, wait_gone, write_notebook
+from helpers import (
+    REPOSITORY,
+    Json,
+    call,
+    cell,
+    joined,
+    read_json,
+    refused,
+    stdout_in,
+    until,
+    wait_gone,
+    write_notebook,
+)
 
 from papermill_mcp import __version__
 from papermill_mcp.core.cluster.client import Cluster, ClusterTask
@@ -62,7 +74,7 @@ class Dask:
         self.workspace = workspace
         self._env = os.environ | {
             "DASK_TEMPORARY_DIRECTORY": str(directory),
-            "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]),
+            "PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")]),
             **settings,
         }
         self.address = ""

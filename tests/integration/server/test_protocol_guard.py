@@ -21,6 +21,7 @@ from conftest import StartRaw
 from helpers import (
     LEGACY_VERSION,
     MODERN_VERSION,
+    TESTS,
     Json,
     RawServer,
     envelope_of,
@@ -33,7 +34,7 @@ from helpers import (
 from papermill_mcp.server.json_rpc import MAX_LINE_BYTES, read_line
 from papermill_mcp.server.transport import MAX_IN_FLIGHT, TOO_MANY_REQUESTS
 
-FAILING = Path(__file__).parent.parent / "failing_server.py"
+FAILING = TESTS / "failing_server.py"
 SECRET = "CANARY-4711"
 
 each_era = pytest.mark.parametrize("era", [LEGACY_VERSION, MODERN_VERSION])

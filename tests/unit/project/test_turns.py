@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
-
-TESTS = Path(__file__).parents[1]
+from helpers import TESTS
 
 _SUITE = """
 import pathlib

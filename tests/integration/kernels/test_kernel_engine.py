@@ -17,7 +17,11 @@ from typing import Any
 import pytest
 import zmq
 from conftest import AddKernelspec
-from helpers import until, wait_gone
+from helpers import (
+    TESTS,
+    until,
+    wait_gone,
+)
 
 from papermill_mcp.core.jupyter_manager import JupyterManager
 from papermill_mcp.core.kernels import interrupts
@@ -35,7 +39,7 @@ from papermill_mcp.utils.text_utils import clean_text
 
 pytestmark = pytest.mark.kernel
 
-_FAKE = Path(__file__).parents[1] / "fake_kernel.py"
+_FAKE = TESTS / "fake_kernel.py"
 
 #: Says that it runs, then would run for an hour.
 _LONG = "print('running', flush=True)\nimport time; time.sleep(3600)"

@@ -13,18 +13,18 @@ from typing import Any
 
 import pytest
 import yaml
+from helpers import REPOSITORY
 
-_REPOSITORY = Path(__file__).parents[2]
-_PROJECT: dict[str, Any] = tomllib.loads((_REPOSITORY / "pyproject.toml").read_text())
+_PROJECT: dict[str, Any] = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
 
 
 def test_the_files_agree_about_the_versions_of_python() -> None:
     classifiers = " ".join(_PROJECT["project"]["classifiers"])
     supported = re.findall(r"Python :: (3\.\d+)", classifiers)
-    workflow = yaml.safe_load((_REPOSITORY / ".github/workflows/ci.yml").read_text())
+    workflow = yaml.safe_load((REPOSITORY / ".github/workflows/ci.yml").read_text())
     matrix = workflow["jobs"]["suite"]["strategy"]["matrix"]
     unproved = {entry["python"] for entry in matrix["include"] if entry["unproved"]}
-    readme = (_REPOSITORY / "README.md").read_text()
+    readme = (REPOSITORY / "README.md").read_text()
 
     assert _PROJECT["project"]["requires-python"] == f">={supported[0]}"
     assert matrix["python"] == supported
@@ -35,7 +35,7 @@ def test_the_files_agree_about_the_versions_of_python() -> None:
 
 
 def test_the_hooks_name_no_environment() -> None:
-    hooks = yaml.safe_load((_REPOSITORY / ".pre-commit-config.yaml").read_text())
+    hooks = yaml.safe_load((REPOSITORY / ".pre-commit-config.yaml").read_text())
 
     for repository in hooks["repos"]:
         assert repository["repo"] == "local" or re.fullmatch(r"v\d+\.\d+\.\d+", repository["rev"])
@@ -47,11 +47,11 @@ def test_the_hooks_name_no_environment() -> None:
 def test_coverage_also_measures_the_servers_that_tests_start(tmp_path: Path) -> None:
     """The test that is run here starts a server as a process, and serves nowhere else."""
     report = tmp_path / "coverage.json"
-    test = "tests/integration/test_stdio.py::test_a_session_of_a_client[legacy]"
+    test = "tests/integration/server/test_stdio.py::test_a_session_of_a_client[legacy]"
 
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", test, "--cov=papermill_mcp", f"--cov-report=json:{report}"],
-        cwd=_REPOSITORY,
+        cwd=REPOSITORY,
         env=os.environ | {"COVERAGE_FILE": str(tmp_path / "data")},
         capture_output=True,
         text=True,
