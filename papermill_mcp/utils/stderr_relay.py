@@ -32,6 +32,8 @@ MAX_WAITING = 1024 * 1024
 CLOSE_SECONDS = 0.2
 
 _READ_BYTES = 65_536
+#: Seconds in which lines gather before they are read: a read for each line makes a short call slower by a tenth.
+_GATHER_SECONDS = 0.02
 #: The size of our own pipe, where it can be chosen. C code may write while it holds the GIL, and must not wait then.
 _PIPE_BYTES = 1024 * 1024
 
@@ -52,6 +54,7 @@ class StderrRelay:
         self._waiting = 0
         self._dropped = 0
         self._ended = False
+        self._hurry = threading.Event()
         self._done = threading.Event()
 
     def start(self) -> None:
@@ -61,6 +64,7 @@ class StderrRelay:
 
     def wait(self, seconds: float) -> bool:
         """Wait until the source has ended and everything is written, at most so long. Returns whether it is."""
+        self._hurry.set()
         return self._done.wait(seconds)
 
     def _read(self) -> None:
@@ -77,6 +81,8 @@ class StderrRelay:
             self._take(lines + newline)
             if not data:
                 break
+            if len(data) < _READ_BYTES:
+                self._hurry.wait(_GATHER_SECONDS)
         with self._changed:
             self._ended = True
             self._changed.notify_all()
