@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
+from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from weakref import WeakValueDictionary
@@ -70,7 +70,8 @@ class RunRegistry:
         self._workspace = workspace
         self._store = store
         self._journal = journal
-        self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        self._entries: dict[str, _Entry] = {}
+        self._ended: deque[str] = deque()
         self._background = Background()
         self._keys: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -135,9 +136,6 @@ class RunRegistry:
 
     async def _add(self, run: Run, key: str | None) -> _Entry:
         entry = self._entries[run.execution_id] = _Entry(run, key)
-        over = [known for known, other in self._entries.items() if other.run.finished]
-        for known in over[: max(0, len(over) - _REMEMBERED)]:
-            del self._entries[known]
         self._record(entry)
         run.changed.connect(lambda: self._on_change(entry))
         if key is not None:  # known to a later server process before any code runs
@@ -155,6 +153,9 @@ class RunRegistry:
             if not entry.ended:  # output may still come late, and change the run once more
                 entry.ended = True
                 self._journal.ended(self._record(entry))
+                self._ended.append(entry.run.execution_id)
+                while len(self._ended) > _REMEMBERED:
+                    self._entries.pop(self._ended.popleft(), None)
         elif not entry.record_due:
             entry.record_due = True
             wait = max(0.0, entry.recorded_at + _RECORD_INTERVAL - time.monotonic())
