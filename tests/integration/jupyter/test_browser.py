@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,16 @@ import pytest
 from conftest import Connect
 from helpers import Lab, call, cell, text_of, write_notebook
 
-pytest.importorskip("jupyterlab")
-pytest.importorskip("matplotlib")
-async_api: Any = pytest.importorskip("playwright.async_api")
-
 _CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 pytestmark = [
     pytest.mark.kernel,
     pytest.mark.slow,
     pytest.mark.skipif(_CHROMIUM is None, reason="there is no Chromium"),
+    *(
+        pytest.mark.skipif(find_spec(name) is None, reason=f"there is no {name}")
+        for name in ("jupyterlab", "matplotlib", "playwright")
+    ),
 ]
 
 _FLAGS = [
@@ -57,6 +58,8 @@ def artifacts(tmp_path: Path) -> Path:
 @asynccontextmanager
 async def browser_page() -> AsyncIterator[Any]:
     """A page in a headless Chromium."""
+    from playwright import async_api  # it takes more than a second, which most runs of the tests need not spend
+
     async with async_api.async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=_CHROMIUM, args=_FLAGS)
         try:

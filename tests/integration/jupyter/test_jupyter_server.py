@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,10 @@ from helpers import (
     write_notebook,
 )
 
-pytest.importorskip("jupyterlab")
-
-pytestmark = pytest.mark.kernel
+pytestmark = [
+    pytest.mark.kernel,
+    pytest.mark.skipif(find_spec("jupyterlab") is None, reason="there is no jupyterlab"),
+]
 
 _FAKE = TESTS / "fake_jupyter_server.py"
 

@@ -16,8 +16,10 @@ import psutil
 import pytest
 from conftest import Connect, ConnectStdio, StartRaw
 from helpers import (
+    Json,
     call,
     cell,
+    digest,
     facts_of,
     read_json,
     refused,
@@ -85,13 +87,20 @@ async def test_four_kernels_that_sleep_a_second_finish_together(client: Connect)
 
 
 @pytest.mark.case("L03")
-async def test_no_more_kernels_than_the_limit_and_the_message_names_those_there_are(client: Connect) -> None:
+async def test_no_more_kernels_than_the_limit_and_the_message_names_those_there_are(
+    client: Connect, workspace: Path
+) -> None:
+    write_notebook(workspace / "a.ipynb", ["1"])
     async with client(max_kernels=2) as c:
         first, second = await start(c), await start(c)
-        message = await refused(c, "start_kernel")
-        assert message.startswith("LIMIT_REACHED")
-        assert first in message
-        assert second in message
+        for message in (
+            await refused(c, "start_kernel"),
+            await refused(c, "execute_notebook_papermill", input_path="a.ipynb", output_path="out.ipynb"),
+        ):
+            assert message.startswith("LIMIT_REACHED")
+            assert first in message
+            assert second in message
+        assert [path.name for path in workspace.iterdir()] == ["a.ipynb"]
         await call(c, "stop_kernel", kernel_id=first)
         await start(c)
 
@@ -197,12 +206,22 @@ async def test_an_interrupt_of_an_idle_kernel_says_idle(client: Connect) -> None
 
 
 @pytest.mark.case("K04")
-async def test_a_kernel_that_ignores_interrupts_is_told_as_such_and_a_restart_helps(client: Connect) -> None:
+@pytest.mark.parametrize(
+    "code",
+    [
+        # ipykernel installs its handler anew for each cell, so the cell itself must ignore the signal.
+        "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True: pass",
+        pytest.param(
+            "import time\nwhile True:\n    try: time.sleep(3600)\n    except BaseException: pass",
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=["ignored", "swallowed"],
+)
+async def test_a_kernel_that_ignores_interrupts_is_told_as_such_and_a_restart_helps(code: str, client: Connect) -> None:
     """Within 6 s the caller knows, and within 3 s more the kernel is new."""
     async with client() as c:
         kernel = await start(c)
-        # ipykernel installs its handler anew for each cell, so the cell itself must ignore the signal.
-        code = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True: pass"
         execution = await running(c, kernel, code)
         began = time.monotonic()
         reported = await call(c, "interrupt_kernel", kernel_id=kernel)
@@ -240,7 +259,11 @@ async def test_a_restart_aborts_what_runs_and_what_waits_and_forgets_variables(c
 
 
 @pytest.mark.case("K01")
-async def test_a_dead_kernel_tells_how_it_ended_and_can_be_restarted_under_its_id(client: Connect) -> None:
+async def test_a_dead_kernel_tells_how_it_ended_and_can_be_restarted_under_its_id(
+    client: Connect, workspace: Path
+) -> None:
+    path = write_notebook(workspace / "a.ipynb", ["1"])
+    before = digest(path)
     async with client() as c:
         kernel = await start(c)
         died = await run(
@@ -251,9 +274,15 @@ async def test_a_dead_kernel_tells_how_it_ended_and_can_be_restarted_under_its_i
         assert stdout_of(died) == "last\n"
         status = await call(c, "get_kernel_status", kernel_id=kernel)
         assert (status["state"], status["exit_code"]) == ("dead", -9)
-        message = await refused(c, "execute_cell", kernel_id=kernel, code="1")
-        assert message.startswith("KERNEL_DIED")
-        assert "restart_kernel" in message
+        for message in (
+            await refused(c, "execute_cell", kernel_id=kernel, code="1"),
+            await refused(c, "execute_notebook", path="a.ipynb", kernel_id=kernel),
+        ):
+            assert message.startswith("KERNEL_DIED")
+            assert "signal 9" in message
+            assert "restart_kernel" in message
+        assert digest(path) == before
+        assert "· dead ·" in text_of(await c.call_tool("list_kernels", {}))
         await call(c, "restart_kernel", kernel_id=kernel)
         assert stdout_of(await run(c, kernel, "print('back')")) == "back\n"
 
@@ -400,21 +429,6 @@ async def test_a_spare_kernel_is_used_in_the_right_directory_and_replaced(
         await until(lambda: bool(kernels() - before), seconds=10, what="another spare kernel was started")
 
 
-@pytest.mark.case("K17")
-async def test_an_idle_kernel_is_stopped_and_its_next_use_says_so(client: Connect) -> None:
-    async with client(kernel_idle_timeout=0.3, cleanup_interval=0.1) as c:
-        kernel = await start(c)
-        busy = await start(c)
-        await running(c, busy, "import time; time.sleep(60)")
-        async with asyncio.timeout(10):
-            while kernel in {k["kernel_id"] for k in (await call(c, "list_kernels"))["active"]}:
-                await asyncio.sleep(0.05)
-        message = await refused(c, "execute_cell", kernel_id=kernel, code="1")
-        assert message.startswith("KERNEL_NOT_FOUND")
-        assert "idleness" in message
-        assert (await call(c, "get_kernel_status", kernel_id=busy))["state"] == "busy"
-
-
 async def test_a_notebook_whose_kernel_was_stopped_gets_a_new_one_and_is_told(client: Connect, workspace: Path) -> None:
     write_notebook(workspace / "a.ipynb", ["x = 1", "print(x)"])
     async with client() as c:
@@ -446,17 +460,22 @@ async def test_one_cell_of_a_notebook_is_run_and_saved(client: Connect, workspac
 @pytest.mark.case("K15")
 async def test_a_run_is_taken_up_again_from_the_cell_that_failed(client: Connect, workspace: Path) -> None:
     """The cells before it are not run again: their variables are still there."""
-    path = write_notebook(workspace / "a.ipynb", ["open('ran', 'a').write('x')\nn = 2", "n / zero", "print(n)"])
+    sources: list[Json | str] = ["open('ran', 'a').write('x')\nn = 2", "n / zero", cell("# T", "markdown"), "print(n)"]
+    path = write_notebook(workspace / "a.ipynb", sources)
+    before = read_json(path)["cells"]
     async with client() as c:
         failed = await call(c, "execute_notebook", path="a.ipynb")
         assert failed["status"] == "error"
         assert failed["failed_cell"]["index"] == 1
         assert failed["cells_done"] == 2
+        saved = read_json(path)["cells"]
+        assert saved[1]["outputs"][0]["ename"] == "NameError"
+        assert saved[2:] == before[2:]
         await run(c, failed["kernel_id"], "zero = 1")
         again = await call(c, "execute_notebook", path="a.ipynb", cells="1-")
         assert again["status"] == "ok"
         assert (workspace / "ran").read_text() == "x"
-        assert stdout_in(read_json(path)["cells"][2]) == "2\n"
+        assert stdout_in(read_json(path)["cells"][3]) == "2\n"
 
 
 @pytest.mark.slow
@@ -650,6 +669,65 @@ async def test_a_language_without_translator_is_refused_before_anything_runs(
         assert "cannot write parameters in 'typescript'" in message
         assert "Nothing was run." in message
         assert not (workspace / "outputs").exists() or not list((workspace / "outputs").iterdir())
+
+
+# Code
+
+
+async def test_code_that_raises_is_a_result_and_no_error_of_the_tool(client: Connect, workspace: Path) -> None:
+    async with client() as c:
+        kernel_id = (await call(c, "start_kernel"))["kernel_id"]
+        for code, name in (
+            ("1/0", "ZeroDivisionError"),
+            ("def f(:", "SyntaxError"),
+            ("raise SystemExit(3)", "SystemExit"),
+            ("raise KeyboardInterrupt", "KeyboardInterrupt"),
+            ("raise MemoryError", "MemoryError"),
+            ("def f(): f()\nf()", "RecursionError"),
+            ("input()", "StdinNotImplementedError"),
+            ("raise type('E' * 10_000, (Exception,), {})('v' * 100_000)", "E" * 100),
+        ):
+            result = await c.call_tool("execute_cell", {"kernel_id": kernel_id, "code": code})
+            facts = facts_of(result)
+            assert facts["status"] == "error", code
+            assert facts["error"]["ename"].startswith(name)
+            assert name in text_of(result)
+            assert len(text_of(result)) < 20_000
+        facts = await call(c, "execute_cell", kernel_id=kernel_id, code="print('fine')")
+        assert stdout_of(facts) == "fine\n"
+
+
+@pytest.mark.case("K03")
+async def test_code_that_runs_over_its_time_is_told_with_its_output(client: Connect) -> None:
+    async with client(execution_timeout=0.5) as c:
+        kernel_id = (await call(c, "start_kernel"))["kernel_id"]
+        for given in ({}, {"timeout": 0.3}):
+            began = time.monotonic()
+            facts = await call(
+                c,
+                "execute_cell",
+                kernel_id=kernel_id,
+                code="print('so far', flush=True)\nwhile True: pass",
+                **given,
+            )
+            assert time.monotonic() - began < 2.5
+            assert facts["status"] == "timeout"
+            assert stdout_of(facts) == "so far\n"
+        assert stdout_of(await call(c, "execute_cell", kernel_id=kernel_id, code="print(1)")) == "1\n"
+
+
+async def test_output_without_end_is_cut_with_exact_counts_and_the_kernel_goes_on(client: Connect) -> None:
+    async with client(max_output_chars=1000) as c:
+        kernel_id = (await call(c, "start_kernel"))["kernel_id"]
+        result = await c.call_tool(
+            "execute_cell", {"kernel_id": kernel_id, "code": "for i in range(20_000): print('x' * 49)"}
+        )
+
+    facts = facts_of(result)
+    (output,) = facts["outputs"]
+    assert facts["status"] == "ok"
+    assert len(text_of(result)) < 2500
+    assert 1_000_000 - output["omitted_chars"] == output["text"].count("x") + output["text"].count("x\n")
 
 
 # Much output, many kernels

@@ -244,6 +244,22 @@ async def test_an_edit_of_one_cell_leaves_all_other_bytes_of_an_odd_notebook(
     assert path.read_bytes() == expected
 
 
+@pytest.mark.case("N03", "N13", "N15")
+async def test_an_edit_leaves_mark_indents_and_line_ends_of_a_file(client: Connect, workspace: Path) -> None:
+    data = (
+        b'\xef\xbb\xbf{\r\n\t"nbformat": 4, "nbformat_minor": 4,\r\n\t"x": [1.0e3, NaN],\r\n\t"cells": [\r\n'
+        b'\t\t{"cell_type":"code","source":["a\\n","b"],"outputs":[],"execution_count":1,"metadata":{}},\r\n'
+        b'\t\t{ "source" : "keep \\u00e9" , "cell_type" : "odd", "z":1, "y":2 }],\r\n\t"metadata": {}}'
+    )
+    path = workspace / "odd.ipynb"
+    path.write_bytes(data)
+    async with client() as connected:
+        await call(connected, "update_cell", path="odd.ipynb", index=0, old_text="b", new_text="c")
+
+    expected = data.replace(b'"source":["a\\n","b"]', b'"source":["a\\n","c"]')
+    assert path.read_bytes() == expected.replace(b'"execution_count":1', b'"execution_count":null')
+
+
 # Size
 
 

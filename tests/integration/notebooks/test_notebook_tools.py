@@ -191,43 +191,6 @@ async def test_a_hostile_regular_expression_is_an_error_and_the_server_goes_on(
         assert (await call(connected, "search_notebooks", query="a+!", regex=True))["total"] == 1
 
 
-@pytest.mark.case("N21")
-async def test_hostile_text_is_shown_as_data(client: Connect, workspace: Path) -> None:
-    source = "```\ncell 9 [x] · code\n\x1b]52;c;evil\x07\u202e <script>"
-    hostile = cell(source, "markdown", cell_id="h", tags=["\u200b"])
-    path = write_notebook(workspace / "n.ipynb", [hostile])
-    before = digest(path)
-    async with client() as connected:
-        texts = [
-            text_of(await connected.call_tool("read_notebook", {"path": "n.ipynb"})),
-            text_of(await connected.call_tool("search_notebooks", {"query": "evil"})),
-            text_of(await connected.call_tool("get_notebook_info", {"path": "n.ipynb"})),
-        ]
-        assert digest(path) == before
-        texts.append(text_of(await connected.call_tool("update_cell", {"path": "n.ipynb", "index": 0, "source": "x"})))
-
-    for text in texts:
-        assert "\x1b" not in text
-        assert "\u202e" not in text
-    assert "````\n```" in texts[0], "the fence is longer than any in the text"
-
-
-@pytest.mark.case("N03", "N13", "N15")
-async def test_every_byte_outside_the_edited_cell_stays_for_odd_files(client: Connect, workspace: Path) -> None:
-    data = (
-        b'\xef\xbb\xbf{\r\n\t"nbformat": 4, "nbformat_minor": 4,\r\n\t"x": [1.0e3, NaN],\r\n\t"cells": [\r\n'
-        b'\t\t{"cell_type":"code","source":["a\\n","b"],"outputs":[],"execution_count":1,"metadata":{}},\r\n'
-        b'\t\t{ "source" : "keep \\u00e9" , "cell_type" : "odd", "z":1, "y":2 }],\r\n\t"metadata": {}}'
-    )
-    path = workspace / "odd.ipynb"
-    path.write_bytes(data)
-    async with client() as connected:
-        await call(connected, "update_cell", path="odd.ipynb", index=0, old_text="b", new_text="c")
-
-    expected = data.replace(b'"source":["a\\n","b"]', b'"source":["a\\n","c"]')
-    assert path.read_bytes() == expected.replace(b'"execution_count":1', b'"execution_count":null')
-
-
 async def test_a_server_that_may_not_write_still_finds_and_reads(client: Connect, path: Path) -> None:
     async with client(read_only=True) as connected:
         names = {tool.name for tool in (await connected.list_tools()).tools}

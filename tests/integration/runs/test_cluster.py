@@ -590,6 +590,7 @@ async def test_a_batch_loses_no_run_and_counts_none_twice_when_a_worker_is_kille
     assert [len(_ran(workspace, n)) for n in range(6)] == [2, 1, 1, 2, 1, 1]
 
 
+@pytest.mark.slow
 async def test_the_wait_for_a_worker_is_in_no_duration(
     dask: StartDask, client: Connect, workspace: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -51,10 +51,12 @@ def _parameters() -> list[tuple[str, str]]:
 
 
 PARAMETERS = _parameters()
-NOTEBOOKS = [(tool, name) for tool, name in PARAMETERS if name == "path"]
 MAKES = {"create_notebook", "write_notebook"}
+NOTEBOOKS = [(tool, name) for tool, name in PARAMETERS if name in ("path", "input_path", "input_paths")]
+WRITTEN = [(tool, name) for tool, name in NOTEBOOKS if name == "path" and tool not in _ONLY_READS]
 each_parameter = pytest.mark.parametrize(("tool", "name"), PARAMETERS, ids=[".".join(one) for one in PARAMETERS])
-each_notebook = pytest.mark.parametrize(("tool", "name"), NOTEBOOKS, ids=[tool for tool, _ in NOTEBOOKS])
+each_notebook = pytest.mark.parametrize(("tool", "name"), NOTEBOOKS, ids=[".".join(one) for one in NOTEBOOKS])
+each_written = pytest.mark.parametrize(("tool", "name"), WRITTEN, ids=[tool for tool, _ in WRITTEN])
 
 
 def _file(name: str) -> bool:
@@ -70,7 +72,10 @@ def _arguments(tool: str, name: str, path: str) -> dict[str, Any]:
 
 
 async def _refused(client: Client, tool: str, name: str, path: str) -> str:
-    return await refused(client, tool, seconds=5, **_arguments(tool, name, path))
+    """The message of a refusal. It starts no kernel."""
+    message = await refused(client, tool, seconds=5, **_arguments(tool, name, path))
+    assert "active: none" in text_of(await client.call_tool("list_kernels", {}))
+    return message
 
 
 @pytest.fixture
@@ -142,6 +147,7 @@ async def test_p04_characters_that_deceive_are_named(tool: str, name: str, clien
         "a\U000e0041.ipynb": "U+E0041",
         "a.ipynb ": "U+0020",
         "a.ipynb'": "U+0027",
+        'a.ipynb"': "U+0022",
         "a.ipynb.": "U+002E",
     }
     async with client() as connected:
@@ -155,7 +161,12 @@ async def test_p04_characters_that_deceive_are_named(tool: str, name: str, clien
 @each_parameter
 async def test_p05_paths_that_are_too_long_are_refused_with_the_limit(tool: str, name: str, client: Connect) -> None:
     async with client() as connected:
-        for path in ("x" * 5000 + ".ipynb", "x" * 300 + ".ipynb", "a/" * 3000 + "x.ipynb", "é" * 200 + ".ipynb"):
+        for path in (
+            "x" * 5000 + ".ipynb",
+            "x" * 300 + ".ipynb",
+            *(f"{'a/' * n}x.ipynb" for n in (300, 3000)),
+            f"{'é' * 200}.ipynb",
+        ):
             message = await _refused(connected, tool, name, path)
             assert message.startswith("PATH_NOT_ALLOWED: ")
             assert re.search(r"4,096|255|256", message), path[:20]
@@ -192,7 +203,7 @@ async def test_p09_and_p10_text_is_taken_literally(
         paths = ["~/x.ipynb", "$HOME/x.ipynb", "%2e%2e/x.ipynb"]
     else:
         paths = ["~/secret.ipynb", "$HOME/secret.ipynb", "${HOME}.ipynb", "%2e%2e/outside/secret.ipynb"]
-        paths += ['{"cells": [], "nbformat": 4}.ipynb', "{path}.ipynb", "*.ipynb"]
+        paths += ['{"cells": [], "nbformat": 4}.ipynb', "{path}.ipynb", "*.ipynb", "none.ipynb", "none/none.ipynb"]
     async with client() as connected:
         for path in paths:
             message = await _refused(connected, tool, name, path)
@@ -280,11 +291,12 @@ async def test_p15_what_is_no_regular_file_is_refused_at_once(
 @pytest.mark.case("P16", "P18")
 @each_notebook
 async def test_p16_only_notebooks_are_read_or_written(tool: str, name: str, client: Connect, workspace: Path) -> None:
-    for path in ("a.txt", "a.py", "a", "a.ipynb.bak", ".ipynb", "kernel.json"):
+    paths = ("a.txt", "a.py", "a", "a.ipynb.bak", ".ipynb", "ipynb", "kernel.json")
+    for path in paths:
         (workspace / path).write_bytes((workspace / "n.ipynb").read_bytes())
     before = _tree(workspace)
     async with client() as connected:
-        for path in ("a.txt", "a.py", "a", "a.ipynb.bak", ".ipynb", "kernel.json"):
+        for path in paths:
             message = await _refused(connected, tool, name, path)
             assert message.startswith("PATH_NOT_ALLOWED: "), path
             assert ".ipynb" in message
@@ -292,17 +304,15 @@ async def test_p16_only_notebooks_are_read_or_written(tool: str, name: str, clie
 
 
 @pytest.mark.case("P17")
-@each_notebook
+@each_written
 async def test_p17_nothing_is_written_to_hidden_places(tool: str, name: str, client: Connect, workspace: Path) -> None:
-    if tool in _ONLY_READS:
-        pytest.skip("it does not write")
     for hidden in (".git", ".ipynb_checkpoints", ".jupyter"):
         (workspace / hidden).mkdir()
         write_notebook(workspace / hidden / "x.ipynb", ["x"])
     before = _tree(workspace)
     async with client() as connected:
-        for hidden in (".git", ".ipynb_checkpoints", ".jupyter"):
-            message = await _refused(connected, tool, name, f"{hidden}/x.ipynb")
+        for path in (".git/x.ipynb", ".ipynb_checkpoints/x.ipynb", ".jupyter/x.ipynb", ".x.ipynb"):
+            message = await _refused(connected, tool, name, path)
             assert message.startswith("PATH_NOT_ALLOWED: ")
             assert "hidden" in message
     assert _tree(workspace) == before

@@ -186,6 +186,7 @@ def test_each_late_import_is_typed_as_the_module_that_it_imports() -> None:
     assert differences == []
 
 
+@pytest.mark.slow
 def test_the_type_checker_sees_late_imports(tmp_path: Path) -> None:
     """Planted in copies of two services: a misspelt keyword argument, and a function that does not exist."""
     plants = {
