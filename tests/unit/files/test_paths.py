@@ -74,7 +74,8 @@ def _arguments(tool: str, name: str, path: str) -> dict[str, Any]:
 async def _refused(client: Client, tool: str, name: str, path: str) -> str:
     """The message of a refusal. It starts no kernel."""
     message = await refused(client, tool, seconds=5, **_arguments(tool, name, path))
-    assert "active: none" in text_of(await client.call_tool("list_kernels", {}))
+    if tool.startswith(("start_", "execute_")):
+        assert "active: none" in text_of(await client.call_tool("list_kernels", {}))
     return message
 
 
@@ -368,7 +369,7 @@ async def test_p13_a_directory_that_is_swapped_for_a_link_leads_nowhere(
     thread.start()
     try:
         async with client() as connected, asyncio.timeout(20):
-            until = time.monotonic() + 2
+            until = time.monotonic() + 1
             while time.monotonic() < until:
                 read = await connected.call_tool("read_notebook", {"path": "d/secret.ipynb"})
                 await connected.call_tool("add_cell", {"path": "d/secret.ipynb", "cell_type": "raw", "source": "x"})
@@ -436,7 +437,7 @@ def test_a_directory_that_is_swapped_for_a_link_while_calls_run_leads_nowhere(tm
     refused = 0
     try:
         began = time.monotonic()
-        while (gone := time.monotonic() - began) < 3 or (gone < 40 and not (read and refused and swaps > 20)):
+        while (gone := time.monotonic() - began) < 1 or (gone < 40 and not (read and refused and swaps > 20)):
             for writing in (False, True):
                 try:
                     path = resolver.notebook("d/x.ipynb", writing=writing)
