@@ -125,6 +125,8 @@ class PapermillRecipe:
             if self._marked and self._failed is not None:
                 mark = functools.partial(self._observer.mark_error, self._failed)
             self.notes += await self.file.close(change=mark)
+            if self.status == RunStatus.OK and not self.file.complete:
+                self.status = RunStatus.ERROR
 
     @property
     def _failed(self) -> RunCell | None:

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from copy import deepcopy
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +23,7 @@ import anyio.to_thread
 from papermill_mcp.config import Config
 from papermill_mcp.core.documents.check import content_problems, is_valid
 from papermill_mcp.core.documents.document import NotebookDocument
+from papermill_mcp.core.documents.fitting import fit
 from papermill_mcp.core.documents.reading import quoted
 from papermill_mcp.core.runs.run_file import RunFile
 from papermill_mcp.errors import (
@@ -30,6 +32,7 @@ from papermill_mcp.errors import (
     InvalidArgumentError,
     InvalidNotebookError,
     NotANotebookError,
+    ServerError,
     listed,
 )
 from papermill_mcp.services.notebooks.edits import (
@@ -58,7 +61,7 @@ from papermill_mcp.services.notebooks.view import (
 )
 from papermill_mcp.services.outputs import OutputBudget, whole_output
 from papermill_mcp.services.results import OBJECT, Result
-from papermill_mcp.services.workspace import Workspace
+from papermill_mcp.services.workspace import Workspace, short_stem
 from papermill_mcp.utils.file_utils import FileContent, read_file, write_file
 from papermill_mcp.utils.lock_files import HeldLock, LockFiles, LocksUnavailableError
 from papermill_mcp.utils.text_utils import count_noun
@@ -299,7 +302,51 @@ class NotebookService:
             display_path=notebook.display_path,
             max_bytes=self._config.max_notebook_bytes,
             lock=lambda: self.lock(notebook.path),
+            keep_aside=lambda document: self._keep_aside(notebook.path, document),
         )
+
+    async def revision_of(self, file: Path) -> str:
+        """The revision of a file; empty if there is none.
+
+        Raises:
+            ServerError: it cannot be read, or is no notebook.
+        """
+        return (await self._read(file)).revision if await asyncio.to_thread(file.exists) else ""
+
+    async def put_result(self, file: Path, document: NotebookDocument, *, replaces: str) -> str | None:
+        """Put the output of a run that is over in place. Returns a note if it had to be kept aside.
+
+        Args:
+            replaces: the revision that the output had before the run; empty for none. Another version stays.
+
+        Raises:
+            ServerError: it cannot be kept aside either.
+        """
+        await asyncio.to_thread(fit, document, self._config.max_notebook_bytes, range(len(document.cells)))
+        try:
+            if await self.revision_of(file) != replaces:
+                raise ConflictError(f"{self.display_path(file)} was changed during the run", state="it stays as it is")
+            await self.put(file, document, overwrite=bool(replaces))
+        except ServerError as error:
+            return f"{error} The output of the run is kept in {await self._keep_aside(file, document)}"
+        return None
+
+    async def _keep_aside(self, path: Path, document: NotebookDocument) -> str:
+        """Write a document to a new file beside a notebook, or in the output directory. Returns its name.
+
+        Raises:
+            ServerError: neither can be written.
+        """
+        stamp = datetime.now().strftime("%Y%m%d-%H%M%S-%f")
+        name = f"{short_stem(path)}-results-{stamp}{path.suffix}"
+        try:
+            file = self._workspace.notebook(str(path.with_name(name)), writing=True)
+            await self.put(file, document, overwrite=False)
+        except ServerError:
+            directory = self._workspace.directory(str(self._config.output_directory), create=True)
+            file = directory / name
+            await self.put(file, document, overwrite=False)
+        return self.display_path(file)
 
     def display_path(self, path: Path) -> str:
         """The name of a file for clients."""

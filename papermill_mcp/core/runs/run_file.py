@@ -2,8 +2,8 @@
 
 A run records results, cell by cell; a background task saves at a bounded rate, off the event loop, and each save
 is atomic. When another program has changed the file in the meantime, the file is read again and the results are
-merged into it, cell by cell: the other change stays, and so does ours. Only a cell whose source was changed or that is
-gone gets no result, and the run says so.
+merged into it, cell by cell: the other change stays, and so does ours. A cell whose source was changed or that is gone
+gets no result. Results without a place, or all of them if the file cannot be saved, are kept aside in a new file.
 """
 
 from __future__ import annotations
@@ -12,14 +12,22 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
 from papermill_mcp.core.documents.alignment import aligned
 from papermill_mcp.core.documents.document import NotebookCell, NotebookDocument
-from papermill_mcp.errors import ConflictError, ServerError
+from papermill_mcp.core.documents.fitting import fit
+from papermill_mcp.errors import (
+    ConflictError,
+    InvalidNotebookError,
+    NotANotebookError,
+    NotFoundError,
+    ServerError,
+    TooLargeError,
+)
 from papermill_mcp.utils.file_utils import FileContent, read_file, stamp_of, write_file
 
 logger = logging.getLogger(__name__)
@@ -31,7 +39,12 @@ SAVE_SHARE = 0.05
 #: How often a save starts again because the file was changed while it went on.
 _ATTEMPTS = 5
 
-_LAST_FAILED = "the last save failed, so the file has an earlier state of the run"
+#: Seconds for which the last save waits for a file that another program is about to write anew.
+_PATIENCE = 0.6
+_PAUSE = 0.1
+
+KeepAside = Callable[[NotebookDocument], Awaitable[str]]
+"""Writes a document to a new file near the notebook, and returns its name for clients. Raises a ServerError."""
 
 
 class RunFile:
@@ -40,6 +53,11 @@ class RunFile:
     Args:
         content: the file as it was when `document` was made from it.
         lock: entered around each save, so that edits of this process and saves take turns.
+        keep_aside: keeps results that find no place in the file. Without it they are lost, and a note says so.
+
+    Attributes:
+        complete: whether everything that the run has recorded is on the disk, in the file or beside it. Known at the
+            end.
     """
 
     def __init__(
@@ -51,6 +69,7 @@ class RunFile:
         display_path: str,
         max_bytes: int,
         lock: Callable[[], AbstractAsyncContextManager[Any]],
+        keep_aside: KeepAside | None = None,
     ) -> None:
         self.path = path
         self.display_path = display_path
@@ -58,6 +77,7 @@ class RunFile:
         self._document = document
         self._max_bytes = max_bytes
         self._lock = lock
+        self._keep_aside = keep_aside
         self._sources = [(cell.cell_type, cell.source) for cell in document.cells]
         self._saved = list(document.cells)  # as the file has them
         self._results: dict[int, dict[str, Any]] = {}  # all members set so far, by cell, to be put in again if need be
@@ -71,7 +91,9 @@ class RunFile:
         self._began = time.monotonic()
         self._saving_seconds = 0.0
         self._last_save = 0.0
-        self.unsaved: set[int] = set()
+        self._unsaved: set[int] = set()
+        self._cut: dict[int, int] = {}  # bytes that were cut from the outputs of a place, in the last save
+        self.complete = False
 
     @property
     def revision(self) -> str:
@@ -110,21 +132,74 @@ class RunFile:
             self._saver.cancel()
             await asyncio.wait([self._saver])
             self._saver = None
-        notes = []
-        try:
-            # A caller that is cancelled must not stop the save between its steps.
-            await asyncio.shield(self._save(durable=True, change=change))
-        except ServerError as error:
-            notes.append(f"{_LAST_FAILED}: {error}")
-        except Exception as error:
-            logger.exception("the last save of a run failed in the server", extra={"path": self.display_path})
-            notes.append(f"{_LAST_FAILED}: {type(error).__name__}; the log of the server has the details")
-        if self.unsaved:
+        failure = await self._save_for_good(change)
+        notes = (
+            [] if failure is None else [f"the last save failed, so {self.display_path} has an earlier state: {failure}"]
+        )
+        self.complete = failure is None
+        if self._cut and failure is None:
             notes.append(
-                f"cells {', '.join(map(str, sorted(self.unsaved)))} were changed or removed by another program during "
-                "the run, so their results are not in the file"
+                f"outputs of {_cells(self._cut)} were cut by {sum(self._cut.values()):,} bytes, since a notebook holds "
+                f"at most {self._max_bytes:,} bytes (max_notebook_bytes)"
             )
+        if failure is not None or self._unsaved:
+            notes.append(await self._rescue(failure))
         return notes
+
+    async def _save_for_good(self, change: Callable[[NotebookDocument], None] | None) -> ServerError | str | None:
+        """Save everything to the disk. Returns the reason of a failure."""
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                # A caller that is cancelled must not stop the save between its steps.
+                await asyncio.shield(self._save(durable=True, change=change))
+            except (NotFoundError, InvalidNotebookError, NotANotebookError) as error:
+                if time.monotonic() > deadline:
+                    return error
+                await asyncio.sleep(_PAUSE)  # another program may be about to write it anew
+            except ServerError as error:
+                return error
+            except Exception as error:
+                logger.exception("the last save of a run failed in the server", extra={"path": self.display_path})
+                return f"{type(error).__name__}; the log of the server has the details"
+            else:
+                return None
+
+    async def _rescue(self, failure: ServerError | str | None) -> str:
+        """Keep aside all results, or those without a place in the file. Returns a note about them."""
+        if failure is None:
+            lost = (
+                f"{_cells(self._unsaved)} were changed or removed during the run, so their results are not in the file"
+            )
+        else:
+            lost = "the results since then are not in the file"
+        if self._keep_aside is None:
+            self.complete = False
+            return lost
+        try:
+            document = await asyncio.to_thread(self._aside, failure)
+            name = await asyncio.shield(self._keep_aside(document))
+        except Exception as error:
+            if not isinstance(error, ServerError):
+                logger.exception("results could not be kept aside", extra={"path": self.display_path})
+            self.complete = False
+            return f"{lost}, and could not be kept aside: {error}"
+        return f"{lost}; they are kept in {name}"
+
+    def _aside(self, failure: ServerError | str | None) -> NotebookDocument:
+        """A notebook with the cells whose results have no place; after a failed save with all others, too."""
+        document, lost = self._document, self._unsaved
+        if failure is not None:
+            self._apply(document)
+        if failure is None or isinstance(failure, TooLargeError):
+            document = NotebookDocument.new(self._document.metadata)
+            lost = self._unsaved if failure is None else set(self._results)
+        for index in sorted(lost):
+            cell_type, source = self._sources[index]
+            members = {"metadata": {}, "outputs": [], "execution_count": None} | self._results[index]
+            document.insert(len(document.cells), {"cell_type": cell_type, "source": source} | members)
+        fit(document, self._max_bytes, range(len(document.cells)))
+        return document
 
     async def _save_now_and_then(self) -> None:
         while True:
@@ -165,7 +240,7 @@ class RunFile:
             try:
                 self.content = write_file(
                     self.path,
-                    self._document.render(),
+                    self._rendered(),
                     expected=self.content,
                     display_path=self.display_path,
                     max_bytes=self._max_bytes,
@@ -180,6 +255,15 @@ class RunFile:
                 if attempt == _ATTEMPTS - 1:
                     raise
 
+    def _rendered(self) -> bytes:
+        """The bytes of the document, with outputs of the run cut if it is too large."""
+        data = self._document.render()
+        if len(data) > self._max_bytes:
+            places = [self._places[index] for index in self._results if index in self._places]
+            self._cut |= fit(self._document, self._max_bytes, places)
+            data = self._document.render()
+        return data
+
     def _adopt_change(self) -> None:
         """Another program wrote the file. Go on from its version, with all results applied again."""
         current = read_file(self.path, max_bytes=self._max_bytes, display_path=self.display_path)
@@ -190,6 +274,7 @@ class RunFile:
         self.content = current
         self._move(aligned(self._saved, self._document.cells))
         self._saved = list(self._document.cells)
+        self._cut = {}
         with self._recording:
             self._pending = {index: dict(members) for index, members in self._results.items()}
             self._metadata_pending = bool(self._metadata)
@@ -210,12 +295,32 @@ class RunFile:
             place = self._places.get(index)
             present = None if place is None else document.cells[place]
             if place is None or present is None or (present.cell_type, present.source) != self._sources[index]:
-                self.unsaved.add(index)
+                self._unsaved.add(index)
                 continue
-            self.unsaved.discard(index)
+            self._unsaved.discard(index)
             if "metadata" in members:
                 theirs = present.data.get("metadata")
                 members = members | {"metadata": (theirs if isinstance(theirs, dict) else {}) | members["metadata"]}
-            document.update(place, members)
+            try:
+                document.update(place, members)
+            except ServerError:  # one output cannot be stored; the others can
+                document.update(place, members | {"outputs": [_storable(output) for output in members["outputs"]]})
         if metadata:
             document.set_member("metadata", document.metadata | metadata)
+
+
+def _storable(output: dict[str, Any]) -> dict[str, Any]:
+    """The output, or a line in its place if it cannot be stored."""
+    try:
+        NotebookDocument.new({}).insert(
+            0, {"cell_type": "code", "source": "", "metadata": {}, "outputs": [output], "execution_count": None}
+        )
+    except ServerError as error:
+        text = f"[an output ({output.get('output_type')}) was not saved: {error}]\n"
+        return {"output_type": "stream", "name": "stderr", "text": text}
+    return output
+
+
+def _cells(places: Iterable[int]) -> str:
+    """Numbers of cells for a note: `cells 3, 5`."""
+    return f"cells {', '.join(map(str, sorted(places)))}"

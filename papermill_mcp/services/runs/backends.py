@@ -124,6 +124,8 @@ class DaskBackend:
         content = row.plan.notebook.content
         assert content is not None
         row.waits_for = "waiting for a Dask worker"
+        notebooks = self._bench.notebooks
+        before = await notebooks.revision_of(row.output)
         outcome = await self._cluster.run(
             clusters.ClusterTask(
                 run=row.plan.into(row.output),
@@ -136,10 +138,13 @@ class DaskBackend:
         if not row.begun:
             return _aborted()
         if outcome.output is not None:
-            display_path = self._bench.notebooks.display_path(row.output)
+            display_path = notebooks.display_path(row.output)
             document = await asyncio.to_thread(NotebookDocument.parse, outcome.output, display_path=display_path)
             # The run is over. Its result must not be lost because the batch is cancelled now.
-            await asyncio.shield(self._bench.notebooks.put(row.output, document, overwrite=True))
+            note = await asyncio.shield(notebooks.put_result(row.output, document, replaces=before))
+            if note is not None:
+                status = RunStatus.ERROR if outcome.status == RunStatus.OK else outcome.status
+                outcome = replace(outcome, status=status, notes=[*outcome.notes, note])
         return replace(outcome, output=None)
 
     async def cancel(self) -> None:

@@ -77,6 +77,8 @@ class InPlaceRun(BaseRun):
                     file.record_metadata({"language_info": language_info})
                 change = None if resumed is None else functools.partial(resumed.finish, self.run)
                 self.notes += await file.close(change=change)
+                if status == RunStatus.OK and not file.complete:
+                    status = RunStatus.ERROR
                 if resumed is not None:
                     self.notes += resumed.notes
             self.notes += run_notes(self.run, kernel_stays=True)
