@@ -56,7 +56,7 @@ class Config(BaseModel):
         300, gt=0, le=3600, description="seconds to wait for a kernel or a Jupyter server to start or answer"
     )
     execution_timeout: float = Field(
-        60.0, ge=0, le=604_800, description="seconds a cell may run unless the call says otherwise; 0 = no limit"
+        0.0, ge=0, le=604_800, description="seconds a cell may run unless the call says otherwise; 0 = no limit"
     )
     response_wait: float = Field(
         25.0, ge=0, le=3600, description="seconds a call waits for running code before it answers `running`"

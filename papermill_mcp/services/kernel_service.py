@@ -603,17 +603,20 @@ class KernelService:
     async def for_notebook(
         self, path: Path, kernel_name: str, kernel_id: str | None = None
     ) -> tuple[Kernel, str | None]:
-        """The kernel that a notebook is bound to, started if need be, and a remark for the user if it is a new one.
+        """The kernel that a notebook is bound to, started if need be.
 
         Args:
             kernel_id: bind the notebook to this kernel.
+
+        Returns:
+            The kernel; and for a new one a remark about the earlier kernel, empty if there was none.
         """
         if kernel_id is not None:
             kernel = self.get(kernel_id)
             kernel.require_alive()
             self.bind(path, kernel)
             return kernel, None
-        remark = None
+        remark = ""
         bound = self._notebooks.get(path)
         if bound is not None:
             known = self._kernels.get(bound)

@@ -12,7 +12,7 @@ from papermill_mcp.services.runs.requests import (
     NotebookRequest,
     PapermillRequest,
 )
-from papermill_mcp.services.runs.view import BatchView, CancelledExecution, ExecutionList, RunView
+from papermill_mcp.services.runs.view import BatchView, ExecutionList, RunView
 from papermill_mcp.tools.arguments import Batches, ExecutionId, Executions, IdempotencyKey, ReportProgress, Runs, Wait
 from papermill_mcp.tools.toolset import READS, RUNS_NOTEBOOKS, STOPS, Toolset
 
@@ -127,8 +127,8 @@ async def list_executions(
     return await executions.overview(status=status, limit=limit)
 
 
-@toolset.tool("Cancel an execution", STOPS)
-async def cancel_execution(execution_id: ExecutionId, executions: Executions) -> CancelledExecution:
+@toolset.tool("Cancel an execution", STOPS, images=True)
+async def cancel_execution(execution_id: ExecutionId, executions: Executions) -> RunView:
     """Interrupt an execution and wait until it has ended. The kernel and its variables stay.
 
     If the kernel ignores the interrupt, a note says so. One that is over stays as it is.

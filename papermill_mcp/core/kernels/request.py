@@ -20,7 +20,10 @@ SERVER_FAILED = "the log of the server has the details. Try again; if it happens
 
 
 class RunStatus(StrEnum):
-    """The status of a cell, a run, a row of a batch or a record. All but the first two are final."""
+    """The status of a cell, a run, a row of a batch or a record. All but the first two are final.
+
+    Only a cell is `skipped`: its tag says so.
+    """
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -30,6 +33,7 @@ class RunStatus(StrEnum):
     TIMEOUT = "timeout"
     ABORTED = "aborted"
     DIED = "died"
+    SKIPPED = "skipped"
 
     @property
     def final(self) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -25,6 +26,9 @@ from papermill_mcp.utils.text_utils import one_line, rough_duration
 #: Tag of a cell that is not run, as nbclient knows it.
 SKIP_TAG = "skip-execution"
 
+#: The outcome of a cell that the run did not reach.
+NOT_RUN = "not_run"
+
 #: Seconds between two records of a cell that is still running, for the file.
 _RECORD_INTERVAL = 2.0
 
@@ -39,6 +43,8 @@ class RunCell:
     Attributes:
         index: its place in the notebook that is run.
         label: its name for a person, in progress messages.
+        skip: a tag says that it is not run.
+        passed: the run has passed it over.
         expected_seconds: how long it took last time, where that is known.
     """
 
@@ -48,12 +54,15 @@ class RunCell:
     label: str
     allow_error: bool = False
     skip: bool = False
+    passed: bool = False
     expected_seconds: float | None = None
     execution: CellExecution | None = None
 
     @property
     def status(self) -> RunStatus:
         """Where this cell stands."""
+        if self.passed:
+            return RunStatus.SKIPPED
         return self.execution.status if self.execution else RunStatus.QUEUED
 
     @property
@@ -91,7 +100,16 @@ class RunCell:
         """Whether it ended badly, which makes the run an error. An allowed error does not count."""
         if self.status == RunStatus.ERROR:
             return not self.allow_error
-        return self.status.final and self.status != RunStatus.OK
+        return self.status.final and self.status not in (RunStatus.OK, RunStatus.SKIPPED)
+
+    @property
+    def outcome(self) -> str:
+        """One word for the end of the cell: its status, `ok` for an allowed error, `not_run` if it did not begin."""
+        if self.skip and self.passed:
+            return RunStatus.SKIPPED
+        if self.execution is None or self.execution.began is None or not self.status.final:
+            return NOT_RUN
+        return self.status if self.failed else RunStatus.OK
 
     @property
     def stops(self) -> bool:
@@ -138,7 +156,7 @@ class NotebookRun:
 
     Attributes:
         cells: all cells of the run in order; `current` is the one that runs.
-        done: how many of them are over; skipped ones count from the start.
+        done: how many of them are over, skipped ones included.
         status: that of the run: `running` until its end.
         complete: whether every cell was run.
         left_at: the cell that ended the run by a clean exit.
@@ -156,13 +174,13 @@ class NotebookRun:
         changed: Callable[[], None] = lambda: None,
     ) -> None:
         self.cells = list(cells)
-        self.done = sum(cell.skip for cell in self.cells)
+        self.done = 0
         self.current: RunCell | None = None
         self.status = RunStatus.QUEUED
         self.kernel: Kernel | None = None
         self._observer = observer
         self._owner = owner
-        self._timeout = timeout_seconds
+        self.timeout_seconds = timeout_seconds
         self.continues = continue_on_error
         self.complete = False
         self.left_at: RunCell | None = None
@@ -225,7 +243,10 @@ class NotebookRun:
         failed = [cell for cell in self.failed_cells if cell.status != RunStatus.ABORTED]
         at = current or (self.failed_cells[-1] if self.failed_cells else None)
         totals = CellsState(
-            total=len(self.cells), done=self.done, failed=len(self.failed_cells), at=at.index if at else None
+            total=len(self.cells),
+            done=self.done,
+            failed=len(self.failed_cells),
+            at=at.index if at else None,
         )
         if since is END:
             return totals, since
@@ -240,20 +261,22 @@ class NotebookRun:
             totals,
             rows=rows,
             left_out=left_out,
+            counts=Counter(cell.outcome for cell in self.cells),
             failed_cell=failed[-1].state(()) if failed else None,
             recorded=self.recorded,
         )
         return state, Cursor.at(len(over), current.outputs if current else [])
 
     def progress(self, seconds: float) -> str:
-        """A line for a person: `cell 7 of 31 · "Train the model" · 42 s`."""
+        """A line for a person: `cell 7 of 31 (index 12) · "Train the model" · 42 s`."""
         cell = self.current
         if cell is None:
             return f"{self.done} of {len(self.cells)} cells · {seconds:.0f} s"
         place = self.cells.index(cell) + 1
         left = self.remaining_seconds
         rest = f" · about {rough_duration(left)} left" if left is not None and left >= 1 else ""
-        return f'cell {place} of {len(self.cells)} · "{cell.label}" · {seconds:.0f} s{rest}'
+        number = f"cell {place} of {len(self.cells)} (index {cell.index})"
+        return f'{number} · "{cell.label}" · {seconds:.0f} s{rest}'
 
     def summary(self) -> RunSummary:
         """The run in short."""
@@ -271,6 +294,8 @@ class NotebookRun:
                 self.status = RunStatus.INTERRUPTED
                 return
             if cell.skip:
+                cell.passed = True
+                self.done += 1
                 continue
             try:
                 await self._run_cell(kernel, cell)
@@ -306,7 +331,7 @@ class NotebookRun:
 
         cell.execution = kernel.submit(
             cell.source,
-            timeout_seconds=self._timeout,
+            timeout_seconds=self.timeout_seconds,
             stop_on_error=not (cell.allow_error or self.continues),
             owner=self._owner,
             on_change=changed,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -89,7 +89,8 @@ class CellsState:
     """The cells of a run.
 
     Attributes:
-        done: ended cells; skipped ones count.
+        done: ended cells, skipped ones included.
+        counts: how many cells there are of each outcome (`RunCell.outcome`).
         rows: ended cells behind the cursor, and the running one.
         left_out: older cells behind the cursor that are not among `rows`.
         failed_cell: the last one that failed.
@@ -101,6 +102,7 @@ class CellsState:
     total: int
     done: int
     failed: int
+    counts: Mapping[str, int] = field(default_factory=dict)
     rows: Sequence[CellState] = ()
     left_out: int = 0
     failed_cell: CellState | None = None
@@ -125,6 +127,7 @@ class Snapshot:
         done, total: cells or runs; None as total when there is nothing to count.
         at: index of the running or failed cell.
         progress: one line for a person.
+        cell_limit: seconds that a cell may run; None without a limit.
     """
 
     kind: ClassVar[str]
@@ -143,6 +146,7 @@ class Snapshot:
     total: int | None = None
     at: int | None = None
     progress: str = ""
+    cell_limit: float | None = None
     cursor: Cursor = Cursor()
 
     @property

@@ -309,6 +309,7 @@ class BatchRun(BaseRun):
             total=len(self.rows),
             failed=self._failed,
             progress=self._progress(),
+            cell_limit=self.rows[0].plan.task.timeout_seconds,
             cursor=Cursor(len(self._over)),
             rows=[row.state() for row in shown],
             left_out=left_out,

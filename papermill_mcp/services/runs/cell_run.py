@@ -73,6 +73,7 @@ class CellRun(BaseRun):
             kernel_id=self._kernel.kernel_id,
             kernel_name=self._kernel.kernel_name,
             progress=self._progress(),
+            cell_limit=cell.timeout_seconds,
             cursor=Cursor.at(0, outputs),
             cell=CellState(
                 status=self.status,

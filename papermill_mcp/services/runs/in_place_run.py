@@ -81,7 +81,7 @@ class InPlaceRun(BaseRun):
                     status = RunStatus.ERROR
                 if resumed is not None:
                     self.notes += resumed.notes
-            self.notes += run_notes(self.run, kernel_stays=True)
+            self.notes += run_notes(self.run, kernel_stays=True, document=self._notebook.document)
             self._claims.release(self.execution_id)
             self._store.put_timings(str(self._notebook.path), self.run.timings())
         return status
@@ -125,6 +125,7 @@ class InPlaceRun(BaseRun):
             progress=f"waiting for the kernel · {time.monotonic() - self._created:.0f} s"
             if waits
             else self.run.progress(self.seconds),
+            cell_limit=self.run.timeout_seconds,
             cursor=cursor,
             cells=cells,
             revision=self._file.revision if self._file else self._notebook.revision,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from papermill_mcp.core.documents.names import cells_that_set, undefined_name
 from papermill_mcp.core.kernels.request import RunStatus
 
 if TYPE_CHECKING:
+    from papermill_mcp.core.documents.document import NotebookDocument
     from papermill_mcp.core.kernels.request import CellExecution
-    from papermill_mcp.core.runs.notebook_run import NotebookRun
+    from papermill_mcp.core.runs.notebook_run import NotebookRun, RunCell
 
 _DEAF = (
     "the kernel ignores interrupts: the code still runs in it, and queued code waits. restart_kernel ends it; "
@@ -40,12 +42,28 @@ def cell_notes(cell: CellExecution, name: str, *, kernel_stays: bool) -> list[st
     return notes
 
 
-def run_notes(run: NotebookRun, *, kernel_stays: bool) -> list[str]:
-    """Notes about the end of a run and of each of its cells."""
+def run_notes(run: NotebookRun, *, kernel_stays: bool, document: NotebookDocument | None = None) -> list[str]:
+    """Notes about the end of a run and of each of its cells.
+
+    Args:
+        document: the notebook that was run in place.
+    """
     notes = [] if run.problem is None else [str(run.problem)]
     if run.left_at is not None:
         notes.append(f"cell {run.left_at.index} left by sys.exit(); the run ended there")
     for cell in run.cells:
         if cell.execution is not None:
             notes += cell_notes(cell.execution, f"cell {cell.index}", kernel_stays=kernel_stays)
+        if cell.failed and document is not None:
+            notes += _missing_name(cell, document)
     return notes
+
+
+def _missing_name(cell: RunCell, document: NotebookDocument) -> list[str]:
+    """A note about the cells that set the name which a cell did not find."""
+    error = cell.execution.error if cell.execution is not None else None
+    name = undefined_name(error.ename, error.evalue) if error is not None else None
+    places = [index for index in cells_that_set(name, document.cells) if index != cell.index] if name else []
+    if not places:
+        return []
+    return [f"{name!r}, which cell {cell.index} did not find, is set in cells {', '.join(map(str, places[:5]))}"]

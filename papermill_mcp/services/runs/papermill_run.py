@@ -232,6 +232,7 @@ class PapermillRun(BaseRun):
             total=cells.total if cells else None,
             at=cells.at if cells else None,
             progress=progress,
+            cell_limit=self._plan.task.timeout_seconds,
             cursor=cursor,
             cells=cells,
             parameters=parameters,

@@ -24,7 +24,6 @@ from papermill_mcp.services.results import Progress
 from papermill_mcp.services.runs.journal import Journal
 from papermill_mcp.services.runs.requests import RunRequest
 from papermill_mcp.services.runs.view import (
-    CancelledExecution,
     ExecutionList,
     RunView,
     RunViewer,
@@ -210,11 +209,12 @@ class RunRegistry:
         rows = [row_of(record, self._workspace) for record in records]
         return ExecutionList(executions=[row for row in rows if status in (None, row.status)][:limit])
 
-    async def cancel(self, execution_id: str) -> CancelledExecution:
+    async def cancel(self, execution_id: str) -> RunView:
         """Interrupt a run and wait until it has really ended, or the kernel turns out to ignore interrupts."""
         earlier = await self._earlier(execution_id)
         if earlier is not None:
-            return CancelledExecution.of(earlier, ended=earlier.status not in ("running", "queued"))
+            earlier.ended = earlier.status not in ("running", "queued")
+            return earlier
         run = self.get(execution_id)
         await run.cancel()
         try:
@@ -222,7 +222,9 @@ class RunRegistry:
                 await run.wait()
         except TimeoutError:
             pass
-        return CancelledExecution.of(await self._view(run), ended=run.finished)
+        view = await self._view(run)
+        view.ended = run.finished
+        return view
 
     async def _earlier(self, execution_id: str) -> RunView | None:
         if execution_id in self._entries:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from papermill_mcp.core.runs.run_file import RunFile
 from papermill_mcp.errors import AlreadyExistsError, InvalidArgumentError
 from papermill_mcp.services.kernel_service import DEFAULT_KERNEL
 from papermill_mcp.services.notebook_service import OpenNotebook
-from papermill_mcp.services.notebooks.view import select
+from papermill_mcp.services.notebooks.view import ranges, select
 from papermill_mcp.services.runs.cell_run import CellRun
 from papermill_mcp.services.runs.in_place_run import InPlaceRun
 from papermill_mcp.services.runs.papermill_run import Bench, PapermillPlan, PapermillRun
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from papermill_mcp.core.papermill import resume
     from papermill_mcp.core.papermill.resume import ResumedObserver
     from papermill_mcp.core.runs import notebook_run
+    from papermill_mcp.core.runs.notebook_run import RunCell
 else:
     papermill_output = lazy("papermill_mcp.core.papermill.output")
     resume = lazy("papermill_mcp.core.papermill.resume")
@@ -101,8 +103,8 @@ class RunStarter:
             kernel, remark = await bench.kernels.for_notebook(
                 notebook.path, document.kernel_name or DEFAULT_KERNEL, options.kernel_id
             )
-            if remark:
-                run.notes.append(remark)
+            if remark is not None:
+                run.notes += filter(None, [remark, _not_yet_run(document, cells)])
             file = bench.notebooks.run_file(notebook) if options.save else None
             resumed = None
             if file is not None and document.metadata.get("papermill"):
@@ -219,6 +221,13 @@ class RunStarter:
     def _continues(self, continue_on_error: bool | None) -> bool:
         """Whether a run goes on after a cell that raised: as given, else as the server is set."""
         return self._config.continue_on_error if continue_on_error is None else continue_on_error
+
+
+def _not_yet_run(document: NotebookDocument, cells: Sequence[RunCell]) -> str:
+    """The cells that a selection leaves out before its last cell. They have not run in a new kernel."""
+    chosen = {cell.index for cell in cells}
+    above = [cell.index for cell in notebook_run.run_cells(document.cells[: max(chosen)]) if cell.index not in chosen]
+    return f"this run has a new kernel, in which cells above it have not run: {ranges(above)}" if above else ""
 
 
 def _resumed_observer(file: RunFile, document: NotebookDocument) -> ResumedObserver | None:

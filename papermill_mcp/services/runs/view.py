@@ -89,7 +89,10 @@ class RunRow(BaseModel):
 
 
 class RunView(BaseModel):
-    """The fields that every run has. Each kind of run has a view of its own."""
+    """The fields that every run has. Each kind of run has a view of its own.
+
+    `ended`: whether a run is over that was to be cancelled.
+    """
 
     execution_id: str
     kind: str
@@ -98,6 +101,7 @@ class RunView(BaseModel):
     duration: float
     cursor: str
     progress: str | None = None
+    ended: bool | None = None
     notes: list[str] | None = None
     _images: list[ShownImage] = PrivateAttr(default_factory=list)
 
@@ -119,12 +123,17 @@ class CodeView(RunView):
 
 
 class CellsView(RunView):
-    """The cells of a run that has several."""
+    """The cells of a run that has several.
+
+    `cells_done` have run to their end, well or badly. `counts` are by outcome: `ok`, a status of a cell that failed,
+    `skipped`, and `not_run`.
+    """
 
     revision: str | None = None
     cells_total: int | None = None
     cells_done: int | None = None
     cells_failed: int | None = None
+    counts: dict[str, int] | None = None
     results: list[CellResult] | None = None
     failed_cell: FailedCell | None = None
     result: list[RecordedValue] | None = None
@@ -209,27 +218,6 @@ class ExecutionList(Result):
     executions: Annotated[list[ExecutionRow], ROWS]
 
 
-class CancelledExecution(Result):
-    """The end of a cancelled execution. `get_execution` shows its outputs."""
-
-    execution_id: str
-    status: str
-    ended: bool
-    kernel_id: str | None = None
-    duration: float
-    cells_total: int | None = None
-    cells_done: int | None = None
-    path: str | None = None
-    output_path: str | None = None
-    notes: list[str] | None = None
-
-    @classmethod
-    def of(cls, view: RunView, *, ended: bool) -> CancelledExecution:
-        """The part of a view that such a reply has."""
-        facts = {name: getattr(view, name, None) for name in cls.model_fields if name != "ended"}
-        return cls(**facts, ended=ended)
-
-
 class RunViewer:
     """Makes the view of a snapshot, within the budget of one reply."""
 
@@ -241,7 +229,8 @@ class RunViewer:
         """The view of any run. Scales images, so call it in a worker thread unless `shown_at_once`."""
         view = _show(run, self)
         if not run.status.final:
-            view.progress = run.progress
+            limit = f" · a cell may run for {run.cell_limit:g} s" if run.cell_limit else ""
+            view.progress = run.progress + limit
         return view
 
     def head(self, run: RunSnapshot) -> dict[str, Any]:
@@ -279,7 +268,9 @@ class RunViewer:
 
     def fill(self, view: CellsView, cells: CellsState) -> None:
         """Put the cells of a run into its view."""
-        view.cells_total, view.cells_done, view.cells_failed = cells.total, cells.done, cells.failed
+        view.counts = dict(cells.counts)
+        view.cells_total, view.cells_failed = cells.total, cells.failed
+        view.cells_done = cells.total - cells.counts.get("skipped", 0) - cells.counts.get("not_run", 0)
         view.results = [self._row(view, cell) for cell in cells.rows]
         if cells.left_out:
             count = cells.left_out + sum(cell.status.final for cell in cells.rows)

@@ -48,7 +48,7 @@ def cells_run(reply: CellsView) -> str:
     """A run of cells of a notebook."""
     lines = [*_run_head(reply), _duration(reply)]
     if reply.cells_total is not None:
-        lines.append(f"cells: {reply.cells_done} of {reply.cells_total} done, {reply.cells_failed} failed")
+        lines.append(_counts(reply))
     parameters = reply.parameters if isinstance(reply, PapermillRunView) else None
     if parameters is not None:
         lines.append(f"parameters: {inline(parameters)}")
@@ -80,8 +80,20 @@ def earlier_run(reply: EarlierView) -> str:
     return "\n".join(lines)
 
 
+def _counts(reply: CellsView) -> str:
+    """The cells of a run by their outcome: `cells: 7 ok, 1 failed, 2 not run`."""
+    counts = dict(reply.counts or {})
+    if reply.status in ("queued", "running"):
+        skipped = f", {counts['skipped']} skipped" if "skipped" in counts else ""
+        return f"cells: {reply.cells_done} of {reply.cells_total} done, {reply.cells_failed} failed{skipped}"
+    ends = ("skipped", "not_run")
+    order = ["ok", *(name for name in counts if name not in ("ok", *ends)), *ends]
+    words = {"error": "failed", "not_run": "not run"}
+    return "cells: " + ", ".join(f"{counts[name]} {words.get(name, name)}" for name in order if counts.get(name))
+
+
 #: The header lines of a run, in this order.
-_RUN_HEAD = ("execution_id", "status", "kernel_id", "path", "input_path", "output_path", "revision")
+_RUN_HEAD = ("execution_id", "status", "ended", "kernel_id", "path", "input_path", "output_path", "revision")
 
 
 def _run_head(reply: RunView | BatchView) -> list[str]:
@@ -144,6 +156,10 @@ def _results(results: list[CellResult] | None, failed: int | None) -> list[str]:
             silent.clear()
 
     for row in results or []:
+        if row.status == "skipped":
+            flush()
+            lines.append(f"cell {cell_name(row.index, row.id)}: skipped, since its tag says so")
+            continue
         if row.status == "ok" and not row.outputs:
             silent.append(row.index)
             continue

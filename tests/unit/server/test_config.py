@@ -71,7 +71,7 @@ def test_without_any_source_the_defaults_hold() -> None:
     config = load()
 
     assert config == Config()
-    assert config.execution_timeout == 60.0
+    assert config.execution_timeout == 0.0
     assert config.response_wait == 25.0
     assert config.max_notebook_bytes == 64 * 1024 * 1024
 

@@ -26,6 +26,7 @@ _MAX_TOKENS = 8000
 
 #: Tools that may return images, and so declare no output schema.
 _IMAGE_TOOLS = {
+    "cancel_execution",
     "execute_cell",
     "execute_notebook",
     "execute_notebook_cell",
