@@ -96,8 +96,10 @@ class PapermillRecipe:
             await asyncio.shield(place.end_kernel(self.kernel))
             raise
         self._observer = PapermillObserver(prepared, self.file)
+        cells = run_cells(prepared.document.cells, timings=self._timings)
+        self.file.expect(cell.index for cell in cells if not cell.skip)
         self.run = NotebookRun(
-            run_cells(prepared.document.cells, timings=self._timings),
+            cells,
             self._observer,
             timeout_seconds=task.timeout_seconds,
             continue_on_error=task.continue_on_error,

@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
+from weakref import WeakValueDictionary
 
 import anyio
 import anyio.to_thread
 
 from papermill_mcp.config import Config
 from papermill_mcp.core.documents.check import content_problems, is_valid
-from papermill_mcp.core.documents.document import NotebookDocument
+from papermill_mcp.core.documents.document import NotebookCell, NotebookDocument
 from papermill_mcp.core.documents.fitting import fit
 from papermill_mcp.core.documents.reading import quoted
 from papermill_mcp.core.runs.run_file import RunFile
@@ -46,6 +47,7 @@ from papermill_mcp.services.notebooks.edits import (
     at_position,
     operation,
 )
+from papermill_mcp.services.notebooks.last_edits import LastEdits
 from papermill_mcp.services.notebooks.view import (
     NotebookView,
     Outline,
@@ -102,6 +104,7 @@ class WrittenNotebook(Result):
     size: int
     cell_count: int
     created: bool
+    notes: list[str] | None = None
 
 
 class EditedNotebook(Result):
@@ -112,6 +115,7 @@ class EditedNotebook(Result):
     changed: bool
     diff: str
     outline: Outline
+    notes: list[str] | None = None
 
 
 class AddedCell(EditedNotebook):
@@ -161,6 +165,8 @@ class NotebookService:
         self._workspace = workspace
         self._locks: defaultdict[Path, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._lock_files = LockFiles(state / "locks") if state is not None else None
+        self._run_files: WeakValueDictionary[Path, RunFile] = WeakValueDictionary()
+        self._last_edits = LastEdits()
 
     @asynccontextmanager
     async def lock(self, path: Path) -> AsyncIterator[None]:
@@ -292,10 +298,14 @@ class NotebookService:
             await self.save(notebook)
         return notebook
 
-    def run_file(self, notebook: OpenNotebook) -> RunFile:
-        """The file of a notebook that was read, or just written, for a run that saves its results there."""
+    def run_file(self, notebook: OpenNotebook, owner: str) -> RunFile:
+        """The file of a notebook that was read, or just written, for a run that saves its results there.
+
+        Args:
+            owner: the id under which clients know the run.
+        """
         assert notebook.content is not None
-        return RunFile(
+        file = self._run_files[notebook.path] = RunFile(
             notebook.path,
             notebook.document,
             notebook.content,
@@ -303,7 +313,9 @@ class NotebookService:
             max_bytes=self._config.max_notebook_bytes,
             lock=lambda: self.lock(notebook.path),
             keep_aside=lambda document: self._keep_aside(notebook.path, document),
+            owner=owner,
         )
+        return file
 
     async def revision_of(self, file: Path) -> str:
         """The revision of a file; empty if there is none.
@@ -413,6 +425,7 @@ class NotebookService:
                     state="nothing was written",
                     advice="leave if_revision out to make a new notebook",
                 )
+            before = found.document.cells if expected is not None else []
             revision = await self.save(OpenNotebook(file, display_path, expected, document), data)
         return WrittenNotebook(
             path=display_path,
@@ -420,6 +433,7 @@ class NotebookService:
             size=len(data),
             cell_count=len(document.cells),
             created=expected is None,
+            notes=self._run_notes(file, before, document.cells) or None,
         )
 
     async def add_cell(self, path: str, addition: Add, *, if_revision: str | None = None) -> AddedCell:
@@ -510,11 +524,31 @@ class NotebookService:
                     path=notebook.display_path, revision=notebook.revision, changed=changed, diff=diff, outline=rows
                 )
 
+            undone = self._last_edits.undone(file, notebook.revision, notebook.document.cells)
             data, edited = await asyncio.to_thread(change)
+            notes = self._run_notes(file, edit.before, edit.document.cells)
+            if undone:
+                notes.append(
+                    "the last edit of this server is gone from the file: another program has saved an older version"
+                )
+            edited.notes = notes or None
             notebook.document = edit.document
             if edited.changed:
                 edited.revision = await self.save(notebook, data)
+                self._last_edits.remember(file, edited.revision, edit.changes())
         return edited, edit
+
+    def _run_notes(self, file: Path, before: Sequence[NotebookCell], after: Sequence[NotebookCell]) -> list[str]:
+        """A note if a run of the notebook has yet to end cells that an edit changed."""
+        run = self._run_files.get(file)
+        ahead = run.changed_ahead(before, after) if run is not None else []
+        if run is None or not ahead:
+            return []
+        cells = ", ".join(map(str, ahead))
+        return [
+            f"execution {run.owner} runs this notebook and has yet to end cells {cells}: it runs them as they were "
+            "before this edit, and keeps their results in another file"
+        ]
 
     async def read(
         self,

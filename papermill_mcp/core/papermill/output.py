@@ -171,7 +171,7 @@ class PapermillObserver:
             self._manager.cell_exception(node, cell.index)
         self._manager.cell_complete(node, cell.index)
         self._passed = cell.index + 1
-        self._record(cell.index)
+        self._record(cell.index, final=True)
         self._record_notebook()
 
     def finish(self, language_info: dict[str, Any] | None, *, complete: bool) -> None:
@@ -222,14 +222,14 @@ class PapermillObserver:
         node.execution_count = cell.execution.execution_count
         node.metadata["execution"] = _node(dict(cell.execution.timing))
 
-    def _record(self, index: int) -> None:
+    def _record(self, index: int, *, final: bool = False) -> None:
         cell = self._node.cells[index]
         # The metadata goes on changing while a save reads it in another thread, so it gets a copy.
         metadata = {key: dict(cell.metadata[key]) for key in ("papermill", "execution") if key in cell.metadata}
         members: dict[str, Any] = {"metadata": metadata}
         if cell.cell_type == "code":
             members |= {"outputs": cell.outputs, "execution_count": cell.execution_count}
-        self._file.record(index, members)
+        self._file.record(index, members, final=final)
 
     def _record_notebook(self) -> None:
         metadata = {key: value for key, value in self._node.metadata.items() if key in ("papermill", "language_info")}

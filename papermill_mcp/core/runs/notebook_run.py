@@ -390,9 +390,9 @@ class InPlaceObserver:
 
     def cell_finished(self, cell: RunCell) -> None:
         """Keep everything, timings included."""
-        self._record(cell)
+        self._record(cell, final=True)
 
-    def _record(self, cell: RunCell) -> None:
+    def _record(self, cell: RunCell, *, final: bool = False) -> None:
         if self._file is None or cell.execution is None or cell.execution.began is None:
             return  # code that never began leaves the outputs of an earlier run
         self._file.record(
@@ -402,6 +402,7 @@ class InPlaceObserver:
                 "metadata": self._metadata(cell),
                 "outputs": cell.outputs,
             },
+            final=final,
         )
 
     def _metadata(self, cell: RunCell) -> dict[str, Any]:

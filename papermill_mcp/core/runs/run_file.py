@@ -12,7 +12,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,7 @@ class RunFile:
         content: the file as it was when `document` was made from it.
         lock: entered around each save, so that edits of this process and saves take turns.
         keep_aside: keeps results that find no place in the file. Without it they are lost, and a note says so.
+        owner: the id under which clients know the run.
 
     Attributes:
         complete: whether everything that the run has recorded is on the disk, in the file or beside it. Known at the
@@ -70,6 +71,7 @@ class RunFile:
         max_bytes: int,
         lock: Callable[[], AbstractAsyncContextManager[Any]],
         keep_aside: KeepAside | None = None,
+        owner: str = "",
     ) -> None:
         self.path = path
         self.display_path = display_path
@@ -78,6 +80,8 @@ class RunFile:
         self._max_bytes = max_bytes
         self._lock = lock
         self._keep_aside = keep_aside
+        self.owner = owner
+        self._ahead: set[int] = set()
         self._sources = [(cell.cell_type, cell.source) for cell in document.cells]
         self._saved = list(document.cells)  # as the file has them
         self._results: dict[int, dict[str, Any]] = {}  # all members set so far, by cell, to be put in again if need be
@@ -104,11 +108,37 @@ class RunFile:
         """Begin to save in the background whenever something was recorded."""
         self._saver = asyncio.create_task(self._save_now_and_then(), name=f"save {self.display_path}")
 
-    def record(self, index: int, members: dict[str, Any]) -> None:
+    def expect(self, indexes: Iterable[int]) -> None:
+        """These cells will be run."""
+        self._ahead = set(indexes)
+
+    def changed_ahead(self, before: Sequence[NotebookCell], after: Sequence[NotebookCell]) -> list[int]:
+        """Indexes, before an edit, of the cells whose end is outstanding and whose source the edit changed.
+
+        Args:
+            before, after: the cells of the notebook before and after the edit.
+        """
+        now, then = aligned(self._saved, before), aligned(before, after)
+        found = []
+        for index in self._ahead & self._places.keys():
+            place = now.get(self._places[index])
+            if place is None or (before[place].cell_type, before[place].source) != self._sources[index]:
+                continue  # an earlier edit has changed it
+            kept = then.get(place)
+            if kept is None or (after[kept].cell_type, after[kept].source) != self._sources[index]:
+                found.append(place)
+        return sorted(found)
+
+    def record(self, index: int, members: dict[str, Any], *, final: bool = False) -> None:
         """Set members of a cell, such as `outputs` and `execution_count`. They are saved soon, or by `close`.
 
         Keys of `metadata` are put beside the present ones, which belong to other writers.
+
+        Args:
+            final: the cell has ended.
         """
+        if final:
+            self._ahead.discard(index)
         with self._recording:
             self._results.setdefault(index, {}).update(members)
             self._pending.setdefault(index, {}).update(members)
@@ -132,6 +162,7 @@ class RunFile:
             self._saver.cancel()
             await asyncio.wait([self._saver])
             self._saver = None
+        self._ahead = set()
         failure = await self._save_for_good(change)
         notes = (
             [] if failure is None else [f"the last save failed, so {self.display_path} has an earlier state: {failure}"]

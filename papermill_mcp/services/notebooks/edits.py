@@ -334,6 +334,11 @@ class NotebookEdit:
 
     # Changes
 
+    @property
+    def before(self) -> list[NotebookCell]:
+        """The cells before the first operation."""
+        return self._before
+
     def touched(self) -> list[int]:
         """Where the cells stand that are new, changed or moved, and the neighbours of removed ones."""
         places = []
@@ -344,6 +349,15 @@ class NotebookEdit:
             if changed or (origin is not None and not {max(origin - 1, 0), min(origin + 1, last)} <= kept):
                 places.append(place)
         return places
+
+    def changes(self) -> list[tuple[str | None, str | None]]:
+        """The source before and after of each cell that was changed, added (nothing before) or removed."""
+        pairs: list[tuple[str | None, str | None]] = []
+        for origin, cell in zip(self._origins, self.document.cells, strict=True):
+            pairs.append((None if origin is None else self._before[origin].source, cell.source))
+        kept = set(self._origins)
+        pairs += [(cell.source, None) for origin, cell in enumerate(self._before) if origin not in kept]
+        return [(before, after) for before, after in pairs if before != after]
 
     def diff(self, limit: int) -> str:
         """Notes and unified diffs of sources, cell by cell, at most about `limit` characters."""

@@ -63,11 +63,13 @@ class _Here:
     """This server as the place of a run.
 
     Args:
+        owner: the id under which clients know the run.
         overwrite: the output may replace a notebook.
     """
 
-    def __init__(self, bench: Bench, *, overwrite: bool) -> None:
+    def __init__(self, bench: Bench, owner: str, *, overwrite: bool) -> None:
         self._bench = bench
+        self._owner = owner
         self._overwrite = overwrite
 
     async def start_kernel(self, task: PapermillTask) -> Kernel:
@@ -77,7 +79,8 @@ class _Here:
     async def put_output(self, task: PapermillTask, document: NotebookDocument) -> RunFile:
         """Write the output where it stays."""
         notebooks = self._bench.notebooks
-        return notebooks.run_file(await notebooks.put(Path(task.output_path), document, overwrite=self._overwrite))
+        notebook = await notebooks.put(Path(task.output_path), document, overwrite=self._overwrite)
+        return notebooks.run_file(notebook, self._owner)
 
     async def end_kernel(self, kernel: Kernel) -> None:
         """End the kernel of a run that did not begin."""
@@ -137,7 +140,7 @@ class PapermillRun(BaseRun):
                     owner=self._owner,
                     changed=self.changed,
                 )
-                await recipe.begin(self._plan.notebook.document, _Here(bench, overwrite=self._overwrite))
+                await recipe.begin(self._plan.notebook.document, _Here(bench, self._owner, overwrite=self._overwrite))
         except BaseException:
             if self._owner == self.execution_id:
                 bench.claims.release(self._owner)

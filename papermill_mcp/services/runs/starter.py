@@ -105,7 +105,9 @@ class RunStarter:
             )
             if remark is not None:
                 run.notes += filter(None, [remark, _not_yet_run(document, cells)])
-            file = bench.notebooks.run_file(notebook) if options.save else None
+            file = bench.notebooks.run_file(notebook, run.execution_id) if options.save else None
+            if file is not None:
+                file.expect(cell.index for cell in cells if not cell.skip)
             resumed = None
             if file is not None and document.metadata.get("papermill"):
                 resumed = await asyncio.to_thread(_resumed_observer, file, document)

@@ -38,6 +38,7 @@ def edited_notebook(reply: EditedNotebook) -> str:
     marked = None
     if not reply.changed:
         lines.append("changed: nothing; the file was not touched")
+    lines += [f"note: {inline(note)}" for note in reply.notes or []]
     if isinstance(reply, RemovedCell):
         outputs = f" · {count_noun(reply.outputs_dropped, 'output')} dropped" if reply.outputs_dropped else ""
         lines.append(f"removed cell {cell_name(reply.cell.index, reply.cell.id)} · {_facts(reply.cell)}{outputs}")

@@ -192,3 +192,30 @@ async def test_code_that_never_began_leaves_the_earlier_outputs(end: str, client
 
     assert facts["status"] in ("aborted", "interrupted")
     assert read_json(path)["cells"] == json.loads(before)["cells"]
+
+
+@pytest.mark.parametrize("tool", ["execute_notebook", "execute_notebook_papermill"])
+async def test_an_edit_of_a_cell_that_a_run_has_yet_to_end_says_so(tool: str, client: Connect, workspace: Path) -> None:
+    text, skipped = cell("# Text", "markdown"), cell("print('skipped')", tags=["skip-execution"])
+    write_notebook(workspace / "a.ipynb", ["print('over')", _WAIT, text, "print('last')", skipped])
+    arguments: Json = {"path": "a.ipynb"}
+    if tool == "execute_notebook_papermill":
+        arguments = {"input_path": "a.ipynb", "output_path": "out.ipynb"}
+    file = "a.ipynb" if tool == "execute_notebook" else "out.ipynb"
+    async with client() as connected:
+        begun = await call(connected, tool, timeout=0, wait=0, **arguments)
+        await until((workspace / "waiting").exists, seconds=20, what="the second cell runs")
+        told = {
+            index: "notes" in await call(connected, "update_cell", path=file, index=index, source="# mine")
+            for index in (0, 1, 2, 3, 4)
+        }
+        again = await call(connected, "update_cell", path=file, index=3, source="# mine, too")
+        tags = await call(connected, "update_cell", path=file, index=3, tags=["x"])
+        (workspace / "go").touch()
+        await call(connected, "get_execution", execution_id=begun["execution_id"], wait=25)
+        after = await call(connected, "update_cell", path=file, index=1, source="# later")
+
+    assert told == {0: False, 1: True, 2: False, 3: True, 4: False}
+    assert "notes" not in again, "the first edit has said so"
+    assert "notes" not in tags
+    assert "notes" not in after

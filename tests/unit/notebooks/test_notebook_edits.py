@@ -751,3 +751,24 @@ async def test_a_huge_diff_is_cut_with_the_number_of_lines(service: NotebookServ
     last = edited.diff.splitlines()[-1]
     reported = int("".join(filter(str.isdigit, last.split("line")[0])))
     assert reported + len(edited.diff.splitlines()) - 1 == 50_001 + 2 + 3, "header, hunk, old and new lines"
+
+
+async def test_an_edit_that_another_program_has_undone_is_told(service: NotebookService, path: Path) -> None:
+    """Another program has an old copy open and saves it."""
+    old = path.read_bytes()
+    index = 1
+    await service.update_cell(str(path), Update(CellRef(index=index), source="changed = 1"))
+    path.write_bytes(old.replace(b"Title", b"Their title"))
+    told = await service.update_cell(str(path), Update(CellRef(index=0), source="# Mine"))
+    again = await service.update_cell(str(path), Update(CellRef(index=0), source="# Mine, too"))
+
+    assert told.notes
+    assert again.notes is None
+
+
+async def test_another_edit_of_the_same_cell_is_no_undoing(service: NotebookService, path: Path) -> None:
+    await service.update_cell(str(path), Update(CellRef(index=1), source="changed = 1"))
+    path.write_bytes(path.read_bytes().replace(b"changed = 1", b"changed = 2"))
+    edited = await service.update_cell(str(path), Update(CellRef(index=0), source="# Mine"))
+
+    assert edited.notes is None
