@@ -18,6 +18,7 @@ from papermill_mcp.core.kernels.request import RunStatus
 from papermill_mcp.core.papermill.output import PapermillObserver, PapermillTask, prepare
 from papermill_mcp.core.runs.notebook_run import NotebookRun, RunCell, RunSummary, run_cells
 from papermill_mcp.core.runs.run_file import RunFile
+from papermill_mcp.utils.background import completed
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ class PapermillRecipe:
             mark = None
             if self._marked and self._failed is not None:
                 mark = functools.partial(self._observer.mark_error, self._failed)
-            self.notes += await self.file.close(change=mark)
+            self.notes += await completed(self.file.close(change=mark))
             if self.status == RunStatus.OK and not self.file.complete:
                 self.status = RunStatus.ERROR
 

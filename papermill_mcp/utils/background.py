@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class Background:
@@ -33,3 +35,15 @@ class Background:
         """Wait for the tasks that go on now."""
         if self._tasks:
             await asyncio.wait(self._tasks)
+
+
+async def completed(work: Coroutine[Any, Any, T]) -> T:
+    """The result of work that a cancellation of the caller does not stop. The cancellation has no effect then."""
+    task = asyncio.create_task(work)
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task.cancelled():
+                raise
+    return task.result()

@@ -183,7 +183,7 @@ class RunFile:
         while True:
             try:
                 # A caller that is cancelled must not stop the save between its steps.
-                await asyncio.shield(self._save(durable=True, change=change))
+                await asyncio.shield(self.save(durable=True, change=change))
             except (NotFoundError, InvalidNotebookError, NotANotebookError) as error:
                 if time.monotonic() > deadline:
                     return error
@@ -224,7 +224,7 @@ class RunFile:
             self._apply(document)
         if failure is None or isinstance(failure, TooLargeError):
             document = NotebookDocument.new(self._document.metadata)
-            lost = self._unsaved if failure is None else set(self._results)
+            lost = self._unsaved if failure is None else {at for at, one in self._results.items() if _has_result(one)}
         for index in sorted(lost):
             cell_type, source = self._sources[index]
             members = {"metadata": {}, "outputs": [], "execution_count": None} | self._results[index]
@@ -240,14 +240,19 @@ class RunFile:
             await asyncio.sleep(max(self._last_save + SAVE_INTERVAL, share_over) - now)
             self._wake.clear()
             try:
-                await asyncio.shield(self._save(durable=False))
+                await asyncio.shield(self.save(durable=False))
             except ServerError as error:
                 # The run goes on: the next save may succeed, and the last one reports if it does not.
                 logger.warning("a save during a run failed", extra={"path": self.display_path, "error": str(error)})
             except Exception:
                 logger.exception("a save during a run failed in the server", extra={"path": self.display_path})
 
-    async def _save(self, *, durable: bool, change: Callable[[NotebookDocument], None] | None = None) -> None:
+    async def save(self, *, durable: bool, change: Callable[[NotebookDocument], None] | None = None) -> None:
+        """Save everything that was recorded. The background task and `close` call it.
+
+        Raises:
+            ServerError: the file cannot be read or written. The next save tries again.
+        """
         async with self._lock():
             began = time.monotonic()
             try:
@@ -326,7 +331,8 @@ class RunFile:
             place = self._places.get(index)
             present = None if place is None else document.cells[place]
             if place is None or present is None or (present.cell_type, present.source) != self._sources[index]:
-                self._unsaved.add(index)
+                if _has_result(members):
+                    self._unsaved.add(index)
                 continue
             self._unsaved.discard(index)
             if "metadata" in members:
@@ -338,6 +344,11 @@ class RunFile:
                 document.update(place, members | {"outputs": [_storable(output) for output in members["outputs"]]})
         if metadata:
             document.set_member("metadata", document.metadata | metadata)
+
+
+def _has_result(members: dict[str, Any]) -> bool:
+    """Whether a run has recorded more for a cell than its own metadata."""
+    return bool(members.get("outputs")) or members.get("execution_count") is not None
 
 
 def _storable(output: dict[str, Any]) -> dict[str, Any]:

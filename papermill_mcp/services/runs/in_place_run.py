@@ -13,6 +13,7 @@ from papermill_mcp.core.runs.snapshot import Cursor, NotebookSnapshot
 from papermill_mcp.services.runs.claims import Claims
 from papermill_mcp.services.runs.notes import run_notes
 from papermill_mcp.services.runs.requests import RunRequest
+from papermill_mcp.utils.background import completed
 
 if TYPE_CHECKING:
     from papermill_mcp.core.kernels.kernel import Kernel
@@ -76,7 +77,7 @@ class InPlaceRun(BaseRun):
                 if language_info and status != RunStatus.INTERRUPTED:
                     file.record_metadata({"language_info": language_info})
                 change = None if resumed is None else functools.partial(resumed.finish, self.run)
-                self.notes += await file.close(change=change)
+                self.notes += await completed(file.close(change=change))
                 if status == RunStatus.OK and not file.complete:
                     status = RunStatus.ERROR
                 if resumed is not None:

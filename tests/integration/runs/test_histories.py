@@ -1,0 +1,312 @@
+"""Random histories: whatever others do to a notebook during a run, their changes and all results are there."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from helpers import cell, joined
+from histories import History, Ran, Step, World, check_end, encoded, histories, operations, token
+from hypothesis import HealthCheck, given, settings
+
+from dev.fuzz import examples
+from papermill_mcp.config import Config
+from papermill_mcp.core.kernels.outputs import Displays
+from papermill_mcp.core.kernels.request import CellExecution, RunStatus
+from papermill_mcp.core.runs import run_file as run_files
+from papermill_mcp.core.runs.run_file import RunFile
+from papermill_mcp.core.runs.snapshot import END
+from papermill_mcp.core.runs.store import ExecutionStore
+from papermill_mcp.errors import DiskFullError, KernelDiedError, ServerError
+from papermill_mcp.services.kernel_service import KernelService
+from papermill_mcp.services.notebook_service import NotebookService, OpenNotebook
+from papermill_mcp.services.runs.claims import Claims
+from papermill_mcp.services.runs.in_place_run import InPlaceRun
+from papermill_mcp.services.runs.papermill_run import Bench, PapermillRun
+from papermill_mcp.services.runs.requests import NotebookCellRequest, NotebookRequest, PapermillRequest
+from papermill_mcp.services.runs.starter import RunStarter
+from papermill_mcp.services.workspace import Workspace
+
+#: nbformat gives doubled ids new names, and warns.
+pytestmark = pytest.mark.filterwarnings("ignore::nbformat.warnings.DuplicateCellId")
+
+Run = InPlaceRun | PapermillRun
+
+
+class Kernel:
+    """A kernel whose code does as the history says. It has the parts that a run uses."""
+
+    kernel_id, kernel_name, info = "k", "python3", {"language_info": {"name": "python", "version": "3"}}
+
+    def __init__(self) -> None:
+        self.running: CellExecution | None = None
+        self.executions: list[CellExecution] = []
+        self.outcomes: dict[int, str] = {}
+        self.tokens: list[list[str]] = []
+        self.alive = True
+        self._displays = Displays()
+
+    def submit(self, code: str, **options: Any) -> CellExecution:
+        if not self.alive:
+            raise KernelDiedError("the kernel has died")
+        execution = CellExecution(code, self._displays, **options)
+        asyncio.get_running_loop().call_soon(self._begin, execution)
+        return execution
+
+    def _begin(self, execution: CellExecution) -> None:
+        self.running = execution
+        self.executions.append(execution)
+        self.tokens.append([])
+        execution.begin()
+        self.put()
+
+    def put(self) -> None:
+        """The code that runs puts a token out."""
+        if self.running is not None:
+            word = token(sum(map(len, self.tokens)))
+            self.tokens[-1].append(word)
+            self.running.take_output("stream", {"name": "stdout", "text": f"{word}\n"})
+
+    def finish(self, outcome: str) -> None:
+        """The code that runs ends so."""
+        execution, self.running = self.running, None
+        if execution is None:
+            return
+        self.outcomes[len(self.executions) - 1] = outcome
+        error = {"ename": "ValueError", "evalue": "no", "traceback": ["no"]}
+        match outcome:
+            case "die":
+                self.alive = False
+                execution.die("signal 9")
+                return
+            case "exit":
+                error = {"ename": "SystemExit", "evalue": "0", "traceback": []}
+        if outcome in ("error", "show", "exit"):
+            execution.take_output("error", error)
+        reply = {"status": "ok"} if outcome in ("ok", "show") else {"status": "error", **error}
+        execution.take_reply(reply | {"execution_count": len(self.executions)})
+        execution.take_idle()
+
+    async def interrupt(self, execution: CellExecution) -> bool:
+        self.running = None
+        self.outcomes[len(self.executions) - 1] = "interrupted"
+        execution.expect_end(RunStatus.INTERRUPTED)
+        execution.take_reply({"status": "aborted"})
+        execution.take_idle()
+        return True
+
+
+class Kernels:
+    """The one kernel, for every run."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+
+    async def for_notebook(self, *_: object) -> tuple[Kernel, None]:
+        return self._kernel, None
+
+    async def installed(self, name: str) -> SimpleNamespace:
+        return SimpleNamespace(name=name, display_name="Python 3", language="python")
+
+    async def launch(self, *_: object, **__: object) -> Kernel:
+        return self._kernel
+
+    @contextlib.asynccontextmanager
+    async def slot(self, **_: object) -> AsyncIterator[None]:
+        yield
+
+    async def end(self, *_: object) -> None: ...
+
+    def bind(self, *_: object) -> None: ...
+
+
+class Notebooks(NotebookService):
+    """The notebook service, whose runs save when the history says so."""
+
+    file: RunFile
+
+    def run_file(self, notebook: OpenNotebook, owner: str) -> RunFile:
+        self.file = super().run_file(notebook, owner)
+        self.file.start = lambda: None  # type: ignore[method-assign]
+        return self.file
+
+
+class Player:
+    """Plays a history on a scripted kernel."""
+
+    def __init__(self, history: History, root: Path) -> None:
+        self._history = history
+        self.root = root / "root"
+        self.root.mkdir()
+        state = root / "state"
+        config = Config(roots=[self.root], state_directory=state)
+        workspace = Workspace([self.root])
+        self._tools = Notebooks(config, workspace, state)
+        self._second = NotebookService(config, workspace, state)
+        self._kernel = Kernel()
+        bench = Bench(
+            cast(KernelService, Kernels(self._kernel)), self._tools, Claims(workspace), ExecutionStore(state / "none")
+        )
+        bench.store.put_timings = lambda *_: None  # type: ignore[method-assign]
+        self._starter = RunStarter(config, workspace, bench)
+        self._before_write: Callable[[], None] | None = None
+
+    async def play(self) -> None:
+        """Play it and check everything."""
+        history = self._history
+        source = self.root / "a.ipynb"
+        source.write_bytes(encoded(self._first()))
+        run = await self._begin()
+        path = source if history.kind != "papermill" else self.root / "b.ipynb"
+        world = World(path)
+        with self._hooked_writes():
+            run.start()
+            await self._settle(run)
+            for step in history.steps:
+                if run.finished:  # others may do as they like now
+                    break
+                await self._step(step, world, run)
+                await self._settle(run)
+                world.check()
+            self._before_write = None
+            if history.end == "complete":
+                while self._kernel.running is not None:
+                    self._kernel.finish("ok")
+                    await self._settle(run)
+            killed = history.end == "kill" and not run.finished
+            notes: tuple[str, ...] = ()
+            if killed:
+                check_end(world, self._ran(run), killed=True, status="", notes=(), ids=history.ids)
+            if history.end == "cancel":
+                await run.cancel()
+            elif history.end != "complete" and (task := run.stop()) is not None:
+                await asyncio.wait([task], timeout=10)
+            async with asyncio.timeout(10):
+                await run.wait()
+        if not killed:
+            state = run.snapshot(END)
+            notes = state.notes
+            check_end(world, self._ran(run), killed=False, status=state.status, notes=notes, ids=history.ids)
+
+    def _first(self) -> Any:
+        notebook = self._history.notebook()
+        if self._history.kind == "resumed":  # the output of an earlier run that failed
+            run = {"status": "pending", "exception": None, "start_time": None, "end_time": None, "duration": None}
+            for one in notebook["cells"]:
+                one["metadata"]["papermill"] = dict(run)
+            marker = cell("An exception was encountered", "markdown", tags=["papermill-error-cell-tag"])
+            if notebook["nbformat_minor"] >= 5:
+                marker["id"] = "marker"
+            notebook["cells"].insert(0, marker)
+            notebook["metadata"]["papermill"] = {"start_time": "2026-01-01T00:00:00", "parameters": {}}
+        return notebook
+
+    async def _begin(self) -> Run:
+        history, path = self._history, "a.ipynb"
+        match history.kind:
+            case "papermill":
+                return await self._starter.papermill(
+                    PapermillRequest(input_path=path, output_path="b.ipynb", continue_on_error=history.continues)
+                )
+            case "one cell":
+                index = next(at for at, (kind, _) in enumerate(history.cells) if kind == "code")
+                return await self._starter.notebook_cell(NotebookCellRequest(path=path, index=index))
+        return await self._starter.notebook(NotebookRequest(path=path, continue_on_error=history.continues))
+
+    async def _step(self, step: Step, world: World, run: Run) -> None:
+        match step.what:
+            case "output":
+                self._kernel.put()
+                if self._kernel.running is not None:
+                    run.run.record_late_output() if isinstance(run, InPlaceRun) else None
+            case "finish":
+                self._kernel.finish(step.name)
+            case "save" if not run.finished:
+                with contextlib.suppress(ServerError):
+                    await self._tools.file.save(durable=False)
+            case "change" if step.writer in ("tool", "second server") and world.notebook is not None:
+                wanted = operations(world.notebook, step, world.number + 1)
+                if wanted:
+                    world.number += 1
+                    service = self._tools if step.writer == "tool" else self._second
+                    await service.edit(world.path.name, wanted)
+                    world.look()
+                elif not wanted and step.name not in ("source", "tags", "metadata", "move", "type", "clear"):
+                    world.apply(step)
+            case "change":
+                world.apply(step)
+            case "race" if not run.finished:
+                self._before_write = lambda: world.apply(step)
+            case "fault" if not run.finished:
+                self._before_write = _full
+
+    @contextlib.contextmanager
+    def _hooked_writes(self) -> Iterator[None]:
+        files: Any = run_files
+        real = files.write_file
+
+        def hooked(*arguments: Any, **options: Any) -> Any:
+            act, self._before_write = self._before_write, None
+            if act is not None:
+                act()
+            return real(*arguments, **options)
+
+        files.write_file = hooked
+        try:
+            yield
+        finally:
+            files.write_file = real
+
+    async def _settle(self, run: Run) -> None:
+        """Wait until the next cell runs, or the run is over. So a history is the same each time."""
+        for _ in range(12):
+            await asyncio.sleep(0)
+        if self._kernel.running is None:
+            async with asyncio.timeout(10):
+                await run.wait()
+
+    def _ran(self, run: Run) -> list[Ran]:
+        cells = run.run.cells if isinstance(run, InPlaceRun) else run._recipe.run.cells  # type: ignore[union-attr]
+        begun = [one for one in cells if one.execution in self._kernel.executions]
+        return [
+            Ran(one.cell_id, joined(one.source), self._kernel.tokens[number], self._kernel.outcomes.get(number))
+            for number, one in enumerate(begun)
+        ]
+
+
+def _full() -> None:
+    raise DiskFullError("the disk is full", state="nothing was written")
+
+
+def play(history: History) -> None:
+    """Play a history in a directory of its own."""
+    directory = tempfile.mkdtemp(prefix="history-")
+    try:
+        asyncio.run(Player(history, Path(directory)).play())
+    finally:
+        shutil.rmtree(directory)
+
+
+_CHECKS = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
+
+
+@examples(60)
+@given(histories())
+def test_others_lose_nothing_by_a_run_and_no_result_is_lost(history: History) -> None:
+    play(history)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@settings(max_examples=int(os.environ.get("HISTORIES", "1000")), deadline=None, suppress_health_check=_CHECKS)
+@given(histories())
+def test_a_thousand_histories_lose_nothing(history: History) -> None:
+    play(history)
