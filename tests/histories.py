@@ -20,12 +20,12 @@ from helpers import Json, joined
 from hypothesis import strategies as st
 
 #: Sources of code cells. There are few, so that cells are alike.
-SOURCES = ("step()", "step()  # again", "step()\n# end")
+SOURCES = ("from step import step\nstep()", "from step import step\nstep()  # again", "import step\nstep.step()")
 TEXTS = ("# Title", "words")
 
 #: How a cell may end. `show`: it puts an error out, and the kernel says that it went well.
 OUTCOMES = ("ok", "error", "show", "exit", "die")
-ENDS = ("complete", "complete", "cancel", "stop", "kill")
+ENDS = ("complete", "complete", "cancel", "stop", "stop at the last save", "kill")
 KINDS = ("in place", "one cell", "papermill", "resumed")
 CHANGES = ("insert", "copy", "remove", "source", "tags", "metadata", "move", "type", "notebook", "clear")
 FILES = ("old copy", "delete", "rename", "break", "mend")
@@ -112,7 +112,7 @@ def histories(*, scripted: bool = True) -> st.SearchStrategy[History]:
         cells=st.lists(st.one_of(code, code, code, text), min_size=1, max_size=6)
         .filter(lambda cells: any(kind == "code" for kind, _ in cells))
         .map(tuple),
-        ids=st.sampled_from(("unique", "none", "doubled") if scripted else ("unique", "none")),
+        ids=st.sampled_from(("unique", "none", "doubled")),
         kind=st.sampled_from(KINDS),
         continues=st.booleans(),
         steps=st.lists(_STEPS, max_size=14 if scripted else 8).map(tuple),

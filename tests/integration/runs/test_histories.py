@@ -13,9 +13,10 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from helpers import cell, joined
-from histories import History, Ran, Step, World, check_end, encoded, histories, operations, token
+from helpers import Json, call, cell, joined
+from histories import FILES, History, Ran, Step, World, check_end, encoded, histories, operations, token
 from hypothesis import HealthCheck, given, settings
+from mcp import Client
 
 from dev.fuzz import examples
 from papermill_mcp.config import Config
@@ -26,6 +27,7 @@ from papermill_mcp.core.runs.run_file import RunFile
 from papermill_mcp.core.runs.snapshot import END
 from papermill_mcp.core.runs.store import ExecutionStore
 from papermill_mcp.errors import DiskFullError, KernelDiedError, ServerError
+from papermill_mcp.server.app import build_server
 from papermill_mcp.services.kernel_service import KernelService
 from papermill_mcp.services.notebook_service import NotebookService, OpenNotebook
 from papermill_mcp.services.runs.claims import Claims
@@ -39,6 +41,21 @@ from papermill_mcp.services.workspace import Workspace
 pytestmark = pytest.mark.filterwarnings("ignore::nbformat.warnings.DuplicateCellId")
 
 Run = InPlaceRun | PapermillRun
+
+
+def first(history: History) -> Json:
+    """The notebook before the run."""
+    notebook = history.notebook()
+    if history.kind == "resumed":  # the output of an earlier run that failed
+        run = {"status": "pending", "exception": None, "start_time": None, "end_time": None, "duration": None}
+        for one in notebook["cells"]:
+            one["metadata"]["papermill"] = dict(run)
+        marker = cell("An exception was encountered", "markdown", tags=["papermill-error-cell-tag"])
+        if notebook["nbformat_minor"] >= 5:
+            marker["id"] = "marker"
+        notebook["cells"].insert(0, marker)
+        notebook["metadata"]["papermill"] = {"start_time": "2026-01-01T00:00:00", "parameters": {}}
+    return notebook
 
 
 class Kernel:
@@ -139,7 +156,7 @@ class Notebooks(NotebookService):
         return self.file
 
 
-class Player:
+class Scripted:
     """Plays a history on a scripted kernel."""
 
     def __init__(self, history: History, root: Path) -> None:
@@ -163,7 +180,7 @@ class Player:
         """Play it and check everything."""
         history = self._history
         source = self.root / "a.ipynb"
-        source.write_bytes(encoded(self._first()))
+        source.write_bytes(encoded(first(history)))
         run = await self._begin()
         path = source if history.kind != "papermill" else self.root / "b.ipynb"
         world = World(path)
@@ -177,10 +194,9 @@ class Player:
                 await self._settle(run)
                 world.check()
             self._before_write = None
-            if history.end == "complete":
-                while self._kernel.running is not None:
-                    self._kernel.finish("ok")
-                    await self._settle(run)
+            while history.end in ("complete", "stop at the last save") and self._kernel.running is not None:
+                self._kernel.finish("ok")
+                await self._settle(run, to_the_end=history.end == "complete")
             killed = history.end == "kill" and not run.finished
             notes: tuple[str, ...] = ()
             if killed:
@@ -195,19 +211,6 @@ class Player:
             state = run.snapshot(END)
             notes = state.notes
             check_end(world, self._ran(run), killed=False, status=state.status, notes=notes, ids=history.ids)
-
-    def _first(self) -> Any:
-        notebook = self._history.notebook()
-        if self._history.kind == "resumed":  # the output of an earlier run that failed
-            run = {"status": "pending", "exception": None, "start_time": None, "end_time": None, "duration": None}
-            for one in notebook["cells"]:
-                one["metadata"]["papermill"] = dict(run)
-            marker = cell("An exception was encountered", "markdown", tags=["papermill-error-cell-tag"])
-            if notebook["nbformat_minor"] >= 5:
-                marker["id"] = "marker"
-            notebook["cells"].insert(0, marker)
-            notebook["metadata"]["papermill"] = {"start_time": "2026-01-01T00:00:00", "parameters": {}}
-        return notebook
 
     async def _begin(self) -> Run:
         history, path = self._history, "a.ipynb"
@@ -265,11 +268,11 @@ class Player:
         finally:
             files.write_file = real
 
-    async def _settle(self, run: Run) -> None:
+    async def _settle(self, run: Run, *, to_the_end: bool = True) -> None:
         """Wait until the next cell runs, or the run is over. So a history is the same each time."""
         for _ in range(12):
             await asyncio.sleep(0)
-        if self._kernel.running is None:
+        if self._kernel.running is None and to_the_end:
             async with asyncio.timeout(10):
                 await run.wait()
 
@@ -286,11 +289,130 @@ def _full() -> None:
     raise DiskFullError("the disk is full", state="nothing was written")
 
 
-def play(history: History) -> None:
+#: The module that cells call. Its steps wait for a word, which is the way in which the cell ends.
+_STEP = """
+import os, pathlib, sys, time
+_here = pathlib.Path(__file__).parent
+_count = 0
+
+def step():
+    global _count
+    number, _count = _count, _count + 1
+    print(f"<R{number}>", flush=True)
+    (_here / f"began-{number}").touch()
+    while not (_here / f"go-{number}").exists():
+        time.sleep(0.005)
+    word = (_here / f"go-{number}").read_text()
+    if word == "show":
+        from IPython import get_ipython
+        try:
+            1 / 0
+        except ZeroDivisionError:
+            get_ipython().showtraceback()
+    elif word == "error":
+        raise ValueError("no")
+    elif word == "exit":
+        sys.exit()
+    elif word == "die":
+        time.sleep(0.1)  # ZeroMQ sends the token
+        os._exit(9)
+"""
+
+
+class Real:
+    """Plays a history on two servers in this process and real kernels."""
+
+    def __init__(self, history: History, root: Path) -> None:
+        self._history = history
+        self._root = root / "root"
+        (self._root / "step").mkdir(parents=True)
+        (self._root / "step" / "__init__.py").write_text(_STEP)
+        self._config = Config(roots=[self._root], state_directory=root / "state", log_level="ERROR")
+        self._begun = 0
+
+    async def play(self) -> None:
+        """Play it and check everything."""
+        history = self._history
+        path = self._root / "a.ipynb"
+        path.write_bytes(encoded(first(history)))
+        async with Client(build_server(self._config)) as tools, Client(build_server(self._config)) as second:
+            tool, arguments = self._request()
+            begun = await call(tools, tool, wait=0, timeout=0, **arguments)
+            if history.kind == "papermill":
+                path = self._root / "b.ipynb"
+            world = World(path)
+            name: Json = {"execution_id": begun["execution_id"]}
+            over = not await self._next(tools, name)
+            outcomes: list[str] = []
+            for step in history.steps:
+                if over:
+                    break
+                if step.what == "finish":
+                    outcomes.append(step.name)
+                    over = not await self._go(tools, name, step.name)
+                elif step.what in ("change", "race"):
+                    await self._change(step, world, tools if step.writer == "tool" else second)
+                    world.check()
+            while history.end == "complete" and not over:
+                outcomes.append("ok")
+                over = not await self._go(tools, name, "ok")
+            killed = history.end in ("stop", "stop at the last save", "kill") and not over
+            if history.end == "cancel":
+                await call(tools, "cancel_execution", **name)
+            facts = await call(tools, "get_execution", wait=0 if killed else 20, **name)
+        code = [one for one in first(history)["cells"] if one["cell_type"] == "code"]
+        if history.kind == "one cell":
+            code = code[:1]
+        ran = [
+            Ran(one.get("id"), one["source"], [token(number)], outcomes[number] if number < len(outcomes) else None)
+            for number, one in enumerate(code[: self._begun])
+        ]
+        notes = facts.get("notes", [])
+        check_end(world, ran, killed=killed, status=facts["status"], notes=notes, ids=history.ids)
+
+    def _request(self) -> tuple[str, Json]:
+        match self._history.kind:
+            case "papermill":
+                tool, request = "execute_notebook_papermill", {"input_path": "a.ipynb", "output_path": "b.ipynb"}
+            case "one cell":
+                index = next(at for at, (kind, _) in enumerate(self._history.cells) if kind == "code")
+                return "execute_notebook_cell", {"path": "a.ipynb", "index": index}
+            case _:
+                tool, request = "execute_notebook", {"path": "a.ipynb"}
+        return tool, request | {"continue_on_error": self._history.continues}
+
+    async def _go(self, tools: Client, name: Json, word: str) -> bool:
+        """Let the cell that runs end so. Returns whether another one runs then."""
+        beside = self._root / "word"
+        beside.write_text(word)
+        beside.rename(self._root / "step" / f"go-{self._begun - 1}")
+        return await self._next(tools, name)
+
+    async def _next(self, tools: Client, name: Json) -> bool:
+        """Wait until the next cell runs or the run is over. Returns whether one runs."""
+        async with asyncio.timeout(40):
+            while not (self._root / "step" / f"began-{self._begun}").exists():
+                if (await call(tools, "get_execution", wait=0.02, **name))["status"] not in ("running", "queued"):
+                    return False
+        self._begun += 1
+        return True
+
+    async def _change(self, step: Step, world: World, client: Client) -> None:
+        notebook = world.notebook
+        wanted = operations(notebook, step, world.number + 1) if notebook is not None else []
+        if step.what == "race" or step.writer not in ("tool", "second server") or step.name in FILES:
+            world.apply(step)
+        elif wanted:
+            world.number += 1
+            await call(client, "edit_notebook", path=world.path.name, operations=wanted)
+            world.look()
+
+
+def play(history: History, player: type[Scripted | Real] = Scripted) -> None:
     """Play a history in a directory of its own."""
     directory = tempfile.mkdtemp(prefix="history-")
     try:
-        asyncio.run(Player(history, Path(directory)).play())
+        asyncio.run(player(history, Path(directory)).play())
     finally:
         shutil.rmtree(directory)
 
@@ -310,3 +432,12 @@ def test_others_lose_nothing_by_a_run_and_no_result_is_lost(history: History) ->
 @given(histories())
 def test_a_thousand_histories_lose_nothing(history: History) -> None:
     play(history)
+
+
+@pytest.mark.kernel
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@settings(max_examples=30, deadline=None, suppress_health_check=_CHECKS)
+@given(histories(scripted=False))
+def test_histories_with_real_kernels_lose_nothing(history: History) -> None:
+    play(history, Real)
