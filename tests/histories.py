@@ -191,7 +191,7 @@ def operations(notebook: Json, step: Step, number: int) -> list[Json]:
             return [{"op": "move", "index": at, "to": step.to % len(cells)}]
         case "type":
             return [{"op": "set_type", "index": at, "cell_type": "raw"}]
-        case "clear":
+        case "clear" if cells[at]["cell_type"] == "code":
             return [{"op": "clear_outputs", "index": at}]
     return []
 

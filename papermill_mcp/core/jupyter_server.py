@@ -112,6 +112,15 @@ def installed_application() -> Application:
     )
 
 
+def has_collaboration() -> bool:
+    """Whether jupyter-collaboration is installed.
+
+    It saves an open notebook from its memory, over changes that others make to the file at the same moment. So the
+    server that is started here does without it, and JupyterLab asks its user when a file has changed on the disk.
+    """
+    return importlib.util.find_spec("jupyter_server_ydoc") is not None
+
+
 class JupyterServer:
     """A Jupyter server with `root` as its root directory. It is started once, and never again after its end.
 
@@ -227,6 +236,7 @@ class JupyterServer:
                     *(["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []),
                     *(f"--ServerApp.{name}={value}" for name, value in fixed.items()),
                     "--PasswordIdentityProvider.hashed_password=",
+                    *(["--YDocExtension.disable_rtc=True"] if has_collaboration() else []),
                 ],
                 env=self._environment(denied_env),
                 cwd=self._directory,

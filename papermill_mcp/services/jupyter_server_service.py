@@ -24,6 +24,10 @@ else:
 
 logger = logging.getLogger(__name__)
 
+_NO_COLLABORATION = (
+    "jupyter-collaboration is off in it, since it would save open notebooks over changes by others at the same moment"
+)
+
 #: Seconds that a server gets to stop its kernels and itself when it is asked to.
 _GRACE_SECONDS = 5.0
 
@@ -104,6 +108,8 @@ class JupyterServerService:
         return self._started(server, f"the one before had ended by itself: {stop_reason}" if stop_reason else None)
 
     def _started(self, server: JupyterServer, note: str | None) -> StartedServer:
+        if jupyter_server.has_collaboration():
+            note = "; ".join(filter(None, [note, _NO_COLLABORATION]))
         return StartedServer(
             url=server.url,
             port=server.port,

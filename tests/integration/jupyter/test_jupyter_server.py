@@ -705,3 +705,15 @@ async def test_a_notebook_that_is_saved_in_the_browser_while_it_runs_here(client
         assert [stdout_in(cell) for cell in cells[1:]] == ["begun\n", "second\n"]
         shown = (await lab.ask("/api/contents/a.ipynb")).json["content"]["cells"]
         assert [cell["id"] for cell in shown] == ["new", "c0", "c1"]
+
+
+async def test_collaboration_is_off_where_it_is_installed(
+    client: Connect, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("papermill_mcp.core.jupyter_server.has_collaboration", lambda: True)
+    async with client() as connected:
+        started = await call(connected, "start_jupyter_server", seconds=60)
+        command = psutil.Process(started["pid"]).cmdline()
+
+    assert "--YDocExtension.disable_rtc=True" in command
+    assert "collaboration" in started["note"]
