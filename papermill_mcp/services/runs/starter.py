@@ -97,6 +97,8 @@ class RunStarter:
                 state="nothing was run",
                 advice="read_notebook shows its cells",
             )
+        if one_cell:
+            cells[0].skip = False  # its tag is for runs of the notebook, and this call names the cell
         run = InPlaceRun(request, notebook, bench.claims, bench.store, one_cell=one_cell)
         bench.claims.take([notebook.path], run.execution_id)
         try:

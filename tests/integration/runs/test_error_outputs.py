@@ -76,6 +76,7 @@ async def _papermill_verdicts(workspace: Path, names: list[str]) -> dict[str, st
     return dict(json.loads(line) for line in out.splitlines())
 
 
+@pytest.mark.case("R05")
 @pytest.mark.slow
 async def test_the_verdict_of_a_run_is_that_of_papermill(client: Connect, workspace: Path) -> None:
     """Verdict, error markers and statuses of cells agree, for code that IPython calls `ok`."""
@@ -107,6 +108,7 @@ async def test_the_verdict_of_a_run_is_that_of_papermill(client: Connect, worksp
             assert info["papermill"]["status"] == {"ok": "completed", "error": "failed"}[facts["status"]], name
 
 
+@pytest.mark.case("R05")
 @pytest.mark.parametrize("name", ["script", "two"])
 async def test_every_tool_shows_an_error_output_and_counts_it(name: str, client: Connect, workspace: Path) -> None:
     _scripts(workspace)
@@ -137,6 +139,7 @@ async def test_every_tool_shows_an_error_output_and_counts_it(name: str, client:
     assert again["runs_failed"] == 1
 
 
+@pytest.mark.case("R05")
 async def test_an_error_that_comes_after_the_end_of_its_cell_counts(client: Connect, workspace: Path) -> None:
     """A task that outlives its cell shows a traceback while the next cell runs."""
     late = (
@@ -183,6 +186,7 @@ _EXITS = {
 }
 
 
+@pytest.mark.case("R05")
 @pytest.mark.parametrize("name", _EXITS)
 async def test_every_tool_judges_an_exit_alike(name: str, client: Connect, workspace: Path) -> None:
     """A clean exit is no failure and ends the run there. An error besides makes it one."""

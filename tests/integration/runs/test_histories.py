@@ -420,12 +420,14 @@ def play(history: History, player: type[Scripted | Real] = Scripted) -> None:
 _CHECKS = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
 
 
+@pytest.mark.case("R01")
 @examples(60)
 @given(histories())
 def test_others_lose_nothing_by_a_run_and_no_result_is_lost(history: History) -> None:
     play(history)
 
 
+@pytest.mark.case("R01")
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @settings(max_examples=int(os.environ.get("HISTORIES", "1000")), deadline=None, suppress_health_check=_CHECKS)
@@ -434,6 +436,7 @@ def test_a_thousand_histories_lose_nothing(history: History) -> None:
     play(history)
 
 
+@pytest.mark.case("R01")
 @pytest.mark.kernel
 @pytest.mark.slow
 @pytest.mark.timeout(600)

@@ -36,6 +36,7 @@ def _kept_in(facts: Json, workspace: Path) -> list[Json]:
     return cells
 
 
+@pytest.mark.case("R08")
 @pytest.mark.parametrize("tool", _TOOLS)
 @pytest.mark.parametrize(
     "code", ["print(('y' * 99 + '\\n') * 4_000)", "display({'text/html': 'y' * 400_000}, raw=True)"]
@@ -57,6 +58,7 @@ async def test_outputs_over_the_limit_of_the_notebook_are_cut_and_all_else_is_sa
     assert 2 <= sum("not saved" in text for text in texts) < 4, "no more is cut than must be"
 
 
+@pytest.mark.case("R08")
 async def test_very_many_outputs_over_the_limit_leave_one_line(client: Connect, workspace: Path) -> None:
     write_notebook(
         workspace / "a.ipynb", ["for n in range(300):\n    display({'text/plain': 'y' * 9_000}, raw=True)", "1"]
@@ -99,6 +101,7 @@ def _replace_by_directory(file: Path) -> None:
     file.mkdir()
 
 
+@pytest.mark.case("R06", "R09")
 @pytest.mark.parametrize("tool", _TOOLS)
 @pytest.mark.parametrize(
     "lose", [_delete, _rename, _move_directory, _remove_directory, _break, _replace_by_text, _replace_by_directory]
@@ -127,6 +130,7 @@ async def test_results_of_a_notebook_that_has_gone_are_kept_and_the_run_is_no_su
     assert [stdout_in(entry) for entry in kept if entry["cell_type"] == "code"] == ["first\n", "waiting\n", "last\n"]
 
 
+@pytest.mark.case("R09")
 @pytest.mark.parametrize("tool", _TOOLS)
 async def test_the_result_of_a_cell_that_was_removed_is_kept(tool: str, client: Connect, workspace: Path) -> None:
     write_notebook(workspace / "a.ipynb", [_WAIT.format(root=str(workspace)), "print('last')"])
@@ -143,6 +147,7 @@ async def test_the_result_of_a_cell_that_was_removed_is_kept(tool: str, client: 
     assert len(read_json(workspace / file)["cells"]) == 1
 
 
+@pytest.mark.case("R07")
 async def test_cells_are_counted_by_their_outcome(client: Connect, workspace: Path) -> None:
     sources: list[Json | str] = [
         "1",
@@ -162,6 +167,7 @@ async def test_cells_are_counted_by_their_outcome(client: Connect, workspace: Pa
             ]
 
 
+@pytest.mark.case("R07")
 async def test_a_cancelled_run_is_shown_with_the_cell_that_was_interrupted(client: Connect, workspace: Path) -> None:
     write_notebook(workspace / "a.ipynb", ["1", _WAIT.format(root=str(workspace)), "3"])
     async with client() as c:
@@ -177,6 +183,7 @@ async def test_a_cancelled_run_is_shown_with_the_cell_that_was_interrupted(clien
     assert cancelled["revision"]
 
 
+@pytest.mark.case("R07")
 async def test_a_new_kernel_is_named_when_cells_above_have_not_run_in_it(client: Connect, workspace: Path) -> None:
     write_notebook(workspace / "a.ipynb", ["total = 41", cell("# Text", "markdown"), "", "print(total + 1)"])
     async with client() as c:
@@ -199,3 +206,12 @@ async def test_a_limit_of_time_is_told_while_code_runs_and_there_is_none_by_defa
 
     assert "30 s" not in free["progress"]
     assert "a cell may run for 30 s" in bound["progress"]
+
+
+async def test_a_cell_that_is_named_runs_whatever_its_tag(client: Connect, workspace: Path) -> None:
+    write_notebook(workspace / "a.ipynb", [cell("print('ran')", tags=["skip-execution"])])
+    async with client() as c:
+        facts = await call(c, "execute_notebook_cell", path="a.ipynb", index=0)
+
+    assert facts["status"] == "ok"
+    assert facts["outputs"][0]["text"] == "ran\n"

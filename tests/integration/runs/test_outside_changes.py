@@ -53,6 +53,7 @@ def _replace_failing(notebook: Json) -> None:
 _EDITS = [_insert_note, _append_note, _edit_failing, _edit_later, _replace_failing]
 
 
+@pytest.mark.case("R02")
 @pytest.mark.parametrize(
     ("end", "edit"),
     [
@@ -102,6 +103,7 @@ async def test_a_change_of_an_output_stays_however_the_run_ends(
         assert any(f"the failed cell has index {failed[0]}" in note for note in facts["notes"])
 
 
+@pytest.mark.case("R03")
 @pytest.mark.parametrize("tool", ["execute_notebook", "execute_notebook_papermill"])
 async def test_tags_and_metadata_that_are_given_during_a_run_stay(tool: str, client: Connect, workspace: Path) -> None:
     """A run adds its own keys to the metadata of a cell and owns no other."""
@@ -129,6 +131,7 @@ async def test_tags_and_metadata_that_are_given_during_a_run_stay(tool: str, cli
             assert entry["metadata"]["papermill"]["status"] == "completed"
 
 
+@pytest.mark.case("R03")
 async def test_results_follow_cells_without_ids(client: Connect, workspace: Path) -> None:
     """A copy of a cell that is put in at the top during the run gets no result, and the others keep theirs."""
     source = "n = globals().get('n', 0) + 1\nprint('step', n)"
@@ -150,6 +153,7 @@ async def test_results_follow_cells_without_ids(client: Connect, workspace: Path
     assert texts == ["", "step 1\n", "waiting\n", "step 2\n", "step 3\n"]
 
 
+@pytest.mark.case("R03")
 @pytest.mark.parametrize("kind", ["markdown", "raw"])
 @pytest.mark.parametrize("tool", ["execute_notebook", "execute_notebook_papermill"])
 async def test_a_cell_that_is_no_code_any_more_gets_no_result(
@@ -194,6 +198,7 @@ async def test_code_that_never_began_leaves_the_earlier_outputs(end: str, client
     assert read_json(path)["cells"] == json.loads(before)["cells"]
 
 
+@pytest.mark.case("R04")
 @pytest.mark.parametrize("tool", ["execute_notebook", "execute_notebook_papermill"])
 async def test_an_edit_of_a_cell_that_a_run_has_yet_to_end_says_so(tool: str, client: Connect, workspace: Path) -> None:
     text, skipped = cell("# Text", "markdown"), cell("print('skipped')", tags=["skip-execution"])

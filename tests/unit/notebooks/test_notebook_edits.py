@@ -753,6 +753,7 @@ async def test_a_huge_diff_is_cut_with_the_number_of_lines(service: NotebookServ
     assert reported + len(edited.diff.splitlines()) - 1 == 50_001 + 2 + 3, "header, hunk, old and new lines"
 
 
+@pytest.mark.case("R04")
 async def test_an_edit_that_another_program_has_undone_is_told(service: NotebookService, path: Path) -> None:
     """Another program has an old copy open and saves it."""
     old = path.read_bytes()
