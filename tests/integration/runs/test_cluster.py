@@ -648,3 +648,42 @@ async def test_a_batch_without_its_scheduler_is_refused_and_nothing_runs(client:
     assert message.startswith("SERVER_NOT_RUNNING: no Dask scheduler answers at tcp://127.0.0.1:9")
     assert again.startswith("SERVER_NOT_RUNNING: "), "the outputs are not taken by a batch that never began"
     assert not _ran(workspace, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.case("R01", "R08")
+async def test_an_output_that_was_changed_meanwhile_stays_and_a_large_one_is_cut(
+    dask: StartDask, client: Connect, workspace: Path
+) -> None:
+    """The earlier output of a run failed. Somebody writes into it while the run goes on again on a worker."""
+    code = "import pathlib as p, time\np.Path('began').touch()\nwhile not p.Path('go').exists(): time.sleep(0.01)"
+    large = "print(('y' * 99 + '\\n') * 9_000)"
+    write_notebook(workspace / "in.ipynb", [cell("n = 0", tags=["parameters"]), code, large, "print('end')"])
+    directory = workspace / "out"
+    directory.mkdir()
+    async with (
+        dask(workers=1) as d,
+        client(dask_scheduler=d.address, max_notebook_bytes=500_000) as c,
+        asyncio.timeout(90),
+    ):
+        request: Json = {"input_path": "in.ipynb", "grid": {"n": [1]}, "output_directory": "out"}
+        (workspace / "go").touch()
+        done = await call(c, "execute_notebook_batch", seconds=60, wait=60, **request)
+        output = workspace / done["runs"][0]["output_path"]
+        assert done["status"] == "ok"
+        assert "were not saved" in output.read_text()
+        assert "end\\n" in output.read_text()
+
+        (workspace / "go").unlink()
+        (workspace / "began").unlink()
+        begun = await call(c, "execute_notebook_batch", wait=0, resume=False, **request)
+        await until((workspace / "began").exists, seconds=40, what="the run has begun")
+        mine = output.read_text().replace("print('end')", "# mine")
+        output.write_text(mine)
+        (workspace / "go").touch()
+        facts = await call(c, "get_execution", seconds=60, execution_id=begun["execution_id"], wait=60)
+
+    assert facts["status"] == "error"
+    assert output.read_text() == mine
+    assert any("kept in" in note for note in facts["runs"][0]["notes"])
+    assert len(list(directory.glob("*-results-*.ipynb"))) == 1
