@@ -95,6 +95,7 @@ class RunFile:
         self._began = time.monotonic()
         self._saving_seconds = 0.0
         self._last_save = 0.0
+        self._finished: NotebookDocument | None = None
         self._unsaved: set[int] = set()
         self._cut: dict[int, int] = {}  # bytes that were cut from the outputs of a place, in the last save
         self.complete = False
@@ -164,11 +165,11 @@ class RunFile:
             self._saver = None
         self._ahead = set()
         failure = await self._save_for_good(change)
-        notes = (
-            [] if failure is None else [f"the last save failed, so {self.display_path} has an earlier state: {failure}"]
-        )
         self.complete = failure is None
-        if self._cut and failure is None:
+        notes = []
+        if failure is not None:
+            notes.append(f"the last save failed, so {self.display_path} has an earlier state: {failure}")
+        elif self._cut:
             notes.append(
                 f"outputs of {_cells(self._cut)} were cut by {sum(self._cut.values()):,} bytes, since a notebook holds "
                 f"at most {self._max_bytes:,} bytes (max_notebook_bytes)"
@@ -263,16 +264,15 @@ class RunFile:
 
     def _save_in_thread(self, durable: bool, change: Callable[[NotebookDocument], None] | None) -> None:
         changed = stamp_of(self.path) != self.content.stamp
-        finished: NotebookDocument | None = None
         before: list[NotebookCell] = []
         for attempt in range(_ATTEMPTS):
             if changed:
                 self._adopt_change()
             self._apply(self._document)
-            if change is not None and finished is not self._document:
+            if change is not None and self._finished is not self._document:
                 before = list(self._document.cells)
                 change(self._document)
-                finished = self._document  # a later attempt with the same document must not repeat the change
+                self._finished = self._document  # a later attempt with the same document must not repeat the change
             try:
                 self.content = write_file(
                     self.path,
