@@ -1,7 +1,7 @@
 """The settings: one frozen model, and where its values come from.
 
-Strongest first: command-line flags, `JUPYTER_MCP_*` environment variables, a JSON file, defaults. An unknown setting is
-rejected in each of them, with the nearest known name.
+Strongest first: command-line flags, `JUPYTER_MCP_*` environment variables, a JSON file, defaults. An unknown flag, an
+unknown key and a misspelt variable are rejected, with the nearest known name. Other variables belong to other servers.
 
 The file is the one that the user names, else `config.json` in the user's configuration directory of this server. The
 directory in which the server starts is never searched: its files may come from anywhere.
@@ -35,6 +35,9 @@ from papermill_mcp.errors import listed, nearest
 PROGRAM = "jupyter-papermill-mcp"
 
 ENV_PREFIX = "JUPYTER_MCP_"
+
+#: How alike a variable must be to the name of a setting to count as a misspelling of it, from 0 to 1.
+_MISSPELT = 0.85
 
 #: The groups in which tools are registered.
 ToolsetName = Literal["notebook", "kernel", "execution", "server"]
@@ -269,12 +272,18 @@ def _read_flags(argv: Sequence[str]) -> dict[str, Any]:
     return vars(parsed)
 
 
+def foreign_variables() -> list[str]:
+    """Environment variables with our prefix that are no settings. Other servers use the prefix, too."""
+    names = (variable.removeprefix(ENV_PREFIX) for variable in os.environ if variable.startswith(ENV_PREFIX))
+    return [ENV_PREFIX + name for name in sorted(names) if name.lower() not in _Settings.model_fields]
+
+
 def _check_variables() -> None:
-    for variable in os.environ:
-        name = variable.removeprefix(ENV_PREFIX)
-        if name != variable and name.lower() not in _Settings.model_fields:
-            # The prefix that all share would make every name look near.
-            names = [known.upper() for known in _Settings.model_fields]
+    """Refuse a variable whose name is all but that of a setting."""
+    for variable in foreign_variables():
+        # The prefix that all share would make every name look near.
+        name, names = variable.removeprefix(ENV_PREFIX), [known.upper() for known in _Settings.model_fields]
+        if nearest(name, names, cutoff=_MISSPELT) is not None:
             raise ConfigError(_unknown("environment variable", name, names, prefix=ENV_PREFIX))
 
 

@@ -80,9 +80,9 @@ def _capitalised(text: str) -> str:
     return text if "_" in text.partition(" ")[0] else text[0].upper() + text[1:]
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that `name` was probably meant to be, or None."""
-    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:
+    """The known name that `name` was probably meant to be, or None. They must be alike by `cutoff`, from 0 to 1."""
+    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
     return matches[0] if matches else None
 
 

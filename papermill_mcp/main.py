@@ -69,6 +69,8 @@ def serve(config: settings.Config, metrics: observability.Metrics | None = None)
     observability.configure_logging(config.log_level, config.log_format)
     server = app.build_server(config, metrics)
     observability.configure_logging(config.log_level, config.log_format)  # the SDK has put its own handler there
+    for variable in settings.foreign_variables():
+        logger.warning("an environment variable is no setting of this server", extra={"variable": variable})
     logger.info("serving", extra={"version": __version__, "roots": [str(root) for root in config.roots]})
     if metrics is not None:
         logger.info("metrics are served", extra={"url": metrics.url})

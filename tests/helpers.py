@@ -343,6 +343,7 @@ class RawServer:
         state: Path,
         *flags: str,
         python: str = sys.executable,
+        module: str = "papermill_mcp.main",
         script: Path | None = None,
         era: str | None = LEGACY_VERSION,
         stderr: int = asyncio.subprocess.PIPE,
@@ -350,10 +351,12 @@ class RawServer:
         """A server that has been spoken to in this era, or not at all. It is killed at the end if it still lives.
 
         Args:
-            script: takes the place of the module `papermill_mcp.main`.
+            module: started by `python -m`.
+            script: takes the place of the module.
             stderr: a descriptor that takes the place of a pipe that is read.
         """
         command = server_command(workspace, state, *flags)
+        command[1] = module
         if script is not None:
             command[:2] = [str(script)]
         process = await asyncio.create_subprocess_exec(

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import ConnectStdio, StartRaw
 from helpers import (
+    RawServer,
     call,
     cell,
     facts_of,
@@ -347,6 +348,23 @@ async def test_no_file_of_the_start_directory_is_read_as_settings(
     files = set(opened.read_text().splitlines())
     assert str(workspace / "a.ipynb") in files
     assert files.isdisjoint({str(workspace / name) for name in names})
+
+
+@pytest.mark.parametrize("module", ["papermill_mcp", "papermill_mcp.main"])
+async def test_no_module_of_the_start_directory_is_imported(
+    module: str, workspace: Path, state_directory: Path
+) -> None:
+    """`python -m` puts the directory first on the path of imports."""
+    names = ["anyio", "asyncio", "json", "logging", "mcp", "nbformat", "papermill", "pydantic", "sqlite3", "zmq"]
+    for name in names:
+        (workspace / f"{name}.py").write_text(f"open({str(workspace / 'ran')!r}, 'a').write({name!r})")
+    write_notebook(workspace / "a.ipynb", ["1"])
+    async with RawServer.running(workspace, state_directory, "--no-execute", "--read-only", module=module) as server:
+        await server.call("read_notebook", path="a.ipynb")
+        await server.call("get_notebook_info", path="a.ipynb")
+        await server.call("list_notebook_files")
+
+    assert not (workspace / "ran").exists()
 
 
 @pytest.mark.slow

@@ -194,7 +194,8 @@ def test_scripts_in_commands_exist() -> None:
         name for _, piece in _pieces() for name in re.findall(r"(?<![\w/.-])(jupyter-papermill-mcp)(?![\w-])", piece)
     }
 
-    assert named == _PROJECT["scripts"].keys()
+    assert named < _PROJECT["scripts"].keys()
+    assert {*_PROJECT["scripts"]} - named == {_PROJECT["name"]}, "`uvx <package>` needs a script of this name"
 
 
 def test_recipes_in_commands_exist() -> None:

@@ -18,7 +18,7 @@ from platformdirs import user_config_path
 from pydantic import ValidationError
 
 from papermill_mcp import __version__
-from papermill_mcp.config import PROGRAM, Config, ConfigError, build_parser, load_config
+from papermill_mcp.config import PROGRAM, Config, ConfigError, build_parser, foreign_variables, load_config
 from papermill_mcp.main import main
 from papermill_mcp.server.app import state_directory
 
@@ -194,18 +194,26 @@ def test_an_abbreviated_flag_is_unknown() -> None:
     assert "--read" in problem("--read")
 
 
-def test_an_unknown_variable_stops_the_start_and_names_the_nearest() -> None:
+def test_a_misspelt_variable_stops_the_start_and_names_the_nearest() -> None:
     message = problem(environ={"JUPYTER_MCP_MAX_KERNEL": "3"})
 
     assert "JUPYTER_MCP_MAX_KERNEL;" in message
     assert "did you mean JUPYTER_MCP_MAX_KERNELS?" in message
 
 
-def test_a_name_that_is_like_no_other_is_answered_with_all_there_are() -> None:
-    message = problem(environ={"JUPYTER_MCP_XYZZY": "3"})
+@pytest.mark.parametrize("name", ["PORT", "TOKEN", "OFFLINE", "OUTPUT_DIR", "URL", "XYZZY"])
+def test_a_variable_of_another_server_is_named_and_does_not_matter(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"JUPYTER_MCP_{name}", "3")
 
-    assert "JUPYTER_MCP_ROOTS" in message
-    assert "JUPYTER_MCP_CONFIG" in message
+    assert load_config([]) == Config()
+    assert foreign_variables() == [f"JUPYTER_MCP_{name}"]
+
+
+def test_a_name_that_is_like_no_other_is_answered_with_all_there_are() -> None:
+    message = problem("--xyzzy")
+
+    assert "--roots" in message
+    assert "--config" in message
 
 
 def test_a_stray_argument_stops_the_start() -> None:
