@@ -11,6 +11,7 @@ import logging
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Self
 
@@ -50,6 +51,11 @@ DEFAULT_KERNEL = "python3"
 
 #: Seconds after the use of a spare kernel at which the next one is started: the first cell should not compete with it.
 _SPARE_DELAY = 2.0
+
+#: Time in which a kernel that a run was given need not have been used yet.
+_GIVEN_FOR = timedelta(seconds=10)
+
+_GIVEN_UP = "was stopped, since another kernel was needed and it was idle longest; its variables are lost"
 
 #: Kernels that are gone, of which we still know why.
 _REMEMBERED = 200
@@ -198,6 +204,7 @@ class KernelService:
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._gone: OrderedDict[str, str] = OrderedDict()
         self._notebooks: dict[Path, str] = {}
+        self._given: dict[str, datetime] = {}  # kernels that were started for a notebook, and when a run last got them
         self._tasks: list[asyncio.Task[None]] = []
         self._spares: list[Kernel] = []
         self._filling: asyncio.Task[None] | None = None
@@ -314,13 +321,23 @@ class KernelService:
     async def slot(self, *, queue: Callable[[str], None] | None = None) -> AsyncIterator[None]:
         """Capacity for one more kernel, while it starts. The living kernel holds the capacity afterwards.
 
+        Where there is none, the kernel that was idle longest is stopped, of those that were started for a notebook.
+
         Args:
             queue: wait for capacity, first come, first served. Called with the reason if the caller has to wait.
 
         Raises:
             LimitReachedError: as many kernels live as may, and `queue` was not given.
         """
-        if not self._waiting and self._room() > 0:
+        idle = None if self._waiting or self._room() > 0 else self._longest_idle()
+        if idle is not None:
+            self._starting += 1
+            try:
+                await self._end_or_log(idle, _GIVEN_UP)
+            except BaseException:
+                self._starting -= 1
+                raise
+        elif not self._waiting and self._room() > 0:
             self._starting += 1
         elif queue is None or self._closed:
             raise self._limit_reached()
@@ -347,6 +364,19 @@ class KernelService:
         living = sum(kernel.alive for kernel in self._kernels.values())
         return 0 if self._closed else self._config.max_kernels - living - self._starting
 
+    def _longest_idle(self) -> Kernel | None:
+        """The kernel to give up first: idle, started for a notebook, and not just given to a run."""
+        if self._closed:
+            return None
+        found = [
+            kernel
+            for kernel_id, given in self._given.items()
+            if (kernel := self._kernels.get(kernel_id)) is not None
+            and kernel.state == "idle"
+            and (kernel.last_activity > given or datetime.now(UTC) - given > _GIVEN_FOR)
+        ]
+        return max(found, key=lambda kernel: kernel.idle_seconds, default=None)
+
     def _hand_on(self) -> None:
         """Give free capacity to the first in line."""
         while self._waiting and self._room() > 0:
@@ -360,10 +390,17 @@ class KernelService:
         return LimitReachedError(
             f"{count_noun(len(living), 'kernel')} alive and {self._starting} starting, and max_kernels is "
             f"{self._config.max_kernels}" + (f"; {len(self._waiting)} wait in line" if self._waiting else ""),
-            allowed=f"alive: {listed(f'{k.kernel_id} ({k.state})' for k in living)}",
+            allowed=f"alive: {listed(map(self._described, living))}",
             state="no kernel was started",
-            advice="stop one with stop_kernel, wait for one, or raise the setting max_kernels",
+            advice="stop one with stop_kernel, all with cleanup_all_kernels, wait for one, or raise max_kernels",
         )
+
+    def _described(self, kernel: Kernel) -> str:
+        """A kernel for the message that there is no room for another."""
+        facts = [f"idle for {kernel.idle_seconds:.0f} s" if kernel.state == "idle" else str(kernel.state)]
+        bound = [path for path, kernel_id in self._notebooks.items() if kernel_id == kernel.kernel_id]
+        facts += map(self._workspace.display_path, bound)
+        return f"{kernel.kernel_id} ({', '.join(facts)})"
 
     async def launch(
         self,
@@ -578,6 +615,7 @@ class KernelService:
     async def end(self, kernel: Kernel, stop_reason: str) -> None:
         """Stop a kernel, remembering why it is gone."""
         self._kernels.pop(kernel.kernel_id, None)
+        self._given.pop(kernel.kernel_id, None)
         self._remember(kernel.kernel_id, stop_reason)
         manager = await self._engine()
         await asyncio.shield(self._stop(manager, kernel))
@@ -621,6 +659,8 @@ class KernelService:
         if bound is not None:
             known = self._kernels.get(bound)
             if known is not None and known.alive:
+                if bound in self._given:
+                    self._given[bound] = datetime.now(UTC)
                 return known, None
             stop_reason = f"died ({known.exit_description})" if known is not None else self._gone.get(bound, "is gone")
             remark = (
@@ -629,6 +669,7 @@ class KernelService:
             )
         async with self.slot():
             kernel = await self.launch(kernel_name, cwd=path.parent)
+            self._given[kernel.kernel_id] = datetime.now(UTC)
         self.bind(path, kernel)
         return kernel, remark
 

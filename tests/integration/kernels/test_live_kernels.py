@@ -810,3 +810,29 @@ def test_facts_of_is_strict() -> None:
 
     with pytest.raises(AssertionError):
         facts_of(CallToolResult(content=[TextContent(type="text", text="CODE: no")], is_error=True))
+
+
+async def test_a_kernel_that_runs_left_idle_makes_room_and_its_next_use_says_so(
+    client: Connect, workspace: Path
+) -> None:
+    """Kernels that a client has started, and busy ones, stay."""
+    for name in "abc":
+        write_notebook(workspace / f"{name}.ipynb", ["print('done')"])
+    async with client(max_kernels=3) as c:
+        own = await start(c)
+        await call(c, "execute_notebook", path="a.ipynb")
+        busy = (await call(c, "execute_notebook", path="b.ipynb"))["kernel_id"]
+        await running(c, busy, "import time; time.sleep(60)")
+        last = await call(c, "execute_notebook", path="c.ipynb")
+        assert last["status"] == "ok"
+        kernels = {row["kernel_id"] for row in (await call(c, "list_kernels"))["active"]}
+        assert kernels == {own, busy, last["kernel_id"]}
+        again = await call(c, "execute_notebook_cell", path="a.ipynb", index=0)
+        assert again["status"] == "ok"
+        assert any("idle longest" in note and "variables are gone" in note for note in again["notes"])
+
+        await running(c, again["kernel_id"], "import time; time.sleep(60)")
+        message = await refused(c, "execute_notebook", path="c.ipynb")
+    assert message.startswith("LIMIT_REACHED")
+    assert "b.ipynb" in message
+    assert "cleanup_all_kernels" in message
