@@ -65,7 +65,7 @@ def build_server(config: Config, metrics: Metrics | None = None) -> NotebookServ
         store, journal = ExecutionStore(state), Journal(workspace, metrics or Metrics())
         executions = RunRegistry(config, workspace, store, journal)
         end.push_async_callback(executions.aclose)
-        bench = Bench(kernels, notebooks, Claims(workspace), store)
+        bench = Bench(kernels, notebooks, Claims(workspace, state), store)
         runs = RunStarter(config, workspace, bench)
         batches = BatchStarter(config, workspace, bench, runs, journal)
         try:

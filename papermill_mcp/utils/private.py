@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from pathlib import Path
@@ -9,7 +10,10 @@ from pathlib import Path
 from papermill_mcp.utils.file_utils import create_private_file
 
 #: Names that this server makes in its state directory. A directory with others is not ours alone.
-_OWN_NAMES = ("executions.sqlite", "locks", "runtime-")
+_OWN_NAMES = ("executions.sqlite", "locks", "claims", "runtime-")
+
+#: Directories of this server in the state directory that hold nothing but files of this server.
+_OWN_DIRECTORIES = ("locks", "claims")
 
 
 def make_private_directory(path: Path) -> None:
@@ -39,6 +43,16 @@ def make_private_file(path: Path) -> None:
     try:
         create_private_file(path, b"")
     except FileExistsError:
+        take_rights_of_others(path)
+
+
+def take_rights_of_others(path: Path) -> None:
+    """Give a file of our own the mode 0600. A file of another user stays as it is, and so does no file.
+
+    Raises:
+        OSError: the system refuses.
+    """
+    with contextlib.suppress(FileNotFoundError, PermissionError):
         if stat.S_IMODE(path.stat().st_mode) & 0o077:
             path.chmod(0o600)
 
@@ -47,4 +61,4 @@ def _is_own(path: Path, facts: os.stat_result) -> bool:
     """Whether the directory belongs to our user and holds nothing but files of this server."""
     if hasattr(os, "geteuid") and facts.st_uid != os.geteuid():
         return False
-    return all(entry.name.startswith(_OWN_NAMES) for entry in path.iterdir()) or path.name == "locks"
+    return all(entry.name.startswith(_OWN_NAMES) for entry in path.iterdir()) or path.name in _OWN_DIRECTORIES

@@ -84,7 +84,7 @@ class BatchStarter:
             backend = await DaskBackend.connect(self._config, self._bench)
         batch = BatchRun(request, rows, backend, self._bench.claims, self._journal)
         try:
-            self._bench.claims.take([row.output for row in rows], batch.execution_id)
+            await self._bench.claims.take([row.output for row in rows], batch.execution_id)
         except BaseException:
             await backend.aclose()
             raise

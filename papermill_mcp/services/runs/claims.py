@@ -1,41 +1,89 @@
-"""Which run writes to which notebook: two runs never write to one file."""
+"""Which run writes to which notebook: two runs never write to one file, in whichever server they are."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 
+import anyio
+import anyio.to_thread
+
 from papermill_mcp.errors import BusyError
 from papermill_mcp.services.workspace import Workspace
+from papermill_mcp.utils.lock_files import ClaimedError, ClaimFiles, LocksUnavailableError
+
+logger = logging.getLogger(__name__)
 
 
 class Claims:
-    """One table from real path to the run that writes there."""
+    """One table from real path to the run that writes there, and claim files for other servers.
 
-    def __init__(self, workspace: Workspace) -> None:
+    Args:
+        state: the directory for the claim files; without it, only runs of this server exclude each other.
+    """
+
+    def __init__(self, workspace: Workspace, state: Path | None = None) -> None:
         self._workspace = workspace
         self._owners: dict[Path, str] = {}
+        self._files = ClaimFiles(state / "claims") if state is not None else None
+        self._warned = False
 
-    def take(self, paths: Iterable[Path], owner: str) -> None:
+    async def take(self, paths: Iterable[Path], owner: str) -> None:
         """Claim files for a run: all of them or none. A run may claim a file again.
+
+        The table of this server has them before anything is awaited.
 
         Raises:
             BusyError: another run has one of them.
         """
-        wanted = list(paths)
+        wanted = [path for path in dict.fromkeys(paths) if self._owners.get(path) != owner]
         for path in wanted:
-            other = self._owners.get(path, owner)
-            if other != owner:
-                raise BusyError(
-                    f"{self._workspace.display_path(path)} is being run by execution {other}",
-                    state="nothing was started",
-                    advice="wait for it with get_execution, or end it with cancel_execution",
+            if path in self._owners:
+                raise self._busy(
+                    path,
+                    f"execution {self._owners[path]}",
+                    "wait for it with get_execution, or end it with cancel_execution",
                 )
         self._owners |= dict.fromkeys(wanted, owner)
+        try:
+            await self._take_files(wanted, owner)
+        except BaseException:
+            self._owners = {path: other for path, other in self._owners.items() if path not in wanted}
+            raise
+
+    async def _take_files(self, paths: list[Path], owner: str) -> None:
+        if self._files is None or not paths:
+            return
+        try:
+            # Shielded, so that a claim taken for a request that is cancelled meanwhile is not lost.
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(self._files.take, paths, owner)
+        except ClaimedError as error:
+            raise self._busy(
+                error.path,
+                f"execution {error.holder} of another server (process {error.pid})",
+                "get_execution shows how far it is; only that server can cancel it",
+            ) from None
+        except LocksUnavailableError as error:
+            if not self._warned:
+                self._warned = True
+                logger.warning(
+                    "runs of other servers are not seen: the state directory cannot be used",
+                    extra={"error": str(error)},
+                )
+
+    def _busy(self, path: Path, holder: str, advice: str) -> BusyError:
+        return BusyError(
+            f"{self._workspace.display_path(path)} is being run by {holder}", state="nothing was started", advice=advice
+        )
 
     def release(self, owner: str) -> None:
         """Give up all files of a run."""
         self._owners = {path: other for path, other in self._owners.items() if other != owner}
+        if self._files is not None:
+            self._files.release(owner)
 
     def __contains__(self, path: Path) -> bool:
-        return path in self._owners
+        """Whether a run has the file, in this server or another."""
+        return path in self._owners or (self._files is not None and self._files.has(path))

@@ -126,7 +126,7 @@ class PapermillRun(BaseRun):
             KernelStartFailedError, LimitReachedError: there is no kernel for the run.
         """
         bench = self._bench
-        bench.claims.take([self._output], self._owner)  # before anything is awaited: the name was free a moment ago
+        await bench.claims.take([self._output], self._owner)
         try:
             async with bench.kernels.slot(queue=self._queue if queue else None):
                 self.waits_for = None

@@ -100,7 +100,7 @@ class RunStarter:
         if one_cell:
             cells[0].skip = False  # its tag is for runs of the notebook, and this call names the cell
         run = InPlaceRun(request, notebook, bench.claims, bench.store, one_cell=one_cell)
-        bench.claims.take([notebook.path], run.execution_id)
+        await bench.claims.take([notebook.path], run.execution_id)
         try:
             kernel, remark = await bench.kernels.for_notebook(
                 notebook.path, document.kernel_name or DEFAULT_KERNEL, options.kernel_id
