@@ -7,6 +7,7 @@ gets the same answer whether or not there is something at its end.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import stat
@@ -61,6 +62,23 @@ class Workspace:
     def roots(self) -> tuple[Path, ...]:
         """The real paths of the roots."""
         return self._roots
+
+    @property
+    def name(self) -> str:
+        """The real paths of the roots as text. Servers with the same roots share executions and keys."""
+        return json.dumps([str(root) for root in self._roots])
+
+    def holds(self, path: Path) -> bool:
+        """Whether a real path is inside a root."""
+        return self._inside(path)
+
+    def real_path(self, path: str) -> Path:
+        """The real path of any name inside the roots, whether or not there is a file.
+
+        Raises:
+            PathNotAllowedError: it leaves the roots.
+        """
+        return self._resolve(path)
 
     def notebook(self, path: str, *, writing: bool = False) -> Path:
         """The real path of a notebook, which exists unless it is to be written.

@@ -120,9 +120,9 @@ async def list_executions(
     ] = None,
     limit: Annotated[int, Field(ge=1, le=500, description="How many, 1 to 500. Default 20.")] = 20,
 ) -> ExecutionList:
-    """List executions, newest first, those of earlier server processes included.
+    """List executions, newest first, those of other servers of this workspace included.
 
-    cut_off: the server process ended while it ran.
+    cut_off: the server process ended while it ran. server_pid: another server runs it.
     """
     return await executions.overview(status=status, limit=limit)
 

@@ -28,12 +28,10 @@ class Run(Protocol):
 
     Attributes:
         execution_id: the name of the run for clients.
-        identity: a digest of the whole request, so that a repeated request is recognised.
         changed: emitted at each change of the run.
     """
 
     execution_id: str
-    identity: str
     changed: Signal
 
     @property
@@ -56,6 +54,11 @@ class Run(Protocol):
         """The state of the run, with the outputs that are new since the cursor."""
 
 
+def new_execution_id() -> str:
+    """An id for a run, which cannot be guessed: 24 hex digits."""
+    return secrets.token_hex(12)
+
+
 class BaseRun:
     """The life that all runs share. A subclass does its work in `_work` and sets `_status` at its end.
 
@@ -64,9 +67,8 @@ class BaseRun:
         cancelled: whether a client or the end of the server has ended it early.
     """
 
-    def __init__(self, identity: str) -> None:
-        self.execution_id = secrets.token_hex(12)
-        self.identity = identity
+    def __init__(self, execution_id: str) -> None:
+        self.execution_id = execution_id
         self.changed = Signal()
         self.started_at = datetime.now(UTC)
         self.notes: list[str] = []

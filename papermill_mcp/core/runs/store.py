@@ -1,24 +1,32 @@
-"""The record of executions, also of earlier server processes, and of the time that cells took.
+"""The record of executions, also of other server processes, and of the time that cells took.
 
 A small SQLite file in the state directory. It holds no code, no output and no parameters. Writing goes through a thread
-of its own, so no request waits for the disk; if the file cannot be used, the server does without it and says so once.
+of its own, and no call waits for the file for longer than `BUSY_SECONDS`. If the file cannot be used, the server does
+without it and logs the reason. A damaged file is moved aside; one of a newer version or of another program is left
+alone.
 """
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import logging
 import os
 import sqlite3
+import stat
 import threading
 import time
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from papermill_mcp.core.kernels.request import RunStatus
 from papermill_mcp.core.processes.guard import start_time, still_runs
-from papermill_mcp.utils.private import make_private_directory, make_private_file
+from papermill_mcp.utils.lock_files import LockFiles, LocksUnavailableError
+from papermill_mcp.utils.private import make_private_directory, make_private_file, take_rights_of_others
 
 logger = logging.getLogger(__name__)
 
@@ -26,18 +34,36 @@ logger = logging.getLogger(__name__)
 MAX_AGE_DAYS = 30
 MAX_RECORDS = 1_000
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS executions (
+#: Seconds that a call waits for a file that another process has locked.
+BUSY_SECONDS = 0.1
+
+#: Seconds for which the file is not tried again after a failure.
+_PAUSE_SECONDS = 1.0
+
+#: Seconds for which records are collected before they are written, and until the next try after a failure.
+_COLLECT_SECONDS = 0.5
+_RETRY_SECONDS = 2.0
+
+#: Milliseconds that the last try at the end of the server may take.
+_LAST_TRY_MS = 1000
+
+#: Records that wait for a file that cannot be used, at most.
+_MAX_PENDING = 2 * MAX_RECORDS
+
+_SCHEMA = (
+    """CREATE TABLE IF NOT EXISTS executions (
     execution_id TEXT PRIMARY KEY, kind TEXT NOT NULL, status TEXT NOT NULL, path TEXT, output_path TEXT,
     kernel_name TEXT, started_at REAL NOT NULL, duration REAL NOT NULL, cells_total INTEGER, cells_done INTEGER,
-    failed_cell INTEGER, server_pid INTEGER NOT NULL, server_started INTEGER NOT NULL, idempotency_key TEXT,
-    request_digest TEXT
-);
-CREATE TABLE IF NOT EXISTS timings (path TEXT PRIMARY KEY, seconds TEXT NOT NULL, updated REAL NOT NULL);
-"""
+    failed_cell INTEGER, server_pid INTEGER NOT NULL, server_started INTEGER NOT NULL, workspace TEXT,
+    idempotency_key TEXT, request_digest TEXT
+)""",
+    "CREATE TABLE IF NOT EXISTS timings (path TEXT PRIMARY KEY, seconds TEXT NOT NULL, updated REAL NOT NULL)",
+)
 
-#: The form of the tables. A file of another form is emptied: its content is a convenience.
-_VERSION = 3
+#: The form of the tables. Form 3 had no workspace; older forms are emptied.
+_VERSION = 4
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -48,6 +74,7 @@ class ExecutionRecord:
         path: the notebook, or the input of a papermill run; None for a piece of code.
         started_at: seconds since the epoch.
         failed_cell: index of the cell that ended it badly.
+        workspace: the roots of its server, as text.
     """
 
     execution_id: str
@@ -63,6 +90,7 @@ class ExecutionRecord:
     failed_cell: int | None
     server_pid: int
     server_started: int
+    workspace: str | None = None
     idempotency_key: str | None = None
     request_digest: str | None = None
 
@@ -71,12 +99,20 @@ class ExecutionRecord:
         """Whether the server process that ran it still lives."""
         return still_runs(self.server_pid, self.server_started)
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether a living server runs it."""
+        return not RunStatus(self.status).final and self.server_alive
 
-#: Seconds for which records are collected before they are written.
-_COLLECT_SECONDS = 0.5
+    @property
+    def cut_off(self) -> bool:
+        """Whether its server process ended while it ran."""
+        return not RunStatus(self.status).final and not self.server_alive
 
-#: Seconds that a read waits for outstanding rows to be written.
-_READ_WAITS = 2.0
+
+class StoreUnavailableError(Exception):
+    """The file cannot be used now. The message is the reason, without the path."""
+
 
 _COLUMNS = ", ".join(field.name for field in fields(ExecutionRecord))
 _MARKS = ", ".join(f":{field.name}" for field in fields(ExecutionRecord))
@@ -84,6 +120,10 @@ _INSERT = {
     "executions": f"INSERT OR REPLACE INTO executions ({_COLUMNS}) VALUES ({_MARKS})",
     "timings": "INSERT OR REPLACE INTO timings (path, seconds, updated) VALUES (:path, :seconds, :updated)",
 }
+_DELETE = "DELETE FROM executions WHERE execution_id = ?"
+
+#: A row that waits to be written, by table and key. None: it is to be deleted.
+_Pending = dict[tuple[str, str], dict[str, Any] | None]
 
 
 class ExecutionStore:
@@ -91,14 +131,17 @@ class ExecutionStore:
 
     def __init__(self, state_directory: Path) -> None:
         self._file = state_directory / "executions.sqlite"
-        self._pending: dict[tuple[str, str], dict[str, Any]] = {}
-        self._lock = threading.Lock()  # of the rows, the timer and the two flags
+        self._locks = LockFiles(state_directory / "locks")
+        self._pending: _Pending = {}
+        self._lock = threading.Lock()  # of the rows, the timer and the flag
         self._timer: threading.Timer | None = None
-        self._used = self._closed = False
+        self._closed = False
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="execution store")
-        # These belong to the writer.
+        self._access = threading.Lock()  # of the connection and its state
         self._connection: sqlite3.Connection | None = None
-        self._opened = False
+        self._opened: tuple[int, int] | None = None  # device and inode of the open file
+        self._pruned = False
+        self._reason, self._paused_until = "", 0.0
         self.pid = os.getpid()
         self.server_started = start_time(self.pid)
 
@@ -107,38 +150,74 @@ class ExecutionStore:
         self._enqueue("executions", record.execution_id, vars(record))
 
     def flush(self) -> None:
-        """Write the collected records now. Blocks for two seconds at the most: call it in a thread."""
-        writing = self._submit() if self._used else None
+        """Write the collected records now, if that is quick. Blocks: call it in a thread."""
+        writing = self._submit() if self._pending else None
         if writing is not None:
-            wait([writing], timeout=_READ_WAITS)
+            wait([writing], timeout=BUSY_SECONDS)
 
     def put_timings(self, path: str, seconds: dict[str, float]) -> None:
         """Keep how long the cells of a notebook took, by a digest of their source. Returns at once."""
-        if not seconds:
-            return
-        row = {"path": path, "seconds": json.dumps(seconds), "updated": time.time()}
-        self._enqueue("timings", path, row)
+        if seconds:
+            self._enqueue("timings", path, {"path": path, "seconds": json.dumps(seconds), "updated": time.time()})
 
-    def records(self, *, limit: int) -> list[ExecutionRecord]:
-        """The newest records. Blocks: call it in a thread."""
-        rows = self._read(f"SELECT {_COLUMNS} FROM executions ORDER BY started_at DESC LIMIT ?", (limit,))
-        return [ExecutionRecord(*row) for row in rows]
+    def reserve(self, record: ExecutionRecord) -> ExecutionRecord | None:
+        """Write a record, unless its workspace has one with its key: then return that. Blocks: call it in a thread.
+
+        Of several processes that reserve one key at the same time, one gets it.
+
+        Raises:
+            StoreUnavailableError: the key can be neither kept nor looked up.
+        """
+        query = (
+            f"SELECT {_COLUMNS} FROM executions WHERE workspace = ? AND idempotency_key = ? ORDER BY started_at DESC"
+        )
+
+        def reserve(connection: sqlite3.Connection) -> ExecutionRecord | None:
+            with _transaction(connection):
+                rows = connection.execute(query, (record.workspace, record.idempotency_key)).fetchall()
+                for found in map(_record, rows):
+                    if self._pending.get(("executions", found.execution_id), {}) is not None:
+                        return found
+                connection.execute(_INSERT["executions"], _encoded(vars(record)))
+            return None
+
+        return self._use(reserve)
+
+    def forget(self, execution_id: str) -> None:
+        """Remove the record of a request that began nothing. Blocks: call it in a thread."""
+        try:
+            self._use(lambda connection: connection.execute(_DELETE, (execution_id,)))
+        except StoreUnavailableError:
+            self._enqueue("executions", execution_id, None)
+
+    def records(self) -> list[ExecutionRecord]:
+        """All records, the newest first. Blocks: call it in a thread."""
+        found = {record.execution_id: record for record in self._read(f"SELECT {_COLUMNS} FROM executions")}
+        with self._lock:
+            for (table, key), row in self._pending.items():
+                if table == "executions":
+                    found.pop(key, None)
+                    if row is not None:
+                        found[key] = ExecutionRecord(**row)
+        return sorted(found.values(), key=lambda record: record.started_at, reverse=True)
 
     def record(self, execution_id: str) -> ExecutionRecord | None:
         """The record of one execution. Blocks: call it in a thread."""
-        rows = self._read(f"SELECT {_COLUMNS} FROM executions WHERE execution_id = ?", (execution_id,))
-        return ExecutionRecord(*rows[0]) if rows else None
-
-    def record_with_key(self, key: str) -> ExecutionRecord | None:
-        """The newest record with that idempotency key. Blocks: call it in a thread."""
-        query = f"SELECT {_COLUMNS} FROM executions WHERE idempotency_key = ? ORDER BY started_at DESC LIMIT 1"
-        rows = self._read(query, (key,))
-        return ExecutionRecord(*rows[0]) if rows else None
+        with self._lock:
+            row = self._pending.get(("executions", execution_id))
+        if row is not None:
+            return ExecutionRecord(**row)
+        found = self._read(f"SELECT {_COLUMNS} FROM executions WHERE execution_id = ?", execution_id)
+        return found[0] if found else None
 
     def timings(self, path: str) -> dict[str, float]:
         """How long the cells of a notebook took last time, by a digest of their source. Blocks."""
-        rows = self._read("SELECT seconds FROM timings WHERE path = ?", (path,))
+        with self._lock:
+            pending = self._pending.get(("timings", path))
         try:
+            rows = (
+                [(pending["seconds"],)] if pending else self._rows("SELECT seconds FROM timings WHERE path = ?", path)
+            )
             return {str(key): float(value) for key, value in json.loads(rows[0][0]).items()} if rows else {}
         except (ValueError, TypeError, AttributeError):
             return {}
@@ -149,105 +228,270 @@ class ExecutionStore:
             if self._closed:
                 return
             self._closed = True
-        if self._used:
-            wait([self._writer.submit(self._end)], timeout=0.5)
+        wait([self._writer.submit(self._end)], timeout=0.5)
         self._writer.shutdown(wait=False)
 
-    def _enqueue(self, table: str, key: str, row: dict[str, Any]) -> None:
+    def _enqueue(self, table: str, key: str, row: dict[str, Any] | None) -> None:
         with self._lock:
             if self._closed:
                 return
-            self._used = True
             self._pending[table, key] = row
-            if self._timer is None:  # several records of one execution become one
-                self._timer = threading.Timer(_COLLECT_SECONDS, self._submit)
-                self._timer.daemon = True
-                self._timer.start()
+            self._schedule(_COLLECT_SECONDS)
+
+    def _schedule(self, seconds: float) -> None:
+        """Have the collected rows written soon: several records of one execution become one."""
+        if self._timer is None:
+            self._timer = threading.Timer(seconds, self._submit)
+            self._timer.daemon = True
+            self._timer.start()
 
     def _submit(self) -> Future[None] | None:
-        """Have the collected rows written soon. None after the store is closed: then they are written, or lost."""
         try:
             return self._writer.submit(self._write)
-        except RuntimeError:
+        except RuntimeError:  # the store is closed: the rows are written, or lost
             return None
 
     def _write(self) -> None:
         with self._lock:
-            pending, self._pending = self._pending, {}
             timer, self._timer = self._timer, None
+            pending = dict(self._pending)
         if timer is not None:
             timer.cancel()
         if not pending:
             return
-        if not self._opened:
-            self._opened = True
-            try:
-                self._connection = self._connect()
-            except Exception:
-                logger.exception("executions are not remembered")
-        if self._connection is not None:
-            try:
-                self._write_rows(self._connection, pending)
-            except Exception as error:  # later ones may be recorded
-                logger.warning("executions could not be recorded: %s", error)
+        try:
+            self._use(lambda connection: self._write_rows(connection, pending))
+        except StoreUnavailableError:
+            with self._lock:
+                for key in itertools.islice([*self._pending], max(0, len(self._pending) - _MAX_PENDING)):
+                    del self._pending[key]
+                if not self._closed:
+                    self._schedule(_RETRY_SECONDS)
+            return
+        with self._lock:
+            for key, row in pending.items():
+                if self._pending.get(key) is row:  # not replaced meanwhile
+                    self._pending.pop(key, None)
 
     def _end(self) -> None:
+        with self._access:
+            self._paused_until = 0.0
+            if self._connection is not None:  # no call waits for this last try
+                self._connection.execute(f"PRAGMA busy_timeout = {_LAST_TRY_MS}")
         self._write()
-        if self._connection is not None:
-            self._connection.close()
+        with self._access:
+            self._disconnect()
 
-    def _write_rows(self, connection: sqlite3.Connection, pending: dict[tuple[str, str], dict[str, Any]]) -> None:
-        with connection:
-            connection.execute("BEGIN")
-            for (table, _), row in pending.items():
-                try:
-                    connection.execute(_INSERT[table], row)
-                except (ValueError, sqlite3.InterfaceError, sqlite3.ProgrammingError) as error:
-                    # SQLite has no such value: a path that is not UTF-8, for one. The other rows are kept.
-                    logger.warning("an execution could not be recorded: %s", error)
+    def _write_rows(self, connection: sqlite3.Connection, pending: _Pending) -> None:
+        with _transaction(connection):
+            if not self._pruned:
+                _prune(connection)
+                self._pruned = True
+            for (table, key), row in pending.items():
+                if row is None:
+                    connection.execute(_DELETE, (key,))
+                else:
+                    connection.execute(_INSERT[table], _encoded(row))
 
-    def _connect(self) -> sqlite3.Connection | None:
-        connection = None
+    def _read(self, query: str, *values: str) -> list[ExecutionRecord]:
+        return [_record(row) for row in self._rows(query, *values)]
+
+    def _rows(self, query: str, *values: str) -> list[tuple[Any, ...]]:
+        """The rows of a query; none if the file cannot be read. It is not made to be read."""
+        if not os.path.lexists(self._file):
+            return []
         try:
-            make_private_directory(self._file.parent)
-            make_private_file(self._file)  # its companions get the same mode
-            connection = sqlite3.connect(self._file, timeout=5, isolation_level=None)
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = NORMAL")
-            if _version(connection) != _VERSION:
-                connection.executescript("DROP TABLE IF EXISTS executions; DROP TABLE IF EXISTS timings;")
-            connection.executescript(f"{_SCHEMA} PRAGMA user_version = {_VERSION};")
-            oldest = time.time() - MAX_AGE_DAYS * 86_400
-            connection.execute("DELETE FROM executions WHERE started_at < ?", (oldest,))
-            connection.execute("DELETE FROM timings WHERE updated < ?", (oldest,))
-            connection.execute(
-                "DELETE FROM executions WHERE execution_id NOT IN "
-                "(SELECT execution_id FROM executions ORDER BY started_at DESC LIMIT ?)",
-                (MAX_RECORDS,),
-            )
-        except (OSError, sqlite3.Error) as error:
-            logger.warning("executions are not remembered, since %s cannot be used: %s", self._file, error)
-            if connection is not None:
-                connection.close()
-            return None
+            return self._use(lambda connection: connection.execute(query, [*map(_text, values)]).fetchall())
+        except StoreUnavailableError:
+            return []
+
+    def _use(self, action: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Do something with the connection. A damaged file is moved aside, and a new one begun.
+
+        Raises:
+            StoreUnavailableError: the file cannot be used.
+        """
+        if time.monotonic() < self._paused_until:
+            raise StoreUnavailableError(self._reason)
+        if not self._access.acquire(timeout=BUSY_SECONDS):
+            raise StoreUnavailableError("it is in use")
+        try:
+            try:
+                result = action(self._connected())
+            except sqlite3.DatabaseError as error:
+                if not _is_damage(error):
+                    raise
+                self._move_aside()
+                result = action(self._connected())
+            self._reason = ""
+            return result
+        except StoreUnavailableError as error:
+            self._pause(str(error))
+            raise
+        except (OSError, sqlite3.Error, OverflowError) as error:
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            self._pause(reason)
+            raise StoreUnavailableError(reason) from error
+        finally:
+            self._access.release()
+
+    def _pause(self, reason: str) -> None:
+        if reason != self._reason:
+            logger.warning("the record of executions %s cannot be used: %s", self._file, reason)
+        self._reason, self._paused_until = reason, time.monotonic() + _PAUSE_SECONDS
+
+    def _connected(self) -> sqlite3.Connection:
+        """The connection to the file that has the name now: another server may have moved a damaged one aside."""
+        with contextlib.suppress(FileNotFoundError):
+            facts = self._file.stat()
+            if self._connection is not None and self._opened == (facts.st_dev, facts.st_ino):
+                return self._connection
+            if not stat.S_ISREG(facts.st_mode):
+                raise StoreUnavailableError("it is not a regular file")
+        self._disconnect()
+        make_private_directory(self._file.parent)
+        make_private_file(self._file)
+        for companion in self._companions():
+            take_rights_of_others(companion)
+        facts = self._file.stat()
+        connection = sqlite3.connect(
+            self._file, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=16
+        )
+        try:
+            _prepare(connection)
+        except BaseException:
+            connection.close()
+            raise
+        self._connection, self._opened = connection, (facts.st_dev, facts.st_ino)
         return connection
 
-    def _read(self, query: str, parameters: tuple[Any, ...]) -> list[tuple[Any, ...]]:
-        self.flush()
-        if not self._file.exists():
-            return []
-        try:
-            connection = sqlite3.connect(f"file:{self._file}?mode=ro", uri=True, timeout=2)
-            try:
-                if _version(connection) != _VERSION:
-                    return []
-                return connection.execute(query, parameters).fetchall()
-            finally:
+    def _disconnect(self) -> None:
+        connection, self._connection, self._opened = self._connection, None, None
+        if connection is not None:
+            with contextlib.suppress(sqlite3.Error):
                 connection.close()
-        except (sqlite3.Error, ValueError) as error:
-            logger.warning("earlier executions cannot be read: %s", error)
-            return []
+
+    def _companions(self) -> list[Path]:
+        """The files of SQLite beside the database."""
+        return [self._file.with_name(self._file.name + end) for end in ("-wal", "-shm", "-journal")]
+
+    def _move_aside(self) -> None:
+        """Rename a damaged file and its companions, unless another server has done so.
+
+        Raises:
+            StoreUnavailableError: another server does so now, or it cannot be done.
+        """
+        self._disconnect()
+        try:
+            lock = self._locks.try_acquire(self._file)
+        except LocksUnavailableError as error:
+            raise StoreUnavailableError(f"it is damaged, and cannot be moved aside: {error}") from error
+        if lock is None:
+            raise StoreUnavailableError("another server moves the damaged file aside")
+        try:
+            if _is_damaged(self._file):
+                aside = self._file.name + ".damaged"
+                for file in (self._file, *self._companions()):
+                    with contextlib.suppress(FileNotFoundError):
+                        file.replace(file.with_name(aside + file.name.removeprefix(self._file.name)))
+                logger.warning("the record of executions was damaged; it is kept as %s", self._file.with_name(aside))
+        finally:
+            lock.release()
+
+
+def _prepare(connection: sqlite3.Connection) -> None:
+    """Bring the tables into the present form.
+
+    Raises:
+        StoreUnavailableError: they are of a newer version, or of another program.
+    """
+    connection.execute("PRAGMA synchronous = NORMAL")
+    if _version(connection) == _VERSION:
+        return
+    _check_own(connection)
+    connection.execute("PRAGMA journal_mode = WAL")
+    with _transaction(connection):
+        version = _version(connection)  # another server may have been quicker
+        _check_own(connection)
+        if version == 3:
+            connection.execute("ALTER TABLE executions ADD COLUMN workspace TEXT")
+        elif version < 3:
+            connection.execute("DROP TABLE IF EXISTS executions")
+            connection.execute("DROP TABLE IF EXISTS timings")
+        for statement in _SCHEMA:
+            connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {_VERSION}")
+
+
+def _check_own(connection: sqlite3.Connection) -> None:
+    version = _version(connection)
+    if version > _VERSION:
+        raise StoreUnavailableError(f"it has form {version}, of a newer version of this server")
+    if not version and connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+        raise StoreUnavailableError("it is a database of another program")
 
 
 def _version(connection: sqlite3.Connection) -> int:
     return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _prune(connection: sqlite3.Connection) -> None:
+    oldest = time.time() - MAX_AGE_DAYS * 86_400
+    connection.execute("DELETE FROM executions WHERE started_at < ?", (oldest,))
+    connection.execute("DELETE FROM timings WHERE updated < ?", (oldest,))
+    connection.execute(
+        "DELETE FROM executions WHERE execution_id NOT IN "
+        "(SELECT execution_id FROM executions ORDER BY started_at DESC LIMIT ?)",
+        (MAX_RECORDS,),
+    )
+
+
+@contextlib.contextmanager
+def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _is_damage(error: sqlite3.DatabaseError) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def _is_damaged(file: Path) -> bool:
+    """Whether the file with that name now is damaged.
+
+    Raises:
+        sqlite3.Error: it cannot be checked.
+    """
+    with contextlib.closing(sqlite3.connect(file, timeout=BUSY_SECONDS)) as connection:
+        try:
+            return bool(connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok")
+        except sqlite3.DatabaseError as error:
+            if not _is_damage(error):
+                raise
+            return True
+
+
+def _text(value: Any) -> Any:
+    """A value for SQLite, whose text is UTF-8: other file names are kept as bytes."""
+    if not isinstance(value, str):
+        return value
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return value.encode("utf-8", "surrogatepass")
+    return value
+
+
+def _encoded(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _text(value) for name, value in row.items()}
+
+
+def _record(row: tuple[Any, ...]) -> ExecutionRecord:
+    values: list[Any] = [value.decode("utf-8", "surrogatepass") if isinstance(value, bytes) else value for value in row]
+    return ExecutionRecord(*values)

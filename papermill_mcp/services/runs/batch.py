@@ -178,7 +178,7 @@ class BatchRun(BaseRun):
     def __init__(
         self, request: BatchRequest, rows: Sequence[BatchRow], backend: Backend, claims: Claims, journal: Journal
     ) -> None:
-        super().__init__(request.identity)
+        super().__init__(request.execution_id)
         self._operation = request.operation
         self._wanted = request.max_parallel
         self._backend = backend

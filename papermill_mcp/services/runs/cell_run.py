@@ -19,7 +19,7 @@ class CellRun(BaseRun):
     """One piece of code. `start` queues it in its kernel."""
 
     def __init__(self, request: CodeRequest, kernel: Kernel, *, timeout_seconds: float | None) -> None:
-        super().__init__(request.identity)
+        super().__init__(request.execution_id)
         self._operation = request.operation
         self._kernel = kernel
         self._queued_at = time.monotonic()

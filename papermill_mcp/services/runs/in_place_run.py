@@ -40,7 +40,7 @@ class InPlaceRun(BaseRun):
         *,
         one_cell: bool,
     ) -> None:
-        super().__init__(request.identity)
+        super().__init__(request.execution_id)
         self._operation = request.operation
         self._notebook = notebook
         self._claims = claims

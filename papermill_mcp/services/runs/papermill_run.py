@@ -100,7 +100,7 @@ class PapermillRun(BaseRun):
     def __init__(
         self, request: PapermillRequest, plan: PapermillPlan, output: Path, bench: Bench, *, owner: str | None = None
     ) -> None:
-        super().__init__(request.identity)
+        super().__init__(request.execution_id)
         self._operation = request.operation
         self._plan = plan
         self._output = output

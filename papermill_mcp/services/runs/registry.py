@@ -7,18 +7,23 @@ A run outlives the call that began it. A call waits for it for a while and then 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from weakref import WeakValueDictionary
+
+import anyio
+import anyio.to_thread
 
 from papermill_mcp.config import Config
 from papermill_mcp.core.kernels.request import RunStatus
 from papermill_mcp.core.runs.run import Run
 from papermill_mcp.core.runs.snapshot import END, Cursor, RunSnapshot
-from papermill_mcp.core.runs.store import ExecutionRecord, ExecutionStore
-from papermill_mcp.errors import ExecutionNotFoundError, InvalidArgumentError, ServerError, listed
+from papermill_mcp.core.runs.store import ExecutionRecord, ExecutionStore, StoreUnavailableError
+from papermill_mcp.errors import BusyError, ExecutionNotFoundError, InvalidArgumentError, ServerError, listed
 from papermill_mcp.services.outputs import OutputBudget
 from papermill_mcp.services.results import Progress
 from papermill_mcp.services.runs.journal import Journal
@@ -48,6 +53,17 @@ _CANCEL_SECONDS = 3.0
 _REMEMBERED = 100
 
 _KEY_USED = "this idempotency_key was used before, so nothing was run again; this is the result of that earlier request"
+_KEY_CUT_OFF = (
+    "this idempotency_key was used before, so nothing was run again; that request was cut off. To run it again, use a "
+    "new idempotency_key"
+)
+_KEY_NOT_KEPT = (
+    "idempotency_key is known to this server only, since the record of executions cannot be used ({}): another server, "
+    "or this one after a new start, would run a repeated request again"
+)
+
+#: Seconds between two looks at a run of another server.
+_POLL_SECONDS = 0.3
 
 
 @dataclass(eq=False)
@@ -56,6 +72,7 @@ class _Entry:
 
     run: Run
     key: str | None
+    identity: str | None
     recorded_at: float = 0.0
     record_due: bool = False
     ended: bool = False
@@ -93,57 +110,110 @@ class RunRegistry:
         """Begin a run, wait for it, at most `wait` seconds, and show it. If the call is cancelled, so is the run.
 
         Args:
-            idempotency_key: a repeated request with this key runs nothing. It follows the earlier run, also one of an
-                earlier server process.
+            idempotency_key: a repeated request with this key runs nothing. It follows the earlier run, also one of
+                another server process.
 
         Raises:
             InvalidArgumentError: the key was used for another request.
         """
         if idempotency_key is None:
-            return await self._answer(await self._add(await begin(), None), wait, progress)
+            return await self._answer(self._add(await begin()), wait, progress)
+        identity = request.identity(self._workspace)
+        earlier: ExecutionRecord | None = None
         async with self._keys.setdefault(idempotency_key, asyncio.Lock()):  # the same request may come twice at once
-            earlier = await self._with_key(idempotency_key, request)
-            entry = await self._add(await begin(), idempotency_key) if earlier is None else None
-        if entry is not None:
-            return await self._answer(entry, wait, progress)
-        if isinstance(earlier, _Entry):
-            await self._wait(earlier.run, self._wait_seconds(wait), progress)
-            view = await self._view(earlier.run)
+            entry = next((entry for entry in self._entries.values() if entry.key == idempotency_key), None)
+            note, repeated = _KEY_USED, entry is not None
+            if entry is not None:
+                _require_same(identity, entry.identity, idempotency_key, entry.run.snapshot(END).kind, entry.run)
+            else:
+                earlier, note = await self._reserve(request, idempotency_key, identity)
+                if earlier is None:
+                    entry = await self._begin(request, begin, idempotency_key, identity)
+                else:
+                    _require_same(identity, earlier.request_digest, idempotency_key, earlier.kind, earlier)
+        if earlier is not None:
+            earlier = await self._wait_elsewhere(earlier, self._wait_seconds(wait))
+            view: RunView = earlier_view(row_of(earlier, self._workspace))
+            note = _KEY_CUT_OFF if earlier.cut_off else note
+        elif repeated:
+            assert entry is not None
+            await self._wait(entry.run, self._wait_seconds(wait), progress)
+            view = await self._view(entry.run)
         else:
-            assert earlier is not None
-            view = earlier_view(row_of(earlier, self._workspace))
-        view.add_note(_KEY_USED)
+            assert entry is not None
+            view = await self._answer(entry, wait, progress)
+        if note:
+            view.add_note(note)
         return view
 
-    async def _with_key(self, key: str, request: RunRequest) -> _Entry | ExecutionRecord | None:
-        found: _Entry | ExecutionRecord | None
-        found = next((entry for entry in self._entries.values() if entry.key == key), None)
-        if found is not None:
-            identity, kind, execution_id = found.run.identity, found.run.snapshot(END).kind, found.run.execution_id
-        else:
-            found = await asyncio.to_thread(self._store.record_with_key, key)
-            if found is None:
-                return None
-            identity, kind, execution_id = found.request_digest or "", found.kind, found.execution_id
-        if identity != request.identity:
-            raise InvalidArgumentError(
-                f"idempotency_key {key[:100]!r} was used for another request ({kind}, {execution_id})",
-                state="nothing was run",
-                advice="use a new key for a new request",
-            )
-        return found
+    async def _reserve(self, request: RunRequest, key: str, identity: str) -> tuple[ExecutionRecord | None, str]:
+        """Put the key on record before anything begins. Returns the record that has it already, and a note."""
+        paths = request.real_paths(self._workspace)
+        notebook = next(iter(paths.values()), None)
+        output = paths.get("output_path")
+        record = ExecutionRecord(
+            execution_id=request.execution_id,
+            kind=request.kind,
+            status=RunStatus.QUEUED,
+            path=notebook[0] if isinstance(notebook, list) else notebook,
+            output_path=output if isinstance(output, str) else None,
+            kernel_name=None,
+            started_at=time.time(),
+            duration=0.0,
+            cells_total=None,
+            cells_done=None,
+            failed_cell=None,
+            server_pid=self._store.pid,
+            server_started=self._store.server_started,
+            workspace=self._workspace.name,
+            idempotency_key=key,
+            request_digest=identity,
+        )
+        try:
+            earlier = await asyncio.to_thread(self._store.reserve, record)
+        except StoreUnavailableError as error:
+            return None, _KEY_NOT_KEPT.format(error)
+        return earlier, "" if earlier is None else _KEY_USED
 
-    async def _add(self, run: Run, key: str | None) -> _Entry:
-        entry = self._entries[run.execution_id] = _Entry(run, key)
+    async def _begin(self, request: RunRequest, begin: Callable[[], Awaitable[Run]], key: str, identity: str) -> _Entry:
+        """Begin a run with a reserved key. If it does not begin, its key is free again."""
+        try:
+            return self._add(await begin(), key, identity)
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(self._store.forget, request.execution_id)
+            raise
+
+    async def _wait_elsewhere(self, record: ExecutionRecord, seconds: float) -> ExecutionRecord:
+        """Wait for the end of a run of another server. Returns its last record.
+
+        Raises:
+            BusyError: the run did not begin there.
+        """
+        deadline = time.monotonic() + seconds
+        while record.goes_on and (left := deadline - time.monotonic()) > 0:
+            await asyncio.sleep(min(left, _POLL_SECONDS))
+            latest = await asyncio.to_thread(self._store.record, record.execution_id)
+            if latest is None:
+                raise BusyError(
+                    f"execution {record.execution_id} of another server (process {record.server_pid}) did not begin",
+                    state="nothing was run",
+                    advice="send the request again",
+                )
+            record = latest
+        return record
+
+    def _add(self, run: Run, key: str | None = None, identity: str | None = None) -> _Entry:
+        entry = self._entries[run.execution_id] = _Entry(run, key, identity)
         self._record(entry)
         run.changed.connect(lambda: self._on_change(entry))
-        if key is not None:  # known to a later server process before any code runs
-            await asyncio.to_thread(self._store.flush)
         try:
             run.start()
         except ServerError:
             del self._entries[run.execution_id]
-            self._store.put(replace(self._record_of(entry, None), status=RunStatus.ABORTED))
+            self._store.put(
+                replace(self._record_of(entry), status=RunStatus.ABORTED, idempotency_key=None, request_digest=None)
+            )
             raise
         return entry
 
@@ -189,7 +259,7 @@ class RunRegistry:
             wait: seconds to wait for its end.
         """
         cursor = Cursor.parse(since)
-        earlier = await self._earlier(execution_id)
+        earlier = await self._earlier(execution_id, self._wait_seconds(wait))
         if earlier is not None:
             return earlier
         run = self.get(execution_id)
@@ -197,7 +267,7 @@ class RunRegistry:
         return await self._view(run, cursor)
 
     async def overview(self, *, status: str | None = None, limit: int = 20) -> ExecutionList:
-        """Runs, the newest first, those of earlier server processes included.
+        """Runs of this workspace, the newest first, those of other server processes included.
 
         Args:
             status: only those with this status.
@@ -205,9 +275,20 @@ class RunRegistry:
         for entry in self._entries.values():
             if not entry.run.finished:
                 self._record(entry)
-        records = await asyncio.to_thread(self._store.records, limit=limit if status is None else 1000)
-        rows = [row_of(record, self._workspace) for record in records]
-        return ExecutionList(executions=[row for row in rows if status in (None, row.status)][:limit])
+        await asyncio.to_thread(self._store.flush)
+        records = {record.execution_id: record for record in await asyncio.to_thread(self._store.records)}
+        records |= {identifier: self._record_of(entry) for identifier, entry in self._entries.items()}
+        newest = sorted(records.values(), key=lambda record: record.started_at, reverse=True)
+        rows = (row_of(record, self._workspace) for record in newest if self._is_ours(record))
+        found = (row for row in rows if status in (None, row.status))
+        return ExecutionList(executions=[*itertools.islice(found, limit)])
+
+    def _is_ours(self, record: ExecutionRecord) -> bool:
+        """Whether an execution is inside the roots, or is code that a server with the same roots ran."""
+        paths = [Path(path) for path in (record.path, record.output_path) if path]
+        if not paths:
+            return record.workspace == self._workspace.name
+        return all(map(self._workspace.holds, paths))
 
     async def cancel(self, execution_id: str) -> RunView:
         """Interrupt a run and wait until it has really ended, or the kernel turns out to ignore interrupts."""
@@ -226,11 +307,14 @@ class RunRegistry:
         view.ended = run.finished
         return view
 
-    async def _earlier(self, execution_id: str) -> RunView | None:
+    async def _earlier(self, execution_id: str, wait: float = 0) -> RunView | None:
+        """An execution of this workspace that another server process has run, or runs; None if there is none."""
         if execution_id in self._entries:
             return None
         record = await asyncio.to_thread(self._store.record, execution_id)
-        return None if record is None else earlier_view(row_of(record, self._workspace))
+        if record is None or not self._is_ours(record):
+            return None
+        return earlier_view(row_of(await self._wait_elsewhere(record, wait), self._workspace))
 
     async def _answer(self, entry: _Entry, wait: float | None, progress: Progress) -> RunView:
         try:
@@ -281,8 +365,8 @@ class RunRegistry:
         self._store.put(self._record_of(entry, state))
         return state
 
-    def _record_of(self, entry: _Entry, state: RunSnapshot | None) -> ExecutionRecord:
-        state, key = state or entry.run.snapshot(END), entry.key if state is not None else None
+    def _record_of(self, entry: _Entry, state: RunSnapshot | None = None) -> ExecutionRecord:
+        state = state or entry.run.snapshot(END)
         return ExecutionRecord(
             execution_id=state.execution_id,
             kind=state.kind,
@@ -297,6 +381,21 @@ class RunRegistry:
             failed_cell=state.at,
             server_pid=self._store.pid,
             server_started=self._store.server_started,
-            idempotency_key=key,
-            request_digest=entry.run.identity if key else None,
+            workspace=self._workspace.name,
+            idempotency_key=entry.key,
+            request_digest=entry.identity,
+        )
+
+
+def _require_same(identity: str, other: str | None, key: str, kind: str, earlier: Run | ExecutionRecord) -> None:
+    """Raise if a key belongs to another request.
+
+    Raises:
+        InvalidArgumentError: it does.
+    """
+    if identity != other:
+        raise InvalidArgumentError(
+            f"idempotency_key {key[:100]!r} was used for another request ({kind}, {earlier.execution_id})",
+            state="nothing was run",
+            advice="use a new key for a new request",
         )

@@ -10,9 +10,12 @@ import hashlib
 import json
 from typing import Annotated, Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
+from papermill_mcp.core.runs.run import new_execution_id
+from papermill_mcp.core.runs.snapshot import BatchSnapshot, CellSnapshot, NotebookSnapshot, PapermillSnapshot
 from papermill_mcp.services.results import Request
+from papermill_mcp.services.workspace import Workspace
 
 NotebookPath = Annotated[
     str, Field(description="Notebook (.ipynb), relative to the workspace or absolute inside a root.")
@@ -37,22 +40,57 @@ StrictParameters = Annotated[bool, Field(description="Refuse unknown names and v
 
 
 class RunRequest(Request):
-    """A request of a client to run something, without the time it waits for the answer."""
+    """A request of a client to run something, without the time it waits for the answer.
+
+    It has the id of its run, so a record can name the run before the run is made.
+    """
 
     #: The tool of the request; the log and the metrics call the run so.
     operation: ClassVar[str]
 
+    #: The kind of its run, as in snapshots.
+    kind: ClassVar[str]
+
+    #: The arguments that are paths, or lists of paths. The first that is given is the notebook.
+    paths: ClassVar[tuple[str, ...]] = ()
+
+    _execution_id: str = PrivateAttr(default_factory=new_execution_id)
+
     @property
-    def identity(self) -> str:
-        """A digest of the tool and every argument. Two requests with one identity ask for the same thing."""
-        facts = json.dumps([self.operation, self.model_dump(mode="json")], sort_keys=True)
-        return hashlib.sha256(facts.encode()).hexdigest()[:16]
+    def execution_id(self) -> str:
+        """The id of the run."""
+        return self._execution_id
+
+    def real_paths(self, workspace: Workspace) -> dict[str, str | list[str]]:
+        """The real paths of the arguments that are given, by name. Relative, absolute or through a link: the same path.
+
+        Raises:
+            PathNotAllowedError: one leaves the roots.
+        """
+        given = {name: value for name in self.paths if (value := getattr(self, name))}
+        return {
+            name: str(workspace.real_path(value))
+            if isinstance(value, str)
+            else [str(workspace.real_path(path)) for path in value]
+            for name, value in given.items()
+        }
+
+    def identity(self, workspace: Workspace) -> str:
+        """A digest of the roots, the tool and every argument. Two requests with one identity ask for the same thing.
+
+        Raises:
+            PathNotAllowedError: a path leaves the roots.
+        """
+        arguments = self.model_dump(mode="json") | self.real_paths(workspace)
+        facts = json.dumps([workspace.name, self.operation, arguments], sort_keys=True)
+        return hashlib.sha256(facts.encode()).hexdigest()[:32]
 
 
 class CodeRequest(RunRequest):
     """Run code in a kernel."""
 
     operation: ClassVar[str] = "execute_cell"
+    kind: ClassVar[str] = CellSnapshot.kind
 
     kernel_id: KernelId
     code: Annotated[str, Field(description="Code in the kernel's language.")]
@@ -66,6 +104,8 @@ class NotebookRequest(RunRequest):
     """Run cells of a notebook in place."""
 
     operation: ClassVar[str] = "execute_notebook"
+    kind: ClassVar[str] = NotebookSnapshot.kind
+    paths: ClassVar[tuple[str, ...]] = ("path",)
 
     path: NotebookPath
     kernel_id: OwnKernel = None
@@ -81,6 +121,8 @@ class NotebookCellRequest(RunRequest):
     """Run one cell of a notebook in place."""
 
     operation: ClassVar[str] = "execute_notebook_cell"
+    kind: ClassVar[str] = NotebookSnapshot.kind
+    paths: ClassVar[tuple[str, ...]] = ("path",)
 
     path: NotebookPath
     index: Annotated[int | None, Field(description="0-based; negative counts from the end.")] = None
@@ -93,6 +135,8 @@ class PapermillRequest(RunRequest):
     """Run a notebook with parameters into an output."""
 
     operation: ClassVar[str] = "execute_notebook_papermill"
+    kind: ClassVar[str] = PapermillSnapshot.kind
+    paths: ClassVar[tuple[str, ...]] = ("input_path", "output_path")
 
     input_path: NotebookPath
     output_path: Annotated[
@@ -119,6 +163,8 @@ class BatchRequest(RunRequest):
     """Run notebooks with many sets of parameters."""
 
     operation: ClassVar[str] = "execute_notebook_batch"
+    kind: ClassVar[str] = BatchSnapshot.kind
+    paths: ClassVar[tuple[str, ...]] = ("input_path", "input_paths", "output_directory")
 
     input_path: Annotated[str | None, Field(description="The notebook to run.")] = None
     input_paths: Annotated[list[str] | None, Field(description="Several notebooks instead.")] = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import singledispatch
@@ -185,7 +186,7 @@ class BatchRunView(RunView):
 
 
 class EarlierView(RunView):
-    """A run of an earlier server process."""
+    """A run of another server process, as it stands or ended."""
 
     path: str | None = None
     input_path: str | None = None
@@ -197,7 +198,10 @@ class EarlierView(RunView):
 
 
 class ExecutionRow(BaseModel):
-    """An execution in a line. `cut_off`: its server process ended while it ran."""
+    """An execution in a line.
+
+    `cut_off`: its server process ended while it ran. `server_pid`: the process of another server that runs it.
+    """
 
     execution_id: str
     kind: str
@@ -210,6 +214,7 @@ class ExecutionRow(BaseModel):
     cells_total: int | None = None
     at_cell: int | None = None
     cut_off: bool | None = None
+    server_pid: int | None = None
 
 
 class ExecutionList(Result):
@@ -381,11 +386,10 @@ def _(run: BatchSnapshot, viewer: RunViewer) -> RunView:
 
 def row_of(record: ExecutionRecord, workspace: Workspace) -> ExecutionRow:
     """A record of the store as a row."""
-    cut_off = record.status in ("running", "queued") and not record.server_alive
     return ExecutionRow(
         execution_id=record.execution_id,
         kind=record.kind,
-        status="aborted" if cut_off else record.status,
+        status="aborted" if record.cut_off else record.status,
         started_at=iso_time(datetime.fromtimestamp(record.started_at, UTC)),
         duration=record.duration,
         path=workspace.display_path(Path(record.path)) if record.path else None,
@@ -393,22 +397,30 @@ def row_of(record: ExecutionRecord, workspace: Workspace) -> ExecutionRow:
         cells_done=record.cells_done,
         cells_total=record.cells_total,
         at_cell=record.failed_cell,
-        cut_off=cut_off or None,
+        cut_off=record.cut_off or None,
+        server_pid=record.server_pid if record.goes_on and record.server_pid != os.getpid() else None,
     )
 
 
 def earlier_view(row: ExecutionRow) -> EarlierView:
-    """The rest that an earlier server process left of a run."""
+    """The record of a run of another server process."""
     where = row.output_path or row.path
     batch = row.kind == BatchSnapshot.kind
-    notes = ["it belongs to an earlier server process, so its outputs are not kept here"]
-    if row.cut_off:
-        notes = [f"it was cut off: its server process ended at cell {row.at_cell}"]
-        if batch:
-            notes = [
-                f"it was cut off: its server process ended after {row.cells_done} of {row.cells_total} runs; "
-                "execute_notebook_batch with the same arguments keeps those that are complete and runs the others"
-            ]
+    place = "before its first cell" if row.at_cell is None else f"at cell {row.at_cell}"
+    notes = ["it belongs to another server process, so its outputs are not kept here"]
+    if row.server_pid is not None:
+        notes = [
+            f"another server (process {row.server_pid}) is running it, so its outputs are not shown here; only that "
+            "server can cancel it"
+        ]
+    elif row.cut_off and batch:
+        notes = [
+            f"it was cut off: its server process ended after {row.cells_done or 0} of {row.cells_total or 'its'} runs; "
+            "execute_notebook_batch with the same arguments, and a new idempotency_key if it had one, keeps those that "
+            "are complete and runs the others"
+        ]
+    elif row.cut_off:
+        notes = [f"it was cut off: its server process ended {place}"]
     if where and not batch:
         notes.append(f"its saved results are in {where}")
     return EarlierView(

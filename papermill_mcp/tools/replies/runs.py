@@ -28,6 +28,8 @@ def execution_list(reply: ExecutionList) -> str:
             facts.append(f"{row.cells_done} of {row.cells_total} {'runs' if row.kind == 'batch' else 'cells'}")
         if row.at_cell is not None:
             facts.append(f"at cell {row.at_cell}")
+        if row.server_pid is not None:
+            facts.append(f"in another server (process {row.server_pid})")
         facts += [one_line(path, 200) for path in (row.path, row.output_path) if path]
         lines.append(f"- {row.execution_id} · " + " · ".join(facts))
     return "\n".join(lines)

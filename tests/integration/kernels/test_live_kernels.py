@@ -627,8 +627,10 @@ async def test_a_server_whose_state_directory_cannot_be_used_works_without_memor
     blocked.write_text("not a directory")
     async with client(state_directory=blocked / "state") as c:
         kernel = await start(c)
-        assert stdout_of(await run(c, kernel, "print(1)")) == "1\n"
-        assert (await call(c, "list_executions"))["executions"] == []
+        ran = await run(c, kernel, "print(1)")
+        assert stdout_of(ran) == "1\n"
+        listed = (await call(c, "list_executions"))["executions"]
+        assert [row["execution_id"] for row in listed] == [ran["execution_id"]]
 
 
 # Other languages

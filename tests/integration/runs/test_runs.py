@@ -20,6 +20,7 @@ from papermill_mcp.services.runs.requests import (
     PapermillRequest,
     RunRequest,
 )
+from papermill_mcp.services.workspace import Workspace
 
 pytestmark = pytest.mark.kernel
 
@@ -60,21 +61,46 @@ _OTHER: Json = {
 }
 
 
-async def test_every_argument_but_the_wait_belongs_to_the_identity_of_a_request(client: Connect) -> None:
+async def test_every_argument_but_the_wait_belongs_to_the_identity_of_a_request(
+    client: Connect, workspace: Path
+) -> None:
     """The arguments are those of the schemas, so that a new one cannot be forgotten."""
+    here = Workspace([workspace])
     async with client() as connected:
         tools = {tool.name: tool for tool in (await connected.list_tools()).tools}
     for name, (kind, given) in _REQUESTS.items():
         arguments = set(tools[name].input_schema["properties"]) - {"wait", "idempotency_key"}
         assert arguments == set(kind.model_fields), name
-        first = kind(**given).identity
-        assert kind(**given).identity == first
+        first = kind(**given).identity(here)
+        assert kind(**given).identity(here) == first
         for argument in arguments:
             other: Any = _OTHER[argument]
             if name == "execute_notebook_batch" and argument == "parameters":
                 other = [other]
-            assert kind.model_construct(**{**kind(**given).model_dump(), argument: other}).identity != first, argument
-    assert len({kind(**given).identity for kind, given in _REQUESTS.values()}) == len(_REQUESTS)
+            changed = kind.model_construct(**{**kind(**given).model_dump(), argument: other})
+            assert changed.identity(here) != first, argument
+        assert {argument for argument in arguments if "path" in argument or "directory" in argument} == set(kind.paths)
+    assert len({kind(**given).identity(here) for kind, given in _REQUESTS.values()}) == len(_REQUESTS)
+
+
+@pytest.mark.case("W03")
+def test_a_request_is_the_same_by_any_name_of_its_files_and_another_one_in_other_roots(tmp_path: Path) -> None:
+    root, other = tmp_path / "root", tmp_path / "other"
+    for directory in (root / "below", other):
+        directory.mkdir(parents=True)
+    (root / "a.ipynb").write_text("{}")
+    (root / "link.ipynb").symlink_to("a.ipynb")
+    (root / "far").symlink_to("below")
+    here = Workspace([root])
+
+    for name in ("./a.ipynb", "below/../a.ipynb", str(root / "a.ipynb"), "link.ipynb"):
+        assert NotebookRequest(path=name).identity(here) == NotebookRequest(path="a.ipynb").identity(here), name
+    batches = [
+        BatchRequest(input_paths=[a], output_directory=b) for a, b in (("a.ipynb", "far/x"), ("link.ipynb", "below/x"))
+    ]
+    assert batches[0].identity(here) == batches[1].identity(here)
+    for elsewhere in (Workspace([other]), Workspace([root, other])):
+        assert NotebookRequest(path="a.ipynb").identity(elsewhere) != NotebookRequest(path="a.ipynb").identity(here)
 
 
 @pytest.mark.parametrize(

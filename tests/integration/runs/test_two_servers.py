@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 from conftest import StartRaw
 from helpers import Json, RawServer, cell, until, write_notebook
 
-pytestmark = [pytest.mark.kernel, pytest.mark.slow]
+pytestmark = pytest.mark.kernel
 
 #: A notebook that says that it runs, and waits to be told to end.
-WAITING = [
+WAITING: list[Json | str] = [
     cell("n = 0", tags=["parameters"]),
     "import os, pathlib, time\n"
     "with open('runs', 'a') as file: file.write(f'{os.getppid()}\\n')\n"
@@ -90,6 +93,7 @@ async def test_a_file_that_another_server_runs_is_busy(
         assert after["status"] == "ok"
 
 
+@pytest.mark.slow
 @pytest.mark.case("W02")
 async def test_the_outputs_of_a_batch_are_busy_for_another_server(raw_server: StartRaw, workspace: Path) -> None:
     """Also those whose turn has not come, for batches and for single runs."""
@@ -131,6 +135,7 @@ async def test_a_killed_server_leaves_no_claim(raw_server: StartRaw, workspace: 
         assert (await second.call("execute_notebook", path="a.ipynb", wait=30))["status"] == "ok"
 
 
+@pytest.mark.slow
 async def test_names_made_by_two_servers_differ(raw_server: StartRaw, workspace: Path) -> None:
     """Both make the name of an output of the time."""
     write_notebook(workspace / "a.ipynb", WAITING)
@@ -155,3 +160,188 @@ async def test_a_server_without_a_place_for_claims_runs_and_logs_it_once(raw_ser
         for _ in range(2):
             assert (await server.call("execute_notebook", path="a.ipynb"))["status"] == "ok"
         assert server.errors.count("runs of other servers are not seen") == 1
+
+
+# Keys
+
+
+@pytest.mark.slow
+@pytest.mark.case("W03")
+async def test_a_key_of_another_workspace_is_another_key(
+    workspace: Path, state_directory: Path, tmp_path: Path
+) -> None:
+    (other := tmp_path / "other").mkdir()
+    ids = set()
+    for root in (workspace, other):
+        (root / "go").touch()
+        write_notebook(root / "a.ipynb", WAITING)
+        async with RawServer.running(root, state_directory) as server:
+            ids.add((await server.call("execute_notebook", path="a.ipynb", idempotency_key="k"))["execution_id"])
+        async with RawServer.running(root, state_directory) as server:
+            absolute = str(root / "a.ipynb")
+            again = await server.call("execute_notebook", path=absolute, idempotency_key="k")
+            ids.add(again["execution_id"])
+        assert runs(root) == 1
+    assert len(ids) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.case("W03")
+@pytest.mark.parametrize("going", [IN_PLACE, PAPERMILL, BATCH], ids=["in place", "papermill", "batch"])
+async def test_two_servers_that_get_a_key_at_once_run_it_once(
+    going: tuple[str, Json], raw_server: StartRaw, workspace: Path
+) -> None:
+    """The second server waits for the end in the first, and shows its record."""
+    write_notebook(workspace / "a.ipynb", WAITING)
+    tool, arguments = going
+    arguments = arguments | {"idempotency_key": "once", "wait": 30}
+    if "grid" in arguments:
+        arguments["grid"] = {"n": [1]}
+    async with two(raw_server) as (first, second), asyncio.TaskGroup() as group:
+        calls = [group.create_task(server.call(tool, **arguments)) for server in (first, second)]
+        await begun(workspace)
+        await asyncio.sleep(0.5)  # nothing tells that a second run does not begin
+        (workspace / "go").touch()
+    one, other = (call.result() for call in calls)
+    assert one["execution_id"] == other["execution_id"]
+    assert {one["status"], other["status"]} == {"ok"}
+    assert runs(workspace) == 1
+
+
+async def killed_while(server: RawServer, tool: str, delay: float, **arguments: Any) -> None:
+    """Kill a server some time after a request."""
+    await server.send("tools/call", {"name": tool, "arguments": arguments})
+    await asyncio.sleep(delay)
+    server.signal(signal.SIGKILL)
+    await server.exit_code(seconds=5)
+
+
+@pytest.mark.slow
+@pytest.mark.case("W04")
+async def test_after_a_kill_at_any_instant_the_same_key_runs_nothing_twice(
+    raw_server: StartRaw, workspace: Path
+) -> None:
+    """And never ends in an error: the key wins over the output that the killed server left."""
+    short = ["with open('runs', 'a') as file: file.write('x\\n')", "import time; time.sleep(0.2)"]
+    write_notebook(workspace / "a.ipynb", short)
+    random = Random(20)
+    ends: Counter[str] = Counter()
+    for number in range(10):
+        (workspace / "runs").unlink(missing_ok=True)
+        request: Json = {
+            "input_path": "a.ipynb",
+            "output_path": f"out-{number}.ipynb",
+            "idempotency_key": f"key {number}",
+        }
+        async with raw_server() as server:
+            await killed_while(server, "execute_notebook_papermill", random.uniform(0.0, 2.0), **request)
+        async with raw_server() as server:
+            again = await server.call("execute_notebook_papermill", **request, wait=30)
+            ends[again["status"]] += 1
+            assert again["status"] in ("ok", "aborted")
+            assert runs(workspace) <= 1
+            before = runs(workspace)
+            third = await server.call("execute_notebook_papermill", **request, wait=30)
+            assert third["execution_id"] == again["execution_id"]
+            assert runs(workspace) == before
+            if again["status"] == "aborted":
+                assert any("new idempotency_key" in note for note in again["notes"])
+        for left in workspace.glob(".papermill-mcp-*.tmp"):
+            left.unlink()  # of a save that was cut off
+    assert ends["aborted"], ends
+
+
+@pytest.mark.case("W04")
+async def test_a_key_wins_over_the_output_that_a_killed_server_left(raw_server: StartRaw, workspace: Path) -> None:
+    """Killed as soon as the output is there, before the first cell."""
+    write_notebook(workspace / "a.ipynb", WAITING)
+    request: Json = {"input_path": "a.ipynb", "output_path": "out.ipynb", "idempotency_key": "once"}
+    async with raw_server() as server:
+        await server.send("tools/call", {"name": "execute_notebook_papermill", "arguments": request})
+        await until((workspace / "out.ipynb").exists, seconds=30)
+        server.signal(signal.SIGKILL)
+        await server.exit_code(seconds=5)
+    async with raw_server() as server:
+        again = await server.call("execute_notebook_papermill", **request)
+        assert again["status"] == "aborted"
+        assert again["output_path"] == "out.ipynb"
+        fresh = request | {"idempotency_key": "another", "overwrite": True, "wait": 0}
+        assert (await server.call("execute_notebook_papermill", **fresh))["status"] == "running"
+        (workspace / "go").touch()
+        found = (await server.call("list_executions"))["executions"]
+        assert [row["status"] for row in found if row.get("cut_off")] == ["aborted"]
+
+
+async def test_a_request_that_began_nothing_leaves_its_key_free(raw_server: StartRaw, workspace: Path) -> None:
+    (workspace / "go").touch()
+    async with raw_server() as server:
+        missing: Json = {"path": "a.ipynb", "idempotency_key": "once"}
+        assert (await refusal(server, "execute_notebook", **missing)).startswith("NOT_FOUND")
+        write_notebook(workspace / "a.ipynb", WAITING)
+        assert (await server.call("execute_notebook", **missing))["status"] == "ok"
+        assert len((await server.call("list_executions"))["executions"]) == 1
+
+
+# Executions of others
+
+
+@pytest.mark.case("W05")
+async def test_executions_of_another_workspace_do_not_exist_here(
+    workspace: Path, state_directory: Path, tmp_path: Path
+) -> None:
+    (other := tmp_path / "other").mkdir()
+    write_notebook(workspace / "secret-client.ipynb", WAITING)
+    async with (
+        RawServer.running(workspace, state_directory) as first,
+        RawServer.running(other, state_directory) as second,
+    ):
+        kernel_id = (await first.call("start_kernel"))["kernel_id"]
+        code = await first.call("execute_cell", kernel_id=kernel_id, code="'secret'")
+        run = await first.call("execute_notebook", path="secret-client.ipynb", wait=0)
+        await begun(workspace)
+
+        assert (await second.call("list_executions"))["executions"] == []
+        for found in (code, run):
+            for tool in ("get_execution", "cancel_execution"):
+                text = await refusal(second, tool, execution_id=found["execution_id"])
+                assert text.startswith("EXECUTION_NOT_FOUND")
+                assert "secret-client" not in text
+        (workspace / "go").touch()
+        assert (await first.call("get_execution", execution_id=run["execution_id"], wait=30))["status"] == "ok"
+
+
+@pytest.mark.slow
+@pytest.mark.case("W05")
+async def test_a_run_of_another_living_server_is_shown_as_such_and_not_cancelled(
+    raw_server: StartRaw, workspace: Path
+) -> None:
+    write_notebook(workspace / "a.ipynb", WAITING)
+    async with two(raw_server) as (first, second):
+        run = await first.call("execute_notebook", path="a.ipynb", wait=0)
+        await begun(workspace)
+        identifier = run["execution_id"]
+
+        async def rows() -> list[Json]:
+            found: list[Json] = (await second.call("list_executions"))["executions"]
+            return found
+
+        async with asyncio.timeout(10):
+            while not (found := await rows()):
+                await asyncio.sleep(0.05)  # a record is written after a moment
+        assert [(row["execution_id"], row["server_pid"]) for row in found] == [(identifier, first.pid)]
+        shown = await second.call("get_execution", execution_id=identifier)
+        assert str(first.pid) in shown["notes"][0]
+        cancelled = await second.call("cancel_execution", execution_id=identifier)
+        assert (cancelled["ended"], cancelled["status"]) == (False, "running")
+
+        waiting = asyncio.create_task(second.call("get_execution", execution_id=identifier, wait=30))
+        (workspace / "go").touch()
+        assert (await waiting)["status"] == "ok"
+
+        (workspace / "go").unlink()
+        await first.call("execute_notebook", path="a.ipynb", wait=0)
+        await begun(workspace, 2)
+        await asyncio.sleep(0.6)  # until the record is written
+        first.signal(signal.SIGKILL)
+        await first.exit_code(seconds=5)
+        assert (await rows())[0]["cut_off"]

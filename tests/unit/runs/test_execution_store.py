@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import stat
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ import pytest
 
 from papermill_mcp.core.processes.guard import start_time
 from papermill_mcp.core.runs import store as store_module
-from papermill_mcp.core.runs.store import MAX_RECORDS, ExecutionRecord, ExecutionStore
+from papermill_mcp.core.runs.store import MAX_RECORDS, ExecutionRecord, ExecutionStore, StoreUnavailableError
 
 
 def record(execution_id: str = "e1", *, started_at: float | None = None, **changes: object) -> ExecutionRecord:
@@ -42,7 +44,7 @@ def record(execution_id: str = "e1", *, started_at: float | None = None, **chang
 def test_nothing_is_made_before_the_first_record(tmp_path: Path) -> None:
     """Some clients start a server and leave again at once."""
     store = ExecutionStore(tmp_path / "state")
-    assert store.records(limit=10) == []
+    assert store.records() == []
     assert store.record("e1") is None
     store.close()
     assert not (tmp_path / "state").exists()
@@ -53,25 +55,28 @@ def test_the_newest_record_comes_first_and_a_later_one_replaces_it(tmp_path: Pat
     store.put(record("old", started_at=time.time() - 10))
     store.put(record("new"))
     store.put(record("new", status="ok", cells_done=3))
-    assert [(r.execution_id, r.status, r.cells_done) for r in store.records(limit=10)] == [
+    assert [(r.execution_id, r.status, r.cells_done) for r in store.records()] == [
         ("new", "ok", 3),
         ("old", "running", 1),
     ]
-    assert [r.execution_id for r in store.records(limit=1)] == ["new"]
     store.close()
 
 
-def test_a_row_that_sqlite_cannot_hold_is_left_out_and_the_others_are_kept(tmp_path: Path) -> None:
-    """A path whose bytes are not UTF-8."""
+def test_a_path_whose_bytes_are_not_utf8_is_kept_as_it_is(tmp_path: Path) -> None:
     store = ExecutionStore(tmp_path)
     store.put(record("before"))
     store.put(record("odd", path=os.fsdecode(b"/x/\xff.ipynb")))
     store.put(record("behind"))
-    assert {r.execution_id for r in store.records(limit=10)} == {"before", "behind"}
-    store.put(record("later"))
-    assert store.record("later") is not None
-    assert store.timings(os.fsdecode(b"/x/\xff.ipynb")) == {}
+    assert {r.execution_id for r in store.records()} == {"before", "odd", "behind"}
+    store.put_timings(os.fsdecode(b"/x/\xff.ipynb"), {"abc": 1.0})
     store.close()
+
+    later = ExecutionStore(tmp_path)
+    found = later.record("odd")
+    assert found is not None
+    assert found.path == os.fsdecode(b"/x/\xff.ipynb")
+    assert later.timings(os.fsdecode(b"/x/\xff.ipynb")) == {"abc": 1.0}
+    later.close()
 
 
 def test_another_process_reads_what_was_written_before_the_close(tmp_path: Path) -> None:
@@ -80,7 +85,7 @@ def test_another_process_reads_what_was_written_before_the_close(tmp_path: Path)
     store.put_timings("/x/a.ipynb", {"abc": 1.25})
     store.close()
     other = ExecutionStore(tmp_path)
-    assert other.record("e1") == replace(record(), started_at=other.records(limit=1)[0].started_at)
+    assert other.record("e1") == replace(record(), started_at=other.records()[0].started_at)
     assert other.timings("/x/a.ipynb") == {"abc": 1.25}
     assert other.timings("/x/b.ipynb") == {}
 
@@ -106,39 +111,194 @@ def test_old_records_and_those_beyond_the_limit_are_dropped_at_the_next_start(tm
     store.close()
     later = ExecutionStore(tmp_path)
     later.put(record("newest"))
-    ids = [r.execution_id for r in later.records(limit=5000)]
+    later.close()
+    ids = [r.execution_id for r in ExecutionStore(tmp_path).records()]
     assert len(ids) == MAX_RECORDS + 1
     assert ids[0] == "newest"
     assert "ancient" not in ids
     assert f"e{MAX_RECORDS + 4}" not in ids
-    later.close()
 
 
-@pytest.mark.parametrize("damage", [b"not a database at all" * 100, b""])
-def test_a_damaged_file_costs_the_memory_and_nothing_else(
-    tmp_path: Path, damage: bytes, caplog: pytest.LogCaptureFixture
+@pytest.mark.case("W06")
+@pytest.mark.parametrize("damage", ["other bytes", "a damaged page", "empty"])
+def test_a_damaged_file_is_moved_aside_and_begun_anew(
+    damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (tmp_path / "executions.sqlite").write_bytes(damage)
+    file = tmp_path / "executions.sqlite"
+    if damage == "a damaged page":
+        store = ExecutionStore(tmp_path)
+        for number in range(300):
+            store.put(record(f"e{number}", path="/x/" + "a" * 200))
+        store.close()
+        data = bytearray(file.read_bytes())
+        data[4096 * 3 : 4096 * 8] = b"\xaa" * 4096 * 5
+        file.write_bytes(data)
+    else:
+        file.write_bytes(b"not a database at all" * 100 if damage == "other bytes" else b"")
+    file.chmod(0o644)
+    before = file.read_bytes()
+
     store = ExecutionStore(tmp_path)
-    store.put(record())
-    found = store.records(limit=10)
-    assert [r.execution_id for r in found] == ([] if damage else ["e1"])
-    assert store.timings("/x") == {}
+    assert store.records() == []
+    store.put(record("new"))
     store.close()
-    assert bool(caplog.records) == bool(damage)
+
+    assert [r.execution_id for r in ExecutionStore(tmp_path).records()] == ["new"]
+    aside = tmp_path / "executions.sqlite.damaged"
+    if damage == "empty":
+        assert not aside.exists()
+        assert caplog.records == []
+    else:
+        assert aside.read_bytes() == before
+        assert str(aside) in caplog.text
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.glob("executions.sqlite*")}
+    assert set(modes.values()) == {0o600}, modes
 
 
+@pytest.mark.case("W06")
+def test_a_damaged_file_that_another_server_has_replaced_stays(tmp_path: Path) -> None:
+    """Both found the same damage: the second must not move the new file aside."""
+    (tmp_path / "executions.sqlite").write_bytes(b"not a database at all" * 100)
+    first, second = ExecutionStore(tmp_path), ExecutionStore(tmp_path)
+    for store, name in ((first, "a"), (second, "b")):
+        assert store.reserve(record(name, idempotency_key=name)) is None
+    second._move_aside()
+
+    assert {r.execution_id for r in ExecutionStore(tmp_path).records()} == {"a", "b"}
+
+
+@pytest.mark.case("W06")
 def test_a_file_of_an_earlier_form_is_begun_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """An update of the server must not cost it its memory for good."""
     connection = sqlite3.connect(tmp_path / "executions.sqlite")
     connection.executescript("CREATE TABLE executions (execution_id TEXT); PRAGMA user_version = 1;")
     connection.close()
     store = ExecutionStore(tmp_path)
-    assert store.records(limit=5) == []
+    assert store.records() == []
     store.put(record())
-    assert [r.execution_id for r in store.records(limit=5)] == ["e1"]
+    assert [r.execution_id for r in store.records()] == ["e1"]
     store.close()
     assert caplog.records == []
+
+
+@pytest.mark.case("W06")
+def test_records_of_the_last_form_are_kept(tmp_path: Path) -> None:
+    store = ExecutionStore(tmp_path)
+    store.put(record())
+    store.close()
+    connection = sqlite3.connect(tmp_path / "executions.sqlite")
+    connection.executescript("ALTER TABLE executions DROP COLUMN workspace; PRAGMA user_version = 3;")
+    connection.close()
+
+    store = ExecutionStore(tmp_path)
+    assert store.reserve(record("e2", workspace="w", idempotency_key="k")) is None
+    assert {r.execution_id for r in store.records()} == {"e1", "e2"}
+    store.close()
+
+
+@pytest.mark.case("W06")
+@pytest.mark.parametrize("kind", ["newer", "foreign", "directory", "fifo"])
+def test_a_file_that_is_not_ours_is_left_alone(kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "executions.sqlite"
+    if kind == "directory":
+        (file / "of another program").mkdir(parents=True)
+    elif kind == "fifo":
+        os.mkfifo(file)
+    else:
+        connection = sqlite3.connect(file)
+        version = 99 if kind == "newer" else 0
+        connection.executescript(f"CREATE TABLE t (x); INSERT INTO t VALUES (1); PRAGMA user_version = {version};")
+        connection.close()
+    before = file.read_bytes() if file.is_file() else b""
+
+    store = ExecutionStore(tmp_path)
+    began = time.monotonic()
+    for _ in range(3):
+        with pytest.raises(StoreUnavailableError):
+            store.reserve(record(idempotency_key="k"))
+    store.put(record())
+    assert store.record("e1") is not None  # this process knows it
+    store.close()
+    assert time.monotonic() - began < 0.5
+
+    assert (file.read_bytes() if file.is_file() else b"") == before
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.case("W06")
+@pytest.mark.parametrize("lock", ["BEGIN IMMEDIATE", "BEGIN EXCLUSIVE", "PRAGMA locking_mode = EXCLUSIVE"])
+def test_no_call_waits_for_a_file_that_is_locked(lock: str, tmp_path: Path) -> None:
+    """Records are written once it is free."""
+    store = ExecutionStore(tmp_path)
+    store.put(record("a"))
+    store.close()
+    other = sqlite3.connect(tmp_path / "executions.sqlite", isolation_level=None)
+    if lock.startswith("PRAGMA"):
+        other.execute("PRAGMA journal_mode = DELETE")
+        other.execute(lock)
+        other.execute("BEGIN EXCLUSIVE")
+    else:
+        other.execute(lock)
+
+    store = ExecutionStore(tmp_path)
+    calls: list[Callable[[], object]] = [
+        lambda: store.put(record("b")),
+        lambda: store.put_timings("/x", {"abc": 1.0}),
+        lambda: store.timings("/x"),
+        store.records,
+        lambda: store.record("b"),
+        lambda: store.forget("c"),
+    ]
+    began = time.monotonic()
+    with pytest.raises(StoreUnavailableError):
+        store.reserve(record("k", workspace="w", idempotency_key="k"))
+    for call in calls:
+        call()
+    assert time.monotonic() - began < 0.2  # all of them, and not only each
+    assert store.record("b") is not None
+    other.execute("ROLLBACK")
+    other.close()
+    store._paused_until = 0.0
+    store._write()
+
+    assert {r.execution_id for r in ExecutionStore(tmp_path).records()} == {"a", "b"}
+    store.close()
+
+
+@pytest.mark.case("W03")
+def test_one_of_many_gets_a_key(tmp_path: Path) -> None:
+    """Each has a connection of its own, as servers have."""
+    stores = [ExecutionStore(tmp_path) for _ in range(8)]
+    got: list[ExecutionRecord | None] = []
+
+    def reserve(number: int) -> None:
+        wanted = record(f"e{number}", workspace="w", idempotency_key="k")
+        for _ in range(50):  # busy is an answer of its own
+            try:
+                got.append(stores[number].reserve(wanted))
+                return
+            except StoreUnavailableError:
+                stores[number]._paused_until = 0.0
+
+    threads = [threading.Thread(target=reserve, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=20)
+
+    assert got.count(None) == 1
+    assert len({found.execution_id for found in got if found is not None}) == 1
+    assert stores[0].reserve(record("other", workspace="v", idempotency_key="k")) is None
+    for store in stores:
+        store.close()
+
+
+def test_a_key_whose_request_began_nothing_is_free_again(tmp_path: Path) -> None:
+    store = ExecutionStore(tmp_path)
+    assert store.reserve(record("a", workspace="w", idempotency_key="k")) is None
+    store.forget("a")
+    assert store.reserve(record("b", workspace="w", idempotency_key="k")) is None
+    store.close()
 
 
 def test_the_file_holds_no_code_output_or_parameter(tmp_path: Path) -> None:
@@ -168,9 +328,9 @@ def test_several_records_of_an_execution_are_written_as_one(tmp_path: Path, monk
         store.put(record("a", status=status))
     store.put(record("b"))
 
-    assert {row.execution_id: row.status for row in store.records(limit=5)}["a"] == "ok"
-    assert written == [2]
+    assert {row.execution_id: row.status for row in store.records()}["a"] == "ok"
     store.close()
+    assert written == [2]
 
 
 def test_records_are_written_without_a_reader_after_a_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,9 +354,9 @@ def test_records_are_written_without_a_reader_after_a_moment(tmp_path: Path, mon
 def test_neither_a_record_nor_the_close_waits_for_a_file_that_is_locked(tmp_path: Path) -> None:
     store = ExecutionStore(tmp_path)
     store.put(record("a"))
-    assert store.record("a") is not None
+    store._write()
     other = sqlite3.connect(tmp_path / "executions.sqlite", isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")  # the writer waits 5 s for it
+    other.execute("BEGIN IMMEDIATE")
     began = time.monotonic()
     store.put(record("b"))
     store.close()
@@ -205,7 +365,7 @@ def test_neither_a_record_nor_the_close_waits_for_a_file_that_is_locked(tmp_path
     other.close()
     store._writer.shutdown(wait=True)
 
-    assert taken < 3
+    assert taken < 1
     assert ExecutionStore(tmp_path).record("b") is not None
 
 
@@ -216,4 +376,4 @@ def test_a_second_close_and_a_record_after_it_do_nothing(tmp_path: Path) -> None
     store.close()
     store.put(record("b"))
 
-    assert [row.execution_id for row in store.records(limit=5)] == ["a"]
+    assert [row.execution_id for row in store.records()] == ["a"]
