@@ -28,6 +28,9 @@ else:
     prometheus_client = lazy("prometheus_client")
     prometheus_core = lazy("prometheus_client.core")
 
+#: A Host header that names this machine.
+_LOCAL_HOST = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d{1,5})?", re.IGNORECASE)
+
 #: Upper ends of the buckets of durations, in seconds: from a print to a night.
 _BUCKETS = (0.1, 0.5, 1, 5, 15, 60, 300, 1800, 7200, 28800)
 
@@ -146,6 +149,7 @@ class PrometheusMetrics(Metrics):
             server, _ = prometheus_client.start_http_server(port, addr="127.0.0.1", registry=registry)
         except OSError as error:
             raise ConfigError(f"metrics_port {port} cannot be used: {error.strerror}; 0 takes a free port") from None
+        server.set_app(_for_local_hosts(server.get_app()))
         self.url = f"http://127.0.0.1:{server.server_port}/metrics"
 
     def execution_ended(self, tool: str, kernel_name: str | None, status: str, seconds: float) -> None:
@@ -184,6 +188,21 @@ class PrometheusMetrics(Metrics):
         for labels, count in counts.items():
             gauge.add_metric(labels, count)
         yield gauge
+
+
+def _for_local_hosts(app: Any) -> Any:
+    """A WSGI application that answers requests to this machine only.
+
+    A page of another site can reach the port under a name of its own that leads here (DNS rebinding).
+    """
+
+    def checked(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        if not _LOCAL_HOST.fullmatch(environ.get("HTTP_HOST", "")):
+            start_response("403 Forbidden", [("Content-Type", "text/plain")])
+            return [b"the Host header does not name this machine\n"]
+        return app(environ, start_response)
+
+    return checked
 
 
 def _label(kernel_name: str | None) -> str:

@@ -304,7 +304,7 @@ class KernelService:
                 raise InvalidArgumentError(
                     f"env has {name[:100]!r}, which cannot be an environment variable", state="no kernel was started"
                 )
-        directory = self._workspace.directory(cwd) if cwd is not None else self._workspace.roots[0]
+        directory = self._workspace.directory("." if cwd is None else cwd)
         interpreter = _interpreter(python, self._workspace.roots[0]) if python is not None else None
         async with self.slot():
             kernel = await self.launch(kernel_name, cwd=directory, python=interpreter, env=dict(env or {}))
@@ -414,7 +414,9 @@ class KernelService:
 
         Raises:
             KernelSpecNotFoundError, KernelStartFailedError: see `start`.
+            PathNotAllowedError: `cwd` leads through a link that was not there when it was checked.
         """
+        self._workspace.require_unmoved(cwd)
         manager = await self._engine()
         spare = None if python or env else await self._spare(kernel_name, cwd)
         if spare is not None:
@@ -463,6 +465,7 @@ class KernelService:
         await asyncio.sleep(delay)
         while len(self._spares) < self._config.prewarm_kernels and not self._closed:
             try:
+                self._workspace.require_unmoved(self._workspace.roots[0])
                 manager = await self._engine()
                 with self._metrics.kernel_start(DEFAULT_KERNEL):
                     kernel = await manager.start_kernel(
@@ -551,6 +554,7 @@ class KernelService:
             KernelStartFailedError: the new process did not come up.
         """
         kernel = self.get(kernel_id)
+        self._workspace.require_unmoved(kernel.cwd)
         aborted = kernel.queue_length + (kernel.running is not None)
         async with contextlib.nullcontext() if kernel.alive else self.slot():  # a dead one has given up its place
             with self._metrics.kernel_start(kernel.kernel_name):

@@ -123,6 +123,19 @@ class Workspace:
             self._refuse(f"{_quoted(path)} is not a directory", roots=False)
         return real
 
+    def require_unmoved(self, path: Path) -> None:
+        """Raise if a real path is none any more: a directory on the way was replaced by a symbolic link.
+
+        File tools open each directory by descriptor and need no such check. It is for programs that are started there.
+
+        Raises:
+            PathNotAllowedError: it was.
+        """
+        if Path(os.path.realpath(path)) != path:
+            self._refuse(
+                f"A directory of {_quoted(str(path))} was replaced by a symbolic link since it was checked", roots=False
+            )
+
     def display_path(self, path: Path) -> str:
         """The name of a path for clients: relative to the workspace when inside it, else absolute."""
         try:
@@ -191,6 +204,7 @@ class Workspace:
                     break
             else:
                 self._outside(path)
+        self.require_unmoved(current)
         links = 0
         while pending:
             part = pending.pop()
@@ -222,6 +236,7 @@ class Workspace:
                 pending += reversed(target.parts)
         if not self._inside(current):
             self._outside(path)
+        self.require_unmoved(current)
         return current
 
     def _check_on_the_way(self, current: Path, pending: Sequence[str], path: str) -> None:

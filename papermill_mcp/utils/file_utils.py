@@ -21,6 +21,7 @@ import re
 import secrets
 import select
 import stat
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -77,6 +78,8 @@ _LINKS_UNSUPPORTED = {
     errno.EMLINK,
     errno.EXDEV,
 }
+_ACLS = {"system.posix_acl_access", "system.nfs4_acl"}
+_ATTRIBUTE_REFUSED = {errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENODATA}
 _SYNC_UNSUPPORTED = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF}
 
 
@@ -475,6 +478,18 @@ def _check_target(
         )
 
 
+def _check_rights(before: os.stat_result | None, now: os.stat_result | None, display_path: str) -> None:
+    """Refuse when another program has changed the rights of the file since the new version got the old ones."""
+    if before is None or now is None:
+        return
+    if (before.st_mode, before.st_uid, before.st_gid) != (now.st_mode, now.st_uid, now.st_gid):
+        raise ConflictError(
+            f"the rights of {display_path} were changed by another program meanwhile",
+            state="Nothing was written",
+            advice="Repeat the change",
+        )
+
+
 def _writable(parent: _Parent, name: str) -> bool:
     descriptor = parent.descriptor if _ACCESS_BY_DESCRIPTOR else None
     place = parent.at(name) if _ACCESS_BY_DESCRIPTOR else parent.path / name
@@ -502,7 +517,11 @@ def _save(
             descriptor = os.open(parent.at(temporary), _CREATE, mode, dir_fd=parent.descriptor)
             exists = True
         try:
-            written = _fill(descriptor, data, status, display_path)
+            _fill(descriptor, data, display_path)
+            if status is not None:
+                with _reported(display_path, "keep the rights of the file", _UNCHANGED):
+                    _keep_rights(parent, name, descriptor, status)
+            written = _flushed(descriptor, display_path)
         except BaseException:
             with contextlib.suppress(OSError):
                 os.close(descriptor)
@@ -514,6 +533,7 @@ def _save(
         with _reported(display_path, "check the file", _UNCHANGED):
             current = _status(parent, name, display_path)
             _check_target(parent, name, current, display_path, expected=expected, overwrite=overwrite)
+            _check_rights(status, current, display_path)
         with _reported(display_path, "put the new version in place", _UNCHANGED):
             if current is None and not overwrite and _linked(parent, temporary, name, display_path):
                 pass  # the temporary name is removed below
@@ -545,21 +565,73 @@ def _stamp_of_saved(parent: _Parent, name: str, written: FileStamp) -> FileStamp
     return seen if replace(seen, ctime_ns=written.ctime_ns) == written else written  # a rename moves ctime
 
 
-def _fill(descriptor: int, data: bytes, old: os.stat_result | None, display_path: str) -> FileStamp:
+def _fill(descriptor: int, data: bytes, display_path: str) -> None:
     with _reported(display_path, "write the new version", _UNCHANGED):
         rest = memoryview(data)
         while rest:
             rest = rest[os.write(descriptor, rest[: 1 << 30]) :]
-    if old is not None and hasattr(os, "fchmod"):
-        with _reported(display_path, "keep the mode of the file", _UNCHANGED):
-            new = os.fstat(descriptor)
-            if (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
-                with contextlib.suppress(OSError):  # only root may give files away
-                    os.fchown(descriptor, old.st_uid, old.st_gid)
-            os.fchmod(descriptor, stat.S_IMODE(old.st_mode))
+
+
+def _flushed(descriptor: int, display_path: str) -> FileStamp:
     with _reported(display_path, "flush the new version", _UNCHANGED):
         os.fsync(descriptor)  # else the name could reach the disk before the bytes, and a power cut leave neither
         return FileStamp.of(os.fstat(descriptor))
+
+
+def _keep_rights(parent: _Parent, name: str, descriptor: int, old: os.stat_result) -> None:
+    """Give the new version the owner, group, mode, ACL and extended attributes of the old one.
+
+    A right that cannot be kept as it is is dropped: the new version never grants more than the old one.
+    """
+    if not hasattr(os, "fchmod"):
+        return
+    new = os.fstat(descriptor)
+    if (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
+        for owner in (old.st_uid, -1):  # only root may give files away; a member may still keep the group
+            with contextlib.suppress(OSError):
+                os.fchown(descriptor, owner, old.st_gid)
+                break
+        new = os.fstat(descriptor)
+    same_group = new.st_gid == old.st_gid
+    mode = stat.S_IMODE(old.st_mode)
+    if new.st_uid != old.st_uid:
+        mode &= ~stat.S_ISUID
+    if not same_group:
+        shared = (mode >> 3) & mode & 0o7  # members of the old and of the new group trade places with others
+        mode = (mode & 0o700) | shared << 3 | shared
+    if not _keep_attributes(parent, name, descriptor, with_acl=same_group):
+        mode &= ~0o070  # with an ACL these bits are its mask, and grant more without it
+    os.fchmod(descriptor, mode)
+
+
+def _keep_attributes(parent: _Parent, name: str, descriptor: int, *, with_acl: bool) -> bool:
+    """Copy the extended attributes of the old version. False if it has an ACL that the new one has not got."""
+    if sys.platform != "linux":
+        return True
+    source = os.open(parent.at(name), _READ, dir_fd=parent.descriptor)
+    try:
+        names = os.listxattr(source)
+        kept = True
+        for attribute in names:
+            if attribute in _ACLS and not with_acl:
+                kept = False
+                continue
+            try:
+                os.setxattr(descriptor, attribute, os.getxattr(source, attribute))
+            except OSError as error:
+                if error.errno not in _ATTRIBUTE_REFUSED:
+                    raise
+                kept = kept and attribute not in _ACLS
+    except OSError as error:
+        if error.errno not in _ATTRIBUTE_REFUSED:
+            raise
+        return True  # the file system has no extended attributes
+    finally:
+        os.close(source)
+    for attribute in _ACLS - {*names} if with_acl else _ACLS:  # the directory may have passed one on
+        with contextlib.suppress(OSError):
+            os.removexattr(descriptor, attribute)
+    return kept
 
 
 def _linked(parent: _Parent, temporary: str, name: str, display_path: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import re
 import socket
@@ -12,6 +13,7 @@ import textwrap
 import time
 import urllib.request
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from conftest import StartRaw
@@ -99,6 +101,40 @@ async def test_metrics_are_on_loopback_and_a_client_that_only_waits_holds_nothin
                 socket.create_connection(("127.0.0.2", port), timeout=5).close()
             server.close_stdin()
             assert await server.exit_code(seconds=2) == 0
+
+
+@pytest.mark.case("W09")
+async def test_the_metrics_answer_to_names_of_this_machine_only(raw_server: StartRaw) -> None:
+    """A page of another site may reach the port under a name of its own."""
+    pytest.importorskip("prometheus_client")
+
+    def status(url: str, host: str | None) -> int:
+        connection = http.client.HTTPConnection("127.0.0.1", urlsplit(url).port or 0, timeout=10)
+        connection.putrequest("GET", "/metrics", skip_host=True)
+        if host is not None:
+            connection.putheader("Host", host)
+        connection.endheaders()
+        answer = connection.getresponse().status
+        connection.close()
+        return answer
+
+    async with raw_server("--metrics-port", "0") as server:
+        url = await metrics_url(server)
+        for host in ("localhost", "LOCALHOST:1", "127.0.0.1", "127.0.0.1:9000", "[::1]", "[::1]:9000"):
+            assert await asyncio.to_thread(status, url, host) == 200, host
+        for other in (
+            "evil.example.com",
+            "evil.example.com:9000",
+            "localhost.evil.example",
+            "127.0.0.1.evil",
+            "",
+            None,
+            "[::1",
+            "localhost@evil.example",
+            "evil@localhost",
+            "0.0.0.0",
+        ):
+            assert await asyncio.to_thread(status, url, other) == 403, other
 
 
 def start(workspace: Path, state: Path, *flags: str) -> subprocess.CompletedProcess[str]:

@@ -31,13 +31,13 @@ def test_a_power_cut_after_any_step_leaves_the_old_or_the_new_version(
 @pytest.mark.case("F06")
 def test_a_save_that_does_not_flush_would_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The test above can fail."""
-    real = file_utils._fill
+    real = file_utils._flushed
 
     def without_flush(*arguments: Any, **options: Any) -> Any:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(os, "fsync", lambda _: None)
             return real(*arguments, **options)
 
-    monkeypatch.setattr(file_utils, "_fill", without_flush)
+    monkeypatch.setattr(file_utils, "_flushed", without_flush)
 
     assert set().union(*states(tmp_path, exists=True, durable=True)) > {OLD, NEW}
