@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from platformdirs import user_config_path
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -111,6 +111,22 @@ class Config(BaseModel):
     )
     i_know: bool = Field(False, description="allow the whole file system (/) as a root")
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _check_text(cls, value: Any) -> Any:
+        """Refuse text that no file name and no variable can be."""
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str) and not text:
+                raise ValueError("it is empty")
+            if isinstance(text, str) and "\0" in text:
+                raise ValueError("it has a NUL character")
+            if isinstance(text, str):
+                try:
+                    os.fsencode(text)
+                except UnicodeEncodeError:
+                    raise ValueError("it has a character that the system cannot encode") from None
+        return value
+
 
 class _Environment(EnvSettingsSource):
     """Reads lists as `a:b` (the platform's path separator, or commas) as well as JSON."""
@@ -164,7 +180,7 @@ def _split(text: str, source: str) -> list[str]:
     if text.startswith("["):
         try:
             decoded = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"{source}: {text[:100]!r} begins like a JSON list but is none: {error}") from error
         return decoded if isinstance(decoded, list) else [decoded]
     separator = os.pathsep if os.pathsep in text else ","

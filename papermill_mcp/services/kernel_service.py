@@ -360,6 +360,11 @@ class KernelService:
             self._starting -= 1
             self._hand_on()
 
+    @property
+    def full(self) -> bool:
+        """Whether a kernel that is started now waits in line, or is refused."""
+        return bool(self._waiting) or (self._room() <= 0 and self._longest_idle() is None)
+
     def _room(self) -> int:
         living = sum(kernel.alive for kernel in self._kernels.values())
         return 0 if self._closed else self._config.max_kernels - living - self._starting

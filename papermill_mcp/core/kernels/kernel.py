@@ -144,6 +144,11 @@ class Kernel:
         """The execution that the kernel is working on."""
         return self._running
 
+    def has_ahead_of(self, execution: CellExecution | None) -> bool:
+        """Whether other code runs, or waits in front of an execution. None stands for one that is still to come."""
+        first = self._queue[0] if self._queue else execution
+        return self._running not in (None, execution) or (first is not execution and self._running is None)
+
     @property
     def queue_length(self) -> int:
         """Executions that wait for their turn."""

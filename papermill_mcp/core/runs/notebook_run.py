@@ -235,7 +235,7 @@ class NotebookRun:
         cell = self.current
         if self.began is not None or cell is None or cell.execution is None or self.kernel is None:
             return False
-        return cell.status == RunStatus.QUEUED and self.kernel.running not in (None, cell.execution)
+        return cell.status == RunStatus.QUEUED and self.kernel.has_ahead_of(cell.execution)
 
     def state(self, since: Cursor) -> tuple[CellsState, Cursor]:
         """The cells as frozen values, with the outputs behind the cursor, and the cursor after them."""

@@ -31,7 +31,7 @@ class Cursor:
         if not text:
             return cls()
         parts = text.split(".")
-        if len(parts) != 3 or not all(part.isdigit() and len(part) < 12 for part in parts):
+        if len(parts) != 3 or not all(part.isascii() and part.isdigit() and len(part) < 12 for part in parts):
             raise InvalidArgumentError(
                 f"since {text[:60]!r} is not a cursor", allowed="pass the `cursor` of an earlier reply, or leave it out"
             )

@@ -43,6 +43,11 @@ class LocalBackend:
         """As many runs as the client said, else one for each processor."""
         return wanted or min(os.cpu_count() or 1, self._config.max_kernels)
 
+    @property
+    def full(self) -> bool:
+        """Whether as many kernels live as may."""
+        return self._bench.kernels.full
+
     def note(self) -> str | None:
         """The client knows this place."""
         return None
@@ -108,6 +113,11 @@ class DaskBackend:
     def room(self, wanted: int | None, rows: int) -> int:
         """All of them by default: the cluster has as many under way as it has room for."""
         return wanted or rows
+
+    @property
+    def full(self) -> bool:
+        """Each run waits for its worker."""
+        return True
 
     def note(self) -> str | None:
         """The place, and how many runs it takes."""

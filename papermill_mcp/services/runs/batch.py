@@ -155,6 +155,10 @@ class Backend(Protocol):
     def room(self, wanted: int | None, rows: int) -> int:
         """How many of `rows` runs to hand over at once. Args: `wanted`: as the client said."""
 
+    @property
+    def full(self) -> bool:
+        """Whether a run that is handed over now waits."""
+
     def note(self) -> str | None:
         """A sentence for the client about the place, if it needs one."""
 
@@ -286,10 +290,9 @@ class BatchRun(BaseRun):
 
     @property
     def status(self) -> RunStatus:
-        """`queued` while no run goes on and one waits for a kernel or a worker."""
-        if self.finished or self._running or not self._queued:
-            return self._status
-        return RunStatus.QUEUED
+        """`queued` while no run goes on and one waits, or will wait, for a kernel or a worker."""
+        waits = self._queued or (self._began is None and self._backend.full)
+        return RunStatus.QUEUED if waits and not self.finished and not self._running else self._status
 
     def snapshot(self, since: Cursor) -> BatchSnapshot:
         """The state of the batch. Rows: those that ended behind the cursor, and those under way."""

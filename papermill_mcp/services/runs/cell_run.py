@@ -57,7 +57,7 @@ class CellRun(BaseRun):
         """`queued` while the kernel runs other code."""
         if self.finished:
             return self._cell.status if self._status == RunStatus.OK else self._status
-        waits = self._cell.status == RunStatus.QUEUED and self._kernel.running not in (None, self._cell)
+        waits = self._cell.status == RunStatus.QUEUED and self._kernel.has_ahead_of(self._cell)
         return RunStatus.QUEUED if waits else RunStatus.RUNNING
 
     def snapshot(self, since: Cursor) -> CellSnapshot:

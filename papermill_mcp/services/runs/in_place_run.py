@@ -104,7 +104,8 @@ class InPlaceRun(BaseRun):
     def snapshot(self, since: Cursor) -> NotebookSnapshot:
         """The state of the run, with new outputs."""
         cells, cursor = self.run.state(since)
-        waits = not self.finished and self.run.waits
+        not_begun = self.run.kernel is None and self._kernel.has_ahead_of(None)
+        waits = not self.finished and (self.run.waits or not_begun)
         if self._one_cell:
             only = self.run.cells[0]
             outputs = only.outputs

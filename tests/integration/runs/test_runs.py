@@ -359,3 +359,21 @@ async def test_a_key_is_kept_before_the_code_runs(tool: str, client: Connect, wo
         facts = await call(connected, tool, kernel_id=kernel_id, idempotency_key="once", **arguments)
 
     assert "once" in str(facts)
+
+
+@pytest.mark.kernel
+async def test_an_execution_that_will_wait_is_queued_from_its_first_reply_on(client: Connect, workspace: Path) -> None:
+    """It must not be called running before it is queued."""
+    write_notebook(workspace / "a.ipynb", ["1"])
+    async with client(max_kernels=1) as connected:
+        kernel_id = (await call(connected, "start_kernel"))["kernel_id"]
+        here = {"kernel_id": kernel_id, "wait": 0}
+        begun = await asyncio.gather(
+            *(call(connected, "execute_cell", **here, code="import time; time.sleep(1)") for _ in range(3)),
+            call(connected, "execute_notebook", **here, path="a.ipynb"),
+            call(connected, "execute_notebook_batch", input_path="a.ipynb", wait=0),
+        )
+        assert sorted(one["status"] for one in begun) == ["queued"] * 4 + ["running"]
+        await call(connected, "stop_kernel", kernel_id=kernel_id)
+        batch = begun[-1]["execution_id"]
+        assert (await call(connected, "get_execution", execution_id=batch, wait=20))["status"] == "ok"

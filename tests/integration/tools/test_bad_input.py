@@ -284,7 +284,7 @@ async def test_a_cursor_that_is_none_is_told(client: Connect) -> None:
     async with client() as connected:
         kernel_id = (await call(connected, "start_kernel"))["kernel_id"]
         facts = await call(connected, "execute_cell", kernel_id=kernel_id, code="1")
-        for cursor in ("x", "1", "1.2", "1.2.3.4", "-1.0.0", "1.0.0; drop", "9" * 100 + ".0.0"):
+        for cursor in ("x", "1", "1.2", "1.2.3.4", "-1.0.0", "1.0.0; drop", "9" * 100 + ".0.0", "\u0660.\u0660.\u0660"):
             message = await refused(connected, "get_execution", execution_id=facts["execution_id"], since=cursor)
             check_form(message, "INVALID_ARGUMENT")
 

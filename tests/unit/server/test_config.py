@@ -488,3 +488,31 @@ def test_the_example_of_a_settings_file_has_every_setting_at_its_default() -> No
 
     assert keys == Config.model_fields.keys()
     assert load("--config", str(file)).model_dump() == Config().model_dump()
+
+
+@pytest.mark.parametrize("text", ["", "a\0b", "half of a pair: \ud800"])
+@pytest.mark.parametrize("name", ["roots", "state_directory", "output_directory", "kernel_env_deny", "dask_scheduler"])
+def test_text_that_no_name_can_be_is_a_fault_of_its_setting(name: str, text: str, tmp_path: Path) -> None:
+    """A settings file holds any text, and an empty path would be the directory of the start."""
+    value = [text] if name in ("roots", "kernel_env_deny") else text
+    file = settings_file({"roots": [str(tmp_path)], name: value})
+    message = problem("--config", file)
+
+    assert message.startswith(name)
+    assert file in message
+    done = run("--config", file)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Traceback" not in done.stderr
+
+
+def test_an_empty_path_is_no_path_in_flags_and_variables() -> None:
+    assert problem("--roots", '[""]').startswith("roots")
+    assert problem("--state-directory", "").startswith("state_directory")
+    assert problem(environ={"JUPYTER_MCP_STATE_DIRECTORY": ""}).startswith("state_directory")
+    assert problem("--roots", "[" * 100_000).startswith("--roots")
+
+
+def test_a_root_whose_name_is_not_utf8_can_be_used(tmp_path: Path) -> None:
+    root = tmp_path / os.fsdecode(b"caf\xe9")
+    root.mkdir()
+    assert load("--roots", str(root)).roots == [root]
