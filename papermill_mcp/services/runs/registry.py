@@ -132,7 +132,7 @@ class RunRegistry:
                 else:
                     _require_same(identity, earlier.request_digest, idempotency_key, earlier.kind, earlier)
         if earlier is not None:
-            earlier = await self._wait_elsewhere(earlier, self._wait_seconds(wait))
+            earlier = await self._wait_elsewhere(earlier, self._wait_seconds(wait), progress)
             view: RunView = earlier_view(row_of(earlier, self._workspace))
             note = _KEY_CUT_OFF if earlier.cut_off else note
         elif repeated:
@@ -184,15 +184,19 @@ class RunRegistry:
                 await anyio.to_thread.run_sync(self._store.forget, request.execution_id)
             raise
 
-    async def _wait_elsewhere(self, record: ExecutionRecord, seconds: float) -> ExecutionRecord:
-        """Wait for the end of a run of another server. Returns its last record.
+    async def _wait_elsewhere(self, record: ExecutionRecord, seconds: float, progress: Progress) -> ExecutionRecord:
+        """Wait for the end of a run of another server, reporting progress. Returns its last record.
 
         Raises:
             BusyError: the run did not begin there.
         """
-        deadline = time.monotonic() + seconds
-        while record.goes_on and (left := deadline - time.monotonic()) > 0:
+        began = reported = time.monotonic()
+        while record.goes_on and (left := began + seconds - time.monotonic()) > 0:
             await asyncio.sleep(min(left, _POLL_SECONDS))
+            now = time.monotonic()
+            if now - reported >= _HEARTBEAT:
+                reported = now
+                await progress(now - began, None, f"another server runs it · {now - began:.0f} s")
             latest = await asyncio.to_thread(self._store.record, record.execution_id)
             if latest is None:
                 raise BusyError(
@@ -259,9 +263,10 @@ class RunRegistry:
             wait: seconds to wait for its end.
         """
         cursor = Cursor.parse(since)
-        earlier = await self._earlier(execution_id, self._wait_seconds(wait))
+        earlier = await self._earlier(execution_id)
         if earlier is not None:
-            return earlier
+            earlier = await self._wait_elsewhere(earlier, self._wait_seconds(wait), progress)
+            return earlier_view(row_of(earlier, self._workspace))
         run = self.get(execution_id)
         await self._wait(run, self._wait_seconds(wait), progress)
         return await self._view(run, cursor)
@@ -294,8 +299,9 @@ class RunRegistry:
         """Interrupt a run and wait until it has really ended, or the kernel turns out to ignore interrupts."""
         earlier = await self._earlier(execution_id)
         if earlier is not None:
-            earlier.ended = earlier.status not in ("running", "queued")
-            return earlier
+            view: RunView = earlier_view(row_of(earlier, self._workspace))
+            view.ended = not earlier.goes_on
+            return view
         run = self.get(execution_id)
         await run.cancel()
         try:
@@ -307,14 +313,12 @@ class RunRegistry:
         view.ended = run.finished
         return view
 
-    async def _earlier(self, execution_id: str, wait: float = 0) -> RunView | None:
-        """An execution of this workspace that another server process has run, or runs; None if there is none."""
+    async def _earlier(self, execution_id: str) -> ExecutionRecord | None:
+        """The record of an execution of this workspace in another server process; None if there is none."""
         if execution_id in self._entries:
             return None
         record = await asyncio.to_thread(self._store.record, execution_id)
-        if record is None or not self._is_ours(record):
-            return None
-        return earlier_view(row_of(await self._wait_elsewhere(record, wait), self._workspace))
+        return record if record is not None and self._is_ours(record) else None
 
     async def _answer(self, entry: _Entry, wait: float | None, progress: Progress) -> RunView:
         try:

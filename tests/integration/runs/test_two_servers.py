@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from conftest import StartRaw
@@ -280,6 +281,128 @@ async def test_a_request_that_began_nothing_leaves_its_key_free(raw_server: Star
         write_notebook(workspace / "a.ipynb", WAITING)
         assert (await server.call("execute_notebook", **missing))["status"] == "ok"
         assert len((await server.call("list_executions"))["executions"]) == 1
+
+
+class Fleet:
+    """Three servers with one workspace and one state directory. Any of them may be killed, and is started anew."""
+
+    def __init__(self, start: StartRaw) -> None:
+        self._start = start
+        self._places: list[AsyncExitStack] = []
+        self.servers: list[RawServer] = []
+
+    async def __aenter__(self) -> Self:
+        for _ in range(3):
+            self._places.append(AsyncExitStack())
+            self.servers.append(await self._places[-1].enter_async_context(self._start()))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for server, place in zip(self.servers, self._places, strict=True):
+            server.close_stdin()
+            await server.exit_code(seconds=5)
+            await place.aclose()
+
+    async def replace(self, index: int) -> None:
+        """Start a server in the place of one that was killed."""
+        await self._places[index].aclose()
+        self.servers[index] = await self._places[index].enter_async_context(self._start())
+
+
+#: Notes its key and each overlap with another run of the same output.
+EXCLUSIVE: list[Json | str] = [
+    cell("key = ''\noutput = ''", tags=["parameters"]),
+    "import fcntl, time\n"
+    "held = open(output + '.held', 'w')\n"
+    "try: fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)\n"
+    "except OSError: open('overlap', 'a').write(output)\n"
+    "with open('runs', 'a') as file: file.write(key + '\\n')\n"
+    "time.sleep(0.3)",
+]
+
+
+@pytest.mark.slow
+@pytest.mark.case("W01", "W02", "W03", "W04")
+@pytest.mark.parametrize("seed", [1, 2])
+async def test_three_servers_under_random_kills_run_each_key_once_and_each_output_alone(
+    seed: int, raw_server: StartRaw, workspace: Path
+) -> None:
+    write_notebook(workspace / "a.ipynb", EXCLUSIVE)
+    random = Random(seed)
+    ids: dict[str, set[str]] = {}
+
+    async def request(server: RawServer, key: str) -> str:
+        """Run a key, whose output is decided by it: `ok`, `aborted`, `BUSY`, or `killed` if the server has gone."""
+        output = f"out-{key[-1]}.ipynb"
+        arguments = {
+            "input_path": "a.ipynb",
+            "output_path": output,
+            "parameters": {"key": key, "output": output},
+            "overwrite": True,
+            "idempotency_key": key,
+            "wait": 20,
+        }
+        message = {"name": "execute_notebook_papermill", "arguments": arguments}
+        _, answer = await server.send("tools/call", message)
+        try:
+            result = (await asyncio.wait_for(answer, 40))["result"]
+        except asyncio.CancelledError:
+            return "killed"
+        if result.get("isError"):
+            return str(result["content"][0]["text"]).partition(":")[0]
+        facts = result["structuredContent"]
+        ids.setdefault(key, set()).add(facts["execution_id"])
+        return str(facts["status"])
+
+    ends: Counter[str] = Counter()
+    async with Fleet(raw_server) as fleet:
+        for turn in range(6):
+            keys = [f"{turn}{random.choice('xy')}-{random.choice('ab')}" for _ in fleet.servers]
+            calls = [asyncio.create_task(request(server, key)) for server, key in zip(fleet.servers, keys, strict=True)]
+            victim = random.randrange(3) if random.random() < 0.7 else None
+            if victim is not None:
+                await asyncio.sleep(random.uniform(0.0, 1.5))
+                fleet.servers[victim].signal(signal.SIGKILL)
+                await fleet.servers[victim].exit_code(seconds=5)
+            ends.update(await asyncio.gather(*calls))
+            if victim is not None:
+                await fleet.replace(victim)
+                ends.update(await asyncio.gather(*(request(fleet.servers[victim], key) for key in {*keys})))
+        final = await asyncio.gather(
+            *(request(server, f"last-{name}") for server, name in zip(fleet.servers, "abc", strict=True))
+        )
+
+    assert final == ["ok", "ok", "ok"]
+    assert {*ends} <= {"ok", "aborted", "BUSY", "killed"}, ends
+    assert all(len(found) == 1 for found in ids.values()), ids
+    assert not (workspace / "overlap").exists()
+    ran = (workspace / "runs").read_text().split()
+    assert len(ran) == len({*ran})
+    for left in workspace.glob(".papermill-mcp-*.tmp"):
+        left.unlink()  # of a save that was cut off
+
+
+@pytest.mark.case("W02")
+async def test_a_server_that_was_stopped_holds_up_no_other(raw_server: StartRaw, workspace: Path) -> None:
+    """Its run still has its file, and nothing else waits for it."""
+    for name in "ab":
+        write_notebook(workspace / f"{name}.ipynb", WAITING)
+    async with two(raw_server) as (first, second):
+        await second.call("start_kernel")
+        await first.call("execute_notebook", path="a.ipynb", wait=0, idempotency_key="k")
+        await begun(workspace)
+        first.signal(signal.SIGSTOP)
+        try:
+            began = time.monotonic()
+            assert (await refusal(second, "execute_notebook", path="a.ipynb", wait=0)).startswith("BUSY")
+            await second.call("list_executions")
+            again = await second.call("execute_notebook", path="a.ipynb", wait=0, idempotency_key="k")
+            assert again["status"] in ("queued", "running")
+            assert time.monotonic() - began < 2
+            (workspace / "go").touch()
+            assert (await second.call("execute_notebook", path="b.ipynb", wait=30))["status"] == "ok"
+        finally:
+            first.signal(signal.SIGCONT)
 
 
 # Executions of others
