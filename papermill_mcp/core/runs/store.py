@@ -34,8 +34,8 @@ logger = logging.getLogger(__name__)
 MAX_AGE_DAYS = 30
 MAX_RECORDS = 1_000
 
-#: Seconds that a call waits for a file that another process has locked.
-BUSY_SECONDS = 0.1
+#: Seconds that a look at the file waits for another process that has locked it. A call takes two looks at most.
+BUSY_SECONDS = 0.08
 
 #: Seconds for which the file is not tried again after a failure.
 _PAUSE_SECONDS = 1.0
@@ -141,7 +141,8 @@ class ExecutionStore:
         self._connection: sqlite3.Connection | None = None
         self._opened: tuple[int, int] | None = None  # device and inode of the open file
         self._pruned = False
-        self._reason, self._paused_until = "", 0.0
+        self._failures: dict[bool, tuple[str, float]] = {}  # reason and end of the pause, of reads and of writes
+        self._logged = ""
         self.pid = os.getpid()
         self.server_started = start_time(self.pid)
 
@@ -191,8 +192,14 @@ class ExecutionStore:
             self._enqueue("executions", execution_id, None)
 
     def records(self) -> list[ExecutionRecord]:
-        """All records, the newest first. Blocks: call it in a thread."""
-        found = {record.execution_id: record for record in self._read(f"SELECT {_COLUMNS} FROM executions")}
+        """All records, the newest first. Blocks: call it in a thread.
+
+        Raises:
+            StoreUnavailableError: they cannot be read.
+        """
+        found = {
+            record.execution_id: record for record in map(_record, self._rows(f"SELECT {_COLUMNS} FROM executions"))
+        }
         with self._lock:
             for (table, key), row in self._pending.items():
                 if table == "executions":
@@ -207,8 +214,11 @@ class ExecutionStore:
             row = self._pending.get(("executions", execution_id))
         if row is not None:
             return ExecutionRecord(**row)
-        found = self._read(f"SELECT {_COLUMNS} FROM executions WHERE execution_id = ?", execution_id)
-        return found[0] if found else None
+        try:
+            rows = self._rows(f"SELECT {_COLUMNS} FROM executions WHERE execution_id = ?", execution_id)
+        except StoreUnavailableError:
+            return None
+        return _record(rows[0]) if rows else None
 
     def timings(self, path: str) -> dict[str, float]:
         """How long the cells of a notebook took last time, by a digest of their source. Blocks."""
@@ -219,7 +229,7 @@ class ExecutionStore:
                 [(pending["seconds"],)] if pending else self._rows("SELECT seconds FROM timings WHERE path = ?", path)
             )
             return {str(key): float(value) for key, value in json.loads(rows[0][0]).items()} if rows else {}
-        except (ValueError, TypeError, AttributeError):
+        except (StoreUnavailableError, ValueError, TypeError, AttributeError):
             return {}
 
     def close(self) -> None:
@@ -275,7 +285,7 @@ class ExecutionStore:
 
     def _end(self) -> None:
         with self._access:
-            self._paused_until = 0.0
+            self._failures.clear()
             if self._connection is not None:  # no call waits for this last try
                 self._connection.execute(f"PRAGMA busy_timeout = {_LAST_TRY_MS}")
         self._write()
@@ -293,26 +303,22 @@ class ExecutionStore:
                 else:
                     connection.execute(_INSERT[table], _encoded(row))
 
-    def _read(self, query: str, *values: str) -> list[ExecutionRecord]:
-        return [_record(row) for row in self._rows(query, *values)]
-
     def _rows(self, query: str, *values: str) -> list[tuple[Any, ...]]:
-        """The rows of a query; none if the file cannot be read. It is not made to be read."""
+        """The rows of a query. A file that is not there is not made to be read."""
         if not os.path.lexists(self._file):
             return []
-        try:
-            return self._use(lambda connection: connection.execute(query, [*map(_text, values)]).fetchall())
-        except StoreUnavailableError:
-            return []
+        parameters = [*map(_text, values)]
+        return self._use(lambda connection: connection.execute(query, parameters).fetchall(), writing=False)
 
-    def _use(self, action: Callable[[sqlite3.Connection], _T]) -> _T:
+    def _use(self, action: Callable[[sqlite3.Connection], _T], *, writing: bool = True) -> _T:
         """Do something with the connection. A damaged file is moved aside, and a new one begun.
 
         Raises:
             StoreUnavailableError: the file cannot be used.
         """
-        if time.monotonic() < self._paused_until:
-            raise StoreUnavailableError(self._reason)
+        reason, paused_until = self._failures.get(writing, ("", 0.0))
+        if time.monotonic() < paused_until:
+            raise StoreUnavailableError(reason)
         if not self._access.acquire(timeout=BUSY_SECONDS):
             raise StoreUnavailableError("it is in use")
         try:
@@ -323,22 +329,28 @@ class ExecutionStore:
                     raise
                 self._move_aside()
                 result = action(self._connected())
-            self._reason = ""
+            self._failures.pop(writing, None)
+            if not self._failures:
+                self._logged = ""
             return result
         except StoreUnavailableError as error:
-            self._pause(str(error))
+            self._pause(str(error), writing)
             raise
         except (OSError, sqlite3.Error, OverflowError) as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            self._pause(reason)
+            self._pause(reason, writing)
             raise StoreUnavailableError(reason) from error
         finally:
             self._access.release()
 
-    def _pause(self, reason: str) -> None:
-        if reason != self._reason:
+    def _pause(self, reason: str, writing: bool) -> None:
+        """Do not try again for a moment. A file that can be read may still not be written."""
+        if reason != self._logged:
+            self._logged = reason
             logger.warning("the record of executions %s cannot be used: %s", self._file, reason)
-        self._reason, self._paused_until = reason, time.monotonic() + _PAUSE_SECONDS
+        until = time.monotonic() + _PAUSE_SECONDS
+        for kind in {True, writing}:
+            self._failures[kind] = reason, until
 
     def _connected(self) -> sqlite3.Connection:
         """The connection to the file that has the name now: another server may have moved a damaged one aside."""

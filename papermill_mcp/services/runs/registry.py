@@ -281,12 +281,20 @@ class RunRegistry:
             if not entry.run.finished:
                 self._record(entry)
         await asyncio.to_thread(self._store.flush)
-        records = {record.execution_id: record for record in await asyncio.to_thread(self._store.records)}
+        stored: list[ExecutionRecord] = []
+        note: str | None = None
+        try:
+            stored = await asyncio.to_thread(self._store.records)
+        except StoreUnavailableError as error:
+            note = (
+                f"executions of other servers are not listed, since the record of executions cannot be used ({error})"
+            )
+        records = {record.execution_id: record for record in stored}
         records |= {identifier: self._record_of(entry) for identifier, entry in self._entries.items()}
         newest = sorted(records.values(), key=lambda record: record.started_at, reverse=True)
         rows = (row_of(record, self._workspace) for record in newest if self._is_ours(record))
         found = (row for row in rows if status in (None, row.status))
-        return ExecutionList(executions=[*itertools.islice(found, limit)])
+        return ExecutionList(executions=[*itertools.islice(found, limit)], note=note)
 
     def _is_ours(self, record: ExecutionRecord) -> bool:
         """Whether an execution is inside the roots, or is code that a server with the same roots ran."""

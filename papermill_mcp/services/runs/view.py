@@ -221,6 +221,7 @@ class ExecutionList(Result):
     """Executions, the newest first."""
 
     executions: Annotated[list[ExecutionRow], ROWS]
+    note: str | None = None
 
 
 class RunViewer:

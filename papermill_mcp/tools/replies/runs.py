@@ -32,7 +32,7 @@ def execution_list(reply: ExecutionList) -> str:
             facts.append(f"in another server (process {row.server_pid})")
         facts += [one_line(path, 200) for path in (row.path, row.output_path) if path]
         lines.append(f"- {row.execution_id} · " + " · ".join(facts))
-    return "\n".join(lines)
+    return "\n".join([*lines, *([f"note: {clean_text(reply.note)}"] if reply.note else [])])
 
 
 def code_run(reply: CodeView) -> str:

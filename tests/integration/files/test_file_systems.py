@@ -398,7 +398,7 @@ async def edits_are_safe(server: RawServer) -> None:
     await server.call("list_executions")
 
 
-@pytest.mark.case("F16", "F21")
+@pytest.mark.case("F16", "F21", "W06")
 @pytest.mark.slow
 @pytest.mark.kernel
 @linux_only
@@ -412,8 +412,11 @@ async def test_a_state_directory_that_is_full_or_read_only_costs_only_what_is_ke
             with contextlib.suppress(OSError):
                 fill(seen_by(server, state_directory / "ballast"))
         await edits_are_safe(server)
-        run = await server.call("execute_notebook", path="safe.ipynb")
+        run = await server.call("execute_notebook", path="safe.ipynb", idempotency_key="k")
         assert run["status"] == "ok"
+        assert any("idempotency_key is known to this server only" in note for note in run["notes"])
+        again = await server.call("execute_notebook", path="safe.ipynb", idempotency_key="k")
+        assert again["execution_id"] == run["execution_id"]
         assert stdout_in(read_json(workspace / "safe.ipynb")["cells"][0]) == "ran\n"
         await edit_and_leave(server, workspace)
     assert "state directory cannot be used" in server.errors, server.errors
