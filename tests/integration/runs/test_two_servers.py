@@ -51,6 +51,12 @@ async def begun(workspace: Path, count: int = 1) -> None:
     await until(lambda: runs(workspace) == count, seconds=30, what=f"{count} runs")
 
 
+def remove_cut_off_saves(workspace: Path) -> None:
+    """Remove temporary files of killed servers. Servers do so after an hour."""
+    for left in workspace.glob(".papermill-mcp-*.tmp"):
+        left.unlink()
+
+
 IN_PLACE: tuple[str, Json] = ("execute_notebook", {"path": "a.ipynb"})
 ONE_CELL: tuple[str, Json] = ("execute_notebook_cell", {"path": "a.ipynb", "index": 1})
 PAPERMILL: tuple[str, Json] = (
@@ -247,8 +253,7 @@ async def test_after_a_kill_at_any_instant_the_same_key_runs_nothing_twice(
             assert runs(workspace) == before
             if again["status"] == "aborted":
                 assert any("new idempotency_key" in note for note in again["notes"])
-        for left in workspace.glob(".papermill-mcp-*.tmp"):
-            left.unlink()  # of a save that was cut off
+        remove_cut_off_saves(workspace)
     assert ends["aborted"], ends
 
 
@@ -271,6 +276,8 @@ async def test_a_key_wins_over_the_output_that_a_killed_server_left(raw_server: 
         (workspace / "go").touch()
         found = (await server.call("list_executions"))["executions"]
         assert [row["status"] for row in found if row.get("cut_off")] == ["aborted"]
+        await server.call("get_execution", execution_id=found[0]["execution_id"], wait=30)
+    remove_cut_off_saves(workspace)
 
 
 async def test_a_request_that_began_nothing_leaves_its_key_free(raw_server: StartRaw, workspace: Path) -> None:
@@ -378,8 +385,7 @@ async def test_three_servers_under_random_kills_run_each_key_once_and_each_outpu
     assert not (workspace / "overlap").exists()
     ran = (workspace / "runs").read_text().split()
     assert len(ran) == len({*ran})
-    for left in workspace.glob(".papermill-mcp-*.tmp"):
-        left.unlink()  # of a save that was cut off
+    remove_cut_off_saves(workspace)
 
 
 @pytest.mark.case("W02")
