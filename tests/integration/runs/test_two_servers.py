@@ -52,9 +52,12 @@ async def begun(workspace: Path, count: int = 1) -> None:
 
 
 def remove_cut_off_saves(workspace: Path) -> None:
-    """Remove temporary files of killed servers. Servers do so after an hour."""
+    """Remove that which servers remove after an hour or later: temporary files, directories without a ledger."""
     for left in workspace.glob(".papermill-mcp-*.tmp"):
         left.unlink()
+    for directory in (workspace.parent / "state").glob("runtime-*"):
+        if not (directory / "ledger").exists():
+            directory.rmdir()
 
 
 IN_PLACE: tuple[str, Json] = ("execute_notebook", {"path": "a.ipynb"})
