@@ -622,7 +622,7 @@ def batch_cluster(bench: Bench, rounds: int | None) -> list[Row]:
         return ClusterTask(
             run=PapermillTask(
                 parameters={"number": number},
-                kernel_name="python3",
+                kernelspec={"name": "python3", "display_name": "python3", "language": "python"},
                 language="python",
                 input_path=str(bench.workspace / "in.ipynb"),
                 output_path=str(bench.workspace / f"{number}.ipynb"),

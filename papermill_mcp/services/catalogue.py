@@ -467,6 +467,8 @@ def _parameters(document: NotebookDocument, problems: list[str]) -> list[Paramet
     cell = next((cell for cell in document.cells if "parameters" in cell.tags), None)
     if cell is None:
         return []
+    if (ignored := papermill_parameters.ignored_cells(document)) is not None:
+        problems.append(ignored)
     source = cell.source
     if len(source) > _PARAMETER_CHARS or max(map(len, source.split("\n"))) > _PARAMETER_LINE_CHARS:
         problems.append("the parameters are not listed: their cell is too long")

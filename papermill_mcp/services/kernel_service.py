@@ -414,8 +414,13 @@ class KernelService:
         cwd: Path,
         python: Path | None = None,
         env: dict[str, str] | None = None,
+        variables: Mapping[str, str] | None = None,
     ) -> Kernel:
         """Start a kernel. The caller holds a `slot` for it.
+
+        Args:
+            env: environment variables that the start of the kernel may depend on.
+            variables: environment variables for the code alone. A spare kernel can get them, too.
 
         Raises:
             KernelSpecNotFoundError, KernelStartFailedError: see `start`.
@@ -423,7 +428,8 @@ class KernelService:
         """
         self._workspace.require_unmoved(cwd)
         manager = await self._engine()
-        spare = None if python or env else await self._spare(kernel_name, cwd)
+        variables = dict(variables or {})
+        spare = None if python or env else await self._spare(kernel_name, cwd, variables)
         if spare is not None:
             spare.died.connect(self._hand_on)
             self._kernels[spare.kernel_id] = spare
@@ -435,7 +441,7 @@ class KernelService:
                 cwd=cwd,
                 timeout_seconds=self._config.jupyter_timeout,
                 python=python,
-                env=env,
+                env=variables | (env or {}),
                 denied_env=list(self._config.kernel_env_deny),
             )
         kernel.died.connect(self._hand_on)
@@ -443,13 +449,13 @@ class KernelService:
         logger.info("kernel started", extra={"kernel_id": kernel.kernel_id, "kernel_name": kernel_name})
         return kernel
 
-    async def _spare(self, kernel_name: str, cwd: Path) -> Kernel | None:
+    async def _spare(self, kernel_name: str, cwd: Path, variables: dict[str, str]) -> Kernel | None:
         """A kernel that was started ahead of time, moved to `cwd`, if there is one of that name."""
         while self._spares and kernel_name == DEFAULT_KERNEL:
             kernel = self._spares.pop()
             self._fill_spares(delay=_SPARE_DELAY)
             try:
-                await kernel.move_to(cwd)
+                await kernel.move_to(cwd, variables)
             except Exception as error:
                 known = isinstance(error, ServerError)
                 logger.warning("a spare kernel cannot be used: %s", error, exc_info=None if known else error)

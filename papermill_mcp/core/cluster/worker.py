@@ -134,6 +134,7 @@ class _Bench:
             task.kernel_name,
             cwd=cwd,
             timeout_seconds=self._task.start_timeout_seconds,
+            env=task.environment,
             denied_env=list(self._task.denied_env),
         )
 

@@ -585,9 +585,12 @@ class Kernel:
             raise KernelUnresponsiveError(f"kernel {self.kernel_id} is being started", advice="try again in a moment")
         return self._wire
 
-    async def move_to(self, cwd: Path) -> None:
-        """Change the working directory of a Python kernel that was started ahead of time."""
-        await self.evaluate(f"__import__('os').chdir({str(cwd)!r})", timeout_seconds=10)
+    async def move_to(self, cwd: Path, variables: dict[str, str]) -> None:
+        """Change the working directory of a Python kernel that was started ahead of time, and set variables of its
+        environment.
+        """
+        code = f"(__import__('os').chdir({str(cwd)!r}), __import__('os').environ.update({variables!r}))"
+        await self.evaluate(code, timeout_seconds=10)
         self.cwd = cwd
 
     # Interrupt

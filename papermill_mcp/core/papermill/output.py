@@ -23,6 +23,7 @@ from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 from papermill.utils import find_first_tagged_cell_index
 
+from papermill_mcp.core.documents.check import upgraded
 from papermill_mcp.core.documents.document import NotebookDocument
 from papermill_mcp.core.papermill.code.languages import writer_for
 from papermill_mcp.core.papermill.metadata import PENDING, marker_cell
@@ -40,6 +41,8 @@ class PapermillTask:
     """One run with parameters, as it can also be sent to another process.
 
     Args:
+        kernelspec: the kernel as notebooks name it: `name`, `display_name` and `language`.
+        language: of the parameters.
         input_path: absolute, as papermill's metadata has it. Its directory is the kernel's working directory.
         output_path: absolute, for papermill's metadata.
         display_path: the name of the notebook in messages.
@@ -47,7 +50,7 @@ class PapermillTask:
     """
 
     parameters: dict[str, Any]
-    kernel_name: str
+    kernelspec: dict[str, str]
     language: str
     input_path: str
     output_path: str
@@ -55,6 +58,16 @@ class PapermillTask:
     timeout_seconds: float | None
     continue_on_error: bool
     report_mode: bool
+
+    @property
+    def kernel_name(self) -> str:
+        """The name of the kernelspec."""
+        return self.kernelspec["name"]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables of the kernel for the code of the notebook, as `papermill --inject-paths` names them."""
+        return {"PAPERMILL_INPUT_PATH": self.input_path, "PAPERMILL_OUTPUT_PATH": self.output_path}
 
 
 @dataclass
@@ -75,7 +88,11 @@ def prepare(document: NotebookDocument, task: PapermillTask) -> PreparedRun:
         InvalidParametersError: the language has no such names, no such values, or no translator.
     """
     values, kernel_name, language = task.parameters, task.kernel_name, task.language
+    if document.nbformat < 4:
+        document = upgraded(document, display_path=task.display_path)
     node = _as_node(document, task.display_path)
+    if document.kernel_name != kernel_name:  # the output is resumed in the kernel that ran, not in that of the input
+        node.metadata["kernelspec"] = _node(task.kernelspec)
     if values:
         node = _with_parameters(node, dict(values), writer_for(kernel_name, language).code(values), task.report_mode)
     node = prepare_notebook_metadata(node, task.input_path, task.output_path, task.report_mode)

@@ -22,7 +22,7 @@ from papermill_mcp.core.documents.document import NotebookDocument
 from papermill_mcp.core.papermill.code.languages import Python, writer_for
 from papermill_mcp.core.papermill.code.writer import shown
 from papermill_mcp.errors import InvalidParametersError, listed, nearest
-from papermill_mcp.utils.text_utils import JSON_KINDS
+from papermill_mcp.utils.text_utils import JSON_KINDS, cell_name
 
 _node: Any = nbformat.from_dict  # untyped upstream
 
@@ -77,6 +77,14 @@ def inspect_parameters(document: NotebookDocument, kernel_name: str, language: s
         Parameter(p.name, p.default, None if p.inferred_type_name == "None" else p.inferred_type_name, p.help)
         for p in inspected
     ], True
+
+
+def ignored_cells(document: NotebookDocument) -> str | None:
+    """A sentence about further cells tagged `parameters`: papermill takes the first one. None if there are none."""
+    names = [cell_name(at, cell.cell_id) for at, cell in enumerate(document.cells) if "parameters" in cell.tags]
+    if len(names) < 2:
+        return None
+    return f"papermill takes only the first cell tagged `parameters`, {names[0]}; tagged as well: {listed(names[1:])}"
 
 
 def _assigned(source: str) -> list[Parameter] | None:
@@ -175,7 +183,8 @@ def check_parameters(
     known, inspected = inspect_parameters(document, kernel_name, language)
     if not inspected:
         return [f"papermill cannot inspect {language} parameters, so the names and types were not checked"]
-    warnings = []
+    ignored = ignored_cells(document)
+    warnings = [] if ignored is None else [ignored]
     by_name = {parameter.name: parameter for parameter in known}
     tagged = any("parameters" in cell.tags for cell in document.cells)
     for name, value in values.items():
@@ -185,7 +194,7 @@ def check_parameters(
             continue
         if strict:
             raise InvalidParametersError(
-                problem,
+                "; ".join([problem, *warnings]),
                 allowed=f"its parameters: {listed(_described(p) for p in known)}" if tagged else "",
                 state="nothing was run",
                 advice="correct it, or pass strict_parameters=false to inject it all the same"
@@ -213,8 +222,11 @@ def _misfit(parameter: Parameter, value: Any) -> str | None:
     """The fault of a value for a parameter, or None. A value that cannot be judged is right."""
     default = _expression(parameter.default)
     annotation = _expression(parameter.type_name or "")
-    if isinstance(default, ast.Constant) and default.value is None and (value is None or annotation is None):
-        return None  # a default of None says nothing about other values
+    default_is_none = isinstance(default, ast.Constant) and default.value is None
+    if annotation is None and (value is None or default_is_none):
+        return None  # null often means "not given", and a default of None fits every value
+    if value is None and default_is_none:
+        return None
     if annotation is not None:
         wrong, reason = _compare(annotation, value), f"annotation {parameter.type_name}"
     else:

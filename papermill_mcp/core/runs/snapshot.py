@@ -213,6 +213,7 @@ class RowState:
 
     number: int
     status: RunStatus
+    kernel_name: str
     parameters: Mapping[str, Any]
     file: Path
     output_file: Path
@@ -227,7 +228,8 @@ class RowState:
 
 @dataclass(frozen=True, kw_only=True)
 class BatchSnapshot(Snapshot):
-    """A batch. `rows` are the runs that ended behind the cursor, and those under way.
+    """A batch. `rows` are the runs that ended behind the cursor, and those under way. `kernel_name`: of all runs, if
+    they share it.
 
     Attributes:
         failed: runs that began and ended badly.

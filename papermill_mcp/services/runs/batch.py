@@ -122,6 +122,7 @@ class BatchRow:
         return RowState(
             number=self.number,
             status=self.status,
+            kernel_name=self.plan.task.kernel_name,
             parameters=self.plan.task.parameters,
             file=self.plan.notebook.path,
             output_file=self.output,
@@ -193,6 +194,7 @@ class BatchRun(BaseRun):
         for row in self.rows:
             row.changed.connect(functools.partial(self._follow, row))
         self._several_notebooks = len({row.plan.notebook.path for row in rows}) > 1
+        self._kernel_names = {row.plan.task.kernel_name for row in rows}
         if (note := backend.note()) is not None and len(self._over) < len(self.rows):
             self.notes.append(note)
 
@@ -307,6 +309,7 @@ class BatchRun(BaseRun):
             started_at=self.started_at,
             seconds=self.seconds,
             notes=tuple(self.notes),
+            kernel_name=next(iter(self._kernel_names)) if len(self._kernel_names) == 1 else None,
             file=self.rows[0].plan.notebook.path,
             done=self._done,
             total=len(self.rows),

@@ -74,7 +74,8 @@ class _Here:
 
     async def start_kernel(self, task: PapermillTask) -> Kernel:
         """Start a kernel in the directory of the notebook. The caller holds a slot for it."""
-        return await self._bench.kernels.launch(task.kernel_name, cwd=Path(task.input_path).parent)
+        cwd = Path(task.input_path).parent
+        return await self._bench.kernels.launch(task.kernel_name, cwd=cwd, variables=task.environment)
 
     async def put_output(self, task: PapermillTask, document: NotebookDocument) -> RunFile:
         """Write the output where it stays."""

@@ -173,7 +173,7 @@ class RunStarter:
         )
         task = papermill_output.PapermillTask(
             parameters=values,
-            kernel_name=name,
+            kernelspec={"display_name": spec.display_name, "language": spec.language, "name": name},
             language=language,
             input_path=str(notebook.path),
             output_path="",

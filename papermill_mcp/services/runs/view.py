@@ -77,6 +77,7 @@ class RunRow(BaseModel):
 
     run: int
     status: str
+    kernel_name: str | None = None
     parameters: dict[str, Any]
     duration: float | None = None
     input_path: str | None = None
@@ -99,6 +100,7 @@ class RunView(BaseModel):
     kind: str
     status: str
     kernel_id: str | None = None
+    kernel_name: str | None = None
     duration: float
     cursor: str
     progress: str | None = None
@@ -159,6 +161,7 @@ class BatchView(Result):
 
     execution_id: str
     status: str
+    kernel_name: str | None = None
     duration: float
     cursor: str
     input_path: str | None = None
@@ -246,6 +249,7 @@ class RunViewer:
             "kind": run.kind,
             "status": run.status,
             "kernel_id": run.kernel_id,
+            "kernel_name": run.kernel_name,
             "duration": round(run.seconds, 3),
             "cursor": str(run.cursor),
             "notes": list(run.notes) or None,
@@ -315,11 +319,12 @@ class RunViewer:
             error=brief,
         )
 
-    def batch_row(self, row: RowState, *, with_notebook: bool) -> RunRow:
+    def batch_row(self, row: RowState, *, with_notebook: bool, with_kernel: bool) -> RunRow:
         """One run of a batch."""
         return RunRow(
             run=row.number,
             status=row.status,
+            kernel_name=row.kernel_name if with_kernel else None,
             parameters=dict(row.parameters),
             duration=round(row.duration, 3) if row.duration is not None else None,
             input_path=self.path(row.file) if with_notebook else None,
@@ -377,7 +382,10 @@ def _(run: BatchSnapshot, viewer: RunViewer) -> RunView:
         runs_total=run.total or 0,
         runs_done=run.done or 0,
         runs_failed=run.failed,
-        runs=[viewer.batch_row(row, with_notebook=run.several_notebooks) for row in run.rows],
+        runs=[
+            viewer.batch_row(row, with_notebook=run.several_notebooks, with_kernel=run.kernel_name is None)
+            for row in run.rows
+        ],
     )
     if run.left_out:
         ended = run.left_out + sum(row.status.final for row in run.rows)

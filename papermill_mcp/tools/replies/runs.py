@@ -95,7 +95,17 @@ def _counts(reply: CellsView) -> str:
 
 
 #: The header lines of a run, in this order.
-_RUN_HEAD = ("execution_id", "status", "ended", "kernel_id", "path", "input_path", "output_path", "revision")
+_RUN_HEAD = (
+    "execution_id",
+    "status",
+    "ended",
+    "kernel_id",
+    "kernel_name",
+    "path",
+    "input_path",
+    "output_path",
+    "revision",
+)
 
 
 def _run_head(reply: RunView | BatchView) -> list[str]:
@@ -134,6 +144,8 @@ def _runs(reply: BatchRunView | BatchView) -> list[str]:
         facts = [f"{row.status}, kept" if row.kept else row.status]
         if row.duration is not None:
             facts.append(f"{row.duration:.2f} s")
+        if row.kernel_name is not None:
+            facts.append(inline(row.kernel_name))
         if row.input_path is not None:
             facts.append(inline(row.input_path))
         facts += [inline(row.parameters), inline(row.output_path.removeprefix(shared))]

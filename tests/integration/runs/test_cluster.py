@@ -164,7 +164,7 @@ class Dask:
         notebook = write_notebook(self._directory / "in.ipynb", [cell("name = ''", tags=["parameters"]), *sources])
         run = PapermillTask(
             parameters={"name": name},
-            kernel_name="python3",
+            kernelspec={"name": "python3", "display_name": "python3", "language": "python"},
             language="python",
             input_path=str(self.workspace / "in.ipynb"),
             output_path=str(self.workspace / f"{name}.ipynb"),

@@ -200,6 +200,103 @@ async def test_the_output_is_what_papermill_writes(
     assert (reported["version"], reported["environment_variables"]) == (papermill.__version__, {})
 
 
+_OLD_CELL = {"cell_type": "code", "language": "python", "metadata": {}, "collapsed": False, "prompt_number": 3}
+_VERSION_3 = [
+    {"cell_type": "heading", "level": 2, "metadata": {}, "source": ["Old"]},
+    {**_OLD_CELL, "input": ["x = 1\n", "x"], "metadata": {"tags": ["parameters"]}, "outputs": []},
+    {"cell_type": "markdown", "metadata": {}, "source": "text"},
+    {"cell_type": "raw", "metadata": {}, "source": "raw"},
+    {**_OLD_CELL, "input": "x", "outputs": [{"output_type": "pyout", "prompt_number": 3, "text": ["9"]}]},
+]
+
+
+def old_notebook(major: int, minor: int) -> Json:
+    """A notebook of an earlier format, without ids and without a kernel."""
+    if major == 3:
+        sheets = [{"cells": _VERSION_3, "metadata": {}}]
+        return {"metadata": {"name": "old"}, "nbformat": 3, "nbformat_minor": minor, "worksheets": sheets}
+    cells = [cell("# T", "markdown"), cell("x = 1", tags=["parameters", "mine"]), cell("raw", "raw"), cell("x")]
+    cells[3]["outputs"] = [{"output_type": "stream", "name": "stdout", "text": ["old"]}]
+    return {"cells": cells, "metadata": {"mine": [1]}, "nbformat": major, "nbformat_minor": minor}
+
+
+@pytest.mark.case("M01")
+@pytest.mark.parametrize("version", [(3, 0), pytest.param((4, 0), marks=pytest.mark.slow), (4, 4)])
+async def test_an_earlier_format_is_run_as_papermill_runs_it(
+    version: tuple[int, int], client: Connect, workspace: Path
+) -> None:
+    """The output is of the newest format. It also names the kernel that ran, which the input did not."""
+    path = workspace / "in.ipynb"
+    path.write_text(json.dumps(old_notebook(*version)))
+    before = digest(path)
+    options: Json = {"parameters": {"x": 5}, "kernel_name": "python3", "language": "python"}
+    expected = await by_papermill(path, **options)
+
+    async with client() as connected:
+        facts = await run(connected, **options)
+
+    output = read_json(workspace / "out.ipynb")
+    assert facts["status"] == "ok"
+    assert output["metadata"].pop("kernelspec")["name"] == "python3"
+    for notebook in (output, expected):
+        for entry in notebook["cells"]:
+            entry["id"] = "new"
+    same(output, expected)
+    assert digest(path) == before
+
+
+@pytest.mark.slow
+async def test_another_language_is_run_as_papermill_runs_it(
+    bash_kernelspec: str, client: Connect, workspace: Path
+) -> None:
+    cells: list[Json | str] = [cell("x=1", tags=["parameters"]), "echo $x", "exit_code_of_nothing"]
+    path = write_notebook(workspace / "in.ipynb", cells, kernel=bash_kernelspec, language="bash")
+    options: Json = {"parameters": {"x": 5}}
+    expected = await by_papermill(path, **options)
+
+    async with client() as connected:
+        await run(connected, strict_parameters=False, **options)
+
+    same(read_json(workspace / "out.ipynb"), expected)
+
+
+@pytest.mark.case("M02")
+async def test_an_output_names_the_kernel_that_ran(kernelspec: AddKernelspec, client: Connect, workspace: Path) -> None:
+    """So the run is taken up in the same kernel, and a batch of outputs runs in it, too."""
+    argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    kernelspec("other", argv, display_name="Another", env={"OTHER_KERNEL": "yes"})
+    source = "import os; print(os.environ.get('OTHER_KERNEL'))"
+    write_notebook(workspace / "in.ipynb", [source, "1/0"])
+    async with client() as connected:
+        facts = await run(connected, kernel_name="other")
+        assert (facts["status"], facts["kernel_name"]) == ("error", "other")
+        output = read_json(workspace / "out.ipynb")
+        again = await call(connected, "execute_notebook", path="out.ipynb", cells="1")
+        batch = await call(connected, "execute_notebook_batch", input_path="out.ipynb")
+
+    assert output["metadata"]["kernelspec"] == {"display_name": "Another", "language": "python", "name": "other"}
+    assert again["kernel_name"] == batch["kernel_name"] == "other"
+    assert stdout_in(read_json(workspace / "out.ipynb")["cells"][0]) == "yes\n"
+    assert stdout_in(read_json(workspace / batch["runs"][0]["output_path"])["cells"][1]) == "yes\n"
+
+
+@pytest.mark.case("M03")
+@pytest.mark.parametrize("spares", [0, 1])
+async def test_the_code_knows_the_paths_of_its_run(spares: int, client: Connect, workspace: Path) -> None:
+    """The names are those of `papermill --inject-paths`. Each run of a batch has its own output."""
+    source = "import os\nfor which in 'INPUT', 'OUTPUT':\n    print(os.environ[f'PAPERMILL_{which}_PATH'])"
+    write_notebook(workspace / "in it's.ipynb", [cell("x = 1", tags=["parameters"]), source])
+    async with client(prewarm_kernels=spares) as connected:
+        await run(connected, "in it's.ipynb", output_path="out.ipynb")
+        batch = await call(
+            connected, "execute_notebook_batch", input_path="in it's.ipynb", parameters=[{"x": 2}, {"x": 3}]
+        )
+
+    outputs = [workspace / "out.ipynb", *(workspace / row["output_path"] for row in batch["runs"])]
+    for output in outputs:
+        assert stdout_in(read_json(output)["cells"][-1]).splitlines() == [str(workspace / "in it's.ipynb"), str(output)]
+
+
 def same(ours: Json, theirs: Json) -> None:
     """Two outputs are equal but for what differs from run to run."""
     ours, theirs = normalised(ours), normalised(theirs)

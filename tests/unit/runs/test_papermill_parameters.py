@@ -13,7 +13,12 @@ from papermill.translators import PythonTranslator
 from papermill_mcp.core.documents.document import NotebookDocument
 from papermill_mcp.core.papermill import metadata
 from papermill_mcp.core.papermill.output import PapermillTask, prepare
-from papermill_mcp.core.papermill.parameters import Parameter, check_parameters, inspect_parameters
+from papermill_mcp.core.papermill.parameters import (
+    Parameter,
+    check_parameters,
+    ignored_cells,
+    inspect_parameters,
+)
 from papermill_mcp.errors import InvalidParametersError
 
 _DEFAULTS = """\
@@ -28,8 +33,12 @@ computed = 2 * 3
 """
 
 
+def kernelspec(name: str, language: str) -> dict[str, str]:
+    return {"name": name, "display_name": name, "language": language}
+
+
 def document(parameters: str | None = _DEFAULTS, language: str = "python", kernel: str = "python3") -> NotebookDocument:
-    made = NotebookDocument.new({"kernelspec": {"name": kernel, "display_name": kernel, "language": language}})
+    made = NotebookDocument.new({"kernelspec": kernelspec(kernel, language)})
     made.insert(0, cell("# Title", "markdown"))
     if parameters is not None:
         made.insert(1, cell(parameters, tags=["parameters"]))
@@ -259,12 +268,10 @@ def test_a_name_with_a_dot_is_a_name_in_r() -> None:
     [
         ({"alpha": "0.5"}, "a number"),
         ({"alpha": True}, "a number"),
-        ({"alpha": None}, "a number"),
         ({"alpha": [0.5]}, "a number"),
         ({"count": "3"}, "a number"),
         ({"count": True}, "a number"),
         ({"name": 3}, "a string"),
-        ({"name": None}, "a string"),
         ({"name": ["run"]}, "a string"),
         ({"flag": 1}, "a boolean"),
         ({"flag": "true"}, "a boolean"),
@@ -377,7 +384,7 @@ def test_what_does_not_fit_is_named_to_the_part(annotation: str, value: Any, rep
         ("dict(a=1)", [{"a": 2}], [[], 1]),
         ("list(range(3))", [[1]], [1]),
         ("[n for n in range(3)]", [[1]], [1]),
-        ("float('inf')", [1.5, 1], ["inf", None]),
+        ("float('inf')", [1.5, 1], ["inf"]),
         ("f'{a}'", ["a"], [1]),
         ("'a=b#c'", ["a"], [1]),
         ("datetime(2026, 1, 1)", ["2026-01-01", 1, None], []),
@@ -390,6 +397,20 @@ def test_a_default_says_which_values_fit(default: str, good: list[Any], bad: lis
         assert check({"value": value}, f"value = {default}") == [], value
     for value in bad:
         assert "as its default" in refusal({"value": value}, f"value = {default}"), value
+
+
+@pytest.mark.parametrize("default", ["1", "'a'", "True", "[1]", "{}", "None", "2 * 3"])
+def test_null_fits_every_parameter_without_an_annotation(default: str) -> None:
+    assert check({"x": None}, f"x = {default}") == []
+
+
+@pytest.mark.parametrize(("annotation", "fits"), [("int", False), ("Optional[int]", True), ("int | None", True)])
+def test_an_annotation_decides_about_null(annotation: str, fits: bool) -> None:
+    for source in (f"x: {annotation} = 1", f"x = 1  # type: {annotation.replace(' ', '')}"):
+        if fits:
+            assert check({"x": None}, source) == []
+        else:
+            assert "'x'" in refusal({"x": None}, source)
 
 
 def test_null_fits_where_it_is_the_default() -> None:
@@ -440,6 +461,20 @@ def test_parameters_of_a_language_that_cannot_be_inspected_come_with_a_warning(s
     assert "not checked" in warning
 
 
+@pytest.mark.case("M04")
+def test_a_second_parameters_cell_is_named() -> None:
+    """Papermill takes the first one. A name of the second is unknown, and its values hide those that were injected."""
+    made = document("x = 1")
+    made.insert(2, cell("y = 2", tags=["parameters"], cell_id="second"))
+    options: dict[str, Any] = {"kernel_name": "python3", "language": "python"}
+
+    with pytest.raises(InvalidParametersError) as raised:
+        check_parameters({"y": 7}, made, **options, strict=True)
+    assert "2 [second]" in str(raised.value)
+    assert any("2 [second]" in warning for warning in check_parameters({"x": 7}, made, **options, strict=True))
+    assert ignored_cells(document("x = 1")) is None
+
+
 def test_without_a_parameters_cell_no_language_has_parameters() -> None:
     with pytest.raises(InvalidParametersError, match="no cell tagged `parameters`"):
         check({"a": 1}, None, language="R", kernel="ir")
@@ -456,7 +491,7 @@ def injected(values: dict[str, Any], parameters: str | None = _DEFAULTS, *, lang
         document(parameters, language, "python3" if language == "python" else language),
         PapermillTask(
             parameters=values,
-            kernel_name="python3" if language == "python" else language,
+            kernelspec=kernelspec("python3" if language == "python" else language, language),
             language=language,
             input_path="/in.ipynb",
             output_path="/out.ipynb",
@@ -527,7 +562,7 @@ def test_what_is_prepared_leaves_the_document_alone() -> None:
         original,
         PapermillTask(
             parameters={"alpha": 2},
-            kernel_name="python3",
+            kernelspec=kernelspec("python3", "python"),
             language="python",
             input_path="a",
             output_path="b",
