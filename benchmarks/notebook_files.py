@@ -62,7 +62,7 @@ class Bench:
         self.path = path
         self.copy = directory / "copy.json"
         self.notebooks = NotebookService(config, workspace, directory / ".state")
-        self.catalogue = NotebookCatalogue(config, workspace, self.notebooks)
+        self.catalogue = NotebookCatalogue(workspace, self.notebooks)
         self._turn = 0
 
     async def load(self) -> str:

@@ -35,7 +35,13 @@ from papermill_mcp.services.catalogue import (
     _REGEX_SECONDS,
     _SEARCH_SECONDS,
 )
-from papermill_mcp.services.notebook_service import _DIFF_CHARS, _LOCK_SECONDS
+from papermill_mcp.services.notebook_service import (
+    _DIFF_CHARS,
+    _LOCK_SECONDS,
+    PARSED_BYTES,
+    SMALL_BYTES,
+    SMALL_PARSED_BYTES,
+)
 from papermill_mcp.services.notebooks.view import SOURCE_CHARS
 from papermill_mcp.services.notebooks.walk import MAX_DEPTH as WALK_DEPTH
 from papermill_mcp.services.notebooks.walk import MAX_ENTRIES, WALK_SECONDS
@@ -114,6 +120,11 @@ LIMITS: dict[str, list[Limit]] = {
         Limit("parts of a path", count(MAX_PARTS, "parts"), "`PATH_NOT_ALLOWED`"),
         Limit("symbolic links in a path", count(MAX_LINKS, "links"), "`PATH_NOT_ALLOWED`"),
         Limit("a notebook file", setting("max_notebook_bytes", "bytes"), "`TOO_LARGE`"),
+        Limit(
+            "notebook files that are parsed at a time",
+            f"{size(PARSED_BYTES)}; {size(SMALL_PARSED_BYTES)} more for files up to {size(SMALL_BYTES)}",
+            "the request waits, first come, first served; a larger file is parsed alone",
+        ),
         Limit(
             "wait of an edit for another edit of the file, also by another server", count(_LOCK_SECONDS, "s"), "`BUSY`"
         ),

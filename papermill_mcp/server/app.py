@@ -58,7 +58,7 @@ def build_server(config: Config, metrics: Metrics | None = None) -> NotebookServ
         state = state_directory(config)
         workspace = Workspace([root.resolve() for root in config.roots], private=[state])
         notebooks = NotebookService(config, workspace, state)
-        catalogue = NotebookCatalogue(config, workspace, notebooks)
+        catalogue = NotebookCatalogue(workspace, notebooks)
         end = AsyncExitStack()  # saves runs, then stops the Jupyter server and every kernel
         kernels = await end.enter_async_context(KernelService(config, workspace, state, metrics))
         jupyter_server = await end.enter_async_context(JupyterServerService(config, workspace, state))

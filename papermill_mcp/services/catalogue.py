@@ -6,26 +6,25 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, MutableSequence, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, Field
 
-from papermill_mcp.config import Config
 from papermill_mcp.core.documents.check import find_problems
 from papermill_mcp.core.documents.document import NotebookDocument
 from papermill_mcp.core.documents.reading import joined
 from papermill_mcp.core.papermill.metadata import last_run
 from papermill_mcp.errors import InvalidArgumentError, SearchTimeoutError, ServerError
-from papermill_mcp.services.notebook_service import NotebookService, OpenNotebook
+from papermill_mcp.services.notebook_service import SMALL_BYTES, NotebookService, OpenNotebook
 from papermill_mcp.services.notebooks.view import outline_headings, short_metadata
 from papermill_mcp.services.notebooks.walk import FoundNotebook, Walk, walk
 from papermill_mcp.services.results import OBJECT, ROWS, Result
 from papermill_mcp.services.workspace import Workspace
-from papermill_mcp.utils.file_utils import read_file
 from papermill_mcp.utils.lazy import lazy
 from papermill_mcp.utils.regex_search import BadPatternError, RegexSearch, RegexTimeoutError
 from papermill_mcp.utils.text_utils import clean_text, count_noun, iso_time, one_line
@@ -169,8 +168,7 @@ class _Matcher(Protocol):
 class NotebookCatalogue:
     """Lists, searches and describes notebooks. Every path passes through the workspace first."""
 
-    def __init__(self, config: Config, workspace: Workspace, notebooks: NotebookService) -> None:
-        self._config = config
+    def __init__(self, workspace: Workspace, notebooks: NotebookService) -> None:
         self._workspace = workspace
         self._notebooks = notebooks
 
@@ -195,25 +193,26 @@ class NotebookCatalogue:
         """
         top = self._workspace.directory(directory)
 
-        def find() -> NotebookList:
-            deadline = time.monotonic() + _LIST_SECONDS
+        def find() -> tuple[Walk, Sequence[FoundNotebook]]:
             found = walk(top, self._workspace, recursive=recursive, pattern=pattern)
             after = None if cursor is None else _parts(cursor)
-            begun = [one for one in found.found if after is None or _parts(one.display_path) > after]
-            rows: list[ListedNotebook] = []
-            for one in begun[:limit]:
-                if rows and time.monotonic() > deadline:  # the page ends here; the cursor goes on
-                    break
-                rows.append(self._row(one))
-            return NotebookList(
-                directory=self._workspace.display_path(top),
-                notebooks=rows,
-                count=len(found.found),
-                next_cursor=rows[-1].path if len(rows) < len(begun) else None,
-                notes=found.notes() or None,
-            )
+            return found, [one for one in found.found if after is None or _parts(one.display_path) > after]
 
-        return await asyncio.to_thread(find)
+        deadline = time.monotonic() + _LIST_SECONDS
+        found, begun = await asyncio.to_thread(find)
+        rows: list[ListedNotebook] = []
+        for few in _few_at_a_time(begun[:limit]):
+            async with self._notebooks.admitted(sum(one.size for one in few)) as work:
+                await work.run(partial(self._fill, rows, few, deadline))
+            if time.monotonic() > deadline:  # the page ends here; the cursor goes on
+                break
+        return NotebookList(
+            directory=self._workspace.display_path(top),
+            notebooks=rows,
+            count=len(found.found),
+            next_cursor=rows[-1].path if len(rows) < len(begun) else None,
+            notes=found.notes() or None,
+        )
 
     async def paths(self, *, limit: int) -> Sequence[str]:
         """Notebooks of the workspace, by path, without a look into them."""
@@ -225,10 +224,17 @@ class NotebookCatalogue:
 
         return await asyncio.to_thread(find)
 
+    def _fill(self, rows: MutableSequence[ListedNotebook], found: Sequence[FoundNotebook], deadline: float) -> None:
+        """Add rows until the deadline, at least one."""
+        for one in found:
+            if rows and time.monotonic() > deadline:
+                return
+            rows.append(self._row(one))
+
     def _row(self, found: FoundNotebook) -> ListedNotebook:
         row = ListedNotebook(path=found.display_path, name=found.name, size=found.size, modified=_time(found.mtime_ns))
         try:
-            document = self._document(found.display_path)
+            document = self._notebooks.load(found.display_path).document
         except ServerError as error:
             row.problem = str(error)[:_PROBLEM_CHARS]
             return row
@@ -236,11 +242,6 @@ class NotebookCatalogue:
         row.language = document.language
         row.cell_count = len(document.cells)
         return row
-
-    def _document(self, display_path: str) -> NotebookDocument:
-        file = self._workspace.notebook(display_path)
-        content = read_file(file, max_bytes=self._config.max_notebook_bytes, display_path=display_path)
-        return NotebookDocument.parse(content.data, display_path=display_path)
 
     async def search(
         self,
@@ -274,20 +275,13 @@ class NotebookCatalogue:
                     notes.append(f"{count_noun(len(found.found) - number, 'notebook')} not searched: it took too long")
                     break
                 try:
-                    document = await asyncio.to_thread(self._document, one.display_path)
+                    async with self._notebooks.opened(one.display_path, one_of_many=True) as (notebook, _):
+                        await self._search_one(notebook, matcher, result, cell_types, where, limit)
+                    result.searched += 1
+                except SearchTimeoutError:
+                    raise
                 except ServerError:
                     problems += 1
-                    continue
-                try:
-                    await self._search_one(document, one.display_path, matcher, result, cell_types, where, limit)
-                except RegexTimeoutError:
-                    raise SearchTimeoutError(
-                        f"the regular expression took too long on {one.display_path}",
-                        allowed=f"{_REGEX_SECONDS:g} s for a notebook",
-                        state="the search was stopped",
-                        advice="write it without nested repeats such as (a+)+, or search for a text",
-                    ) from None
-                result.searched += 1
         if problems:
             notes.append(f"{count_noun(problems, 'notebook')} could not be read: list_notebook_files tells why")
         result.truncated = result.total > len(result.matches)
@@ -321,19 +315,28 @@ class NotebookCatalogue:
 
     async def _search_one(
         self,
-        document: NotebookDocument,
-        display_path: str,
+        notebook: OpenNotebook,
         matcher: _Matcher,
         result: SearchResult,
         cell_types: Sequence[str] | None,
         where: str,
         limit: int,
     ) -> None:
+        document, display_path = notebook.document, notebook.display_path
+
         def batches() -> list[tuple[list[_Text], list[str]]]:
             return [(batch, [text.text for text in batch]) for batch in _batches(_texts(document, cell_types, where))]
 
         for batch, texts in await asyncio.to_thread(batches):
-            lines, number = await matcher.lines(texts, keep=limit - len(result.matches))
+            try:
+                lines, number = await matcher.lines(texts, keep=limit - len(result.matches))
+            except RegexTimeoutError:
+                raise SearchTimeoutError(
+                    f"the regular expression took too long on {display_path}",
+                    allowed=f"{_REGEX_SECONDS:g} s for a notebook",
+                    state="the search was stopped",
+                    advice="write it without nested repeats such as (a+)+, or search for a text",
+                ) from None
             result.total += number
             for place, line in lines:
                 result.matches.append(_match(document, display_path, batch[place], line))
@@ -344,8 +347,22 @@ class NotebookCatalogue:
         Raises:
             ServerError: it cannot be read at all, as for `NotebookService.open`.
         """
-        notebook = await self._notebooks.open(path)
-        return await asyncio.to_thread(_info, notebook)
+        async with self._notebooks.opened(path) as (notebook, work):
+            return await work.run(lambda: _info(notebook))
+
+
+def _few_at_a_time(found: Sequence[FoundNotebook]) -> Iterator[list[FoundNotebook]]:
+    """Notebooks in groups that are small work, so that not each of them waits for a thread. A large one is alone."""
+    few: list[FoundNotebook] = []
+    size = 0
+    for one in found:
+        if few and size + one.size > SMALL_BYTES:
+            yield few
+            few, size = [], 0
+        few.append(one)
+        size += one.size
+    if few:
+        yield few
 
 
 class _PlainText:

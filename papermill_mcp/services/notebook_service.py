@@ -10,7 +10,7 @@ import logging
 import time
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from datetime import datetime
@@ -64,11 +64,19 @@ from papermill_mcp.services.notebooks.view import (
 from papermill_mcp.services.outputs import OutputBudget, whole_output
 from papermill_mcp.services.results import OBJECT, Result
 from papermill_mcp.services.workspace import Workspace, short_stem
-from papermill_mcp.utils.file_utils import FileContent, read_file, write_file
+from papermill_mcp.utils.admission import Admission, Work
+from papermill_mcp.utils.file_utils import FileContent, read_file, stamp_of, write_file
 from papermill_mcp.utils.lock_files import HeldLock, LockFiles, LocksUnavailableError
 from papermill_mcp.utils.text_utils import count_noun
 
 logger = logging.getLogger(__name__)
+
+#: Bytes of notebook files that are parsed and held at a time. A parsed notebook takes four times as much memory.
+PARSED_BYTES = 64 * 2**20
+
+#: Files up to this size are small; they have a place of their own, so they do not wait for large ones.
+SMALL_BYTES = 4 * 2**20
+SMALL_PARSED_BYTES = 16 * 2**20
 
 #: Seconds an edit waits for another one of the same file.
 _LOCK_SECONDS = 10.0
@@ -167,6 +175,7 @@ class NotebookService:
         self._lock_files = LockFiles(state / "locks") if state is not None else None
         self._run_files: WeakValueDictionary[Path, RunFile] = WeakValueDictionary()
         self._last_edits = LastEdits()
+        self._admission = Admission(PARSED_BYTES, small=SMALL_BYTES, small_limit=SMALL_PARSED_BYTES)
 
     @asynccontextmanager
     async def lock(self, path: Path) -> AsyncIterator[None]:
@@ -223,31 +232,70 @@ class NotebookService:
         )
 
     async def open(self, path: str, *, writing: bool = False) -> OpenNotebook:
-        """Read a notebook.
+        """Read a notebook to keep it, as a run does.
 
         Raises:
             PathNotAllowedError, NotFoundError, PermissionDeniedError, TooLargeError: it may or can not be read.
             NotANotebookError, InvalidNotebookError: it is none, or a broken one.
         """
-        file = self._workspace.notebook(path, writing=writing)
-        return await self._read(file)
+        async with self.opened(path, writing=writing) as (notebook, _):
+            return notebook
 
-    async def _read(self, file: Path) -> OpenNotebook:
+    @asynccontextmanager
+    async def opened(
+        self, path: str, *, writing: bool = False, one_of_many: bool = False
+    ) -> AsyncIterator[tuple[OpenNotebook, Work]]:
+        """Read a notebook to use it inside this block. The work in the block runs in threads by `Work.run`.
+
+        Waits while the notebooks in other blocks hold too many bytes.
+
+        Args:
+            one_of_many: do not wait for a program that may be writing it.
+
+        Raises:
+            ServerError: as for `open`.
+        """
+        async with self._read(self._workspace.notebook(path, writing=writing), again=not one_of_many) as opened:
+            yield opened
+
+    async def parse(self, data: bytes, *, display_path: str) -> NotebookDocument:
+        """The document of bytes that are not in a file yet.
+
+        Raises:
+            NotANotebookError, InvalidNotebookError: it is none, or a broken one.
+        """
+        async with self.admitted(len(data)) as work:
+            return await work.run(lambda: NotebookDocument.parse(data, display_path=display_path))
+
+    @asynccontextmanager
+    async def _read(self, file: Path, *, again: bool = True) -> AsyncIterator[tuple[OpenNotebook, Work]]:
+        async with self.admitted(_size(file)) as work:
+            try:
+                notebook = await work.run(lambda: self._load(file))
+            except (InvalidNotebookError, NotANotebookError):
+                if not (again and _young(file)):
+                    raise
+                await asyncio.sleep(_REREAD_SECONDS)  # JupyterLab writes in place: it may have been half-way
+                notebook = await work.run(lambda: self._load(file))
+            yield notebook, work
+
+    def admitted(self, size: int) -> AbstractAsyncContextManager[Work]:
+        """Wait for a share of the budget for `size` bytes of notebooks, and hold it."""
+        return self._admission.admit(size)
+
+    def load(self, path: str) -> OpenNotebook:
+        """Read a notebook at once, in a thread of admitted work.
+
+        Raises:
+            ServerError: as for `open`.
+        """
+        return self._load(self._workspace.notebook(path))
+
+    def _load(self, file: Path) -> OpenNotebook:
         display_path = self._workspace.display_path(file)
-
-        def read() -> OpenNotebook:
-            content = read_file(file, max_bytes=self._config.max_notebook_bytes, display_path=display_path)
-            return OpenNotebook(
-                file, display_path, content, NotebookDocument.parse(content.data, display_path=display_path)
-            )
-
-        try:
-            return await asyncio.to_thread(read)
-        except (InvalidNotebookError, NotANotebookError):
-            if not _young(file):
-                raise
-        await asyncio.sleep(_REREAD_SECONDS)  # JupyterLab writes in place: it may have been half-way
-        return await asyncio.to_thread(read)
+        content = read_file(file, max_bytes=self._config.max_notebook_bytes, display_path=display_path)
+        document = NotebookDocument.parse(content.data, display_path=display_path)
+        return OpenNotebook(file, display_path, content, document)
 
     async def save(self, notebook: OpenNotebook, data: bytes | None = None) -> str:
         """Write a notebook over the version it was made from, or as a new file. Returns the new revision.
@@ -293,7 +341,8 @@ class NotebookService:
         async with self.lock(file):
             expected: FileContent | None = None
             if overwrite and await asyncio.to_thread(file.exists):
-                expected = (await self._read(file)).content  # a file that is no notebook is never replaced
+                async with self._read(file) as (found, _):  # a file that is no notebook is never replaced
+                    expected = found.content
             notebook = OpenNotebook(file, self._workspace.display_path(file), expected, document)
             await self.save(notebook)
         return notebook
@@ -311,11 +360,21 @@ class NotebookService:
             notebook.content,
             display_path=notebook.display_path,
             max_bytes=self._config.max_notebook_bytes,
-            lock=lambda: self.lock(notebook.path),
+            lock=lambda: self._saving(notebook.path),
             keep_aside=lambda document: self._keep_aside(notebook.path, document),
             owner=owner,
         )
         return file
+
+    @asynccontextmanager
+    async def _saving(self, path: Path) -> AsyncIterator[None]:
+        """The lock of a save by a run, and a place to parse the file if another program has changed it."""
+        async with self.lock(path):
+            if await asyncio.to_thread(stamp_of, path) == self._run_files[path].content.stamp:
+                yield
+                return
+            async with self.admitted(_size(path)):
+                yield
 
     async def revision_of(self, file: Path) -> str:
         """The revision of a file; empty if there is none.
@@ -323,7 +382,10 @@ class NotebookService:
         Raises:
             ServerError: it cannot be read, or is no notebook.
         """
-        return (await self._read(file)).revision if await asyncio.to_thread(file.exists) else ""
+        if not await asyncio.to_thread(file.exists):
+            return ""
+        async with self._read(file) as (notebook, _):
+            return notebook.revision
 
     async def put_result(self, file: Path, document: NotebookDocument, *, replaces: str) -> str | None:
         """Put the output of a run that is over in place. Returns a note if it had to be kept aside.
@@ -416,9 +478,9 @@ class NotebookService:
         async with self.lock(file):
             expected: FileContent | None = None
             if (overwrite or if_revision is not None) and await asyncio.to_thread(file.exists):
-                found = await self._read(file)  # a file that is no notebook is never replaced
-                self.require_revision(found, if_revision)
-                expected = found.content if overwrite else None
+                async with self._read(file) as (found, _):  # a file that is no notebook is never replaced
+                    self.require_revision(found, if_revision)
+                    expected = found.content if overwrite else None
             elif if_revision is not None:
                 raise ConflictError(
                     f"{display_path} does not exist, and revision {if_revision[:64]} was expected",
@@ -509,8 +571,7 @@ class NotebookService:
     ) -> tuple[EditedNotebook, NotebookEdit]:
         """Read, change, save and tell. Without a change the file is not touched."""
         file = self._workspace.notebook(path, writing=True)
-        async with self.lock(file):
-            notebook = await self._read(file)
+        async with self.lock(file), self._read(file) as (notebook, work):
             self.require_revision(notebook, if_revision)
             edit = NotebookEdit(notebook.document, notebook.display_path)
 
@@ -525,7 +586,7 @@ class NotebookService:
                 )
 
             undone = self._last_edits.undone(file, notebook.revision, notebook.document.cells)
-            data, edited = await asyncio.to_thread(change)
+            data, edited = await work.run(change)
             notes = self._run_notes(file, edit.before, edit.document.cells)
             if undone:
                 notes.append(
@@ -573,10 +634,9 @@ class NotebookService:
         Raises:
             CellNotFoundError: the selection names a cell that is not there.
         """
-        notebook = await self.open(path)
-        document = notebook.document
 
-        def show() -> NotebookView:
+        def show(notebook: OpenNotebook) -> NotebookView:
+            document = notebook.document
             if cell_id is not None:
                 chosen = [document.find(cell_id=cell_id, display_path=notebook.display_path)]
             else:
@@ -603,7 +663,8 @@ class NotebookService:
                 view.note = "version 3: can be read; to edit it, use the operation `convert` of edit_notebook first"
             return view
 
-        return await asyncio.to_thread(show)
+        async with self.opened(path) as (notebook, work):
+            return await work.run(lambda: show(notebook))
 
     async def output(self, path: str, cell_id: str, index: int) -> list[tuple[str, str | bytes]]:
         """One output of a cell, complete, in every form it has: MIME types, with text or bytes.
@@ -612,9 +673,8 @@ class NotebookService:
             CellNotFoundError: there is no such cell.
             InvalidArgumentError: it has fewer outputs.
         """
-        notebook = await self.open(path)
 
-        def take() -> list[tuple[str, str | bytes]]:
+        def take(notebook: OpenNotebook) -> list[tuple[str, str | bytes]]:
             cell = notebook.document.cells[notebook.document.find(cell_id=cell_id, display_path=notebook.display_path)]
             outputs = cell.outputs
             if index >= len(outputs):
@@ -625,7 +685,8 @@ class NotebookService:
                 )
             return whole_output(outputs, index)
 
-        return await asyncio.to_thread(take)
+        async with self.opened(path) as (notebook, work):
+            return await work.run(lambda: take(notebook))
 
 
 def _document_of(content: Mapping[str, Any]) -> NotebookDocument:
@@ -681,6 +742,14 @@ def _fill_in(node: dict[str, Any]) -> None:
                 pass
             taken.add(made)
             cell["id"] = made
+
+
+def _size(file: Path) -> int:
+    """Bytes of a file; 0 if it cannot be looked at, which its reader reports."""
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0
 
 
 def _young(file: Path) -> bool:

@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from papermill_mcp.config import Config
-from papermill_mcp.core.documents.document import NotebookDocument
 from papermill_mcp.core.kernels.request import RunStatus
 from papermill_mcp.services.runs.batch import BatchRow
 from papermill_mcp.services.runs.papermill_run import Bench, PapermillRun
@@ -149,7 +148,7 @@ class DaskBackend:
             return _aborted()
         if outcome.output is not None:
             display_path = notebooks.display_path(row.output)
-            document = await asyncio.to_thread(NotebookDocument.parse, outcome.output, display_path=display_path)
+            document = await notebooks.parse(outcome.output, display_path=display_path)
             # The run is over. Its result must not be lost because the batch is cancelled now.
             note = await asyncio.shield(notebooks.put_result(row.output, document, replaces=before))
             if note is not None:

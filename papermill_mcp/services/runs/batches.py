@@ -142,10 +142,10 @@ class BatchStarter:
         if not await asyncio.to_thread(row.output.exists):
             return
         try:
-            notebook = await self._bench.notebooks.open(self._workspace.display_path(row.output))
+            async with self._bench.notebooks.opened(self._workspace.display_path(row.output)) as (notebook, work):
+                summary = await work.run(lambda: _completed(notebook.document, row.plan.task.parameters))
         except ServerError:
             return  # it is run again; if something else is in its place, that run says so
-        summary = await asyncio.to_thread(_completed, notebook.document, row.plan.task.parameters)
         if summary is not None:
             row.keep(summary)
             row.kept = True

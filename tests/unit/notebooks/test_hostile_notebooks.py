@@ -45,7 +45,7 @@ def replies(directory: Path, data: bytes) -> Iterator[str]:
         lambda: notebooks.read("n.ipynb", outputs="full"),
         lambda: notebooks.read("n.ipynb", max_chars=150),
         lambda: notebooks.read("n.ipynb", outline=True),
-        lambda: NotebookCatalogue(config, workspace, notebooks).info("n.ipynb"),
+        lambda: NotebookCatalogue(workspace, notebooks).info("n.ipynb"),
     ]
     for call in calls:
         try:

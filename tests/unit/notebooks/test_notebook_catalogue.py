@@ -27,7 +27,7 @@ from papermill_mcp.services.workspace import Workspace
 def catalogue(config: MakeConfig, workspace: Path, state_directory: Path) -> NotebookCatalogue:
     settings = config()
     places = Workspace([workspace], private=[state_directory])
-    return NotebookCatalogue(settings, places, NotebookService(settings, places, state_directory))
+    return NotebookCatalogue(places, NotebookService(settings, places, state_directory))
 
 
 def tree(workspace: Path) -> None:
