@@ -170,7 +170,8 @@ class BatchRequest(RunRequest):
     input_paths: Annotated[list[str] | None, Field(description="Several notebooks instead.")] = None
     parameters: Annotated[list[dict[str, Any]] | None, Field(description="Parameters of each run.")] = None
     grid: Annotated[
-        dict[str, list[Any]] | None, Field(description="Instead: values by name; every combination is a run.")
+        dict[str, list[Annotated[Any, Field(description="Any JSON value.")]]] | None,
+        Field(description="Instead: values by name; every combination is a run."),
     ] = None
     output_directory: Annotated[str | None, Field(description="Default: <output_directory>/<name>-batch.")] = None
     max_parallel: Annotated[

@@ -203,6 +203,7 @@ def test_the_schemas_of_a_tool_are_portable(tool: Tool) -> None:
         for node in _walk(schema):
             assert "$ref" not in node
             assert "$defs" not in node
+            assert node.get("items") != {}  # some clients refuse a list of anything
     assert tool.input_schema["additionalProperties"] is False
     json.dumps(tool.input_schema, allow_nan=False)
 
