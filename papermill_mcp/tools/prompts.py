@@ -1,4 +1,4 @@
-"""Prompts that a client offers to its user. A prompt is one function here."""
+"""Prompts that a client offers to its user. A prompt is one function here. Its arguments are data, in code spans."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from mcp_types import GetPromptResult, Prompt, PromptArgument, PromptMessage
 
 from papermill_mcp.errors import InvalidArgumentError, listed
+from papermill_mcp.tools.replies.text import code_span
 from papermill_mcp.tools.toolset import text_content
 
 
@@ -94,17 +95,26 @@ def offered_prompts(tools: Collection[str]) -> list[Prompt]:
     return [entry.listing for entry in _PROMPTS.values() if set(entry.needs) <= set(tools)]
 
 
-def filled_prompt(name: str, arguments: Mapping[str, Any], tools: Collection[str]) -> GetPromptResult:
-    """A prompt with its arguments filled in.
+def check_prompt(name: str, tools: Collection[str]) -> None:
+    """Check that a prompt is offered.
 
     Raises:
-        InvalidArgumentError: no such prompt, or an argument is missing or unknown.
+        InvalidArgumentError: it is not.
     """
     offered = [known.name for known in offered_prompts(tools)]
     if name not in offered:
         raise InvalidArgumentError(
             f"there is no prompt {name[:100]!r}", allowed=f"the prompts: {listed(offered, limit=20)}"
         )
+
+
+def filled_prompt(name: str, arguments: Mapping[str, Any], tools: Collection[str]) -> GetPromptResult:
+    """A prompt with its arguments filled in.
+
+    Raises:
+        InvalidArgumentError: no such prompt, or an argument is missing or unknown.
+    """
+    check_prompt(name, tools)
     entry = _PROMPTS[name]
     described = {argument.name: argument for argument in entry.listing.arguments or []}
     missing = [known for known, argument in described.items() if argument.required and not arguments.get(known)]
@@ -112,7 +122,7 @@ def filled_prompt(name: str, arguments: Mapping[str, Any], tools: Collection[str
     if missing or unknown:
         wrong = f"needs the argument {missing[0]!r}" if missing else f"has no argument {unknown[0][:100]!r}"
         raise InvalidArgumentError(f"{name} {wrong}", allowed=f"its arguments: {listed(described, limit=20)}")
-    text = entry.function(**{given: str(value) for given, value in arguments.items()})
+    text = entry.function(**{given: code_span(str(value)) for given, value in arguments.items() if value})
     return GetPromptResult(
         description=entry.listing.description,
         messages=[PromptMessage(role="user", content=text_content(text))],

@@ -18,6 +18,14 @@ def fenced(text: str, label: str = "") -> list[str]:
     return [f"{fence}{safe}", cleaned.rstrip("\n"), fence]
 
 
+def code_span(text: str) -> str:
+    """Text within a line, in more backticks than it has in a row, so that it cannot end them (CommonMark 6.1)."""
+    cleaned = inline(text)
+    ticks = "`" * (1 + max((len(run) for run in re.findall("`+", cleaned)), default=0))
+    space = " " if "`" in cleaned else ""
+    return f"{ticks}{space}{cleaned}{space}{ticks}"
+
+
 def type_name(cell_type: str) -> str:
     """The type of a cell; a file may say anything there."""
     return one_line(cell_type, 40) or "unknown type"
