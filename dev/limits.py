@@ -51,9 +51,11 @@ from papermill_mcp.services.runs.batches import MAX_RUNS
 from papermill_mcp.services.runs.registry import _REMEMBERED as KEPT_EXECUTIONS
 from papermill_mcp.services.runs.view import _CELL_CHARS, _VALUE_CHARS
 from papermill_mcp.services.runtime_files import _LOOKED_AT, _SHOWN
+from papermill_mcp.services.watch import MAX_FOLLOWED, WATCH_SECONDS
 from papermill_mcp.services.workspace import MAX_LINKS, MAX_PART_BYTES, MAX_PARTS, MAX_PATH_BYTES
 from papermill_mcp.tools.completions import _MAX_COMPLETIONS
 from papermill_mcp.tools.resources import _MAX_CHARS as RESOURCE_CHARS
+from papermill_mcp.tools.resources import MAX_LISTED
 from papermill_mcp.utils.stderr_relay import MAX_WAITING
 
 
@@ -105,6 +107,10 @@ LIMITS: dict[str, list[Limit]] = {
         Limit(
             "requests in flight", count(MAX_IN_FLIGHT, "requests"), f"{TOO_MANY_REQUESTS}: send the request again later"
         ),
+        Limit(
+            "subscriptions of a client", count(MAX_FOLLOWED, "URIs"), "an error; a stream does not name it as followed"
+        ),
+        Limit("time between two looks at what is followed", count(WATCH_SECONDS, "s"), "changes in it are one event"),
         Limit("an answer", size(MAX_MESSAGE_BYTES), "an error answer takes its place"),
         Limit(
             "unread answers of a slow client",
@@ -186,6 +192,7 @@ LIMITS: dict[str, list[Limit]] = {
             "image data that is decoded", f"{size(MAX_IMAGE_BYTES)}, {MAX_PIXELS:,} pixels", "withheld, with the reason"
         ),
         Limit("text of the resource of a notebook or a cell", count(RESOURCE_CHARS, "characters"), _CUT),
+        Limit("notebooks in `resources/list`", f"the newest {MAX_LISTED}", "`list_notebook_files` lists all"),
         Limit("completions of an argument", count(_MAX_COMPLETIONS, "values"), _COUNTED),
     ],
 }

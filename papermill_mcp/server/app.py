@@ -33,6 +33,7 @@ from papermill_mcp.services.runs.journal import Journal
 from papermill_mcp.services.runs.papermill_run import Bench
 from papermill_mcp.services.runs.registry import RunRegistry
 from papermill_mcp.services.runs.starter import RunStarter
+from papermill_mcp.services.watch import Watch
 from papermill_mcp.services.workspace import Workspace
 from papermill_mcp.tools import execution_tools, kernel_tools, notebook_tools, server_tools
 
@@ -62,6 +63,8 @@ def build_server(config: Config, metrics: Metrics | None = None) -> NotebookServ
         end = AsyncExitStack()  # saves runs, then stops the Jupyter server and every kernel
         kernels = await end.enter_async_context(KernelService(config, workspace, state, metrics))
         jupyter_server = await end.enter_async_context(JupyterServerService(config, workspace, state))
+        watch = Watch()
+        end.push_async_callback(watch.aclose)
         store, journal = ExecutionStore(state), Journal(workspace, metrics or Metrics())
         executions = RunRegistry(config, workspace, store, journal)
         end.push_async_callback(executions.aclose)
@@ -69,7 +72,7 @@ def build_server(config: Config, metrics: Metrics | None = None) -> NotebookServ
         runs = RunStarter(config, workspace, bench)
         batches = BatchStarter(config, workspace, bench, runs, journal)
         try:
-            yield Services(notebooks, kernels, executions, runs, batches, catalogue, jupyter_server)
+            yield Services(notebooks, kernels, executions, runs, batches, catalogue, jupyter_server, watch)
         finally:
             # An answer to a client that has left fails, and cancels everything around us.
             with anyio.CancelScope(shield=True):

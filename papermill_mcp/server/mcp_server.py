@@ -21,18 +21,22 @@ from mcp_types import (
     CompleteResult,
     GetPromptResult,
     InputRequiredResult,
+    ListResourcesResult,
+    PaginatedRequestParams,
     Prompt,
     ResourceTemplate,
+    ResourceTemplateReference,
 )
 from pydantic import ValidationError
 
 from papermill_mcp.config import Config
 from papermill_mcp.errors import InvalidArgumentError, ServerError, listed, nearest
 from papermill_mcp.server.sdk import SdkServer
+from papermill_mcp.server.subscriptions import Subscriptions
 from papermill_mcp.services import Services
 from papermill_mcp.tools import resources
 from papermill_mcp.tools.completions import complete
-from papermill_mcp.tools.prompts import filled_prompt, offered_prompts
+from papermill_mcp.tools.prompts import check_prompt, filled_prompt, offered_prompts
 from papermill_mcp.tools.remedies import CALLS
 from papermill_mcp.tools.toolset import text_content
 from papermill_mcp.utils.text_utils import safe_utf8
@@ -44,10 +48,13 @@ class NotebookServer(SdkServer[Services]):
     """The SDK's server, with answers of ours where the SDK has none or says too much."""
 
     def __init__(self, name: str, *, tools: list[Tool], config: Config, **options: Any) -> None:
-        super().__init__(name, tools=tools, middleware=[_contain], **options)
+        super().__init__(name, tools=tools, middleware=[_contain], subscriptions=False, **options)
         self._names = [tool.name for tool in tools]
         self._config = config
         self.answer_completions(self._complete)
+        self.answer_resource_list(self._list_resources)
+        if "notebook" in config.toolsets:
+            self.answer_subscriptions(Subscriptions(config))
 
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Context[Services, Any] | None = None
@@ -64,8 +71,13 @@ class NotebookServer(SdkServer[Services]):
         )
         return CallToolResult(content=[text_content(error.message(CALLS))], is_error=True)
 
+    async def _list_resources(
+        self, ctx: ServerRequestContext[Services, Any], params: PaginatedRequestParams
+    ) -> ListResourcesResult:
+        return ListResourcesResult(resources=await resources.recent(ctx.lifespan_context, self._config))
+
     async def list_resource_templates(self) -> list[ResourceTemplate]:
-        """The templates of resources. Resources are not listed one by one: list_notebook_files does that."""
+        """The templates of resources."""
         return resources.templates(self._config)
 
     async def read_resource(
@@ -106,7 +118,15 @@ class NotebookServer(SdkServer[Services]):
     ) -> CompleteResult:
         known = (params.context.arguments if params.context else None) or {}
         argument, services = params.argument, ctx.lifespan_context
-        found = await complete(argument.name, argument.value, known, services, self._config)
+        of_resource = isinstance(params.ref, ResourceTemplateReference)
+        try:
+            if isinstance(params.ref, ResourceTemplateReference):
+                resources.check_template(params.ref.uri, self._config)
+            else:
+                check_prompt(params.ref.name, self._names)
+        except ServerError as error:
+            raise MCPError(INVALID_PARAMS, safe_utf8(error.message(CALLS))) from None
+        found = await complete(argument.name, argument.value, known, services, self._config, in_uri=of_resource)
         return CompleteResult(completion=found)
 
 

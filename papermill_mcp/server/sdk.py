@@ -6,7 +6,7 @@ Beside these, `tools/toolset.py` overrides `FuncMetadata.pre_parse_json` and `To
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from mcp.server.context import ServerRequestContext
@@ -14,13 +14,41 @@ from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver.tools import Tool
 from mcp.shared.dispatcher import coerce_request_id
 from mcp.shared.jsonrpc_dispatcher import cancelled_request_id_from_params
-from mcp_types import CompleteRequestParams, CompleteResult, RequestId
+from mcp_types import (
+    CompleteRequestParams,
+    CompleteResult,
+    DiscoverResult,
+    EmptyResult,
+    ListResourcesResult,
+    PaginatedRequestParams,
+    RequestId,
+    RequestParams,
+    SubscribeRequestParams,
+    SubscriptionsListenRequestParams,
+    SubscriptionsListenResult,
+    UnsubscribeRequestParams,
+)
 
 __all__ = ["SdkServer", "coerce_request_id", "registered_tools"]
 
 _T = TypeVar("_T")
 
 Complete = Callable[[ServerRequestContext[_T, Any], CompleteRequestParams], Awaitable[CompleteResult]]
+ListResources = Callable[[ServerRequestContext[_T, Any], PaginatedRequestParams], Awaitable[ListResourcesResult]]
+
+
+class SubscriptionHandlers(Protocol[_T]):
+    """The handlers of subscriptions: the first two until 2025-11-25, the third since 2026-07-28."""
+
+    async def subscribe(self, ctx: ServerRequestContext[_T, Any], params: SubscribeRequestParams) -> EmptyResult: ...
+
+    async def unsubscribe(
+        self, ctx: ServerRequestContext[_T, Any], params: UnsubscribeRequestParams
+    ) -> EmptyResult: ...
+
+    async def listen(
+        self, ctx: ServerRequestContext[_T, Any], params: SubscriptionsListenRequestParams
+    ) -> SubscriptionsListenResult: ...
 
 
 class SdkServer(MCPServer[_T]):
@@ -29,6 +57,26 @@ class SdkServer(MCPServer[_T]):
     def answer_completions(self, complete: Complete[_T]) -> None:
         """Let `complete` answer completions. The SDK's own way gives it no context, and so no services."""
         self._lowlevel_server.add_request_handler("completion/complete", CompleteRequestParams, complete)
+
+    def answer_resource_list(self, resources: ListResources[_T]) -> None:
+        """Let `resources` answer the list of resources. The SDK's own way gives it no context, and so no services."""
+        self._lowlevel_server.add_request_handler("resources/list", PaginatedRequestParams, resources)
+
+    def answer_subscriptions(self, handlers: SubscriptionHandlers[_T]) -> None:
+        """Offer subscriptions to resources. The lists of tools and prompts never change, so theirs are not offered."""
+        server = self._lowlevel_server
+        server.add_request_handler("resources/subscribe", SubscribeRequestParams, handlers.subscribe)
+        server.add_request_handler("resources/unsubscribe", UnsubscribeRequestParams, handlers.unsubscribe)
+        server.add_request_handler("subscriptions/listen", SubscriptionsListenRequestParams, handlers.listen)
+
+        async def discover(ctx: ServerRequestContext[_T, Any], params: RequestParams) -> DiscoverResult:
+            found = await server._handle_discover(ctx, params)
+            for fixed in (found.capabilities.tools, found.capabilities.prompts):
+                if fixed is not None:
+                    fixed.list_changed = False
+            return found
+
+        server.add_request_handler("server/discover", RequestParams, discover)
 
     async def run_streams(
         self, from_client: MemoryObjectReceiveStream[Any], to_client: MemoryObjectSendStream[Any]

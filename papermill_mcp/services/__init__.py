@@ -11,6 +11,7 @@ from papermill_mcp.services.notebook_service import NotebookService
 from papermill_mcp.services.runs.batches import BatchStarter
 from papermill_mcp.services.runs.registry import RunRegistry
 from papermill_mcp.services.runs.starter import RunStarter
+from papermill_mcp.services.watch import Watch
 
 
 @dataclass(frozen=True)
@@ -24,3 +25,4 @@ class Services:
     batches: BatchStarter
     catalogue: NotebookCatalogue
     jupyter_server: JupyterServerService
+    watch: Watch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import heapq
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator, MutableSequence, Sequence
@@ -153,6 +154,14 @@ class NotebookInfo(Result):
 
 
 @dataclass(frozen=True)
+class RecentNotebook:
+    """A notebook in the list of resources. `modified`: the time in ISO 8601."""
+
+    display_path: str
+    modified: str
+
+
+@dataclass(frozen=True)
 class _Text:
     """A text that is searched: a source or the text of an output."""
 
@@ -213,6 +222,21 @@ class NotebookCatalogue:
             next_cursor=rows[-1].path if len(rows) < len(begun) else None,
             notes=found.notes() or None,
         )
+
+    async def recent(self, limit: int) -> Sequence[RecentNotebook]:
+        """The notebooks of all roots that were modified last, the newest first, without a look into them."""
+        return await asyncio.to_thread(self.find_recent, limit)
+
+    def find_recent(self, limit: int) -> Sequence[RecentNotebook]:
+        """The same, in this thread. Looks for a few seconds at most."""
+        deadline = time.monotonic() + _LIST_SECONDS
+        found: dict[str, FoundNotebook] = {}
+        for root in self._workspace.roots:  # one root may be inside another one
+            if time.monotonic() < deadline:
+                with contextlib.suppress(ServerError):
+                    found |= {one.display_path: one for one in walk(root, self._workspace, recursive=True).found}
+        newest = heapq.nlargest(limit, found.values(), key=lambda one: one.mtime_ns)
+        return [RecentNotebook(one.display_path, _time(one.mtime_ns)) for one in newest]
 
     async def paths(self, *, limit: int) -> Sequence[str]:
         """Notebooks of the workspace, by path, without a look into them."""

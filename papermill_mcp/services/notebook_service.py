@@ -33,6 +33,7 @@ from papermill_mcp.errors import (
     InvalidArgumentError,
     InvalidNotebookError,
     NotANotebookError,
+    NotFoundError,
     ServerError,
     listed,
 )
@@ -65,7 +66,7 @@ from papermill_mcp.services.outputs import OutputBudget, whole_output
 from papermill_mcp.services.results import OBJECT, Result
 from papermill_mcp.services.workspace import Workspace, short_stem
 from papermill_mcp.utils.admission import Admission, Work
-from papermill_mcp.utils.file_utils import FileContent, read_file, stamp_of, write_file
+from papermill_mcp.utils.file_utils import FileContent, FileStamp, read_file, stamp_of, write_file
 from papermill_mcp.utils.lock_files import HeldLock, LockFiles, LocksUnavailableError
 from papermill_mcp.utils.text_utils import count_noun
 
@@ -258,6 +259,34 @@ class NotebookService:
         async with self._read(self._workspace.notebook(path, writing=writing), again=not one_of_many) as opened:
             yield opened
 
+    def located(self, path: str) -> str:
+        """The path of a notebook whose first slash may be missing, as in a URI. A path without a notebook stays."""
+        for candidate in (path, f"/{path}"):
+            try:
+                self._workspace.notebook(candidate)
+            except ServerError:
+                continue
+            return candidate
+        return path
+
+    def check_allowed(self, path: str) -> None:
+        """Check that a notebook may be read, also if it is not there yet.
+
+        Raises:
+            PathNotAllowedError: it may not.
+        """
+        try:
+            self._workspace.notebook(self.located(path))
+        except NotFoundError:
+            return
+
+    def stamp(self, path: str) -> FileStamp | None:
+        """A cheap look at the file of a notebook; None if there is none, or none that may be read."""
+        try:
+            return stamp_of(self._workspace.notebook(self.located(path)))
+        except ServerError:
+            return None
+
     async def parse(self, data: bytes, *, display_path: str) -> NotebookDocument:
         """The document of bytes that are not in a file yet.
 
@@ -370,7 +399,8 @@ class NotebookService:
     async def _saving(self, path: Path) -> AsyncIterator[None]:
         """The lock of a save by a run, and a place to parse the file if another program has changed it."""
         async with self.lock(path):
-            if await asyncio.to_thread(stamp_of, path) == self._run_files[path].content.stamp:
+            file = self._run_files.get(path)
+            if file is not None and await asyncio.to_thread(stamp_of, path) == file.content.stamp:
                 yield
                 return
             async with self.admitted(_size(path)):

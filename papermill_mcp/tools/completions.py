@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from urllib.parse import unquote
 
 from mcp_types import Completion
 
 from papermill_mcp.config import Config
 from papermill_mcp.errors import ServerError
 from papermill_mcp.services import Services
+from papermill_mcp.tools.resources import in_uri as path_in_uri
 from papermill_mcp.utils.text_utils import safe_utf8
 
 #: The most that the protocol allows in one answer.
@@ -20,21 +22,29 @@ _OUTLINE_CHARS = 1_000_000
 
 
 async def complete(
-    argument: str, begun: str, known: Mapping[str, str], services: Services, config: Config
+    argument: str, begun: str, known: Mapping[str, str], services: Services, config: Config, *, in_uri: bool
 ) -> Completion:
     """Values for an argument of a resource or a prompt that fit the typed beginning.
 
     Args:
         known: arguments that have a value already; the cells of a notebook need its path.
+        in_uri: the value goes into a URI, where reserved characters are encoded.
     """
+    if in_uri and "path" in known:
+        known = {**known, "path": services.notebooks.located(unquote(known["path"]))}
     try:
         values = await _candidates(argument, known, services, config.toolsets)
     except ServerError:  # of a half-typed path, for one
         values = []
     # A file name that is not UTF-8 cannot be sent, and must not take the others with it.
-    fitting = [value for value in values if begun.lower() in value.lower() and value == safe_utf8(value)]
-    fitting.sort(key=lambda value: not value.startswith(begun))  # values with this beginning come first
+    typed = {begun, unquote(begun)} if in_uri else {begun}
+    fitting = [
+        value for value in values if any(text.lower() in value.lower() for text in typed) and value == safe_utf8(value)
+    ]
+    fitting.sort(key=lambda value: not value.startswith(tuple(typed)))  # values with this beginning come first
     shown = fitting[:_MAX_COMPLETIONS]
+    if in_uri and argument == "path":
+        shown = [path_in_uri(value.removeprefix("/")) for value in shown]
     return Completion(values=shown, total=len(fitting), has_more=len(fitting) > len(shown))
 
 
