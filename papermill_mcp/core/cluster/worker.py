@@ -66,7 +66,7 @@ class ClusterTask:
     Args:
         run: its `output_path` is for papermill's metadata only; nothing is written there. The kernel's working
             directory is that of `input_path` if the worker has it, else an empty temporary one.
-        notebook: the input notebook as it was read, nbformat JSON.
+        notebook: the input notebook without outputs, nbformat 4 JSON.
         start_timeout_seconds: the longest time of the kernel's start.
         denied_env: names of the worker's environment variables that the kernel must not see.
     """

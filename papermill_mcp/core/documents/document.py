@@ -190,6 +190,13 @@ class NotebookDocument:
             cells[-1].after = "\n "
         return cls(shell, cells, display_path=display_path)
 
+    def without_outputs(self) -> NotebookDocument:
+        """The notebook of version 4 as a document of its own, without the outputs and counts of its code cells."""
+        empty: dict[str, Any] = {"outputs": [], "execution_count": None}
+        cells = [cell.data | empty if cell.cell_type == "code" else cell.data for cell in self.cells]
+        node = self.outer_members() | {"metadata": self.metadata, "cells": cells}
+        return self.from_node(node, display_path=self._display_path)
+
     @property
     def language(self) -> str | None:
         """The language of the code, from the metadata."""

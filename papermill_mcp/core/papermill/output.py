@@ -23,7 +23,6 @@ from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 from papermill.utils import find_first_tagged_cell_index
 
-from papermill_mcp.core.documents.check import upgraded
 from papermill_mcp.core.documents.document import NotebookDocument
 from papermill_mcp.core.papermill.code.languages import writer_for
 from papermill_mcp.core.papermill.metadata import PENDING, marker_cell
@@ -88,8 +87,6 @@ def prepare(document: NotebookDocument, task: PapermillTask) -> PreparedRun:
         InvalidParametersError: the language has no such names, no such values, or no translator.
     """
     values, kernel_name, language = task.parameters, task.kernel_name, task.language
-    if document.nbformat < 4:
-        document = upgraded(document, display_path=task.display_path)
     node = _as_node(document, task.display_path)
     if document.kernel_name != kernel_name:  # the output is resumed in the kernel that ran, not in that of the input
         node.metadata["kernelspec"] = _node(task.kernelspec)

@@ -130,15 +130,13 @@ class DaskBackend:
         Raises:
             ServerError: the run could not be done.
         """
-        content = row.plan.notebook.content
-        assert content is not None
         row.waits_for = "waiting for a Dask worker"
         notebooks = self._bench.notebooks
         before = await notebooks.revision_of(row.output)
         outcome = await self._cluster.run(
             clusters.ClusterTask(
                 run=row.plan.into(row.output),
-                notebook=content.data,
+                notebook=await asyncio.to_thread(row.plan.notebook.document.render),
                 start_timeout_seconds=self._config.jupyter_timeout,
                 denied_env=tuple(self._config.kernel_env_deny),
             ),

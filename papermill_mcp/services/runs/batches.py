@@ -100,7 +100,7 @@ class BatchStarter:
     ) -> list[tuple[PapermillRequest, PapermillPlan]]:
         plans: list[tuple[PapermillRequest, PapermillPlan]] = []
         for path in paths:
-            notebook = await self._bench.notebooks.open(path)
+            notebook = await self._runs.input(path)
             for values in sets:
                 one = PapermillRequest(
                     input_path=path,

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from papermill_mcp.core.documents.check import upgraded
 from papermill_mcp.core.documents.document import NotebookDocument
 from papermill_mcp.core.kernels.request import RunStatus
 from papermill_mcp.core.runs.run import BaseRun
@@ -31,6 +32,31 @@ else:
 
 
 @dataclass(frozen=True)
+class RunInput:
+    """The notebook that a run copies, as it was read, but of version 4 and without outputs, which such a run leaves.
+
+    It is kept until the run, or the whole batch, is over. So it must not take the memory of old outputs.
+    """
+
+    path: Path
+    display_path: str
+    revision: str
+    document: NotebookDocument
+
+    @classmethod
+    def of(cls, notebook: OpenNotebook) -> RunInput:
+        """The input of a run of this notebook.
+
+        Raises:
+            InvalidNotebookError: it is of version 3 and cannot be converted.
+        """
+        document = notebook.document
+        if document.nbformat < 4:
+            document = upgraded(document, display_path=notebook.display_path)
+        return cls(notebook.path, notebook.display_path, notebook.revision, document.without_outputs())
+
+
+@dataclass(frozen=True)
 class PapermillPlan:
     """A notebook and parameters that fit it.
 
@@ -39,7 +65,7 @@ class PapermillPlan:
         warnings: sentences for the client about the parameters.
     """
 
-    notebook: OpenNotebook
+    notebook: RunInput
     task: PapermillTask
     warnings: list[str]
     planned_at: datetime = field(default_factory=lambda: datetime.now(UTC))

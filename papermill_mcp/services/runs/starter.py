@@ -14,11 +14,10 @@ from papermill_mcp.core.papermill.metadata import is_output
 from papermill_mcp.core.runs.run_file import RunFile
 from papermill_mcp.errors import AlreadyExistsError, InvalidArgumentError
 from papermill_mcp.services.kernel_service import DEFAULT_KERNEL
-from papermill_mcp.services.notebook_service import OpenNotebook
 from papermill_mcp.services.notebooks.view import ranges, select
 from papermill_mcp.services.runs.cell_run import CellRun
 from papermill_mcp.services.runs.in_place_run import InPlaceRun
-from papermill_mcp.services.runs.papermill_run import Bench, PapermillPlan, PapermillRun
+from papermill_mcp.services.runs.papermill_run import Bench, PapermillPlan, PapermillRun, RunInput
 from papermill_mcp.services.runs.requests import (
     CodeRequest,
     NotebookCellRequest,
@@ -142,13 +141,22 @@ class RunStarter:
             BusyError: another run writes to the output.
             KernelSpecNotFoundError, KernelStartFailedError, LimitReachedError: there is no kernel for it.
         """
-        notebook = await self._bench.notebooks.open(request.input_path)
+        notebook = await self.input(request.input_path)
         plan = await self.plan(notebook, request)
         run = PapermillRun(request, plan, self._output_file(request, notebook), self._bench)
         await run.prepare()
         return run
 
-    async def plan(self, notebook: OpenNotebook, request: PapermillRequest) -> PapermillPlan:
+    async def input(self, path: str) -> RunInput:
+        """Read a notebook to run a copy of it.
+
+        Raises:
+            ServerError: it cannot be read.
+        """
+        async with self._bench.notebooks.opened(path) as (notebook, work):
+            return await work.run(lambda: RunInput.of(notebook))
+
+    async def plan(self, notebook: RunInput, request: PapermillRequest) -> PapermillPlan:
         """Check that a notebook can be run with these parameters, before anything is begun.
 
         Raises:
@@ -184,7 +192,7 @@ class RunStarter:
         )
         return PapermillPlan(notebook, task, warnings)
 
-    def _output_file(self, request: PapermillRequest, notebook: OpenNotebook) -> Path:
+    def _output_file(self, request: PapermillRequest, notebook: RunInput) -> Path:
         """The output as the client named it, else a name with the time in the output directory.
 
         Raises:

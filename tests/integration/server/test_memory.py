@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -69,6 +70,27 @@ async def test_parallel_requests_for_a_large_notebook_share_a_budget(kind: str, 
     # An edit waits ten seconds for its turn.
     assert [text[:300] for text in failed if not (kind == "edits" and "BUSY" in text)] == []
     assert growth < _GROWTH_BYTES
+
+
+@pytest.mark.case("L13")
+@pytest.mark.kernel
+async def test_a_batch_keeps_no_outputs_of_its_notebooks(big: Path, raw_server: StartRaw, workspace: Path) -> None:
+    for number in range(8):
+        shutil.copy(big, workspace / f"copy{number}.ipynb")
+    names = [f"copy{number}.ipynb" for number in range(8)]
+    arguments = {"input_paths": names, "output_directory": "out", "wait": 100}
+    async with raw_server() as server:
+        process = psutil.Process(server.pid)
+        base = peak = process.memory_info().rss
+        _, answer = await server.send("tools/call", {"name": "execute_notebook_batch", "arguments": arguments})
+        async with asyncio.timeout(110):
+            while not answer.done():
+                peak = max(peak, process.memory_info().rss)
+                await asyncio.sleep(0.02)
+        assert len(list((workspace / "out").glob("*.ipynb"))) == len(names)
+
+    assert "runs: 8 of 8 done" in answer.result()["result"]["content"][0]["text"]
+    assert peak - base < _GROWTH_BYTES
 
 
 @pytest.mark.case("L13")

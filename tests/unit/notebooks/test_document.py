@@ -645,6 +645,25 @@ V3: dict[str, Any] = {
 }
 
 
+def test_a_copy_without_outputs_has_all_the_rest() -> None:
+    cells: list[dict[str, Any]] = [
+        {"cell_type": "code", "id": "a", "metadata": {"tags": ["x"]}, "source": ["1\n", "2"], "mine": 1}
+        | {"execution_count": 3, "outputs": [{"output_type": "stream", "name": "stdout", "text": ["y" * 1000]}]},
+        {"cell_type": "markdown", "id": "b", "metadata": {}, "source": "text", "attachments": {"i": {"a/b": "c"}}},
+        {"cell_type": "code", "metadata": {}, "source": []},
+    ]
+    node = {"cells": cells, "metadata": {"kernelspec": {"name": "k"}}, "nbformat": 4, "nbformat_minor": 4, "more": [1]}
+    document = parsed(json.dumps(node))
+    before = document.render()
+    light = document.without_outputs()
+
+    for cell in (cells[0], cells[2]):
+        cell |= {"outputs": [], "execution_count": None}
+    cells[1]["source"] = ["text"]
+    assert json.loads(light.render()) == node
+    assert document.render() == before
+
+
 @pytest.mark.case("N12")
 def test_version_3_is_read_and_not_edited() -> None:
     data = json.dumps(V3, indent=1).encode()
