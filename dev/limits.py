@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from papermill_mcp.config import Config
 from papermill_mcp.core.documents.check import _MOST as PROBLEMS
 from papermill_mcp.core.images import MAX_IMAGE_BYTES, MAX_PIXELS, MAX_SENT_BYTES
+from papermill_mcp.core.kernels.forms import MAX_ERROR_BYTES, MAX_JSON_DEPTH
 from papermill_mcp.core.kernels.interrupts import INTERRUPT_PATIENCE
 from papermill_mcp.core.kernels.kernel import MAX_QUEUED
-from papermill_mcp.core.kernels.outputs import MAX_CELL_CHARS, MAX_CELL_OUTPUTS, MAX_DISPLAYS, STREAM_TAIL_CHARS
+from papermill_mcp.core.kernels.outputs import MAX_CELL_BYTES, MAX_CELL_OUTPUTS, MAX_DISPLAYS
+from papermill_mcp.core.kernels.streams import STREAM_TAIL_CHARS
+from papermill_mcp.core.kernels.widgets import MAX_OUTPUT_WIDGET_BYTES, MAX_WIDGET_BYTES
 from papermill_mcp.core.kernels.wire import MAX_CONTENT_BYTES
 from papermill_mcp.core.runs.notebook_run import _MAX_ROWS as CELL_ROWS
 from papermill_mcp.core.runs.run_file import SAVE_INTERVAL, SAVE_SHARE
@@ -153,14 +156,18 @@ LIMITS: dict[str, list[Limit]] = {
             "time for a kernel to obey an interrupt", count(INTERRUPT_PATIENCE, "s"), "the reply says `still_running`"
         ),
         Limit("one output message of a kernel", size(MAX_CONTENT_BYTES), "a note takes its place"),
-        Limit("text and data that a cell keeps", count(MAX_CELL_CHARS, "characters"), "dropped and counted"),
+        Limit("output that a cell keeps, in memory", size(MAX_CELL_BYTES), "dropped and counted"),
         Limit(
             "the end of a stream that is kept beyond that",
             count(STREAM_TAIL_CHARS, "characters"),
             "dropped and counted",
         ),
+        Limit("an exception", size(MAX_ERROR_BYTES), "the end of its traceback stays"),
+        Limit("a JSON value in an output", count(MAX_JSON_DEPTH, "levels"), "a marker takes its place"),
         Limit("outputs that a cell keeps", count(MAX_CELL_OUTPUTS, "outputs"), "dropped and counted"),
         Limit("display ids that a kernel can update", count(MAX_DISPLAYS, "ids"), "the oldest no longer change"),
+        Limit("states of the widgets of a kernel, in memory", size(MAX_WIDGET_BYTES), "closed ones and the oldest go"),
+        Limit("outputs in an `Output` widget, in memory", size(MAX_OUTPUT_WIDGET_BYTES), "dropped and counted"),
         Limit(
             "saves during a run", f"one in {SAVE_INTERVAL:g} s, {SAVE_SHARE:.0%} of its time", "the next save is later"
         ),

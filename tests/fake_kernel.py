@@ -132,6 +132,11 @@ class FakeKernel:
                 time.sleep(0.3)
                 self.write(code, header)
                 self.status("idle", header)
+            case "output-last":
+                self.reply(self.shell, to, "execute_reply", done, header)
+                self.status("idle", header)
+                time.sleep(0.05)
+                self.write(code, header)
             case "no-idle" | "never-idle":
                 self.write(code, header)
                 self.reply(self.shell, to, "execute_reply", done, header)

@@ -12,21 +12,24 @@ import logging
 import os
 import secrets
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
+from weakref import WeakValueDictionary
 
 import zmq.asyncio
 from jupyter_client.kernelspec import KernelSpec
 
+from papermill_mcp.core.kernels.forms import count_of, language_info_of
 from papermill_mcp.core.kernels.interrupts import Interrupts
 from papermill_mcp.core.kernels.liveness import IOPUB_LOST, Liveness, Probes
-from papermill_mcp.core.kernels.outputs import Displays, OutputCollector
+from papermill_mcp.core.kernels.outputs import MAX_CELL_BYTES, OutputCollector
 from papermill_mcp.core.kernels.process import KernelProcess
 from papermill_mcp.core.kernels.request import SERVER_FAILED, CellExecution, RunStatus, log_fields
+from papermill_mcp.core.kernels.widgets import Widgets
 from papermill_mcp.core.kernels.wire import Message, Wire
 from papermill_mcp.core.processes.watchdog import Watchdog
 from papermill_mcp.errors import (
@@ -53,8 +56,8 @@ _SHUTDOWN_GRACE = 1.0
 #: Executions that may wait for one kernel.
 MAX_QUEUED = 64
 
-#: Finished executions whose late output still finds them.
-_REMEMBERED = 200
+#: Seconds to wait for output that a kernel sends behind the end of code.
+_LATE_SECONDS = 0.5
 
 
 class KernelState(StrEnum):
@@ -73,6 +76,7 @@ class Kernel:
     Started by `JupyterManager.start_kernel`; its owner closes it with `aclose`.
 
     Attributes:
+        widgets: the widgets and displays of the present process.
         late: output that belongs to no execution we know, such as a thread's.
         died: emitted when the process has ended by itself.
     """
@@ -96,9 +100,9 @@ class Kernel:
         self.last_activity = datetime.now(UTC)
         self.execution_count = 0
         self.info: dict[str, Any] = {}
-        self.late = OutputCollector(Displays())
+        self.widgets = Widgets()
+        self.late = OutputCollector(self.widgets.displays)
         self.died = Signal()
-        self._displays = Displays()
         self._env = env
         self._context = context
         self._runtime = runtime
@@ -112,7 +116,7 @@ class Kernel:
         self._worker: asyncio.Task[None] | None = None
         self._reaper: asyncio.Task[None] | None = None
         self._running: CellExecution | None = None
-        self._known: OrderedDict[str, CellExecution] = OrderedDict()
+        self._known: WeakValueDictionary[str, CellExecution] = WeakValueDictionary()
         self._restarting = asyncio.Lock()
         self._background = Background()
         self._probes = Probes(lambda: self._wire)
@@ -203,8 +207,8 @@ class Kernel:
             self._state = KernelState.STARTING
             self._abort_executions("the kernel was restarted")
             await self._end_process(polite=polite)
-            self._displays = Displays()
-            self.late = OutputCollector(self._displays)
+            self.widgets = Widgets()
+            self.late = OutputCollector(self.widgets.displays)
             self._known.clear()
             self.execution_count = 0
             self._subshell = None
@@ -289,7 +293,8 @@ class Kernel:
                         advice="try again, or raise the setting jupyter_timeout",
                     )
             self._require_not_stopped()
-            self.info = reply.result()
+            info = reply.result()
+            self.info = info | {"language_info": language_info_of(info)}
         finally:
             for msg_id in asked:
                 self._probes.forget(msg_id)
@@ -304,6 +309,7 @@ class Kernel:
         store_history: bool = True,
         stop_on_error: bool = True,
         owner: str | None = None,
+        max_bytes: int = MAX_CELL_BYTES,
         on_change: Callable[[], None] | None = None,
     ) -> CellExecution:
         """Queue code. It runs after the code that was queued before it.
@@ -313,11 +319,12 @@ class Kernel:
         """
         execution = CellExecution(
             code,
-            self._displays,
+            self.widgets,
             timeout_seconds=timeout_seconds,
             store_history=store_history,
             stop_on_error=stop_on_error,
             owner=owner,
+            max_bytes=max_bytes,
             on_change=on_change,
         )
         self.enqueue(execution)
@@ -335,7 +342,7 @@ class Kernel:
         """Code for `enqueue`, with the displays of this kernel."""
         return CellExecution(
             code,
-            self._displays,
+            self.widgets,
             timeout_seconds=timeout_seconds,
             store_history=store_history,
             owner=owner,
@@ -408,9 +415,7 @@ class Kernel:
             if unsendable is not None:
                 execution.fail("UnicodeEncodeError", unsendable)
                 return
-            self._known[execution.msg_id] = execution
-            while len(self._known) > _REMEMBERED:
-                self._known.popitem(last=False)
+            self._known[execution.msg_id] = execution  # late output finds it as long as its run is remembered
             if execution.timeout_seconds is not None:
                 timer = asyncio.get_running_loop().call_later(execution.timeout_seconds, self._on_timeout, execution)
             self._require_wire().send(
@@ -469,7 +474,7 @@ class Kernel:
         elif self._probes.awaits_reply(parent):
             self._probes.take_reply(parent, lambda: message.content)
         elif execution is not None and message.msg_type == "execute_reply":
-            execution.timing["shell.execute_reply"] = message.date
+            execution.note_time("shell.execute_reply", message.date)
             self._take_reply(execution, message.content)
 
     def _take_reply(self, execution: CellExecution, content: dict[str, Any]) -> None:
@@ -484,23 +489,47 @@ class Kernel:
             state = message.content.get("execution_state")
             self._probes.take_status(message.parent_id, state)
             if execution is not None and state in ("busy", "idle"):
-                execution.timing[f"iopub.status.{state}"] = message.date
+                execution.note_time(f"iopub.status.{state}", message.date)
                 if state == "idle":
                     execution.take_idle()
+                    self._sync_widgets()
                     if not execution.replied:
                         self._liveness.after_idle(execution)
             return
+        if message.too_large:
+            if execution is not None:
+                execution.collector.note_too_large(message.msg_type, len(message.content_frame))
+            return
+        if message.msg_type.startswith("comm_"):
+            self.widgets.take(message.msg_type, message.content, message.buffers)
+            return
+        if self.widgets.capture(message.parent_id, message.msg_type, lambda: message.content):
+            return
         if execution is None:
-            if message.parent_id not in self._probes and not message.too_large:
+            if message.parent_id not in self._probes:
                 self.late.take(message.msg_type, message.content)
             return
-        if message.too_large:
-            execution.collector.note_too_large(message.msg_type, len(message.content_frame))
-            return
         if message.msg_type == "execute_input":
-            execution.timing["iopub.execute_input"] = message.date
-            self.execution_count = message.content.get("execution_count") or self.execution_count
+            execution.note_time("iopub.execute_input", message.date)
+            self.execution_count = count_of(message.content.get("execution_count")) or self.execution_count
         execution.take_output(message.msg_type, message.content)
+
+    def _sync_widgets(self) -> None:
+        """Tell the kernel which outputs its `Output` widgets have, before it gets the next code, as nbclient does."""
+        for comm_id, outputs in self.widgets.unsynced():
+            data = {"method": "update", "state": {"outputs": outputs}, "buffer_paths": []}
+            self._require_wire().send("shell", "comm_msg", {"comm_id": comm_id, "data": data})
+
+    async def hear_out(self) -> None:
+        """Wait for output that the kernel sends behind the end of code, as Deno does with results now and then.
+
+        It has come when the kernel broadcasts the status of a later request. ipykernel keeps the order by itself.
+        """
+        if self.info.get("implementation") == "ipython" or not self.alive or self._wire is None:
+            return
+        heard: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._probes.send(heard)
+        await asyncio.wait([heard], timeout=_LATE_SECONDS)
 
     # Look inside
 

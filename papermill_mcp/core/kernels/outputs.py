@@ -6,22 +6,31 @@ front ends do. Memory is bounded: over the limits, output is counted instead of 
 
 from __future__ import annotations
 
-import re
-from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import weakref
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+from papermill_mcp.core.kernels.forms import Bundle, Cleaner, count_of, error_of, member_of, plain_text
+from papermill_mcp.core.kernels.streams import STREAM_TAIL_CHARS, Stream
 
 Output = dict[str, Any]
 
-#: Characters of output one cell may keep. Of a longer stream the beginning and the last `STREAM_TAIL_CHARS` stay.
-MAX_CELL_CHARS = 10 * 1024 * 1024
-STREAM_TAIL_CHARS = 1024 * 1024
+#: Bytes of output that one cell may keep, as they are in memory. The end of a longer stream stays, too.
+MAX_CELL_BYTES = 10 * 1024 * 1024
 
 #: Outputs one cell may keep.
 MAX_CELL_OUTPUTS = 5_000
 
-#: Display ids of one kernel that may still be updated.
+#: Display ids of one kernel that may still be updated, and the characters of one.
 MAX_DISPLAYS = 1_000
+_MAX_DISPLAY_ID = 1_000
+
+#: Exceptions of a cell that are kept without their traceback when there is no room for them.
+_MAX_BRIEF_ERRORS = 20
+
+#: Parts of outputs that were not kept and are named one by one.
+_MAX_FAULTS = 5
 
 #: Tag of a cell that may raise, as nbclient knows it.
 RAISES_TAG = "raises-exception"
@@ -30,143 +39,78 @@ RAISES_TAG = "raises-exception"
 _RECORD_TYPE = "application/papermill.record+json"
 _SCRAP_TYPE = "application/scrapbook.scrap."
 
-_CONTROL = re.compile(r"[\r\x08]")
+#: Messages that an `OutputCollector` takes as output of its own.
+OUTPUT_MESSAGES = frozenset({"stream", "display_data", "execute_result", "error", "clear_output"})
+
+
+class _Item:
+    """One output that is no stream. Its dictionary is replaced, never changed."""
+
+    __slots__ = ("__weakref__", "output", "owner", "size")
+
+    def __init__(self, output: Output, size: int, owner: OutputCollector) -> None:
+        self.output = output
+        self.size = size
+        self.owner = weakref.ref(owner)  # no circle, so that cleared outputs go at once
 
 
 class Displays:
     """The outputs of a kernel that carry a `display_id`, shared by all its cells.
 
-    So one cell may update the display of an earlier one (messaging protocol 5.1). The oldest ids are forgotten beyond
-    a limit.
+    So one cell may update the display of an earlier one (messaging protocol 5.1). It keeps no output alive: cleared
+    ones, and those of forgotten cells, are gone. The oldest ids are forgotten beyond a limit.
     """
 
     def __init__(self) -> None:
-        self._by_id: OrderedDict[str, list[tuple[OutputCollector, Output]]] = OrderedDict()
+        self._by_id: OrderedDict[str, weakref.WeakSet[_Item]] = OrderedDict()
 
-    def add(self, display_id: str, owner: OutputCollector, output: Output) -> None:
-        """`output` of `owner` carries this id."""
-        self._by_id.setdefault(display_id, []).append((owner, output))
+    def add(self, display_id: str, item: _Item) -> None:
+        """The output carries this id."""
+        self._by_id.setdefault(display_id, weakref.WeakSet()).add(item)
         self._by_id.move_to_end(display_id)
         while len(self._by_id) > MAX_DISPLAYS:
             self._by_id.popitem(last=False)
 
-    def update(self, display_id: str, content: dict[str, Any]) -> None:
+    def update(self, display_id: str, bundle: Bundle) -> None:
         """Replace the data of every output with this id."""
-        for owner, output in self._by_id.get(display_id, []):
-            owner.replace_display(output, content)
-
-
-class _Stream:
-    """A run of text on stdout or stderr. Only its last line can still change."""
-
-    def __init__(self, name: str, room: Callable[[int], int]) -> None:
-        self.name = name
-        self._room = room  # asks for space; returns how many characters are granted
-        self._head: list[str] = []
-        self._tail: deque[str] = deque()
-        self._tail_chars = 0
-        self._dropped = 0
-        self._full = False
-        self._line = ""
-        self._column: int | None = None  # where the next character goes; None: at the end of the line
-
-    def write(self, text: str) -> None:
-        if self._column is None and not _CONTROL.search(text):
-            end = text.rfind("\n") + 1
-            if end:
-                self._commit(self._line + text[:end])
-                self._line = text[end:]
-            else:
-                self._line += text
-            if len(self._line) > STREAM_TAIL_CHARS:  # no line end in sight: no program rewrites a line of this length
-                self._commit(self._line)
-                self._line = ""
-            return
-        self._write_folding(text)
-
-    def _write_folding(self, text: str) -> None:
-        lines = text.split("\n")
-        for number, piece in enumerate(lines):
-            for part in re.split(r"([\r\x08])", piece):
-                if part == "\r":
-                    self._column = 0
-                elif part == "\x08":
-                    column = len(self._line) if self._column is None else self._column
-                    self._column = max(0, column - 1)
-                elif part:
-                    self._overwrite(part)
-            if number < len(lines) - 1:
-                self._commit(self._line + "\n")
-                self._line, self._column = "", None
-        if self._column is not None and self._column >= len(self._line):
-            self._column = None
-
-    def _overwrite(self, part: str) -> None:
-        if self._column is None:
-            self._line += part
-            return
-        end = self._column + len(part)
-        self._line = self._line[: self._column] + part + self._line[end:]
-        self._column = end
-
-    def _commit(self, text: str) -> None:
-        if not self._full:
-            granted = self._room(len(text))
-            self._head.append(text[:granted])
-            text = text[granted:]
-            self._full = bool(text)
-        if text:
-            if len(text) > STREAM_TAIL_CHARS:  # one message may hold a hundred megabytes
-                self._dropped += len(text) - STREAM_TAIL_CHARS
-                text = text[-STREAM_TAIL_CHARS:]
-            self._tail.append(text)
-            self._tail_chars += len(text)
-            while self._tail_chars - len(self._tail[0]) >= STREAM_TAIL_CHARS:
-                gone = self._tail.popleft()
-                self._tail_chars -= len(gone)
-                self._dropped += len(gone)
-
-    @property
-    def dropped(self) -> int:
-        """Characters between head and tail that are not kept."""
-        return self._dropped + max(0, self._tail_chars - STREAM_TAIL_CHARS)
-
-    def output(self) -> Output:
-        if len(self._head) > 1:
-            self._head = ["".join(self._head)]
-        text = "".join(self._head)
-        if self._full:
-            tail = "".join(self._tail)
-            tail = tail[-STREAM_TAIL_CHARS:]
-            dropped = self.dropped
-            if dropped:
-                text += f"\n[… {dropped:,} characters not kept: a cell keeps {MAX_CELL_CHARS:,} characters …]\n"
-            text += tail
-        return {"output_type": "stream", "name": self.name, "text": text + self._line}
+        for item in list(self._by_id.get(display_id, ())):
+            owner = item.owner()
+            if owner is not None:
+                owner.replace_display(item, bundle)
 
 
 class OutputCollector:
     """Takes the iopub messages of one cell and keeps its outputs.
 
+    Args:
+        max_bytes: bytes that it may keep, as they are in memory.
+
     Attributes:
         version: grows with every change, also when another cell updates one of our displays.
+        used: bytes of the outputs. The end of a stream over the limit comes to it.
+        faults: parts of outputs that could not be kept, each with the reason; the first ones.
+        forgotten: the outputs were given up after the end of the cell.
     """
 
-    def __init__(self, displays: Displays) -> None:
+    def __init__(self, displays: Displays, *, max_bytes: int = MAX_CELL_BYTES) -> None:
         self._displays = displays
-        self._items: list[_Stream | Output] = []
+        self._max_bytes = max_bytes
+        self._items: list[Stream | _Item] = []
         self._clear_next = False
-        self._chars = 0
-        self._errors: list[Output] = []
+        self._failure: Output | None = None
+        self._brief_errors = 0
         self.omitted_outputs = 0
+        self.used = 0
         self.version = 0
+        self.faults: list[str] = []
+        self.forgotten = False
 
-    def take(self, msg_type: str, content: dict[str, Any]) -> bool:
+    def take(self, msg_type: str, content: Mapping[str, Any]) -> bool:
         """Apply one message. Returns whether it was an output message."""
         match msg_type:
             case "stream":
                 self._apply_clear()
-                self._stream(str(content.get("name", "stdout")), str(content.get("text", "")))
+                self._stream(plain_text(content.get("name")) or "stdout", plain_text(content.get("text")))
             case "display_data" | "execute_result":
                 self._apply_clear()
                 self._display(msg_type, content)
@@ -174,14 +118,7 @@ class OutputCollector:
                 self._update(content)
             case "error":
                 self._apply_clear()
-                error = {
-                    "output_type": "error",
-                    "ename": str(content.get("ename", "")),
-                    "evalue": str(content.get("evalue", "")),
-                    "traceback": [str(line) for line in content.get("traceback") or []],
-                }
-                self._append(error)
-                self._errors.append(error)
+                self._error(error_of(content))
             case "clear_output":
                 self._clear_next = True
                 if not content.get("wait", False):
@@ -190,6 +127,21 @@ class OutputCollector:
                 return False
         self.version += 1
         return True
+
+    def replace(self, outputs: Sequence[Any]) -> None:
+        """Take these outputs, in nbformat's form, in place of all others."""
+        self._drop()
+        for output in outputs:
+            if isinstance(output, dict) and output.get("output_type") in OUTPUT_MESSAGES:
+                self.take(output["output_type"], output)
+        self.version += 1
+
+    def forget(self) -> None:
+        """Give the outputs up. The last exception stays, without its traceback."""
+        failure = self._failure
+        self.forgotten = self.forgotten or bool(self._items)
+        self._drop()
+        self._failure = failure and failure | {"traceback": []}
 
     def note_too_large(self, msg_type: str, size: int) -> None:
         """An output message was too large to be decoded. It is counted, and a line says so."""
@@ -206,9 +158,9 @@ class OutputCollector:
 
     def outputs(self) -> list[Output]:
         """The outputs as nbformat has them. The dictionaries of displays are shared: do not change them."""
-        shown = [item.output() if isinstance(item, _Stream) else item for item in self._items]
+        shown = [item.output() if isinstance(item, Stream) else item.output for item in self._items]
         if self.omitted_outputs:
-            limits = f"{MAX_CELL_OUTPUTS:,} outputs and {MAX_CELL_CHARS:,} characters"
+            limits = f"{MAX_CELL_OUTPUTS:,} outputs and {self._max_bytes:,} bytes"
             notice = f"[{self.omitted_outputs:,} further outputs not kept: a cell keeps {limits}]\n"
             shown.append({"output_type": "stream", "name": "stderr", "text": notice})
         return shown
@@ -222,92 +174,136 @@ class OutputCollector:
 
         A clean exit of a script is no failure.
         """
-        return next((error for error in reversed(self._errors) if not is_clean_exit(error)), None)
+        return self._failure
 
     @property
     def dropped_chars(self) -> int:
         """Characters of streams that were put out and are not kept."""
-        return sum(item.dropped for item in self._items if isinstance(item, _Stream))
+        return sum(item.dropped for item in self._items if isinstance(item, Stream))
+
+    @property
+    def held(self) -> int:
+        """Bytes in memory, with the ends of streams."""
+        return self.used + sum(item.rest for item in self._items if isinstance(item, Stream))
 
     def text(self) -> str:
         """All text on stdout and stderr."""
-        return "".join(str(item.output()["text"]) for item in self._items if isinstance(item, _Stream))
+        return "".join(str(item.output()["text"]) for item in self._items if isinstance(item, Stream))
 
     def last_line(self) -> str:
         """The last line of text the cell wrote, for progress messages; empty when there is none."""
-        for item in reversed(self._items):
-            if isinstance(item, _Stream):
-                text = str(item.output()["text"])[-2000:].rstrip()
-                return text.rpartition("\n")[2]
-        return ""
+        return next((item.last_line for item in reversed(self._items) if isinstance(item, Stream)), "")
 
     def _stream(self, name: str, text: str) -> None:
         last = self._items[-1] if self._items else None
-        if isinstance(last, _Stream) and last.name == name:
+        if isinstance(last, Stream) and last.name == name:
             last.write(text)
             return
         if len(self._items) >= MAX_CELL_OUTPUTS:
             self.omitted_outputs += 1
             return
-        stream = _Stream(name, self._grant)
+        self._close_stream()
+        stream = Stream(name, self._max_bytes, self._grant)
         stream.write(text)
         self._items.append(stream)
 
-    def _display(self, msg_type: str, content: dict[str, Any]) -> None:
-        output: Output = {
-            "output_type": msg_type,
-            "data": content.get("data") or {},
-            "metadata": content.get("metadata") or {},
-        }
+    def _close_stream(self) -> None:
+        """Another output follows. All streams together keep one tail."""
+        if not self._items or not isinstance(self._items[-1], Stream):
+            return
+        self._items[-1].close()
+        room = STREAM_TAIL_CHARS
+        if self._items[-1].tail_chars:
+            for item in reversed(self._items):
+                if isinstance(item, Stream) and item.tail_chars:
+                    room -= item.tail_chars
+                    if room < 0:
+                        item.drop_tail()
+
+    def _display(self, msg_type: str, content: Mapping[str, Any]) -> None:
+        bundle = self._fitted(Bundle.of(content), self._free)
+        output: Output = {"output_type": msg_type, "metadata": bundle.metadata, "data": bundle.data}
         if msg_type == "execute_result":
-            output["execution_count"] = content.get("execution_count")
-        if self._append(output):
-            display_id = (content.get("transient") or {}).get("display_id")
-            if display_id is not None:
-                self._displays.add(str(display_id), self, output)
-
-    def _update(self, content: dict[str, Any]) -> None:
-        display_id = (content.get("transient") or {}).get("display_id")
+            output["execution_count"] = count_of(content.get("execution_count"))
+        if bundle.size > self._free or len(self._items) >= MAX_CELL_OUTPUTS:
+            self.omitted_outputs += 1
+            return
+        item = self._append(output, bundle.size)
+        display_id = _display_id(content)
         if display_id is not None:
-            self._displays.update(str(display_id), content)
+            self._displays.add(display_id, item)
 
-    def replace_display(self, output: Output, content: dict[str, Any]) -> None:
-        """Give one of our displays other data, if there is room for it."""
-        new = {"data": content.get("data") or {}, "metadata": content.get("metadata") or {}}
-        grown = _size(new) - _size(output)
-        if grown > MAX_CELL_CHARS - self._chars:
+    def _fitted(self, bundle: Bundle, room: int) -> Bundle:
+        bundle = bundle.within(room)
+        self.note_faults(bundle.faults)
+        return bundle
+
+    def note_faults(self, faults: Sequence[str]) -> None:
+        """Remember parts of outputs that were not kept, the first ones."""
+        self.faults += [fault for fault in faults if fault not in self.faults][: _MAX_FAULTS - len(self.faults)]
+
+    def _error(self, error: Output) -> None:
+        if not is_clean_exit(error):
+            self._failure = error
+        cleaner = Cleaner()
+        cleaner.value(error)
+        size = cleaner.size
+        if size > self._free:
+            self._brief_errors += 1
+            error, size = error | {"traceback": ["[traceback not kept: the cell has no room for it]"]}, 0
+        if len(self._items) >= MAX_CELL_OUTPUTS or self._brief_errors > _MAX_BRIEF_ERRORS:
             self.omitted_outputs += 1
         else:
-            self._chars += grown
-            output.update(new)
+            self._append(error, size)
+
+    def _update(self, content: Mapping[str, Any]) -> None:
+        display_id = _display_id(content)
+        if display_id is not None:
+            self._displays.update(display_id, Bundle.of(content))
+
+    def replace_display(self, item: _Item, bundle: Bundle) -> None:
+        """Give one of our displays other data, if there is room for it."""
+        bundle = self._fitted(bundle, self._free + item.size)
+        grown = bundle.size - item.size
+        if grown > self._free:
+            self.omitted_outputs += 1
+        else:
+            self.used += grown
+            item.output, item.size = item.output | {"data": bundle.data, "metadata": bundle.metadata}, bundle.size
         self.version += 1
 
-    def _append(self, output: Output) -> bool:
-        size = _size(output)
-        fits = size <= MAX_CELL_CHARS - self._chars or output["output_type"] == "error"
-        if len(self._items) >= MAX_CELL_OUTPUTS or not fits:
-            self.omitted_outputs += 1
-            return False
-        self._chars += size
-        self._items.append(output)
-        return True
+    def _append(self, output: Output, size: int) -> _Item:
+        self._close_stream()
+        item = _Item(output, size, self)
+        self.used += size
+        self._items.append(item)
+        return item
+
+    @property
+    def _free(self) -> int:
+        return self._max_bytes - self.used
 
     def _apply_clear(self) -> None:
         if self._clear_next:
             self._clear_next = False
-            self._items.clear()
-            self._errors.clear()
-            self._chars = 0
-            self.omitted_outputs = 0
+            self._drop()
+
+    def _drop(self) -> None:
+        self._items.clear()
+        self._failure = None
+        self._brief_errors = 0
+        self.used = 0
+        self.omitted_outputs = 0
 
     def _grant(self, wanted: int) -> int:
-        granted = max(0, min(wanted, MAX_CELL_CHARS - self._chars))
-        self._chars += granted
+        granted = max(0, min(wanted, self._free))
+        self.used += granted
         return granted
 
 
-def _size(output: Output) -> int:
-    return sum(len(value) if isinstance(value, str) else 1000 for value in (output.get("data") or {}).values())
+def _display_id(content: Mapping[str, Any]) -> str | None:
+    found = member_of(content, "transient").get("display_id")
+    return found if isinstance(found, str) and len(found) <= _MAX_DISPLAY_ID else None
 
 
 def is_clean_exit(output: Mapping[str, Any]) -> bool:

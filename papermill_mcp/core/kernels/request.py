@@ -9,11 +9,20 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from sys import getsizeof
 from typing import Any
 
-from papermill_mcp.core.kernels.outputs import Displays, Output, OutputCollector, is_clean_exit
+from papermill_mcp.core.kernels.forms import count_of, error_of, member_of, plain_text
+from papermill_mcp.core.kernels.outputs import MAX_CELL_BYTES, Output, OutputCollector, is_clean_exit
+from papermill_mcp.core.kernels.widgets import Widgets
 
 logger = logging.getLogger(__name__)
+
+#: Characters of the help texts that one execution keeps.
+_MAX_PAGE_CHARS = 1_000_000
+
+#: Characters of a time in a message.
+_MAX_DATE_CHARS = 64
 
 #: The advice after a failure of the server itself.
 SERVER_FAILED = "the log of the server has the details. Try again; if it happens again, restart the kernel"
@@ -64,17 +73,22 @@ class CellExecution:
         timeout_seconds: how long the code may run, from the moment the kernel gets it; None for no limit.
         stop_on_error: whether the kernel drops its queue behind this code when it raises.
         owner: the id of the run, under which clients know it.
+        max_bytes: bytes of output that it may keep.
+
+    Attributes:
+        widgets: those of the kernel that runs it.
     """
 
     def __init__(
         self,
         code: str,
-        displays: Displays,
+        widgets: Widgets,
         *,
         timeout_seconds: float | None,
         store_history: bool = True,
         stop_on_error: bool = True,
         owner: str | None = None,
+        max_bytes: int = MAX_CELL_BYTES,
         on_change: Callable[[], None] | None = None,
     ) -> None:
         self.code = code
@@ -84,7 +98,8 @@ class CellExecution:
         self.stop_on_error = stop_on_error
         self.msg_id = uuid.uuid4().hex
         self._status = RunStatus.QUEUED
-        self.collector = OutputCollector(displays)
+        self.widgets = widgets
+        self.collector = OutputCollector(widgets.displays, max_bytes=max_bytes)
         self.execution_count: int | None = None
         self._error: CellError | None = None
         self.timing: dict[str, str] = {}  # the keys that nbclient writes to a cell's `execution` metadata
@@ -176,7 +191,7 @@ class CellExecution:
     def take_output(self, msg_type: str, content: dict[str, Any]) -> None:
         """Apply one iopub message."""
         if msg_type == "execute_input":
-            self.execution_count = content.get("execution_count")
+            self.execution_count = count_of(content.get("execution_count"))
         elif not self.collector.take(msg_type, content):
             return
         self._changed()
@@ -185,12 +200,21 @@ class CellExecution:
         """The kernel's `execute_reply` is here."""
         self._reply_error = _error_of(content)
         self._reply = content
-        for item in content.get("payload") or []:  # the help of `len?`, which front ends show in a pager
-            if isinstance(item, dict) and item.get("source") == "page":
-                self.pages.append(str((item.get("data") or {}).get("text/plain", "")))
-        if content.get("execution_count") is not None:
-            self.execution_count = content["execution_count"]
+        self._take_pages(content.get("payload"))
+        count = count_of(content.get("execution_count"))
+        self.execution_count = self.execution_count if count is None else count
         self._finish_if_complete()
+
+    def _take_pages(self, payload: Any) -> None:
+        """Keep the help of `len?`, which front ends show in a pager."""
+        for item in payload if isinstance(payload, list) else []:
+            if isinstance(item, dict) and item.get("source") == "page":
+                room = _MAX_PAGE_CHARS - sum(map(len, self.pages))
+                self.pages.append(plain_text(member_of(item, "data").get("text/plain"))[:room])
+
+    def note_time(self, key: str, date: str) -> None:
+        """Keep the time of a message. Args: `key`: as nbclient names it in a cell's `execution` metadata."""
+        self.timing[key] = plain_text(date)[:_MAX_DATE_CHARS]
 
     def take_idle(self) -> None:
         """The kernel has said that everything of this request is out."""
@@ -266,6 +290,20 @@ class CellExecution:
         self._end(RunStatus.DIED)
         self.released.set()
 
+    @property
+    def held(self) -> int:
+        """Bytes of the code, the outputs and the help texts in memory."""
+        return getsizeof(self.code) + self.collector.held + sum(map(getsizeof, self.pages))
+
+    def forget_outputs(self) -> None:
+        """Give up the outputs of code that has ended, and the code. Status, error and count stay."""
+        self.collector.forget()
+        self.pages.clear()
+        self.code = ""
+        self.widgets = Widgets()
+        if self._error is not None:
+            self._error = CellError(self._error.ename, self._error.evalue, [])
+
     def lose_touch(self, evalue: str) -> None:
         """The kernel lives and can no longer report on the code: the caller has its result."""
         self.fail("KernelUnresponsive", evalue)
@@ -303,5 +341,5 @@ def _error_of(reply: dict[str, Any]) -> CellError | None:
     """The exception in an `execute_reply`, if any."""
     if reply.get("status") != "error":
         return None
-    traceback = [str(line) for line in reply.get("traceback") or []]
-    return CellError(str(reply.get("ename", "")), str(reply.get("evalue", "")), traceback)
+    error = error_of(reply)
+    return CellError(error["ename"], error["evalue"], error["traceback"])

@@ -13,12 +13,14 @@ import hmac
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import zmq
 import zmq.asyncio
 from jupyter_client.session import DELIM, Session
+
+from papermill_mcp.core.kernels.forms import shallow
 
 logger = logging.getLogger(__name__)
 
@@ -32,15 +34,27 @@ _TURN_SECONDS = 0.02
 
 
 class Message:
-    """One message as it came: header and parent decoded, content only on demand."""
+    """One message as it came: header and parent decoded, content only on demand.
 
-    __slots__ = ("_content", "channel", "content_frame", "header", "parent_id")
+    Attributes:
+        buffers: binary values that belong to the content.
+    """
 
-    def __init__(self, channel: Channel, header: dict[str, Any], parent: dict[str, Any], content_frame: bytes) -> None:
+    __slots__ = ("_content", "buffers", "channel", "content_frame", "header", "parent_id")
+
+    def __init__(
+        self,
+        channel: Channel,
+        header: dict[str, Any],
+        parent: dict[str, Any],
+        content_frame: bytes,
+        buffers: Sequence[bytes] = (),
+    ) -> None:
         self.channel = channel
         self.header = header
         self.parent_id = str(parent.get("msg_id") or "")
         self.content_frame = content_frame
+        self.buffers = buffers
         self._content: dict[str, Any] | None = None
 
     @property
@@ -56,18 +70,28 @@ class Message:
     @property
     def too_large(self) -> bool:
         """Whether the content is over the limit and is not to be decoded."""
-        return len(self.content_frame) > MAX_CONTENT_BYTES
+        return len(self.content_frame) + sum(map(len, self.buffers)) > MAX_CONTENT_BYTES
 
     @property
     def content(self) -> dict[str, Any]:
         """The content, decoded once."""
         if self._content is None:
-            try:
-                decoded = json.loads(self.content_frame)
-            except UnicodeDecodeError:
-                decoded = json.loads(self.content_frame.decode("utf-8", "replace"))
+            decoded = _decoded(self.content_frame)
             self._content = decoded if isinstance(decoded, dict) else {}
         return self._content
+
+
+def _decoded(frame: bytes) -> Any:
+    """The JSON of a frame, without the values that Python cannot read: very deep ones, and very long numbers."""
+    try:
+        return json.loads(frame)
+    except UnicodeDecodeError:
+        frame = frame.decode("utf-8", "replace").encode()
+    except json.JSONDecodeError:
+        raise
+    except (RecursionError, ValueError):
+        pass
+    return json.loads(shallow(frame.decode("utf-8", "surrogatepass")))
 
 
 class Wire:
@@ -175,7 +199,8 @@ class Wire:
             if not hmac.compare_digest(signature, expected):
                 logger.warning("dropped a message with a wrong signature on %s", channel)
                 return None
-        return Message(channel, json.loads(header.decode()), json.loads(parent.decode()), content)
+        buffers = frames[start + 5 :]
+        return Message(channel, json.loads(header.decode()), json.loads(parent.decode()), content, buffers)
 
     def close(self) -> None:
         """Stop reading and close the sockets. A second call does nothing."""

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import gc
+import json
+import re
+import tracemalloc
+import weakref
 from typing import Any
 
 import pytest
 
 from papermill_mcp.core.kernels import outputs as outputs_module
-from papermill_mcp.core.kernels.outputs import (
-    MAX_CELL_CHARS,
-    MAX_CELL_OUTPUTS,
-    STREAM_TAIL_CHARS,
-    Displays,
-    OutputCollector,
-)
+from papermill_mcp.core.kernels.forms import Bundle
+from papermill_mcp.core.kernels.outputs import MAX_CELL_BYTES, MAX_CELL_OUTPUTS, Displays, OutputCollector
+from papermill_mcp.core.kernels.streams import STREAM_TAIL_CHARS
 
 
 @pytest.fixture
@@ -240,13 +241,12 @@ def test_clearing_again_and_again_leaves_the_last_state(collector: OutputCollect
 
 def test_clearing_gives_the_room_back(collector: OutputCollector) -> None:
     write(collector, "x" * 79 + "\n")
-    display(collector, "y" * MAX_CELL_CHARS)
-    assert collector.omitted_outputs == 1
+    display(collector, "y" * MAX_CELL_BYTES)
+    assert "not kept" in texts(collector)[1]
     clear(collector)
-    display(collector, "y" * (MAX_CELL_CHARS - 10))
+    display(collector, "y" * (MAX_CELL_BYTES - 2_000))
 
-    assert collector.omitted_outputs == 0
-    assert len(only_text(collector)) == MAX_CELL_CHARS - 10
+    assert len(only_text(collector)) == MAX_CELL_BYTES - 2_000
 
 
 # Display updates
@@ -314,11 +314,10 @@ def test_many_updates_are_one_output(collector: OutputCollector) -> None:
 
 def test_an_update_cannot_outgrow_the_room_of_a_cell(collector: OutputCollector) -> None:
     display(collector, "a", "one")
-    update(collector, "b" * (MAX_CELL_CHARS + 1), "one")
+    update(collector, "b" * (MAX_CELL_BYTES + 1), "one")
 
-    shown = collector.outputs()
-    assert shown[0]["data"]["text/plain"] == "a"
-    assert "[1 further outputs not kept" in shown[-1]["text"]
+    assert "not kept" in only_text(collector)
+    assert collector.faults
 
 
 # Limits
@@ -342,16 +341,91 @@ def test_as_many_outputs_as_may_be_kept_come_without_a_notice(collector: OutputC
     assert len(collector.outputs()) == MAX_CELL_OUTPUTS
 
 
-def test_a_display_that_does_not_fit_is_counted_and_a_smaller_one_behind_it_kept(collector: OutputCollector) -> None:
-    display(collector, "x" * (MAX_CELL_CHARS + 1))
+def test_a_form_that_does_not_fit_costs_itself_only(collector: OutputCollector) -> None:
+    display(collector, "", data={"text/html": "x" * (MAX_CELL_BYTES + 1), "text/plain": "a table"})
     display(collector, "small")
 
-    assert collector.omitted_outputs == 1
-    assert texts(collector)[0] == "small"
+    assert texts(collector) == ["a table", "small"]
+    assert "not kept" in collector.outputs()[0]["data"]["text/html"]
+    assert "text/html" in collector.faults[0]
+
+
+def test_displays_for_which_there_is_no_room_at_all_are_counted(collector: OutputCollector) -> None:
+    write(collector, ("x" * 99 + "\n") * (MAX_CELL_BYTES // 100 + 10))
+    display(collector, "x")
+    display(collector, "y")
+
+    assert collector.omitted_outputs == 2
+
+
+@pytest.mark.case("O03")
+def test_what_is_kept_counts_as_many_bytes_as_it_has() -> None:
+    contents: list[tuple[str, dict[str, Any]]] = [
+        ("stream", {"name": "stdout", "text": "é€😀" * 100_000}),
+        ("stream", {"name": "stderr", "text": "no end of the line" * 10_000}),
+        ("display_data", {"data": {"application/json": [{"a": number / 3} for number in range(10_000)]}}),
+        ("display_data", {"data": {"text/plain": ""}, "metadata": {"a": ["x" * 1_000] * 500}}),
+        ("error", {"ename": "E", "evalue": "", "traceback": ["x" * 100_000] * 5}),
+    ]
+    for msg_type, content in contents:
+        collector = OutputCollector(Displays())
+        message = json.loads(json.dumps(content))
+        gc.collect()
+        tracemalloc.start()
+        collector.take(msg_type, json.loads(json.dumps(message)))
+        gc.collect()
+        taken, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+
+        assert 0.7 * taken < collector.held < 1.6 * taken, msg_type
+
+
+def test_streams_that_take_turns_keep_one_tail(collector: OutputCollector) -> None:
+    for number in range(200):
+        write(collector, "x" * 1_000_000, name="stdout" if number % 2 else "stderr")
+
+    assert collector.held < MAX_CELL_BYTES + 3 * STREAM_TAIL_CHARS
+    assert collector.dropped_chars > 180_000_000
+
+
+def test_errors_without_end_are_kept_in_short_and_then_counted(collector: OutputCollector) -> None:
+    for number in range(100):
+        collector.take("error", {"ename": f"E{number}", "evalue": "", "traceback": ["x" * 500_000]})
+
+    assert collector.held < MAX_CELL_BYTES + 100_000
+    assert collector.omitted_outputs > 50
+    assert collector.failure is not None
+    assert collector.failure["ename"] == "E99"
+
+
+@pytest.mark.case("O03")
+def test_displays_keep_no_output_alive() -> None:
+    shared = Displays()
+    collector = OutputCollector(shared)
+    display(collector, "a", "one")
+    item = weakref.ref(collector._items[0])
+    clear(collector, wait=True)
+    display(collector, "b", "one")
+
+    assert item() is None
+    first = weakref.ref(collector)
+    del collector
+    assert first() is None
+    shared.update("one", Bundle.of({"data": {"text/plain": "c"}}))
+
+
+def test_outputs_that_are_given_up_leave_the_error(collector: OutputCollector) -> None:
+    display(collector, "x" * 10_000)
+    collector.take("error", {"ename": "E", "evalue": "v", "traceback": ["x" * 10_000]})
+    collector.forget()
+
+    assert (collector.outputs(), collector.forgotten) == ([], True)
+    assert collector.held < 1_000
+    assert collector.failure == {"output_type": "error", "ename": "E", "evalue": "v", "traceback": []}
 
 
 def test_an_error_is_kept_however_full_the_cell_is(collector: OutputCollector) -> None:
-    write(collector, ("x" * 99 + "\n") * (MAX_CELL_CHARS // 100 + 10))
+    write(collector, ("x" * 99 + "\n") * (MAX_CELL_BYTES // 100 + 10))
     collector.take("error", {"ename": "E", "evalue": "", "traceback": []})
 
     assert collector.outputs()[1]["ename"] == "E"
@@ -359,10 +433,10 @@ def test_an_error_is_kept_however_full_the_cell_is(collector: OutputCollector) -
 
 def test_a_stream_of_the_size_that_is_kept_is_whole(collector: OutputCollector) -> None:
     line = "x" * 1023 + "\n"
-    for _ in range(MAX_CELL_CHARS // 1024):
+    for _ in range(MAX_CELL_BYTES // 1024):
         write(collector, line)
 
-    assert only_text(collector) == line * (MAX_CELL_CHARS // 1024)
+    assert only_text(collector) == line * (MAX_CELL_BYTES // 1024)
 
 
 def test_of_a_longer_stream_the_beginning_and_the_end_are_kept_with_the_exact_number_between(
@@ -374,12 +448,13 @@ def test_of_a_longer_stream_the_beginning_and_the_end_are_kept_with_the_exact_nu
         write(collector, whole[start : start + 100_000])
 
     text = only_text(collector)
-    head, notice, tail = text[:MAX_CELL_CHARS], text[MAX_CELL_CHARS:-STREAM_TAIL_CHARS], text[-STREAM_TAIL_CHARS:]
+    head, notice, _ = re.split(r"\n(\[… .* …\])\n", text)
+    tail = text[-STREAM_TAIL_CHARS:]
     assert whole.startswith(head)
     assert whole.endswith(tail)
-    dropped = len(whole) - MAX_CELL_CHARS - STREAM_TAIL_CHARS
+    assert 0 <= MAX_CELL_BYTES - len(head) < 1_000  # the stream itself takes a little
+    dropped = len(whole) - len(head) - STREAM_TAIL_CHARS
     assert f"{dropped:,} characters not kept" in notice
-    assert len(notice) < 200
 
 
 def test_one_line_without_an_end_is_bounded_too(collector: OutputCollector) -> None:
@@ -387,7 +462,7 @@ def test_one_line_without_an_end_is_bounded_too(collector: OutputCollector) -> N
         write(collector, "x" * 1_000_000)
 
     text = only_text(collector)
-    assert len(text) <= MAX_CELL_CHARS + 2 * STREAM_TAIL_CHARS + 200
+    assert len(text) <= MAX_CELL_BYTES + 2 * STREAM_TAIL_CHARS + 200
     kept = text.count("x")
     assert f"{50_000_000 - kept:,} characters not kept" in text
 
@@ -395,15 +470,9 @@ def test_one_line_without_an_end_is_bounded_too(collector: OutputCollector) -> N
 def test_a_line_that_is_written_over_again_and_again_takes_no_room(collector: OutputCollector) -> None:
     for _ in range(200):
         write(collector, "x" * 100_000 + "\r")
-    display(collector, "y" * (MAX_CELL_CHARS - 100_000))
+    display(collector, "y" * (MAX_CELL_BYTES - 100_000))
 
     assert collector.omitted_outputs == 0
-
-
-def test_the_notice_of_a_display_that_is_too_large_tells_the_limit_that_it_is_over(collector: OutputCollector) -> None:
-    display(collector, "x" * (MAX_CELL_CHARS + 1))
-
-    assert f"{MAX_CELL_CHARS:,}" in only_text(collector)
 
 
 def test_a_message_too_large_to_decode_is_told_with_its_limit(collector: OutputCollector) -> None:
@@ -426,5 +495,5 @@ def test_reading_the_outputs_does_not_change_them(collector: OutputCollector) ->
 
 
 def test_the_limits_are_the_published_ones() -> None:
-    assert outputs_module.MAX_CELL_CHARS == 10 * 1024 * 1024
+    assert outputs_module.MAX_CELL_BYTES == 10 * 1024 * 1024
     assert outputs_module.MAX_CELL_OUTPUTS == 5000
