@@ -117,7 +117,7 @@ class PapermillRecipe:
         try:
             self.file.start()
             await self.run.run(self.kernel)
-            self.run.record_late_output()
+            await self.run.hear_out()
             self.status = self.run.status
             complete = self.run.complete
         except asyncio.CancelledError as cancelled:

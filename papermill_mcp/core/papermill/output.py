@@ -28,7 +28,7 @@ from papermill_mcp.core.papermill.code.languages import writer_for
 from papermill_mcp.core.papermill.metadata import PENDING, marker_cell
 from papermill_mcp.core.papermill.parameters import Parameter, inspect_parameters
 from papermill_mcp.core.papermill.parameters import check_parameters as check_parameters
-from papermill_mcp.core.runs.notebook_run import RunCell
+from papermill_mcp.core.runs.notebook_run import RunCell, WidgetRecorder
 from papermill_mcp.core.runs.run_file import RunFile
 from papermill_mcp.errors import InvalidNotebookError, Remedy
 
@@ -164,12 +164,15 @@ class PapermillObserver:
         self._node = prepared.node
         self._file = file
         self._manager = prepared.manager
+        self._widgets = WidgetRecorder(file)
         self._passed = 0  # papermill's manager knows the cells up to here
 
     def cell_started(self, cell: RunCell) -> None:
         """Cells before it that do not run are complete, as papermill counts them."""
         self._pass_over(cell.index)
         self._manager.cell_start(self._node.cells[cell.index], cell.index)
+        if cell.execution is not None:
+            self._widgets.record(cell.execution)
         self._record(cell.index)
 
     def cell_progressed(self, cell: RunCell) -> None:
@@ -207,6 +210,7 @@ class PapermillObserver:
         for index in range(len(self._node.cells)):
             self._record(index)
         self._record_notebook()
+        del self._node, self._manager  # they have all outputs, and the run is remembered for long
 
     def mark_error(self, failed: RunCell, document: NotebookDocument) -> None:
         """Put papermill's error markers into the output: at its top, and before the failed cell if it is still there.
@@ -232,9 +236,10 @@ class PapermillObserver:
         node = self._node.cells[cell.index]
         if cell.execution is None:
             return
-        node.outputs = [_node(output) for output in cell.outputs]
+        node.outputs = cell.outputs  # plain values: papermill's manager does not read them
         node.execution_count = cell.execution.execution_count
         node.metadata["execution"] = _node(dict(cell.execution.timing))
+        self._widgets.record(cell.execution)
 
     def _record(self, index: int, *, final: bool = False) -> None:
         cell = self._node.cells[index]

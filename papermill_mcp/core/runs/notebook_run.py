@@ -11,14 +11,16 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from sys import getsizeof
 from typing import Any, Protocol
 
-from papermill_mcp.core.documents.document import NotebookCell
+from papermill_mcp.core.documents.document import NotebookCell, NotebookDocument
 from papermill_mcp.core.kernels.kernel import Kernel
-from papermill_mcp.core.kernels.outputs import RAISES_TAG, Output, is_error, recorded_values
+from papermill_mcp.core.kernels.outputs import MAX_CELL_BYTES, RAISES_TAG, Output, is_error, recorded_values
 from papermill_mcp.core.kernels.request import CellExecution, RunStatus
 from papermill_mcp.core.runs.run_file import RunFile
 from papermill_mcp.core.runs.snapshot import END, CellsState, CellState, Cursor
+from papermill_mcp.core.widget_state import merged, with_text
 from papermill_mcp.errors import KernelDiedError, KernelNotFoundError, KernelUnresponsiveError, ServerError
 from papermill_mcp.utils.markdown import headings
 from papermill_mcp.utils.text_utils import one_line, rough_duration
@@ -34,6 +36,13 @@ _RECORD_INTERVAL = 2.0
 
 #: Cells in one snapshot.
 _MAX_ROWS = 200
+
+#: Characters of a source that stay when the outputs are given up.
+_FORGOTTEN_SOURCE_CHARS = 2_000
+
+#: Bytes of output that one run may keep, as they are in memory, and the bytes that each of its cells may keep beyond.
+MAX_RUN_BYTES = 256 * 1024 * 1024
+MIN_CELL_BYTES = 64 * 1024
 
 
 @dataclass(eq=False)
@@ -79,8 +88,9 @@ class RunCell:
         return outputs
 
     def state(self, outputs: Sequence[Output] | None = None) -> CellState:
-        """The cell as a frozen value. Args: `outputs`: those to show, by default all."""
+        """The cell as a frozen value for clients. Args: `outputs`: those to show, by default all."""
         execution = self.execution
+        shown = self.outputs if outputs is None else outputs
         return CellState(
             status=self.status,
             index=self.index,
@@ -88,7 +98,7 @@ class RunCell:
             source=self.source,
             execution_count=execution.execution_count if execution else None,
             duration=execution.duration if execution else None,
-            outputs=self.outputs if outputs is None else outputs,
+            outputs=with_text(shown, execution.widgets.models) if execution else shown,
             error=execution.error if execution else None,
             pages=tuple(execution.pages) if execution else (),
             dropped_chars=execution.collector.dropped_chars if execution else 0,
@@ -187,6 +197,8 @@ class NotebookRun:
         self.problem: ServerError | None = None
         self._changed = changed
         self._cancelled = False
+        self._held = 0  # bytes of the outputs of ended cells
+        self._widgets_left_out = 0  # before the run
         self._recorded: dict[int, int] = {}  # the version of each cell's outputs that the observer has
 
     @property
@@ -223,6 +235,26 @@ class NotebookRun:
             if cell.status.final:
                 values |= recorded_values(cell.outputs)
         return values
+
+    @property
+    def widgets_left_out(self) -> int:
+        """Widgets whose states were given up during the run."""
+        return 0 if self.kernel is None else self.kernel.widgets.left_out - self._widgets_left_out
+
+    @property
+    def held(self) -> int:
+        """Bytes of sources and outputs in memory, and of the widgets of a kernel that has ended."""
+        executions = [cell.execution for cell in self.cells if cell.execution is not None]
+        ended = self.kernel is None or not self.kernel.alive
+        widgets = executions[0].widgets.held if executions and ended else 0
+        return sum(getsizeof(cell.source) for cell in self.cells) + sum(e.held for e in executions) + widgets
+
+    def forget_outputs(self) -> None:
+        """Give up the outputs of the cells, and long sources. States and errors stay."""
+        for cell in self.cells:
+            cell.source = cell.source[:_FORGOTTEN_SOURCE_CHARS]
+            if cell.execution is not None:
+                cell.execution.forget_outputs()
 
     @property
     def began(self) -> float | None:
@@ -287,6 +319,7 @@ class NotebookRun:
     async def run(self, kernel: Kernel) -> None:
         """Run the cells in `kernel`. Returns when the last has ended, one has failed, or the run was cancelled."""
         self.kernel = kernel
+        self._widgets_left_out = kernel.widgets.left_out
         self.status = RunStatus.RUNNING
         self._changed()
         for cell in self.cells:
@@ -311,6 +344,12 @@ class NotebookRun:
         self.complete = True
         self.status = RunStatus.ERROR if self.failed_cells else RunStatus.OK
 
+    async def hear_out(self) -> None:
+        """Wait for output that a kernel sends behind the end of the last cell, and record it."""
+        if self.kernel is not None:
+            await self.kernel.hear_out()
+        self.record_late_output()
+
     def record_late_output(self) -> None:
         """Pass on output that came after a cell's end: of a thread, or an update of a display. It may be an error."""
         if self.status == RunStatus.OK and self.failed_cells:
@@ -334,6 +373,7 @@ class NotebookRun:
             timeout_seconds=self.timeout_seconds,
             stop_on_error=not (cell.allow_error or self.continues),
             owner=self._owner,
+            max_bytes=max(MIN_CELL_BYTES, min(MAX_CELL_BYTES, MAX_RUN_BYTES - self._held)),
             on_change=changed,
         )
         self.current = cell
@@ -351,6 +391,7 @@ class NotebookRun:
             settled.cancel()
         self.current = None
         self.done += 1
+        self._held += cell.execution.collector.held
         if not started:
             self._observer.cell_started(cell)
         self._observer.cell_finished(cell)
@@ -374,11 +415,33 @@ class NotebookRun:
             self._observer.cell_finished(cell)
 
 
+class WidgetRecorder:
+    """Records the states of the widgets of a run in its notebook."""
+
+    def __init__(self, file: RunFile) -> None:
+        self._file = file
+        self._before: int | None = None  # how many widgets the kernel had made before the run
+
+    def record(self, execution: CellExecution) -> None:
+        """Record the states as they are now, while or after `execution` runs."""
+        widgets = execution.widgets
+        self._before = widgets.opened if self._before is None else self._before
+        states = widgets.states()
+        fresh = states.since(self._before)
+
+        def of_document(document: NotebookDocument) -> dict[str, Any]:
+            outputs = (output for cell in document.cells for output in cell.outputs)
+            return merged(document.metadata, states.models, fresh, outputs)
+
+        self._file.record_widgets(of_document)
+
+
 class InPlaceObserver:
     """Records results in the notebook that was run itself."""
 
     def __init__(self, file: RunFile | None) -> None:
         self._file = file
+        self._widgets = None if file is None else WidgetRecorder(file)
 
     def cell_started(self, cell: RunCell) -> None:
         """The outputs of an earlier run go now: they are not this run's."""
@@ -393,7 +456,7 @@ class InPlaceObserver:
         self._record(cell, final=True)
 
     def _record(self, cell: RunCell, *, final: bool = False) -> None:
-        if self._file is None or cell.execution is None or cell.execution.began is None:
+        if self._file is None or self._widgets is None or cell.execution is None or cell.execution.began is None:
             return  # code that never began leaves the outputs of an earlier run
         self._file.record(
             cell.index,
@@ -404,6 +467,7 @@ class InPlaceObserver:
             },
             final=final,
         )
+        self._widgets.record(cell.execution)
 
     def _metadata(self, cell: RunCell) -> dict[str, Any]:
         """Our keys of the cell's metadata."""

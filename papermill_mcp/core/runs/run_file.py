@@ -88,6 +88,7 @@ class RunFile:
         self._pending: dict[int, dict[str, Any]] = {}
         self._metadata: dict[str, Any] = {}
         self._metadata_pending = False
+        self._widgets: Callable[[NotebookDocument], dict[str, Any]] | None = None
         self._recording = threading.Lock()  # the run records in the event loop while a save applies in a thread
         self._places = {index: index for index in range(len(document.cells))}  # the present place of each of our cells
         self._wake = asyncio.Event()
@@ -150,6 +151,15 @@ class RunFile:
         with self._recording:
             self._metadata = self._metadata | members
             self._metadata_pending = True
+        self._wake.set()
+
+    def record_widgets(self, widgets: Callable[[NotebookDocument], dict[str, Any]]) -> None:
+        """Set the states of widgets, the member `widgets` of the notebook's metadata; none if they are empty.
+
+        Args:
+            widgets: makes the member from a document that has the outputs. Called in a thread, at each save.
+        """
+        self._widgets = widgets
         self._wake.set()
 
     async def close(self, *, change: Callable[[NotebookDocument], None] | None = None) -> list[str]:
@@ -344,6 +354,16 @@ class RunFile:
                 document.update(place, members | {"outputs": [_storable(output) for output in members["outputs"]]})
         if metadata:
             document.set_member("metadata", document.metadata | metadata)
+        widgets = self._widgets(document) if self._widgets is not None else None
+        if widgets is not None and widgets != document.metadata.get("widgets", {}):
+            others = {key: value for key, value in document.metadata.items() if key != "widgets"}
+            document.set_member("metadata", others | ({"widgets": widgets} if widgets else {}))
+
+    def release(self) -> None:
+        """Forget the document and the results after the last save. Places and the revision stay."""
+        self._document, self._finished = NotebookDocument.new({}), None
+        self._saved, self._sources, self._results, self._pending, self._widgets = [], [], {}, {}, None
+        self.content = self.content.released()
 
 
 def _has_result(members: dict[str, Any]) -> bool:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, PrivateAttr
 
 from papermill_mcp.core.documents.document import NotebookCell, NotebookDocument
+from papermill_mcp.core.widget_state import models_in, with_text
 from papermill_mcp.errors import CellNotFoundError, InvalidArgumentError
 from papermill_mcp.services.outputs import OutputBudget, OutputView, ShownImage, show_outputs, summarise_outputs
 from papermill_mcp.services.results import ROWS
@@ -103,11 +104,12 @@ def page(
             view.source = view.source[: budget.chars]
             view.truncated = True
         budget.chars -= len(view.source)
+        found_outputs = with_text(cell.outputs, lambda: models_in(document.metadata))
         if outputs == "summary":
-            view.outputs = summarise_outputs(cell.outputs) or None
+            view.outputs = summarise_outputs(found_outputs) or None
             budget.chars = max(0, budget.chars - sum(len(o.text or "") + len(o.note or "") for o in view.outputs or []))
         elif outputs == "full":
-            views, found = show_outputs(cell.outputs, budget, label=f"cell {index}")
+            views, found = show_outputs(found_outputs, budget, label=f"cell {index}")
             view.outputs = views or None
             view.truncated = view.truncated or any(output.omitted_chars for output in views)
             images.extend(found)

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from papermill_mcp.core.documents.names import cells_that_set, undefined_name
 from papermill_mcp.core.kernels.request import RunStatus
+from papermill_mcp.core.kernels.widgets import MAX_WIDGET_BYTES
+from papermill_mcp.utils.text_utils import count_noun, human_size
 
 if TYPE_CHECKING:
     from papermill_mcp.core.documents.document import NotebookDocument
@@ -37,6 +39,8 @@ def cell_notes(cell: CellExecution, name: str, *, kernel_stays: bool) -> list[st
         notes.append("input() has no answer here; set the value in the code, or pass it as a parameter")
     if cell.still_running:
         notes.append(_DEAF)
+    if cell.collector.faults:
+        notes.append(f"parts of the outputs of {name} were not kept: {'; '.join(cell.collector.faults)}")
     if cell.output_incomplete:
         notes.append(f"the kernel never said that {name} was over, so output may be missing")
     return notes
@@ -56,6 +60,11 @@ def run_notes(run: NotebookRun, *, kernel_stays: bool, document: NotebookDocumen
             notes += cell_notes(cell.execution, f"cell {cell.index}", kernel_stays=kernel_stays)
         if cell.failed and document is not None:
             notes += _missing_name(cell, document)
+    if run.widgets_left_out:
+        notes.append(
+            f"the states of {count_noun(run.widgets_left_out, 'widget')} were not kept, since a kernel keeps "
+            f"{human_size(MAX_WIDGET_BYTES)} of them"
+        )
     return notes
 
 
