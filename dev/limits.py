@@ -19,6 +19,7 @@ from papermill_mcp.core.kernels.streams import STREAM_TAIL_CHARS
 from papermill_mcp.core.kernels.widgets import MAX_OUTPUT_WIDGET_BYTES, MAX_WIDGET_BYTES
 from papermill_mcp.core.kernels.wire import MAX_CONTENT_BYTES
 from papermill_mcp.core.runs.notebook_run import _MAX_ROWS as CELL_ROWS
+from papermill_mcp.core.runs.notebook_run import MAX_RUN_BYTES, MIN_CELL_BYTES
 from papermill_mcp.core.runs.run_file import SAVE_INTERVAL, SAVE_SHARE
 from papermill_mcp.core.runs.store import MAX_AGE_DAYS, MAX_RECORDS
 from papermill_mcp.server.app import EXIT_SECONDS
@@ -52,6 +53,7 @@ from papermill_mcp.services.outputs import MAX_VIEWS, SUMMARY_CHARS
 from papermill_mcp.services.runs.batch import _MAX_ROWS as BATCH_ROWS
 from papermill_mcp.services.runs.batches import MAX_RUNS
 from papermill_mcp.services.runs.registry import _REMEMBERED as KEPT_EXECUTIONS
+from papermill_mcp.services.runs.registry import MAX_KEPT_BYTES
 from papermill_mcp.services.runs.view import _CELL_CHARS, _VALUE_CHARS
 from papermill_mcp.services.runtime_files import _LOOKED_AT, _SHOWN
 from papermill_mcp.services.watch import MAX_FOLLOWED, WATCH_SECONDS
@@ -169,11 +171,21 @@ LIMITS: dict[str, list[Limit]] = {
         Limit("states of the widgets of a kernel, in memory", size(MAX_WIDGET_BYTES), "closed ones and the oldest go"),
         Limit("outputs in an `Output` widget, in memory", size(MAX_OUTPUT_WIDGET_BYTES), "dropped and counted"),
         Limit(
+            "output that a run keeps, in memory",
+            size(MAX_RUN_BYTES),
+            f"each further cell keeps {size(MIN_CELL_BYTES)}",
+        ),
+        Limit(
             "saves during a run", f"one in {SAVE_INTERVAL:g} s, {SAVE_SHARE:.0%} of its time", "the next save is later"
         ),
         Limit("runs of a batch", count(MAX_RUNS, "runs"), "`INVALID_ARGUMENT`"),
         Limit(
             "executions that keep their outputs after the end", f"the last {KEPT_EXECUTIONS}", "`EXECUTION_NOT_FOUND`"
+        ),
+        Limit(
+            "outputs of executions that are over, in memory, but for the last one",
+            size(MAX_KEPT_BYTES),
+            "the outputs of the oldest go; the reply says so",
         ),
         Limit(
             "executions that `list_executions` knows", f"the last {MAX_RECORDS:,} of {MAX_AGE_DAYS} days", "forgotten"

@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -163,6 +163,14 @@ class OpenNotebook:
     def revision(self) -> str:
         """The revision on disk; empty for a file that is not there yet."""
         return self.content.revision if self.content else ""
+
+    def released(self) -> OpenNotebook:
+        """The same without content, for a run that is over."""
+        return replace(
+            self,
+            content=None if self.content is None else self.content.released(),
+            document=NotebookDocument.new({}),
+        )
 
 
 class NotebookService:
@@ -383,14 +391,15 @@ class NotebookService:
             owner: the id under which clients know the run.
         """
         assert notebook.content is not None
-        file = self._run_files[notebook.path] = RunFile(
-            notebook.path,
+        path = notebook.path  # the run file outlives the run, and must not keep the notebook by its functions
+        file = self._run_files[path] = RunFile(
+            path,
             notebook.document,
             notebook.content,
             display_path=notebook.display_path,
             max_bytes=self._config.max_notebook_bytes,
-            lock=lambda: self._saving(notebook.path),
-            keep_aside=lambda document: self._keep_aside(notebook.path, document),
+            lock=lambda: self._saving(path),
+            keep_aside=lambda document: self._keep_aside(path, document),
             owner=owner,
         )
         return file

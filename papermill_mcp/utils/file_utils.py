@@ -147,6 +147,11 @@ class FileContent:
         """The digest that names the bytes."""
         return self.digest.value()
 
+    def released(self) -> FileContent:
+        """The same version without its bytes. The revision is known."""
+        _ = self.revision
+        return replace(self, data=b"")
+
 
 def revision_of(data: bytes) -> str:
     """The digest that names these bytes: 16 hex digits."""

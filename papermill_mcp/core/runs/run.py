@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_OUTPUTS_FORGOTTEN = (
+    "its outputs are no longer kept here, since newer executions have taken the room; those of a notebook are in the "
+    "notebook"
+)
+
 
 class Run(Protocol):
     """Anything that runs code for a client.
@@ -49,6 +54,13 @@ class Run(Protocol):
 
     def stop(self) -> asyncio.Task[None] | None:
         """End the run now, since the server ends. Returns the task that saves the results, None if there is none."""
+
+    @property
+    def held(self) -> int:
+        """Bytes of the outputs in memory."""
+
+    def forget_outputs(self) -> None:
+        """Give up the outputs of a run that is over. Its state and its errors stay."""
 
     def snapshot(self, since: Cursor) -> RunSnapshot:
         """The state of the run, with the outputs that are new since the cursor."""
@@ -107,6 +119,15 @@ class BaseRun:
         self._task.cancel()
         return self._task
 
+    @property
+    def held(self) -> int:
+        """Bytes of the outputs in memory."""
+        return 0
+
+    def forget_outputs(self) -> None:
+        """Give up the outputs of a run that is over. Its state and its errors stay."""
+        self.notes.append(_OUTPUTS_FORGOTTEN)
+
     async def perform(self) -> None:
         """Do the work, in the task of the caller. A failure of the server ends the run as an error, with a note."""
         status = RunStatus.ERROR
@@ -135,5 +156,9 @@ class BaseRun:
         if not self.finished:
             self._status = status
             self._ended = time.monotonic()
+            self._release()
             self._finished.set()
             self.changed()
+
+    def _release(self) -> None:
+        """Let go of all that only the work needed, such as the document."""

@@ -75,6 +75,7 @@ class BatchRow:
         self._seconds = self.seconds
         self._status, self._error = status, error or self._error
         self.active, self.child, self.waits_for = False, None, None
+        self.plan = self.plan.released()
 
     def take(self, outcome: Outcome) -> None:
         """The run is over. Its summary may be large, so only the short values are kept."""

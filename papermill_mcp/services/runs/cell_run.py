@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from papermill_mcp.core.kernels.request import RunStatus
 from papermill_mcp.core.runs.run import BaseRun
 from papermill_mcp.core.runs.snapshot import CellSnapshot, CellState, Cursor
+from papermill_mcp.core.widget_state import with_text
 from papermill_mcp.services.runs.notes import cell_notes
 from papermill_mcp.services.runs.requests import CodeRequest
 
@@ -43,8 +44,20 @@ class CellRun(BaseRun):
 
     async def _work(self) -> RunStatus:
         await self._cell.settled.wait()
+        if self._cell.released.is_set():
+            await self._kernel.hear_out()
         self.notes += cell_notes(self._cell, "the code", kernel_stays=True)
         return self._cell.status
+
+    @property
+    def held(self) -> int:
+        """Bytes of the code and its outputs, and of the widgets of a kernel that has ended."""
+        return self._cell.held + (0 if self._kernel.alive else self._cell.widgets.held)
+
+    def forget_outputs(self) -> None:
+        """Give up the outputs."""
+        super().forget_outputs()
+        self._cell.forget_outputs()
 
     async def cancel(self) -> None:
         """Interrupt the code."""
@@ -79,7 +92,7 @@ class CellRun(BaseRun):
                 status=self.status,
                 execution_count=cell.execution_count,
                 duration=cell.duration,
-                outputs=since.new_of(outputs),
+                outputs=with_text(since.new_of(outputs), cell.widgets.models),
                 error=cell.error,
                 pages=tuple(cell.pages),
                 dropped_chars=cell.collector.dropped_chars,

@@ -67,7 +67,7 @@ class InPlaceRun(BaseRun):
             if file is not None:
                 file.start()
             await self.run.run(self._kernel)
-            self.run.record_late_output()
+            await self.run.hear_out()
             status = self.run.status
         except asyncio.CancelledError:
             self.run.cut_off("the server was closed")
@@ -86,6 +86,21 @@ class InPlaceRun(BaseRun):
             self._claims.release(self.execution_id)
             self._store.put_timings(str(self._notebook.path), self.run.timings())
         return status
+
+    def _release(self) -> None:
+        self._notebook, self._resumed = self._notebook.released(), None
+        if self._file is not None:
+            self._file.release()
+
+    @property
+    def held(self) -> int:
+        """Bytes of sources and outputs in memory."""
+        return self.run.held
+
+    def forget_outputs(self) -> None:
+        """Give up the outputs."""
+        super().forget_outputs()
+        self.run.forget_outputs()
 
     async def cancel(self) -> None:
         """Interrupt the cell that runs and start no more."""

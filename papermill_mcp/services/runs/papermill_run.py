@@ -74,6 +74,10 @@ class PapermillPlan:
         """The task with its output."""
         return replace(self.task, output_path=str(output))
 
+    def released(self) -> PapermillPlan:
+        """The plan without the document, after the run."""
+        return replace(self, notebook=self.notebook.released())
+
 
 @dataclass(frozen=True)
 class Bench:
@@ -213,6 +217,22 @@ class PapermillRun(BaseRun):
             f"{where}; kernel {recipe.kernel.kernel_id} is kept with the variables of the run: look at them, fix the "
             f'cell in the output, and go on from there with execute_notebook, path={output}, cells="{place}-"'
         )
+
+    def _release(self) -> None:
+        self._plan = self._plan.released()
+        if self._recipe is not None:
+            self._recipe.file.release()
+
+    @property
+    def held(self) -> int:
+        """Bytes of sources and outputs in memory."""
+        return 0 if self._recipe is None else self._recipe.run.held
+
+    def forget_outputs(self) -> None:
+        """Give up the outputs."""
+        super().forget_outputs()
+        if self._recipe is not None:
+            self._recipe.run.forget_outputs()
 
     async def cancel(self) -> None:
         """Interrupt the cell that runs and start no more."""

@@ -52,6 +52,9 @@ _CANCEL_SECONDS = 3.0
 #: Runs that are over and still have their results.
 _REMEMBERED = 100
 
+#: Bytes of the outputs of all runs that are over, but for the last one.
+MAX_KEPT_BYTES = 100 * 1024 * 1024
+
 _KEY_USED = "this idempotency_key was used before, so nothing was run again; this is the result of that earlier request"
 _KEY_CUT_OFF = (
     "this idempotency_key was used before, so nothing was run again; that request was cut off. To run it again, use a "
@@ -76,6 +79,7 @@ class _Entry:
     recorded_at: float = 0.0
     record_due: bool = False
     ended: bool = False
+    held: int = 0
 
 
 class RunRegistry:
@@ -226,13 +230,25 @@ class RunRegistry:
             if not entry.ended:  # output may still come late, and change the run once more
                 entry.ended = True
                 self._journal.ended(self._record(entry))
-                self._ended.append(entry.run.execution_id)
-                while len(self._ended) > _REMEMBERED:
-                    self._entries.pop(self._ended.popleft(), None)
+                self._keep(entry)
         elif not entry.record_due:
             entry.record_due = True
             wait = max(0.0, entry.recorded_at + _RECORD_INTERVAL - time.monotonic())
             asyncio.get_running_loop().call_later(wait, self._record_if_due, entry)
+
+    def _keep(self, entry: _Entry) -> None:
+        """Remember a run that is over. Older ones lose their outputs when there are too many bytes, and then all."""
+        while len(self._ended) >= _REMEMBERED:
+            del self._entries[self._ended.popleft()]
+        older = [self._entries[execution_id] for execution_id in self._ended]
+        entry.held = entry.run.held
+        excess = sum(one.held for one in older) - MAX_KEPT_BYTES
+        for one in older:
+            if excess > 0 and one.held:
+                excess -= one.held
+                one.held = 0
+                one.run.forget_outputs()
+        self._ended.append(entry.run.execution_id)
 
     def _record_if_due(self, entry: _Entry) -> None:
         if entry.record_due:

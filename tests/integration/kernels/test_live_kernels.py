@@ -12,9 +12,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import fake_kernel
 import psutil
 import pytest
-from conftest import Connect, ConnectStdio, StartRaw
+from conftest import AddKernelspec, Connect, ConnectStdio, StartRaw
 from helpers import (
     Json,
     call,
@@ -56,14 +57,6 @@ async def running(client: Client, kernel_id: str, code: str) -> str:
 
 async def run(client: Client, kernel_id: str, code: str, **arguments: Any) -> dict[str, Any]:
     return await call(client, "execute_cell", kernel_id=kernel_id, code=code, **arguments)
-
-
-async def shown(client: Client, kernel_id: str, code: str, text: str) -> None:
-    """Run code until its result is `text`. Deno 2.9 sends one result in ten after `idle`, when nothing waits for it."""
-    async with asyncio.timeout(20):
-        while "outputs" not in (facts := await run(client, kernel_id, code)):
-            assert facts["status"] == "ok"
-    assert facts["outputs"][0]["text"] == text
 
 
 def server_process() -> psutil.Process:
@@ -639,14 +632,43 @@ async def test_a_server_whose_state_directory_cannot_be_used_works_without_memor
 async def test_a_kernel_that_dies_of_interrupts_says_so_and_restarts(client: Connect, deno_kernelspec: str) -> None:
     async with client() as c:
         kernel = await start(c, kernel_name=deno_kernelspec)
-        await shown(c, kernel, "const x: number = 20 + 1; x * 2", "42")
+        answer = await run(c, kernel, "const x: number = 20 + 1; x * 2")
+        assert answer["outputs"][0]["text"] == "42"
         failed = await run(c, kernel, "throw new Error('boom')")
         assert (failed["status"], failed["error"]["evalue"]) == ("error", "boom")
         died = await run(c, kernel, "await new Promise(done => setTimeout(done, 30000))", timeout=0.5)
         assert died["status"] == "died", died
         assert "of the interrupt" in died["error"]["evalue"]
         await call(c, "restart_kernel", kernel_id=kernel)
-        await shown(c, kernel, "1 + 1", "2")
+        assert (await run(c, kernel, "1 + 1"))["outputs"][0]["text"] == "2"
+
+
+@pytest.mark.case("O05")
+async def test_output_behind_the_end_of_the_code_is_in_the_reply_and_in_the_file(
+    client: Connect, workspace: Path, kernelspec: AddKernelspec
+) -> None:
+    command = [sys.executable, str(Path(fake_kernel.__file__)), "{connection_file}", "output-last"]
+    name = kernelspec("late", command)
+    path = write_notebook(workspace / "a.ipynb", ["first", "last"], kernel=name)
+    async with client() as c:
+        kernel = await start(c, kernel_name=name)
+        for number in range(5):
+            assert stdout_of(await run(c, kernel, f"code {number}")) == f"code {number}"
+        await call(c, "execute_notebook", path="a.ipynb")
+        await call(c, "execute_notebook_papermill", input_path="a.ipynb", output_path="out.ipynb")
+
+    for saved in (path, workspace / "out.ipynb"):
+        assert [stdout_in(entry) for entry in read_json(saved)["cells"]] == ["first", "last"]
+
+
+@pytest.mark.slow
+@pytest.mark.case("O05")
+async def test_each_result_of_deno_is_in_its_reply(client: Connect, deno_kernelspec: str) -> None:
+    """Deno 2.9 sends some of its results after `idle`."""
+    async with client() as c:
+        kernel = await start(c, kernel_name=deno_kernelspec)
+        for number in range(150):
+            assert (await run(c, kernel, f"{number} + 1"))["outputs"][0]["text"] == str(number + 1)
 
 
 async def test_a_bash_notebook_runs_with_parameters(client: Connect, workspace: Path, bash_kernelspec: str) -> None:

@@ -39,6 +39,7 @@ from papermill_mcp import __version__
 from papermill_mcp.core.cluster.client import Cluster, ClusterTask
 from papermill_mcp.core.papermill.output import PapermillTask
 from papermill_mcp.core.papermill_executor import Outcome
+from papermill_mcp.core.widget_state import models_in, shown_in
 from papermill_mcp.errors import KernelSpecNotFoundError, KernelStartFailedError, ServerNotRunningError
 
 pytestmark = pytest.mark.kernel
@@ -210,7 +211,8 @@ def printed(outcome: Outcome) -> str:
 async def test_a_run_on_a_worker_gives_the_output_notebook(dask: StartDask) -> None:
     """As papermill has it, with the parameters, from a kernel in the directory of the input."""
     async with dask(workers=1) as d, d.connect() as cluster, asyncio.timeout(30):
-        task = d.task("a", cell("# Title", "markdown"), _BEGIN + "print(os.getcwd(), other)")
+        widget = "import ipywidgets\ndisplay(ipywidgets.IntSlider())"
+        task = d.task("a", cell("# Title", "markdown"), _BEGIN + "print(os.getcwd(), other)", widget)
         outcome = await cluster.run(replace(task, run=replace(task.run, parameters={"name": "a", "other": [1, None]})))
 
         assert cluster.workers == 1
@@ -219,7 +221,10 @@ async def test_a_run_on_a_worker_gives_the_output_notebook(dask: StartDask) -> N
         papermill = output_of(outcome)["metadata"]["papermill"]
         assert papermill["parameters"] == {"name": "a", "other": [1, None]}
         assert (papermill["input_path"], papermill["output_path"]) == (task.run.input_path, task.run.output_path)
-        assert (outcome.summary.cells_total, outcome.summary.cells_done, outcome.summary.error) == (3, 3, None)
+        assert (outcome.summary.cells_total, outcome.summary.cells_done, outcome.summary.error) == (4, 4, None)
+        shown = shown_in(output_of(outcome)["cells"][-1]["outputs"])
+        assert shown
+        assert shown <= models_in(output_of(outcome)["metadata"]).keys()
         assert d.begun("a")[0][1] == d.workers[0].pid
         assert await wait_gone([d.begun("a")[0][0]], seconds=0.5) == []
         assert not list(d.workspace.rglob("*.ipynb")), "the worker wrote the output itself"

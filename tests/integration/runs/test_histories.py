@@ -20,8 +20,8 @@ from mcp import Client
 
 from dev.fuzz import examples
 from papermill_mcp.config import Config
-from papermill_mcp.core.kernels.outputs import Displays
 from papermill_mcp.core.kernels.request import CellExecution, RunStatus
+from papermill_mcp.core.kernels.widgets import Widgets
 from papermill_mcp.core.runs import run_file as run_files
 from papermill_mcp.core.runs.run_file import RunFile
 from papermill_mcp.core.runs.snapshot import END
@@ -69,12 +69,12 @@ class Kernel:
         self.outcomes: dict[int, str] = {}
         self.tokens: list[list[str]] = []
         self.alive = True
-        self._displays = Displays()
+        self.widgets = Widgets()
 
     def submit(self, code: str, **options: Any) -> CellExecution:
         if not self.alive:
             raise KernelDiedError("the kernel has died")
-        execution = CellExecution(code, self._displays, **options)
+        execution = CellExecution(code, self.widgets, **options)
         asyncio.get_running_loop().call_soon(self._begin, execution)
         return execution
 
@@ -111,6 +111,9 @@ class Kernel:
         reply = {"status": "ok"} if outcome in ("ok", "show") else {"status": "error", **error}
         execution.take_reply(reply | {"execution_count": len(self.executions)})
         execution.take_idle()
+
+    async def hear_out(self) -> None:
+        """All output is there at the end of the code."""
 
     async def interrupt(self, execution: CellExecution) -> bool:
         self.running = None
