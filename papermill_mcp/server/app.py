@@ -58,7 +58,8 @@ def build_server(config: Config, metrics: Metrics | None = None) -> NotebookServ
     async def lifespan(_: MCPServer[Services]) -> AsyncIterator[Services]:
         state = state_directory(config)
         workspace = Workspace([root.resolve() for root in config.roots], private=[state])
-        notebooks = NotebookService(config, workspace, state)
+        claims = Claims(workspace, state)
+        notebooks = NotebookService(config, workspace, state, claimed=claims.__contains__)
         catalogue = NotebookCatalogue(workspace, notebooks)
         end = AsyncExitStack()  # saves runs, then stops the Jupyter server and every kernel
         kernels = await end.enter_async_context(KernelService(config, workspace, state, metrics))
@@ -68,7 +69,7 @@ def build_server(config: Config, metrics: Metrics | None = None) -> NotebookServ
         store, journal = ExecutionStore(state), Journal(workspace, metrics or Metrics())
         executions = RunRegistry(config, workspace, store, journal)
         end.push_async_callback(executions.aclose)
-        bench = Bench(kernels, notebooks, Claims(workspace, state), store)
+        bench = Bench(kernels, notebooks, claims, store)
         runs = RunStarter(config, workspace, bench)
         batches = BatchStarter(config, workspace, bench, runs, journal)
         try:

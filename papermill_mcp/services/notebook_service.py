@@ -176,8 +176,20 @@ class OpenNotebook:
 class NotebookService:
     """Reads and edits notebook files. Every path passes through the workspace first."""
 
-    def __init__(self, config: Config, workspace: Workspace, state: Path | None = None) -> None:
-        """Use files in the directory `state` as locks between servers; without it, only this process takes turns."""
+    def __init__(
+        self,
+        config: Config,
+        workspace: Workspace,
+        state: Path | None = None,
+        *,
+        claimed: Callable[[Path], bool] = lambda path: False,
+    ) -> None:
+        """Use files in the directory `state` as locks between servers; without it, only this process takes turns.
+
+        Args:
+            claimed: whether a run has a file, in this server or another.
+        """
+        self._claimed = claimed
         self._config = config
         self._workspace = workspace
         self._locks: defaultdict[Path, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -641,8 +653,13 @@ class NotebookService:
     def _run_notes(self, file: Path, before: Sequence[NotebookCell], after: Sequence[NotebookCell]) -> list[str]:
         """A note if a run of the notebook has yet to end cells that an edit changed."""
         run = self._run_files.get(file)
-        ahead = run.changed_ahead(before, after) if run is not None else []
-        if run is None or not ahead:
+        if run is None or not run.active:
+            same = [cell.source for cell in before] == [cell.source for cell in after]
+            if same or not self._claimed(file):
+                return []
+            return ["another server runs this notebook; cells that it has yet to end run as they were before this edit"]
+        ahead = run.changed_ahead(before, after)
+        if not ahead:
             return []
         cells = ", ".join(map(str, ahead))
         return [

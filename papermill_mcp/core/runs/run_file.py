@@ -57,6 +57,7 @@ class RunFile:
         owner: the id under which clients know the run.
 
     Attributes:
+        active: whether the run goes on.
         complete: whether everything that the run has recorded is on the disk, in the file or beside it. Known at the
             end.
     """
@@ -82,6 +83,7 @@ class RunFile:
         self._keep_aside = keep_aside
         self.owner = owner
         self._ahead: set[int] = set()
+        self.active = False
         self._sources = [(cell.cell_type, cell.source) for cell in document.cells]
         self._saved = list(document.cells)  # as the file has them
         self._results: dict[int, dict[str, Any]] = {}  # all members set so far, by cell, to be put in again if need be
@@ -112,7 +114,7 @@ class RunFile:
 
     def expect(self, indexes: Iterable[int]) -> None:
         """These cells will be run."""
-        self._ahead = set(indexes)
+        self._ahead, self.active = set(indexes), True
 
     def changed_ahead(self, before: Sequence[NotebookCell], after: Sequence[NotebookCell]) -> list[int]:
         """Indexes, before an edit, of the cells whose end is outstanding and whose source the edit changed.
@@ -173,7 +175,7 @@ class RunFile:
             self._saver.cancel()
             await asyncio.wait([self._saver])
             self._saver = None
-        self._ahead = set()
+        self._ahead, self.active = set(), False
         failure = await self._save_for_good(change)
         self.complete = failure is None
         notes = []

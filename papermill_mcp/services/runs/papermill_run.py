@@ -55,6 +55,10 @@ class RunInput:
             document = upgraded(document, display_path=notebook.display_path)
         return cls(notebook.path, notebook.display_path, notebook.revision, document.without_outputs())
 
+    def released(self) -> RunInput:
+        """The same without the document, after the run."""
+        return replace(self, document=NotebookDocument.new({}))
+
 
 @dataclass(frozen=True)
 class PapermillPlan:

@@ -224,3 +224,20 @@ async def test_an_edit_of_a_cell_that_a_run_has_yet_to_end_says_so(tool: str, cl
     assert "notes" not in again, "the first edit has said so"
     assert "notes" not in tags
     assert "notes" not in after
+
+
+@pytest.mark.case("R04")
+async def test_an_edit_in_another_server_is_told_that_a_run_goes_on(client: Connect, workspace: Path) -> None:
+    write_notebook(workspace / "a.ipynb", [_WAIT, "print('last')"])
+    async with client() as first, client() as second:
+        begun = await call(first, "execute_notebook", path="a.ipynb", timeout=0, wait=0)
+        await until((workspace / "waiting").exists, seconds=20, what="the first cell runs")
+        told = await call(second, "update_cell", path="a.ipynb", index=1, source="# mine")
+        tags = await call(second, "update_cell", path="a.ipynb", index=1, tags=["x"])
+        (workspace / "go").touch()
+        await call(first, "get_execution", execution_id=begun["execution_id"], wait=25)
+        after = await call(second, "update_cell", path="a.ipynb", index=1, source="# later")
+
+    assert any("another server" in note for note in told["notes"])
+    assert "notes" not in tags
+    assert "notes" not in after
