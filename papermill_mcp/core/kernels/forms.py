@@ -257,7 +257,7 @@ def width_of(text: str) -> int:
 
 
 #: Parts of JSON that open or close a level, with strings and numbers, which may hold brackets or be very long.
-_PART = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]|-?\d{4000,}')
+_PART = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}]|-?\d{4000,}')
 
 
 def shallow(text: str) -> str:

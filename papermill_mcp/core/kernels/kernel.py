@@ -565,7 +565,7 @@ class Kernel:
 
     async def _open_subshell(self, timeout_seconds: float) -> str:
         if self._subshell is None:
-            if "kernel subshells" not in self.info.get("supported_features", []):
+            if "kernel subshells" not in (self.info.get("supported_features") or []):
                 raise BusyError(
                     f"kernel {self.kernel_id} is running code and cannot be asked anything meanwhile",
                     allowed=f"{self.kernel_name} kernels have no subshells",

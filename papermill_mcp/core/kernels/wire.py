@@ -29,6 +29,9 @@ Channel = Literal["shell", "control", "iopub"]
 #: A content frame over this many bytes is not decoded; it is counted and reported instead.
 MAX_CONTENT_BYTES = 64 * 1024 * 1024
 
+#: Bytes of a content frame that is searched for values which Python cannot read.
+_MAX_MENDED_BYTES = 1024 * 1024
+
 #: A reader that always finds a message must still let the rest of the server run.
 _TURN_SECONDS = 0.02
 
@@ -90,7 +93,8 @@ def _decoded(frame: bytes) -> Any:
     except json.JSONDecodeError:
         raise
     except (RecursionError, ValueError):
-        pass
+        if len(frame) > _MAX_MENDED_BYTES:
+            raise
     return json.loads(shallow(frame.decode("utf-8", "surrogatepass")))
 
 
