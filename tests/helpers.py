@@ -132,6 +132,15 @@ def write_notebook(
     return path
 
 
+def remove_cut_off_saves(workspace: Path) -> None:
+    """Remove that which servers remove after an hour or later: temporary files, directories without a ledger."""
+    for left in workspace.glob(".papermill-mcp-*.tmp"):
+        left.unlink()
+    for directory in (workspace.parent / "state").glob("runtime-*"):
+        if not (directory / "ledger").exists():
+            directory.rmdir()
+
+
 def read_json(path: Path) -> Any:
     """A JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))

@@ -330,7 +330,7 @@ async def test_a_disk_that_is_really_full_costs_nothing_but_the_new_version(
             assert "is unchanged" in message, message
             assert sorted(path.name for path in inside.iterdir()) == ["ballast", "n.ipynb"]
         run = await server.call("execute_notebook", path="n.ipynb", kernel_id=kernel_id)
-        assert run["status"] == "ok"
+        assert run["status"] == "error"
         assert "the last save failed" in " ".join(run["notes"])
         assert "DISK_FULL" in " ".join(run["notes"])
         assert digest(inside / "n.ipynb") == before

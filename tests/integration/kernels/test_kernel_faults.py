@@ -328,7 +328,8 @@ async def test_a_storm_of_output_keeps_memory_bounded_and_is_counted(
             assert "195,000 of its outputs were not kept" in shown
         case "one long line":
             note = next(note for note in facts["notes"] if "not kept" in note)
-            assert int(note.split()[0].replace(",", "")) == 50_000_001 - 11 * MEGABYTE
+            dropped = int(note.split()[0].replace(",", ""))
+            assert abs(dropped - (50_000_001 - 11 * MEGABYTE)) < 1000  # an output counts some bytes beside its text
         case "prints" | "flushed prints":
             (output,) = facts["outputs"]
             written = "".join(f"{n}\n" for n in range(1_000_000 if storm == "prints" else 50_000))

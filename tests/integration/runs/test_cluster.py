@@ -253,7 +253,7 @@ async def test_what_fails_is_not_tried_again(dask: StartDask) -> None:
 async def test_an_error_of_the_worker_comes_back_as_what_it_is(dask: StartDask) -> None:
     async with dask(workers=1) as d, d.connect() as cluster, asyncio.timeout(30):
         with pytest.raises(KernelSpecNotFoundError) as raised:
-            await cluster.run(d.task("a", "1", kernel_name="pyhton3"))
+            await cluster.run(d.task("a", "1", kernelspec={"name": "pyhton3"}))
         assert str(raised.value).startswith("KERNELSPEC_NOT_FOUND: no kernelspec is named 'pyhton3'; did you mean")
         elsewhere = str(d.workspace / "only-here" / "in.ipynb")
         outcome = await cluster.run(d.task("b", "import os; print(os.listdir())", input_path=elsewhere))
@@ -450,7 +450,7 @@ async def test_a_run_whose_kernel_still_starts_can_be_cancelled(dask: StartDask,
     code = "import os, pathlib, sys, time; pathlib.Path('begun').write_text(str(os.getpid())); time.sleep(60)"
     kernelspec("never", [sys.executable, "-c", code, "{connection_file}"])
     async with dask(workers=1) as d, d.connect() as cluster, asyncio.timeout(60):
-        run = asyncio.create_task(cluster.run(d.task("a", "1", kernel_name="never")))
+        run = asyncio.create_task(cluster.run(d.task("a", "1", kernelspec={"name": "never"})))
         begun = d.workspace / "begun"
         await until(lambda: begun.exists() and begun.read_text() != "", seconds=20)
         await cluster.cancel()

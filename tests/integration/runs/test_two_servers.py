@@ -14,7 +14,14 @@ from typing import Any, Self
 
 import pytest
 from conftest import StartRaw
-from helpers import Json, RawServer, cell, until, write_notebook
+from helpers import (
+    Json,
+    RawServer,
+    cell,
+    remove_cut_off_saves,
+    until,
+    write_notebook,
+)
 
 pytestmark = pytest.mark.kernel
 
@@ -49,15 +56,6 @@ def runs(workspace: Path) -> int:
 
 async def begun(workspace: Path, count: int = 1) -> None:
     await until(lambda: runs(workspace) == count, seconds=30, what=f"{count} runs")
-
-
-def remove_cut_off_saves(workspace: Path) -> None:
-    """Remove that which servers remove after an hour or later: temporary files, directories without a ledger."""
-    for left in workspace.glob(".papermill-mcp-*.tmp"):
-        left.unlink()
-    for directory in (workspace.parent / "state").glob("runtime-*"):
-        if not (directory / "ledger").exists():
-            directory.rmdir()
 
 
 IN_PLACE: tuple[str, Json] = ("execute_notebook", {"path": "a.ipynb"})

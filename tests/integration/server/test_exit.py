@@ -17,6 +17,7 @@ from conftest import StartRaw, leftovers
 from helpers import (
     RawServer,
     read_json,
+    remove_cut_off_saves,
     server_command,
     server_environment,
     stdout_in,
@@ -462,6 +463,7 @@ async def test_a_request_that_a_client_repeats_after_a_kill_is_told_what_became_
         await server.exit_code(seconds=2)
     async with raw_server() as server:
         again = await server.call("execute_notebook", **request)
+    remove_cut_off_saves(workspace)
 
     assert again["execution_id"] == begun["execution_id"]
     assert again["status"] == "aborted"
