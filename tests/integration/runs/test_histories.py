@@ -176,6 +176,7 @@ class Scripted:
             cast(KernelService, Kernels(self._kernel)), self._tools, Claims(workspace), ExecutionStore(state / "none")
         )
         bench.store.put_timings = lambda *_: None  # type: ignore[method-assign]
+        bench.store.timings = lambda _: {}  # type: ignore[method-assign, assignment]
         self._starter = RunStarter(config, workspace, bench)
         self._before_write: Callable[[], None] | None = None
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,22 @@ def record(execution_id: str = "e1", *, started_at: float | None = None, **chang
         server_started=start_time(os.getpid()),
     )
     return replace(made, **changes)  # type: ignore[arg-type]
+
+
+@pytest.fixture(autouse=True)
+def _closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every store of a test is closed at its end: a read opens the file, too."""
+    made: list[ExecutionStore] = []
+    begin = ExecutionStore.__init__
+
+    def begun(store: ExecutionStore, directory: Path) -> None:
+        begin(store, directory)
+        made.append(store)
+
+    monkeypatch.setattr(ExecutionStore, "__init__", begun)
+    yield
+    for store in made:
+        store.close()
 
 
 def read(store: ExecutionStore) -> list[ExecutionRecord]:
@@ -384,4 +400,4 @@ def test_a_second_close_and_a_record_after_it_do_nothing(tmp_path: Path) -> None
     store.close()
     store.put(record("b"))
 
-    assert [row.execution_id for row in store.records()] == ["a"]
+    assert [row.execution_id for row in ExecutionStore(tmp_path).records()] == ["a"]
