@@ -45,7 +45,7 @@ def run(minutes: float, profile: str) -> int:
     rounds = 0
     while True:
         seed = secrets.randbelow(2**32)
-        command = [sys.executable, "-m", "pytest", "-q", "-x", "-m", "hypothesis", "--timeout=0"]
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-m", "hypothesis and not slow", "--timeout=0"]
         command += [f"--hypothesis-profile={profile}", f"--hypothesis-seed={seed}", "-p", "no:cacheprovider"]
         code = subprocess.run(command, cwd=_ROOT, check=False).returncode
         rounds += 1

@@ -12,6 +12,7 @@ import asyncio
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -85,6 +86,12 @@ class RunFile:
         self._ahead: set[int] = set()
         self.active = False
         self._sources = [(cell.cell_type, cell.source) for cell in document.cells]
+        counts = Counter(cell.cell_id for cell in document.cells)
+        self._ids = {
+            index: cell.cell_id
+            for index, cell in enumerate(document.cells)
+            if cell.cell_id and counts[cell.cell_id] == 1
+        }
         self._saved = list(document.cells)  # as the file has them
         self._results: dict[int, dict[str, Any]] = {}  # all members set so far, by cell, to be put in again if need be
         self._pending: dict[int, dict[str, Any]] = {}
@@ -321,11 +328,23 @@ class RunFile:
         self._document = NotebookDocument.parse(current.data, display_path=self.display_path)
         self.content = current
         self._move(aligned(self._saved, self._document.cells))
+        self._find_again()
         self._saved = list(self._document.cells)
         self._cut = {}
         with self._recording:
             self._pending = {index: dict(members) for index, members in self._results.items()}
             self._metadata_pending = bool(self._metadata)
+
+    def _find_again(self) -> None:
+        """Cells that were gone may be back, as after an undo or with an old copy. Their ids tell."""
+        places: dict[str | None, list[int]] = {}
+        for place, cell in enumerate(self._document.cells):
+            places.setdefault(cell.cell_id, []).append(place)
+        taken = set(self._places.values())
+        for index, cell_id in self._ids.items():
+            found = places.get(cell_id, [])
+            if index not in self._places and len(found) == 1 and found[0] not in taken:
+                self._places[index] = found[0]
 
     def _move(self, moved: dict[int, int]) -> None:
         """Follow our cells to their new places. A cell without one is gone."""

@@ -15,7 +15,7 @@ from typing import Any, cast
 import pytest
 from helpers import Json, call, cell, joined
 from histories import FILES, History, Ran, Step, World, check_end, encoded, histories, operations, token
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from mcp import Client
 
 from dev.fuzz import examples
@@ -424,8 +424,20 @@ def play(history: History, player: type[Scripted | Real] = Scripted) -> None:
 _CHECKS = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
 
 
+#: A cell is removed, and a program that has an old copy open brings it back.
+_BACK = History(
+    cells=(("code", 0),),
+    ids="unique",
+    kind="in place",
+    continues=False,
+    steps=(Step("change", "remove", "tool"), Step("race", "old copy", "in place"), Step("save")),
+    end="complete",
+)
+
+
 @pytest.mark.case("R01")
 @examples(60)
+@example(_BACK)
 @given(histories())
 def test_others_lose_nothing_by_a_run_and_no_result_is_lost(history: History) -> None:
     play(history)
