@@ -141,8 +141,17 @@ class ClaimFiles:
             lock.release()
 
     def has(self, path: Path) -> bool:
-        """Whether there is a claim on a file, void ones included."""
-        return os.path.lexists(self._link_of(path))
+        """Whether a living process has a claim on a file. One that cannot be checked counts."""
+        name = _target(self._link_of(path))
+        if name is None:
+            return False
+        try:
+            void = _locked(self._directory / name)
+        except (OSError, NotImplementedError):
+            return True
+        if void is not None:
+            self._clear(name, void)
+        return void is None
 
     def _claim(self, path: Path, own: Path) -> None:
         link = self._link_of(path)

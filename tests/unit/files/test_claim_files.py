@@ -72,8 +72,24 @@ def test_no_two_files_share_a_claim(tmp_path: Path) -> None:
 
 def test_a_name_that_is_not_utf8_can_be_claimed(tmp_path: Path) -> None:
     path = Path(os.fsdecode(b"/x/caf\xe9.ipynb"))
-    ClaimFiles(tmp_path).take([path], "one")
+    claims = ClaimFiles(tmp_path)  # a claim ends with the one who has it
+    claims.take([path], "one")
     assert ClaimFiles(tmp_path).has(path)
+
+
+@pytest.mark.case("W01")
+def test_a_look_sees_claims_of_living_processes_only(tmp_path: Path) -> None:
+    process, got = holder(tmp_path, "other", "/x/a")
+    look = ClaimFiles(tmp_path)
+    try:
+        assert got == "taken"
+        assert look.has(Path("/x/a"))
+        assert not look.has(Path("/x/b"))
+    finally:
+        end(process)
+
+    assert not look.has(Path("/x/a"))
+    assert list(tmp_path.iterdir()) == [], "the look has cleared the claim away"
 
 
 @pytest.mark.case("W01")
