@@ -380,11 +380,17 @@ class NotebookService:
                 advice="read it again, then repeat the edit on the present version",
             )
 
-    async def put(self, file: Path, document: NotebookDocument, *, overwrite: bool) -> OpenNotebook:
+    async def put(
+        self, file: Path, document: NotebookDocument, *, overwrite: bool, replaces: str | None = None
+    ) -> OpenNotebook:
         """Write a document as a new file or, with `overwrite`, over the notebook that is there.
+
+        Args:
+            replaces: the only revision to be written over, empty for no file; None for any.
 
         Raises:
             AlreadyExistsError: there is a file and `overwrite` is false.
+            ConflictError: the file has another revision than `replaces`.
             NotANotebookError, InvalidNotebookError: `overwrite` is true, but the existing file is no notebook.
         """
         async with self.lock(file):
@@ -393,6 +399,8 @@ class NotebookService:
                 async with self._read(file) as (found, _):  # a file that is no notebook is never replaced
                     expected = found.content
             notebook = OpenNotebook(file, self._workspace.display_path(file), expected, document)
+            if replaces is not None and notebook.revision != replaces:
+                raise ConflictError(f"{notebook.display_path} was changed during the run", state="it stays as it is")
             await self.save(notebook)
         return notebook
 
@@ -449,9 +457,7 @@ class NotebookService:
         """
         await asyncio.to_thread(fit, document, self._config.max_notebook_bytes, range(len(document.cells)))
         try:
-            if await self.revision_of(file) != replaces:
-                raise ConflictError(f"{self.display_path(file)} was changed during the run", state="it stays as it is")
-            await self.put(file, document, overwrite=bool(replaces))
+            await self.put(file, document, overwrite=True, replaces=replaces)
         except ServerError as error:
             return f"{error} The output of the run is kept in {await self._keep_aside(file, document)}"
         return None
