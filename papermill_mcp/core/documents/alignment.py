@@ -17,7 +17,7 @@ def aligned(old: Sequence[NotebookCell], new: Sequence[NotebookCell]) -> dict[in
     A cell with an id of its own is found by it. Other cells are found by their whole text in the order of the
     notebook, so an inserted copy of a cell without outputs is not taken for one that has them; then by their source.
     """
-    before, after = _by_id(old), _by_id(new)
+    before, after = by_id(old), by_id(new)
     found = {
         places[0]: after[cell_id][0]
         for cell_id, places in before.items()
@@ -36,7 +36,8 @@ def aligned(old: Sequence[NotebookCell], new: Sequence[NotebookCell]) -> dict[in
     return found
 
 
-def _by_id(cells: Sequence[NotebookCell]) -> dict[str, list[int]]:
+def by_id(cells: Sequence[NotebookCell]) -> dict[str, list[int]]:
+    """The indexes of the cells with each id."""
     places: dict[str, list[int]] = {}
     for index, cell in enumerate(cells):
         if cell.cell_id:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from papermill_mcp.core.documents.document import NotebookDocument
+from papermill_mcp.core.documents.reading import joined
 
 #: Characters that stay at each end of a stream that is cut.
 _END_CHARS = 16_384
@@ -77,7 +78,7 @@ def _short(output: Mapping[str, Any], size: int) -> dict[str, Any]:
     """An output without its large parts."""
     kind = output.get("output_type")
     if kind == "stream":
-        text = _text(output.get("text"))
+        text = joined(output.get("text"))
         left_out = f"\n[… {len(text) - 2 * _END_CHARS:,} characters were not saved: {_WHY} …]\n"
         return {**output, "text": text[:_END_CHARS] + left_out + text[-_END_CHARS:]}
     if kind == "error":
@@ -96,10 +97,6 @@ def _short(output: Mapping[str, Any], size: int) -> dict[str, Any]:
 
 def _line(text: str) -> dict[str, Any]:
     return {"output_type": "stream", "name": "stderr", "text": f"[{text}]\n"}
-
-
-def _text(value: Any) -> str:
-    return "".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _size(output: Mapping[str, Any]) -> int:

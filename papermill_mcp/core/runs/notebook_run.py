@@ -115,7 +115,7 @@ class RunCell:
     @property
     def outcome(self) -> str:
         """One word for the end of the cell: its status, `ok` for an allowed error, `not_run` if it did not begin."""
-        if self.skip and self.passed:
+        if self.passed:
             return RunStatus.SKIPPED
         if self.execution is None or self.execution.began is None or not self.status.final:
             return NOT_RUN
@@ -275,10 +275,7 @@ class NotebookRun:
         failed = [cell for cell in self.failed_cells if cell.status != RunStatus.ABORTED]
         at = current or (self.failed_cells[-1] if self.failed_cells else None)
         totals = CellsState(
-            total=len(self.cells),
-            done=self.done,
-            failed=len(self.failed_cells),
-            at=at.index if at else None,
+            total=len(self.cells), done=self.done, failed=len(self.failed_cells), at=at.index if at else None
         )
         if since is END:
             return totals, since

@@ -12,13 +12,12 @@ import asyncio
 import logging
 import threading
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
-from papermill_mcp.core.documents.alignment import aligned
+from papermill_mcp.core.documents.alignment import aligned, by_id
 from papermill_mcp.core.documents.document import NotebookCell, NotebookDocument
 from papermill_mcp.core.documents.fitting import fit
 from papermill_mcp.errors import (
@@ -86,12 +85,7 @@ class RunFile:
         self._ahead: set[int] = set()
         self.active = False
         self._sources = [(cell.cell_type, cell.source) for cell in document.cells]
-        counts = Counter(cell.cell_id for cell in document.cells)
-        self._ids = {
-            index: cell.cell_id
-            for index, cell in enumerate(document.cells)
-            if cell.cell_id and counts[cell.cell_id] == 1
-        }
+        self._ids = {found[0]: cell_id for cell_id, found in by_id(document.cells).items() if len(found) == 1}
         self._saved = list(document.cells)  # as the file has them
         self._results: dict[int, dict[str, Any]] = {}  # all members set so far, by cell, to be put in again if need be
         self._pending: dict[int, dict[str, Any]] = {}
@@ -337,10 +331,7 @@ class RunFile:
 
     def _find_again(self) -> None:
         """Cells that were gone may be back, as after an undo or with an old copy. Their ids tell."""
-        places: dict[str | None, list[int]] = {}
-        for place, cell in enumerate(self._document.cells):
-            places.setdefault(cell.cell_id, []).append(place)
-        taken = set(self._places.values())
+        places, taken = by_id(self._document.cells), set(self._places.values())
         for index, cell_id in self._ids.items():
             found = places.get(cell_id, [])
             if index not in self._places and len(found) == 1 and found[0] not in taken:
