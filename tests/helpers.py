@@ -141,6 +141,14 @@ def remove_cut_off_saves(workspace: Path) -> None:
             directory.rmdir()
 
 
+def waiting_code(directory: Path | str = ".") -> str:
+    """Code that says `waiting`, makes a file of this name, and waits for a file named `go`, both in the directory."""
+    return (
+        f"import pathlib, time\nprint('waiting', flush=True)\npathlib.Path({str(directory)!r}, 'waiting').touch()\n"
+        f"while not pathlib.Path({str(directory)!r}, 'go').exists():\n    time.sleep(0.01)\n"
+    )
+
+
 def read_json(path: Path) -> Any:
     """A JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))

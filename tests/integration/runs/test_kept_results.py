@@ -11,15 +11,19 @@ from typing import Any
 import nbformat
 import pytest
 from conftest import Connect
-from helpers import Json, call, cell, read_json, stdout_in, until, write_notebook
+from helpers import (
+    Json,
+    call,
+    cell,
+    read_json,
+    stdout_in,
+    until,
+    waiting_code,
+    write_notebook,
+)
 
 pytestmark = pytest.mark.kernel
 
-#: Says that it runs, then waits for a file named `go` in the root.
-_WAIT = (
-    "import pathlib, time\nprint('waiting', flush=True)\npathlib.Path({root!r}, 'waiting').touch()\n"
-    "while not pathlib.Path({root!r}, 'go').exists():\n    time.sleep(0.01)\n"
-)
 _TOOLS = ["execute_notebook", "execute_notebook_papermill"]
 
 
@@ -112,7 +116,7 @@ async def test_results_of_a_notebook_that_has_gone_are_kept_and_the_run_is_no_su
     (workspace / "d").mkdir()
     write_notebook(
         workspace / "in.ipynb" if tool != "execute_notebook" else workspace / "d" / "a.ipynb",
-        [cell("# Title", "markdown"), "print('first')", _WAIT.format(root=str(workspace)), "print('last')"],
+        [cell("# Title", "markdown"), "print('first')", waiting_code(workspace), "print('last')"],
     )
     file = workspace / "d" / ("a.ipynb" if tool == "execute_notebook" else "out.ipynb")
     async with client() as c:
@@ -133,7 +137,7 @@ async def test_results_of_a_notebook_that_has_gone_are_kept_and_the_run_is_no_su
 @pytest.mark.case("R09")
 @pytest.mark.parametrize("tool", _TOOLS)
 async def test_the_result_of_a_cell_that_was_removed_is_kept(tool: str, client: Connect, workspace: Path) -> None:
-    write_notebook(workspace / "a.ipynb", [_WAIT.format(root=str(workspace)), "print('last')"])
+    write_notebook(workspace / "a.ipynb", [waiting_code(workspace), "print('last')"])
     file = "a.ipynb" if tool == "execute_notebook" else "b.ipynb"
     async with client() as c:
         begun = await call(c, tool, wait=0, **_arguments(tool, "a.ipynb", "b.ipynb"))
@@ -169,7 +173,7 @@ async def test_cells_are_counted_by_their_outcome(client: Connect, workspace: Pa
 
 @pytest.mark.case("R07")
 async def test_a_cancelled_run_is_shown_with_the_cell_that_was_interrupted(client: Connect, workspace: Path) -> None:
-    write_notebook(workspace / "a.ipynb", ["1", _WAIT.format(root=str(workspace)), "3"])
+    write_notebook(workspace / "a.ipynb", ["1", waiting_code(workspace), "3"])
     async with client() as c:
         begun = await call(c, "execute_notebook", path="a.ipynb", wait=0)
         await until((workspace / "waiting").exists, seconds=20, what="the second cell runs")

@@ -9,15 +9,21 @@ from pathlib import Path
 import nbformat
 import pytest
 from conftest import Connect
-from helpers import Json, call, cell, joined, read_json, until, write_notebook
+from helpers import (
+    Json,
+    call,
+    cell,
+    joined,
+    read_json,
+    until,
+    waiting_code,
+    write_notebook,
+)
 
 pytestmark = pytest.mark.kernel
 
 #: Says that it runs, then waits for a file named `go`.
-_WAIT = (
-    "import pathlib, time\nprint('waiting', flush=True)\npathlib.Path('waiting').touch()\n"
-    "while not pathlib.Path('go').exists():\n    time.sleep(0.01)\n"
-)
+_WAIT = waiting_code()
 
 #: How a run may end: the code behind the wait, the arguments of the run, and the status it ends with.
 _ENDS: dict[str, tuple[str, Json, str]] = {

@@ -17,16 +17,25 @@ import nbformat
 import papermill
 import pytest
 from conftest import AddKernelspec, Connect, StartRaw
-from helpers import Json, call, cell, digest, joined, read_json, refused, stdout_in, until, write_notebook
+from helpers import (
+    Json,
+    call,
+    cell,
+    digest,
+    joined,
+    read_json,
+    refused,
+    stdout_in,
+    until,
+    waiting_code,
+    write_notebook,
+)
 from mcp import Client
 
 pytestmark = pytest.mark.kernel
 
 #: Waits for a file named `go` in the workspace, which the test makes.
-_WAIT = (
-    "import pathlib, time\nprint('waiting', flush=True)\npathlib.Path('waiting').touch()\n"
-    "while not pathlib.Path('go').exists():\n    time.sleep(0.01)\n"
-)
+_WAIT = waiting_code()
 
 
 async def run(client: Client, path: str = "in.ipynb", **arguments: Any) -> Json:
