@@ -181,7 +181,7 @@ class RunFile:
         self.complete = failure is None
         notes = []
         if failure is not None:
-            notes.append(f"the last save failed, so {self.display_path} has an earlier state: {failure}")
+            notes.append(f"the last save failed: {failure}")
         elif self._cut:
             notes.append(
                 f"outputs of {_cells(self._cut)} were cut by {sum(self._cut.values()):,} bytes, since a notebook holds "
@@ -217,7 +217,7 @@ class RunFile:
                 f"{_cells(self._unsaved)} were changed or removed during the run, so their results are not in the file"
             )
         else:
-            lost = "the results since then are not in the file"
+            lost = f"results since the save before are not in {self.display_path}"
         if self._keep_aside is None:
             self.complete = False
             return lost
