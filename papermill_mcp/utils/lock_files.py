@@ -141,16 +141,24 @@ class ClaimFiles:
             lock.release()
 
     def has(self, path: Path) -> bool:
-        """Whether a living process has a claim on a file. One that cannot be checked counts."""
-        name = _target(self._link_of(path))
+        """Whether a living process has a claim on a file. One that cannot be checked counts.
+
+        Where no claim can be read, none can be made either: the directory is a file, or closed to this user.
+        """
+        try:
+            name = _target(self._link_of(path))
+        except OSError:
+            return False
         if name is None:
             return False
+        if not _HOLDER.fullmatch(name):
+            return True
         try:
             void = _locked(self._directory / name)
+            if void is not None:
+                self._clear(name, void)
         except (OSError, NotImplementedError):
             return True
-        if void is not None:
-            self._clear(name, void)
         return void is None
 
     def _claim(self, path: Path, own: Path) -> None:
@@ -240,5 +248,10 @@ def _locked(file: Path) -> HeldLock | None:
         lock.acquire(blocking=False)
     except filelock.Timeout:
         return None
-    take_rights_of_others(file)
-    return HeldLock(lock)
+    held = HeldLock(lock)
+    try:
+        take_rights_of_others(file)
+    except BaseException:
+        held.release()  # nothing else knows of it: the next one would wait in vain
+        raise
+    return held

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import stat
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from papermill_mcp.utils.lock_files import ClaimedError, ClaimFiles, LocksUnavailableError
+from dev.fault_report import failing, injected
+from papermill_mcp.utils.lock_files import ClaimedError, ClaimFiles, LockFiles, LocksUnavailableError
 
 #: Takes claims, writes a line, and holds them until its input ends.
 _HOLDER = """
@@ -159,3 +162,64 @@ def test_a_directory_that_cannot_be_used_is_an_error_of_its_own(tmp_path: Path) 
     link.write_text("of another program")
     with pytest.raises(LocksUnavailableError):
         claims.take([Path("/x/a")], "one")
+    assert not claims.has(Path("/x/a")), "none can be made there"
+
+
+@pytest.mark.case("F16", "W01")
+@pytest.mark.parametrize("name", ["file", "closed", "garbage"])
+def test_a_look_at_a_directory_that_cannot_be_used_finds_nothing(tmp_path: Path, name: str) -> None:
+    directory = tmp_path / "claims"
+    claims = ClaimFiles(directory)
+    claims.take([Path("/x/a")], "one")
+    link = next(path for path in directory.iterdir() if path.is_symlink())
+    claims.release("one")
+    if name == "file":
+        directory.rmdir()
+        directory.write_text("in the way")
+    elif name == "garbage":
+        link.write_bytes(b"\x00garbage")
+    else:
+        directory.rmdir()
+        directory.symlink_to(directory)  # no user can follow it
+
+    assert not claims.has(Path("/x/a"))
+
+
+def _uses(directory: Path) -> dict[str, Callable[[], object]]:
+    """Everything that a server does with locks and claims."""
+    claims, locks = ClaimFiles(directory), LockFiles(directory)
+
+    def take() -> None:
+        claims.take([Path("/x/a"), Path("/x/b")], "one")
+
+    def lock() -> None:
+        held = locks.try_acquire(Path("/x/a"))
+        assert held is not None
+        held.release()
+
+    return {"take": take, "has": lambda: claims.has(Path("/x/a")), "lock": lock}
+
+
+@pytest.mark.case("F03", "F16")
+@pytest.mark.parametrize("use", ["take", "has", "lock"])
+def test_no_failing_system_call_keeps_a_lock_or_raises_a_bare_error(tmp_path: Path, use: str) -> None:
+    """The n-th call fails, for every n. What is kept then would hold up the next request for good."""
+    errors: list[Exception] = []  # an error that is kept keeps the locals of its frames
+    for number in range(200):
+        directory = tmp_path / str(number)
+        process, _ = holder(directory, "dead", "/x/a")
+        end(process)
+        os.chmod(next(directory.glob("*.lock")), 0o644)
+        with injected(number, failing(errno.EIO)) as met:
+            try:
+                _uses(directory)[use]()
+            except LocksUnavailableError as error:
+                errors.append(error)
+        if not met:
+            break
+        other = ClaimFiles(directory)
+        other.take([Path("/x/a")], "other")
+        other.release("other")
+        _uses(directory)["lock"]()
+    assert number > 3
+    assert number < 199
