@@ -625,7 +625,9 @@ async def test_cancelling_a_batch_reaches_the_workers_and_the_same_request_goes_
     async with dask() as d, client(dask_scheduler=d.address) as c, asyncio.timeout(90):
         request = {"input_path": "in.ipynb", "grid": {"n": [1, 2, 4, 5], "hold": [2]}, "timeout": 0}
         begun = await call(c, "execute_notebook_batch", wait=0, **request)
-        await until(lambda: bool(_ran(workspace, 2) and _ran(workspace, 4)), seconds=20, what="two runs that hold")
+        await until(lambda: bool(_ran(workspace, 2) and _ran(workspace, 4)), seconds=40, what="two runs that hold")
+        while not (await call(c, "get_execution", execution_id=begun["execution_id"], wait=1))["runs_done"]:
+            await asyncio.sleep(0.01)  # its result may still be on its way from the worker
         cancelled = await call(c, "cancel_execution", execution_id=begun["execution_id"])
         facts = await call(c, "get_execution", execution_id=begun["execution_id"], wait=10)
         assert await wait_gone([_ran(workspace, n)[0][0] for n in (2, 4)], seconds=_GONE) == []

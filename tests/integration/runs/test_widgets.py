@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -96,10 +97,12 @@ def _plain(notebook: Json) -> tuple[list[Any], list[Any], list[str]]:
 
 @pytest.mark.slow
 async def test_widgets_are_saved_as_papermill_saves_them(client: Connect, workspace: Path) -> None:
+    (workspace / "theirs").mkdir()
     for name, cells in _CELLS.items():
         _with_state(write_notebook(workspace / f"{name}.ipynb", cells), {})
+        shutil.copy(workspace / f"{name}.ipynb", workspace / "theirs")  # papermill reads while ours are run in place
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", _PAPERMILL, *[f"{name}.ipynb" for name in _CELLS], cwd=workspace, stderr=-3
+        sys.executable, "-c", _PAPERMILL, *[f"{name}.ipynb" for name in _CELLS], cwd=workspace / "theirs", stderr=-3
     )
     async with client() as c:
         for name in _CELLS:
@@ -111,7 +114,8 @@ async def test_widgets_are_saved_as_papermill_saves_them(client: Connect, worksp
 
     for name in _CELLS:
         in_place = read_json(workspace / f"{name}.ipynb")
-        ours, theirs = (read_json(workspace / f"{by}-{name}.ipynb") for by in ("output", "papermill"))
+        ours = read_json(workspace / f"output-{name}.ipynb")
+        theirs = read_json(workspace / "theirs" / f"papermill-{name}.ipynb")
         assert _plain(ours) == _plain(theirs), name
         assert _plain(in_place)[1:] == _plain(theirs)[1:], name
         assert set(_views(ours)) <= models_in(ours["metadata"]).keys(), name
