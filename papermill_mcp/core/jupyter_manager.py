@@ -25,6 +25,7 @@ from papermill_mcp.errors import (
     listed,
     nearest,
 )
+from papermill_mcp.utils.file_utils import EXHAUSTED
 
 logger = logging.getLogger(__name__)
 
@@ -129,14 +130,20 @@ class JupyterManager:
             cwd=cwd,
             env=kernel_environment(spec, env, denied_env or []),
             context=self._context,
-            runtime=self._runtime_directory(),
+            runtime=self._runtime_directory,
             watchdog=self._watchdog,
         )
         self._kernels.add(kernel)
         try:
             await kernel.start(timeout_seconds=timeout_seconds)
-        except BaseException:
+        except BaseException as error:
             self._kernels.discard(kernel)
+            if isinstance(error, OSError) and error.errno not in EXHAUSTED:
+                raise KernelStartFailedError(
+                    f"kernel {kernel.kernel_name!r} could not be started: {error}",
+                    state="nothing was started",
+                    advice="check the rights of the server, then try again",
+                ) from error
             raise
         return kernel
 
@@ -150,8 +157,11 @@ class JupyterManager:
         self._watchdog.guard_directory(directory)
 
     def _runtime_directory(self) -> Path:
-        """The directory for connection files, made at first use: mode 0700, since the files hold the kernels' keys."""
-        if self._runtime is None:
+        """The directory for connection files, made at first use: mode 0700, since the files hold the kernels' keys.
+
+        Another program may remove it, with the whole state directory. Then there is a new one.
+        """
+        if self._runtime is None or not self._runtime.is_dir():
             self._runtime = private_directory(self._state_directory)
             self._watchdog.guard_runtime(self._runtime)
         return self._runtime

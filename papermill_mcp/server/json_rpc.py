@@ -111,7 +111,7 @@ def read_line(line: bytes) -> Json | Refusal | None:
         return None
     try:
         text = line.decode()
-        message, repeated = _parsed(text)
+        message, repeated, numbers = _parsed(text)
     except (ValueError, RecursionError, MemoryError) as error:
         return Refusal(PARSE_ERROR, f"Parse error: {_why_not_json(line, error)}. Send one JSON-RPC message a line.")
     if isinstance(message, list):
@@ -122,7 +122,7 @@ def read_line(line: bytes) -> Json | Refusal | None:
     ambiguous = any(owner is message and key == "id" for owner, key in repeated)
     known_id = None if ambiguous else _id_of(message)
     flaw = _flaw_of_envelope(message, known_id)
-    if flaw is None and (content := _flaw_of_content(text, message, repeated)):
+    if flaw is None and (content := _flaw_of_content(text, message, repeated, numbers)):
         flaw = INVALID_REQUEST, f"Invalid request: {content}"
     if flaw is None:
         return message
@@ -154,8 +154,30 @@ def encode(message: Json) -> bytes:
     return data
 
 
-def _parsed(text: str) -> tuple[Any, _Repeated]:
+def _parsed(text: str) -> tuple[Any, _Repeated, list[str]]:
+    """The value of a line, its repeated keys, and its numbers that are none. Those are read as None.
+
+    So a request with such a number can be answered with its id.
+    """
     repeated: _Repeated = []
+    numbers: list[str] = []
+
+    def integer(digits: str) -> int | None:
+        try:
+            return int(digits)
+        except ValueError:
+            numbers.append(f"a number has {len(digits)} digits")
+            return None
+
+    def finite(digits: str) -> float | None:
+        value = float(digits)
+        if not math.isinf(value):
+            return value
+        numbers.append("a number is too large")
+        return None
+
+    def constant(name: str) -> None:
+        numbers.append(f"{name} is not JSON")
 
     def made_of(pairs: list[tuple[str, Any]]) -> Json:
         made = dict(pairs)
@@ -170,27 +192,9 @@ def _parsed(text: str) -> tuple[Any, _Repeated]:
     # The hooks are Python functions also because other threads get their turn in them: without, a list of a million
     # numbers is read in one go.
     decoder = json.JSONDecoder(
-        object_pairs_hook=made_of, parse_int=_integer, parse_float=_finite, parse_constant=_no_constant
+        object_pairs_hook=made_of, parse_int=integer, parse_float=finite, parse_constant=constant
     )
-    return decoder.decode(text), repeated
-
-
-def _integer(digits: str) -> int:
-    try:
-        return int(digits)
-    except ValueError:
-        raise ValueError(f"a number has {len(digits)} digits") from None
-
-
-def _finite(digits: str) -> float:
-    value = float(digits)
-    if math.isinf(value):
-        raise ValueError("a number is too large")
-    return value
-
-
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is not JSON")
+    return decoder.decode(text), repeated, numbers
 
 
 def _why_not_json(line: bytes, error: Exception) -> str:
@@ -249,7 +253,9 @@ def _flaw_of_envelope(message: Json, known_id: RequestId | None) -> tuple[int, s
     return None
 
 
-def _flaw_of_content(text: str, message: Json, repeated: _Repeated) -> str | None:
+def _flaw_of_content(text: str, message: Json, repeated: _Repeated, numbers: list[str]) -> str | None:
+    if numbers:
+        return numbers[0]
     if repeated:
         return f"the key {repeated[0][1][:100]!r} occurs more than once in one object"
     if text.count("[") + text.count("{") > MAX_DEPTH and _is_deep(message):

@@ -35,6 +35,7 @@ from papermill_mcp.errors import InvalidArgumentError, ServerError, UnknownArgum
 from papermill_mcp.services.results import Request
 from papermill_mcp.tools.remedies import CALLS
 from papermill_mcp.tools.replies import render
+from papermill_mcp.utils.file_utils import EXHAUSTED, exhausted
 from papermill_mcp.utils.text_utils import json_kind, safe_utf8
 
 logger = logging.getLogger("papermill_mcp.tools")
@@ -106,6 +107,9 @@ class ServiceTool(Tool):
             cause = error.__cause__
             if isinstance(cause, ValidationError):
                 cause = _argument_error(self.name, cause, self.parameters)
+            elif isinstance(cause, OSError) and cause.errno in EXHAUSTED:
+                logger.warning("the system is exhausted: %s", cause)
+                cause = exhausted(cause)
             if not isinstance(cause, ServerError):
                 raise
             outcome = str(cause.code)

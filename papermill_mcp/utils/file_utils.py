@@ -33,6 +33,7 @@ from papermill_mcp.errors import (
     AlreadyExistsError,
     ConflictError,
     DiskFullError,
+    LimitReachedError,
     NotFoundError,
     PathNotAllowedError,
     PermissionDeniedError,
@@ -712,6 +713,19 @@ def _reported(display_path: str, step: str, state: str) -> Iterator[None]:
         raise _error_for(error, display_path, step, state) from error
 
 
+def exhausted(error: OSError, *, state: str = "") -> LimitReachedError:
+    """The error for a client where the system has no more descriptors, processes or memory to give."""
+    return LimitReachedError(
+        f"the system gives this server no more of something it needs: {os.strerror(error.errno or 0)}",
+        state=state,
+        advice="stop kernels and executions that are not needed, or raise the limits of the server (ulimit)",
+    )
+
+
+#: Errors of the system for which `exhausted` stands.
+EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN))
+
+
 def _error_for(error: OSError, display_path: str, step: str, state: str) -> ServerError:
     reason = os.strerror(error.errno) if error.errno else str(error)
     text = (
@@ -740,6 +754,8 @@ def _error_for(error: OSError, display_path: str, step: str, state: str) -> Serv
             )
         case errno.EEXIST:
             return AlreadyExistsError(text, state=state)
+        case number if number in EXHAUSTED:
+            return exhausted(error, state=state)
         case errno.ENAMETOOLONG:
             return PathNotAllowedError(text, state=state, advice="Choose a shorter name")
         case errno.EACCES | errno.EPERM | errno.EROFS:

@@ -75,6 +75,9 @@ class Kernel:
 
     Started by `JupyterManager.start_kernel`; its owner closes it with `aclose`.
 
+    Args:
+        runtime: gives the directory for connection files, at each start of a process.
+
     Attributes:
         widgets: the widgets and displays of the present process.
         late: output that belongs to no execution we know, such as a thread's.
@@ -89,7 +92,7 @@ class Kernel:
         cwd: Path,
         env: dict[str, str],
         context: zmq.asyncio.Context,
-        runtime: Path,
+        runtime: Callable[[], Path],
         watchdog: Watchdog,
     ) -> None:
         self.kernel_id = secrets.token_hex(12)
@@ -240,7 +243,7 @@ class Kernel:
     async def _start_once(self, deadline: float) -> None:
         self._require_not_stopped()
         process = KernelProcess(
-            self.kernel_name, self.spec, context=self._context, runtime=self._runtime, watchdog=self._watchdog
+            self.kernel_name, self.spec, context=self._context, runtime=self._runtime(), watchdog=self._watchdog
         )
         self._process = process
         await process.start(cwd=self.cwd, env=self._env)

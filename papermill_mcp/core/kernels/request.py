@@ -50,6 +50,14 @@ class RunStatus(StrEnum):
         return self not in (RunStatus.QUEUED, RunStatus.RUNNING)
 
 
+#: The error of code to which the kernel gave no answer. ipykernel gives none where flushing sys.stdout fails.
+_NO_ANSWER = (
+    "the kernel went on without an answer to this code, so it may have run, in part, or not at all. Code that replaces "
+    "sys.stdout or sys.stderr by None, a closed file or an object without flush() has this effect: put them back with "
+    "sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__, or restart the kernel"
+)
+
+
 @dataclass(frozen=True)
 class CellError:
     """An exception of the code, or the reason for its end, as an `error` output has it."""
@@ -264,12 +272,13 @@ class CellExecution:
         self.released.set()
 
     def _reply_from_outputs(self) -> dict[str, Any]:
-        """The content of the reply that never came."""
+        """The content of the reply that never came. It is never `ok`: only the kernel knows that."""
         if self._ending is not None:
             return {"status": "abort"}
         self.output_incomplete = True
         errors = [output for output in self.collector if output["output_type"] == "error"]
-        return {"status": "error", **errors[-1]} if errors else {"status": "ok"}
+        unknown = {"ename": "KernelUnresponsive", "evalue": _NO_ANSWER, "traceback": []}
+        return {"status": "error", **(errors[-1] if errors else unknown)}
 
     def give_up_on_interrupt(self) -> None:
         """The kernel ignores interrupts: give the caller its result, though the code goes on."""

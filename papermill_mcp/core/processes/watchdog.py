@@ -36,6 +36,8 @@ class Watchdog:
     def guard_runtime(self, directory: Path) -> None:
         """As `guard_directory`, for a runtime directory: the ledger of guarded processes is kept in it."""
         self._ledger = Ledger(directory)
+        for pid, started in self._trees.items():  # of an earlier directory that is gone
+            self._ledger.add(["start", pid, started])
         self.guard_directory(directory)
 
     def guard(self, pid: int) -> int:

@@ -911,9 +911,34 @@ async def test_a_cell_whose_end_the_kernel_never_tells_is_over_all_the_same(kern
     async with asyncio.timeout(10):
         await after.settled.wait()
 
-    assert (lost.status, lost.output_incomplete) == (RunStatus.OK, True)
+    assert (lost.status, error_name(lost), lost.output_incomplete) == (RunStatus.ERROR, "KernelUnresponsive", True)
     assert lost.outputs[0]["text"] == "done\n"
     assert after.status == RunStatus.OK
+
+
+#: Code after which ipykernel gives no answers, since it cannot flush the streams. Nothing puts them back.
+_BREAKS_STREAMS = {
+    "none": "import sys; sys.stdout = None",
+    "no stderr": "import sys; sys.stderr = None",
+    "closed": "import sys\nwith open('log.txt', 'w') as f:\n    sys.stdout = f\n    print('hi')",
+    "tee": "import sys\nclass Tee:\n    def write(self, text): sys.__stdout__.write(text)\nsys.stdout = Tee()",
+}
+
+
+@pytest.mark.case("R05")
+@pytest.mark.parametrize("kind", _BREAKS_STREAMS)
+async def test_code_without_an_answer_is_never_called_ok(kind: str, kernel: Kernel, workspace: Path) -> None:
+    """The code may have raised, or not have run at all."""
+    executions = [
+        await run(kernel, code)
+        for code in (_BREAKS_STREAMS[kind], "open('ran', 'w').close()", "1/0", "open('ran', 'w').close()")
+    ]
+
+    statuses = [execution.status for execution in executions]
+    assert set(statuses) <= {RunStatus.OK, RunStatus.ERROR}
+    assert statuses[1:] == [RunStatus.ERROR] * 3 or (workspace / "ran").exists()
+    assert statuses[2] == RunStatus.ERROR
+    assert error_name(executions[2]) in ("KernelUnresponsive", "ZeroDivisionError")
 
 
 @pytest.mark.slow

@@ -510,3 +510,47 @@ async def test_a_bomb_in_a_cell_leaves_the_server_responsive_and_its_kernel_can_
         await until(lambda: len(process_check()) <= 3, seconds=2, what="the bomb is over")
         server.signal(signal.SIGTERM)
         assert await server.exit_code(seconds=3) == 0
+
+
+@pytest.mark.case("F16")
+async def test_kernels_start_after_the_state_directory_was_removed(
+    raw_server: StartRaw, workspace: Path, state_directory: Path
+) -> None:
+    """Another program tidies up while the server lives. Kernels that live go on, and can be restarted."""
+    for name in ("a", "b"):
+        write_notebook(workspace / f"{name}.ipynb", ["print(1)"])
+    async with raw_server() as server:
+        first = await server.call("execute_notebook", path="a.ipynb")
+        shutil.rmtree(state_directory)
+        again = await server.call("execute_notebook", path="a.ipynb")
+        second = await server.call("execute_notebook", path="b.ipynb")
+        restarted = await server.call("restart_kernel", kernel_id=first["kernel_id"])
+        output = await server.call("execute_notebook_papermill", input_path="a.ipynb")
+        server.close_stdin()
+        assert await server.exit_code(seconds=5) == 0
+    assert [run["status"] for run in (first, again, second, output)] == ["ok"] * 4
+    assert restarted["state"] == "idle"
+    assert list(state_directory.glob("runtime-*")) == []
+
+
+@pytest.mark.case("L12")
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of another process are a matter of Linux")
+async def test_a_server_without_descriptors_says_so_and_works_when_there_are_some(
+    raw_server: StartRaw, workspace: Path
+) -> None:
+    write_notebook(workspace / "a.ipynb", ["print(1)"])
+    async with raw_server() as server:
+        await server.call("list_notebook_files")
+        open_now = len(os.listdir(f"/proc/{server.pid}/fd"))
+        limits = psutil.Process(server.pid).rlimit(psutil.RLIMIT_NOFILE)
+        psutil.Process(server.pid).rlimit(psutil.RLIMIT_NOFILE, (open_now, limits[1]))
+        for tool, arguments in (
+            ("execute_notebook", {"path": "a.ipynb"}),
+            ("start_kernel", {}),
+            ("read_notebook", {"path": "a.ipynb"}),
+            ("search_notebooks", {"query": "print"}),
+        ):
+            answer = await server.request("tools/call", {"name": tool, "arguments": arguments})
+            assert answer["content"][0]["text"].startswith("LIMIT_REACHED: "), answer
+        psutil.Process(server.pid).rlimit(psutil.RLIMIT_NOFILE, limits)
+        assert (await server.call("execute_notebook", path="a.ipynb"))["status"] == "ok"

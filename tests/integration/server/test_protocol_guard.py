@@ -82,10 +82,7 @@ async def test_J01_J03_J06_lines_that_are_no_message_are_answered_without_an_id(
             (line_of(1, "ping").strip().decode().encode("utf-16"), -32700, "not UTF-8"),
             (b'{"jsonrpc": "2.0", "id": 1, "method": "\xff"}', -32700, "not UTF-8"),
             (b"Content-Length: 52\r", -32700, "Content-Length"),
-            (b'{"jsonrpc": "2.0", "id": 1, "method": "ping", "params": {"a": NaN}}', -32700, "NaN"),
-            (b'{"jsonrpc": "2.0", "id": 1, "method": "ping", "params": {"a": -Infinity}}', -32700, "Infinity"),
-            (b'{"jsonrpc": "2.0", "id": 1, "method": "ping", "params": {"a": 1e999}}', -32700, "too large"),
-            (b'{"jsonrpc": "2.0", "id": 1, "method": "ping", "params": {"a": ' + b"7" * 5000 + b"}}", -32700, "digits"),
+            (b'{"jsonrpc": "2.0", "id": NaN, "method": "ping"}', -32600, "must be an integer or a string"),
             (deep, -32700, "nested"),
             (b"[" + line_of(1, "ping").strip() + b"]", -32600, "batching is not supported"),
             (b"[]", -32600, "batching is not supported"),
@@ -94,6 +91,17 @@ async def test_J01_J03_J06_lines_that_are_no_message_are_answered_without_an_id(
             assert codes([answer]) == [(None, code)], line[:80]
             assert words in answer["error"]["message"]
             assert len(answer["error"]["message"]) < 300
+        for number, words in (
+            (b"NaN", "NaN"),
+            (b"-Infinity", "Infinity"),
+            (b"1e999", "large"),
+            (b"7" * 5000, "digits"),
+        ):
+            (answer,) = await server.answers_to(
+                b'{"jsonrpc": "2.0", "id": 77, "method": "ping", "params": {"a": ' + number + b"}}"
+            )
+            assert codes([answer]) == [(77, -32600)], "it is answered with its id"
+            assert words in answer["error"]["message"]
         assert await server.answers_to(b"", b"  ", b"\r", b"\t") == []
         await still_serves(server)
 
