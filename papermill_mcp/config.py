@@ -1,7 +1,9 @@
 """The settings: one frozen model, and where its values come from.
 
 Strongest first: command-line flags, `JUPYTER_MCP_*` environment variables, a JSON file, defaults. An unknown flag, an
-unknown key and a misspelt variable are rejected, with the nearest known name. Other variables belong to other servers.
+unknown key and a misspelt variable are faults, with the nearest known name. Other variables belong to other servers.
+
+A fault leaves the other settings as they are. `read_config` gives these and the fault, `load_config` raises it.
 
 The file is the one that the user names, else `config.json` in the user's configuration directory of this server. The
 directory in which the server starts is never searched: its files may come from anywhere.
@@ -13,21 +15,16 @@ import argparse
 import importlib.util
 import json
 import os
-from collections.abc import Iterable, Sequence
+import stat
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from platformdirs import user_config_path
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
-from pydantic_settings import (
-    BaseSettings,
-    EnvSettingsSource,
-    JsonConfigSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-)
 
 from papermill_mcp.errors import listed, nearest
 
@@ -43,8 +40,19 @@ _MISSPELT = 0.85
 ToolsetName = Literal["notebook", "kernel", "execution", "server"]
 
 
+#: Settings that are paths. A `~` at their beginning stands for the home directory, except in `Path` objects.
+_PATHS = ("roots", "output_directory", "state_directory")
+
+#: Characters of a bad value that a message shows.
+_SHOWN = 200
+
+
 class ConfigError(Exception):
     """The settings cannot be used. The message is for the person who starts the server."""
+
+
+class MissingRootError(ConfigError):
+    """Roots are no directories now. Nothing else is wrong, so the server can work once they are there."""
 
 
 class Config(BaseModel):
@@ -113,8 +121,8 @@ class Config(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _check_text(cls, value: Any) -> Any:
-        """Refuse text that no file name and no variable can be."""
+    def _check_text(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse text that no file name and no variable can be. Expand `~` in paths."""
         for text in value if isinstance(value, list) else [value]:
             if isinstance(text, str) and not text:
                 raise ValueError("it is empty")
@@ -125,54 +133,25 @@ class Config(BaseModel):
                     os.fsencode(text)
                 except UnicodeEncodeError:
                     raise ValueError("it has a character that the system cannot encode") from None
+        if info.field_name in _PATHS:
+            return [_expanded(one) for one in value] if isinstance(value, list) else _expanded(value)
         return value
 
 
-class _Environment(EnvSettingsSource):
-    """Reads lists as `a:b` (the platform's path separator, or commas) as well as JSON."""
-
-    def decode_complex_value(self, field_name: str, field: Any, value: Any) -> list[str]:
-        return _split(value, _variable(field_name))
-
-
-class _File(JsonConfigSettingsSource):
-    """Reads a JSON object without its comments."""
-
-    def _read_file(self, file_path: Any) -> dict[str, Any]:
-        try:
-            values = json.loads(file_path.read_text(encoding="utf-8"))
-            if not isinstance(values, dict):
-                raise ValueError("it holds something else")
-        except (OSError, ValueError, RecursionError) as error:
-            raise ConfigError(
-                f"the settings file {str(file_path)!r} cannot be read as a JSON object: {error}"
-            ) from error
-        values = {key: value for key, value in values.items() if not key.startswith("//")}
-        for key in values:
-            if key not in Config.model_fields:
-                raise ConfigError(_unknown("key", key, Config.model_fields) + f" (in {str(file_path)!r})")
-        return values
-
-
-class _Settings(Config, BaseSettings):
-    """`Config` as read from its sources."""
-
-    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX)
+class _Settings(Config):
+    """The settings, and the file that they may stand in."""
 
     config: Path | None = Field(None, description="read settings from this JSON file")
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags, environment and file, strongest first. `load_config` passes the flags and the path of the file."""
-        file = _File(settings_cls, json_file=init_settings()["config"])
-        return init_settings, _Environment(settings_cls), file
+
+def _expanded(path: Any) -> Any:
+    """Text with the home directory in place of a `~` at its beginning. `./~` is a directory of that name."""
+    if not isinstance(path, str) or not path.startswith("~"):
+        return path
+    found = os.path.expanduser(path)  # noqa: PTH111 - Path("./~") has lost its dot
+    if not Path(found).is_absolute():
+        raise ValueError(f"the home directory of {path.partition('/')[0]!r} is not known; write the whole path")
+    return found
 
 
 def _split(text: str, source: str) -> list[str]:
@@ -211,10 +190,14 @@ def _options(name: str, field: FieldInfo) -> dict[str, Any]:
 
 
 _EPILOG = """\
+PATH alone is a root, as in: {program} ~/project
+
 Every flag is also an environment variable (--max-kernels is
 JUPYTER_MCP_MAX_KERNELS) and a key of a JSON file (max_kernels). Strongest
-first: flags, environment, file, defaults. Lists: repeat the flag, or separate
-by {separator!r}, or give JSON.
+first: flags, environment, file, defaults.
+
+Lists: repeat the flag, or separate the items by {separator!r}, or by ',' if there is
+no {separator!r}, or give JSON. In paths, ~ stands for your home directory.
 
 The file is the one named by --config or {variable}, else your own:
 {user_file}
@@ -230,15 +213,14 @@ class _Parser(argparse.ArgumentParser):
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command line: a flag for each setting, with its unit and default.
-
-    CliSettingsSource reads no switch that stands alone or has a value, and no list separated by `:`. So argparse it is.
-    """
+    """The command line: a flag for each setting, with its unit and default."""
     parser = _Parser(
         prog=PROGRAM,
         description="MCP server for Jupyter notebooks, over stdio. An MCP client starts it; see README.md for how to\n"
         "register it with yours.",
+        usage=f"{PROGRAM} [--flag VALUE ...] [PATH ...]",
         epilog=_EPILOG.format(
+            program=PROGRAM,
             variable=_variable("config"),
             user_file=_user_file() or "none, without a home directory",
             separator=os.pathsep,
@@ -260,32 +242,144 @@ def load_config(argv: Sequence[str] = ()) -> Config:
     """Read the settings from flags, environment, file and defaults.
 
     Raises:
+        MissingRootError: a root is no directory, and nothing else is wrong.
         ConfigError: something is unknown, malformed or missing; the message names it and its source.
     """
-    flags = _read_flags(argv)
-    _check_variables()
-    file = _settings_file(flags.pop("config", None) or os.environ.get(_variable("config")))
-    try:
-        settings = _Settings(**flags, config=file)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = str(first["loc"][0])
-        variable = _variable(name)
-        in_environment = variable in map(str.upper, os.environ)
-        source = _flag(name) if name in flags else variable if in_environment else file or "the defaults"
-        where = "".join(f"[{part}]" for part in first["loc"][1:])
-        raise ConfigError(f"{name}{where} from {source}: {first['msg']}, got {first['input']!r}") from error
-    config = Config(**settings.model_dump(exclude={"config"}))
-    _check_roots(config)
-    _check_extras(config)
+    config, fault = read_config(argv)
+    if fault is not None:
+        raise fault
     return config
 
 
-def _read_flags(argv: Sequence[str]) -> dict[str, Any]:
-    parsed, unknown = build_parser().parse_known_args(list(argv))
-    if unknown:
-        raise ConfigError(_unknown("flag", unknown[0].partition("=")[0], map(_flag, _Settings.model_fields)))
-    return vars(parsed)
+def read_config(argv: Sequence[str] = ()) -> tuple[Config, ConfigError | None]:
+    """The settings as far as they can be read, and their faults as one error.
+
+    A setting that cannot be read has the value of the next source, or its default.
+    """
+    faults: list[ConfigError] = []
+    flags = _read_flags(argv, faults)
+    with _noting(faults):
+        _check_variables()
+    file: Path | None = None
+    with _noting(faults):
+        file = _settings_file(flags.pop("config", None) or _environment().get(_variable("config")))
+    sources: dict[str, tuple[str, Any]] = {}  # where the value of a setting stands, and the value
+    sources |= {name: (str(file), value) for name, value in _read_file(file, faults).items()}
+    sources |= {name: (_variable(name), value) for name, value in _read_variables(faults).items()}
+    sources |= {name: (_flag(name), value) for name, value in flags.items()}
+    config = _validated(sources, faults)
+    if not faults:
+        _check_roots(config, faults)
+    with _noting(faults):
+        _check_extras(config)
+    return config, _as_one(faults)
+
+
+@contextmanager
+def _noting(faults: list[ConfigError]) -> Iterator[None]:
+    """Keep a fault for later, and go on behind the block."""
+    try:
+        yield
+    except ConfigError as fault:
+        faults.append(fault)
+
+
+def _as_one(faults: Sequence[ConfigError]) -> ConfigError | None:
+    if len(faults) < 2:
+        return faults[0] if faults else None
+    kind = MissingRootError if all(isinstance(fault, MissingRootError) for fault in faults) else ConfigError
+    return kind(". Also: ".join(str(fault).removesuffix(".") for fault in faults))
+
+
+def _validated(sources: dict[str, tuple[str, Any]], faults: list[ConfigError]) -> Config:
+    """The settings. A value that does not fit is a fault, and left out."""
+    try:
+        return Config(**{name: value for name, (_, value) in sources.items()})
+    except ValidationError as error:
+        problems = {str(problem["loc"][0]): problem for problem in reversed(error.errors())}
+    for name, problem in problems.items():
+        where = "".join(f"[{part}]" for part in problem["loc"][1:])
+        got = repr(problem["input"])
+        got = got if len(got) <= _SHOWN else f"{got[:_SHOWN]}…"
+        faults.append(ConfigError(f"{name}{where} from {sources[name][0]}: {problem['msg']}, got {got}"))
+    return _validated({name: source for name, source in sources.items() if name not in problems}, faults)
+
+
+def _read_flags(argv: Sequence[str], faults: list[ConfigError]) -> dict[str, Any]:
+    found = argparse.Namespace()
+    rest: list[str] = []
+    with _noting(faults):  # the flags before the fault are in `found` all the same
+        _, rest = build_parser().parse_known_args(_with_values(argv), found)
+    flags = vars(found)
+    if unknown := [argument for argument in rest if argument.startswith("-") and argument != "--"]:
+        name = unknown[0].partition("=")[0][:_SHOWN]
+        faults.append(ConfigError(_unknown("flag", name, map(_flag, _Settings.model_fields))))
+    elif bare := [argument for argument in rest if argument != "--"]:
+        named = flags.get("roots", [])
+        flags["roots"] = [*bare, *named] if bare[0] == argv[0] else [*named, *bare]
+    return flags
+
+
+def _with_values(argv: Sequence[str]) -> list[str]:
+    """The arguments, with a value for each switch that a path follows: the path is a root."""
+    switches = {_flag(name) for name, field in Config.model_fields.items() if field.annotation is bool}
+    return [
+        f"{argument}=true" if argument in switches and _is_path(behind) else argument
+        for argument, behind in zip(argv, [*argv[1:], ""], strict=False)
+    ]
+
+
+def _is_path(argument: str) -> bool:
+    return argument.startswith(("~", ".")) or os.sep in argument
+
+
+def _environment() -> dict[str, str]:
+    """The environment variables with their names in capitals. One that is written so is stronger."""
+    return {name.upper(): value for name, value in os.environ.items()} | dict(os.environ)
+
+
+def _read_variables(faults: list[ConfigError]) -> dict[str, Any]:
+    """Values of the environment: lists as `a:b` (the platform's path separator, or commas) as well as JSON."""
+    environment, values = _environment(), dict[str, Any]()
+    for name, field in Config.model_fields.items():
+        if (text := environment.get(_variable(name))) is not None:
+            with _noting(faults):
+                is_list = get_origin(field.annotation) is list
+                values[name] = _split(text, _variable(name)) if is_list else text
+    return values
+
+
+def _read_file(file: Path | None, faults: list[ConfigError]) -> dict[str, Any]:
+    """Values of the JSON object in a file, without its comments."""
+    if file is None:
+        return {}
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("it holds something else")
+    except (OSError, ValueError, RecursionError) as error:
+        faults.append(ConfigError(f"the settings file {str(file)!r} cannot be read as a JSON object: {error}"))
+        return {}
+    values = {}
+    for name, value in content.items():
+        if name.startswith("//"):
+            continue
+        with _noting(faults):
+            _check_key(name, value, file)
+            values[name] = value
+    return values
+
+
+def _check_key(name: str, value: Any, file: Path) -> None:
+    """Refuse a key that is no setting, and text in place of a number or of a truth value."""
+    if name not in Config.model_fields:
+        raise ConfigError(_unknown("key", name[:_SHOWN], Config.model_fields) + f" (in {str(file)!r})")
+    kind = Config.model_fields[name].annotation
+    wanted: Mapping[Any, str] = {bool: "true or false", int: "a number", float: "a number", int | None: "a number"}
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value is not None and kind in wanted and not (isinstance(value, bool) if kind is bool else number):
+        shown = json.dumps(value)[:_SHOWN]
+        raise ConfigError(f"{name} from {file}: it must be {wanted[kind]}, without quotes, got {shown}")
 
 
 def foreign_variables() -> list[str]:
@@ -305,13 +399,16 @@ def _check_variables() -> None:
 
 def _settings_file(named: str | None) -> Path | None:
     """The file that the user has named, else the user's own if there is one."""
-    file = Path(named) if named else _user_file()
+    try:
+        file = Path(_expanded(named)) if named else _user_file()
+    except ValueError as error:
+        raise ConfigError(f"the settings file {named!r} cannot be read: {error}") from None
     # Unlike Path.is_file, os.path.isfile is false below a directory of another user.
     if file is None or not os.path.isfile(file):  # noqa: PTH113
         if named:
             raise ConfigError(f"the settings file {named!r} does not exist")
         return None
-    return file.absolute()  # pydantic-settings would expand a directory that is named ~
+    return file.absolute()
 
 
 def _user_file() -> Path | None:
@@ -331,17 +428,46 @@ def _unknown(kind: str, name: str, known: Iterable[str], *, prefix: str = "") ->
     return f"unknown {kind} {prefix}{name}; " + (f"did you mean {prefix}{near}?" if near else f"known are: {every}")
 
 
-def _check_roots(config: Config) -> None:
+def real_root(root: Path, *, i_know: bool) -> Path:
+    """The real path of a root. `i_know` allows the whole file system.
+
+    Raises:
+        MissingRootError: it is no directory now.
+        ConfigError: it is the whole file system, or a notebook.
+    """
+    try:
+        real = root.resolve(strict=True)
+        status = real.stat()
+    except PermissionError:
+        raise MissingRootError(f"the root {str(root)!r} may not be looked at: permission denied") from None
+    except (OSError, RuntimeError):  # a loop of symbolic links
+        status = None
+    if status is None or not stat.S_ISDIR(status.st_mode):
+        if root.suffix == ".ipynb":
+            directory = str(Path(os.path.abspath(root)).parent)  # noqa: PTH100 - needs no directory to be there
+            raise ConfigError(f"the root {str(root)!r} is a notebook, not a directory; give --roots {directory!r}")
+        place = "" if root.is_absolute() else f" in {os.getcwd()!r}"  # noqa: PTH109 - as text
+        raise MissingRootError(f"the root {str(root)!r} is not a directory that exists{place}")
+    if real == Path(real.anchor) and not i_know:
+        place = f"{str(root)!r} is" if root != Path() else f"is the directory of the start, {str(real)!r}:"
+        raise ConfigError(
+            f"the root {place} the whole file system; name a directory with --roots DIR, "
+            "or add --i-know to allow every file"
+        )
+    return real
+
+
+def _check_roots(config: Config, faults: list[ConfigError]) -> None:
+    roots = []
     for root in config.roots:
-        if not root.is_dir():
-            raise ConfigError(f"the root {str(root)!r} is not a directory that exists")
-        resolved = root.resolve()
-        if resolved == Path(resolved.anchor) and not config.i_know:
-            raise ConfigError(f"the root {str(root)!r} is the whole file system; add --i-know if you mean it")
-    roots = [root.resolve() for root in config.roots]
-    output = (roots[0] / config.output_directory).resolve()
-    if not any(output.is_relative_to(root) for root in roots):
-        raise ConfigError(f"output_directory {str(config.output_directory)!r} is not inside a root")
+        with _noting(faults):
+            roots.append(real_root(root, i_know=config.i_know))
+    if any(not isinstance(fault, MissingRootError) for fault in faults):
+        return
+    workspace = roots[0] if roots else config.roots[0].resolve()
+    output = (workspace / config.output_directory).resolve()
+    if not any(output.is_relative_to(root) for root in [*roots, *(root.resolve() for root in config.roots)]):
+        faults.insert(0, ConfigError(f"output_directory {str(config.output_directory)!r} is not inside a root"))
 
 
 def _check_extras(config: Config) -> None:

@@ -11,7 +11,8 @@ one error answer of a request. Code that raises inside a cell is a result and ne
     ├── KernelNotFoundError, KernelSpecNotFoundError, KernelStartFailedError, KernelDiedError,
     │   KernelUnresponsiveError, LimitReachedError
     ├── InvalidParametersError, ExecutionNotFoundError, SearchTimeoutError
-    └── ServerStartFailedError, ServerNotRunningError
+    ├── ServerStartFailedError, ServerNotRunningError
+    └── NotConfiguredError                              the settings of the server
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ class ErrorCode(StrEnum):
     SERVER_NOT_RUNNING = "SERVER_NOT_RUNNING"
     PERMISSION_DENIED = "PERMISSION_DENIED"
     DISK_FULL = "DISK_FULL"
+    NOT_CONFIGURED = "NOT_CONFIGURED"
 
 
 class Remedy(StrEnum):
@@ -283,3 +285,9 @@ class DiskFullError(ServerError):
     """There is no space left for the write."""
 
     code = ErrorCode.DISK_FULL
+
+
+class NotConfiguredError(ServerError):
+    """The server runs, but its settings have a fault or its roots are missing. The message says the remedy."""
+
+    code = ErrorCode.NOT_CONFIGURED

@@ -10,9 +10,11 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from papermill_mcp import __version__
@@ -35,31 +37,64 @@ else:
 
 logger = logging.getLogger("papermill_mcp")
 
+#: For a person who starts the server in a terminal.
+_HINT = """\
+jupyter-papermill-mcp {version} serves MCP over standard input and waits for a client. Ctrl-C ends it.
+To register it, give your client this command, as in: claude mcp add jupyter -- {command}
+"""
+
 if sys.platform != "win32":
     _END_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the server until its client leaves. Returns the exit code: 0, or 2 for settings that cannot be used."""
+    """Run the server until its client leaves. Returns the exit code.
+
+    Settings that cannot be used are an exit code of 2 in a terminal. A client gets the fault as an answer instead: few
+    clients show the standard error of a server that ends.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if "--version" in arguments:
         sys.stdout.write(f"jupyter-papermill-mcp {__version__}\n")
         return 0
-    try:
-        config = settings.load_config(arguments)
-        metrics = observability.PrometheusMetrics(config.metrics_port) if config.metrics_port is not None else None
-    except settings.ConfigError as error:
-        sys.stderr.write(f"jupyter-papermill-mcp: {error}\nSee jupyter-papermill-mcp --help.\n")
+    config, fault = settings.read_config(arguments)
+    metrics = None
+    if config.metrics_port is not None and (fault is None or isinstance(fault, settings.MissingRootError)):
+        try:
+            metrics = observability.PrometheusMetrics(config.metrics_port)
+        except settings.ConfigError as error:
+            fault = error
+    by_hand = sys.stdin is not None and sys.stdin.isatty()
+    if fault is not None and (by_hand or sys.stdin is None or sys.stdout is None):
+        sys.stderr.write(f"jupyter-papermill-mcp: {fault}\nSee jupyter-papermill-mcp --help.\n")
         return 2
     if sys.stdin is None or sys.stdout is None:  # closed when we were started, and their numbers may be taken since
         sys.stderr.write("jupyter-papermill-mcp: standard input and output must be open: the client speaks there.\n")
         return 2
-    serve(config, metrics)
+    if by_hand:
+        sys.stderr.write(_HINT.format(version=__version__, command=_command(config)))
+    serve(config, metrics, fault)
     return 0
 
 
-def serve(config: settings.Config, metrics: observability.Metrics | None = None) -> None:
-    """Serve over stdio until standard input ends or a signal asks for the end."""
+def _command(config: settings.Config) -> str:
+    """The command line of a client for this program and these roots."""
+    roots = [part for root in config.roots for part in ("--roots", os.path.abspath(root))]  # noqa: PTH100
+    program = Path(sys.argv[0])
+    start = [sys.executable, "-P", "-m", "papermill_mcp"] if program.suffix == ".py" else [os.path.abspath(program)]  # noqa: PTH100
+    return shlex.join([*start, *roots])
+
+
+def serve(
+    config: settings.Config,
+    metrics: observability.Metrics | None = None,
+    fault: settings.ConfigError | None = None,
+) -> None:
+    """Serve over stdio until standard input ends or a signal asks for the end.
+
+    Args:
+        fault: a fault of the settings, which the client gets as the answer to its requests.
+    """
     gc.disable()  # imports make many objects and no garbage; a collector that looks through them costs a tenth
     close_stderr = stderr_relay.relay_stderr()
     memory.return_large_blocks()
@@ -67,11 +102,16 @@ def serve(config: settings.Config, metrics: observability.Metrics | None = None)
         for number in _END_SIGNALS:
             signal.signal(number, lambda *_: os._exit(0))  # so far, nothing has begun
     observability.configure_logging(config.log_level, config.log_format)
-    server = app.build_server(config, metrics)
+    server = app.build_server(config, metrics, fault)
     observability.configure_logging(config.log_level, config.log_format)  # the SDK has put its own handler there
     for variable in settings.foreign_variables():
         logger.warning("an environment variable is no setting of this server", extra={"variable": variable})
-    logger.info("serving", extra={"version": __version__, "roots": [str(root) for root in config.roots]})
+    if fault is None:
+        logger.info("serving", extra={"version": __version__, "roots": [str(root) for root in config.roots]})
+    elif isinstance(fault, settings.MissingRootError):
+        logger.warning("serving, with roots that are missing", extra={"version": __version__, "problem": str(fault)})
+    else:
+        logger.error("serving nothing but this problem", extra={"version": __version__, "problem": str(fault)})
     if metrics is not None:
         logger.info("metrics are served", extra={"url": metrics.url})
     try:

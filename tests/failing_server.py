@@ -16,7 +16,7 @@ from typing import Any
 from mcp_types import CallToolResult, TextContent
 
 from papermill_mcp import main
-from papermill_mcp.config import Config
+from papermill_mcp.config import Config, ConfigError
 from papermill_mcp.observability import Metrics
 from papermill_mcp.server import app
 from papermill_mcp.server.json_rpc import MAX_MESSAGE_BYTES
@@ -103,8 +103,8 @@ _RESULTS: dict[str, Callable[[], CallToolResult]] = {
 _build = app.build_server
 
 
-def _with_failures(config: Config, metrics: Metrics | None = None) -> NotebookServer:
-    server = _build(config, metrics)
+def _with_failures(config: Config, metrics: Metrics | None = None, fault: ConfigError | None = None) -> NotebookServer:
+    server = _build(config, metrics, fault)
     for tool in (fail, fail_inside, give, hold, release):
         server.add_tool(tool, structured_output=False)
         server._names.append(tool.__name__)

@@ -17,10 +17,11 @@ from mcp.server.mcpserver import MCPServer
 from platformdirs import user_state_path
 
 from papermill_mcp import __version__
-from papermill_mcp.config import PROGRAM, Config
+from papermill_mcp.config import PROGRAM, Config, ConfigError
 from papermill_mcp.core.runs.store import ExecutionStore
 from papermill_mcp.observability import Metrics
 from papermill_mcp.server.mcp_server import NotebookServer
+from papermill_mcp.server.readiness import Readiness
 from papermill_mcp.server.transport import ProtocolGuard, take_stdio
 from papermill_mcp.services import Services
 from papermill_mcp.services.catalogue import NotebookCatalogue
@@ -34,7 +35,6 @@ from papermill_mcp.services.runs.papermill_run import Bench
 from papermill_mcp.services.runs.registry import RunRegistry
 from papermill_mcp.services.runs.starter import RunStarter
 from papermill_mcp.services.watch import Watch
-from papermill_mcp.services.workspace import Workspace
 from papermill_mcp.tools import execution_tools, kernel_tools, notebook_tools, server_tools
 
 #: Seconds after the request to end; then the process ends, finished or not. The watchdog does the rest.
@@ -51,13 +51,18 @@ _INSTRUCTIONS = (
 )
 
 
-def build_server(config: Config, metrics: Metrics | None = None) -> NotebookServer:
-    """Join the layers into a server. Nothing starts before its lifespan is entered."""
+def build_server(config: Config, metrics: Metrics | None = None, fault: ConfigError | None = None) -> NotebookServer:
+    """Join the layers into a server. Nothing starts before its lifespan is entered.
+
+    Args:
+        fault: a fault of the settings, which the server then answers to every request for work.
+    """
+    state = state_directory(config)
+    readiness = Readiness(config, state, fault)
+    workspace = readiness.workspace
 
     @asynccontextmanager
     async def lifespan(_: MCPServer[Services]) -> AsyncIterator[Services]:
-        state = state_directory(config)
-        workspace = Workspace([root.resolve() for root in config.roots], private=[state])
         claims = Claims(workspace, state)
         notebooks = NotebookService(config, workspace, state, claimed=claims.__contains__)
         catalogue = NotebookCatalogue(workspace, notebooks)
@@ -83,11 +88,12 @@ def build_server(config: Config, metrics: Metrics | None = None) -> NotebookServ
     return NotebookServer(
         "jupyter-papermill",
         title="Jupyter and Papermill",
-        instructions=_INSTRUCTIONS,
+        instructions=" ".join(filter(None, (readiness.notice, _INSTRUCTIONS))),
         version=__version__,
         lifespan=lifespan,
         tools=[tool for toolset in toolsets for tool in toolset.tools(config)],
         config=config,
+        check=readiness.check,
         log_level=config.log_level,
     )
 

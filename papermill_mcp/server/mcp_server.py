@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
@@ -27,10 +27,10 @@ from mcp_types import (
     ResourceTemplate,
     ResourceTemplateReference,
 )
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from papermill_mcp.config import Config
-from papermill_mcp.errors import InvalidArgumentError, ServerError, listed, nearest
+from papermill_mcp.errors import InvalidArgumentError, NotConfiguredError, ServerError, listed, nearest
 from papermill_mcp.server.sdk import SdkServer
 from papermill_mcp.server.subscriptions import Subscriptions
 from papermill_mcp.services import Services
@@ -44,10 +44,28 @@ from papermill_mcp.utils.text_utils import safe_utf8
 logger = logging.getLogger("papermill_mcp.tools")
 
 
-class NotebookServer(SdkServer[Services]):
-    """The SDK's server, with answers of ours where the SDK has none or says too much."""
+#: Requests that need roots and services. The others tell about the server, and are always answered.
+NEED_SETTINGS = (
+    "tools/call",
+    "resources/list",
+    "resources/read",
+    "resources/subscribe",
+    "subscriptions/listen",
+    "prompts/get",
+    "completion/complete",
+)
 
-    def __init__(self, name: str, *, tools: list[Tool], config: Config, **options: Any) -> None:
+
+class NotebookServer(SdkServer[Services]):
+    """The SDK's server, with answers of ours where the SDK has none or says too much.
+
+    Args:
+        check: raises `NotConfiguredError` while the server cannot work.
+    """
+
+    def __init__(
+        self, name: str, *, tools: list[Tool], config: Config, check: Callable[[], Awaitable[None]], **options: Any
+    ) -> None:
         super().__init__(name, tools=tools, middleware=[_contain], subscriptions=False, **options)
         self._names = [tool.name for tool in tools]
         self._config = config
@@ -55,6 +73,22 @@ class NotebookServer(SdkServer[Services]):
         self.answer_resource_list(self._list_resources)
         if "notebook" in config.toolsets:
             self.answer_subscriptions(Subscriptions(config))
+        self._check = check
+        self.check_first(NEED_SETTINGS, self._refusal)
+
+    async def _refusal(self, method: str, params: Any) -> BaseModel | None:
+        """The answer to a request while the server cannot work, or None. An error would end some clients' start."""
+        try:
+            await self._check()
+        except NotConfiguredError as error:
+            operation = getattr(params, "name", "")[:100] if method == "tools/call" else method
+            logger.info("request refused", extra={"operation": operation, "outcome": str(error.code)})
+            if method == "tools/call":
+                return CallToolResult(content=[text_content(error.message(CALLS))], is_error=True)
+            if method == "resources/list":
+                return ListResourcesResult(resources=[])
+            raise MCPError(INVALID_PARAMS, safe_utf8(error.message(CALLS))) from None
+        return None
 
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Context[Services, Any] | None = None

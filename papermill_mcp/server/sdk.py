@@ -5,7 +5,7 @@ Beside these, `tools/toolset.py` overrides `FuncMetadata.pre_parse_json` and `To
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Protocol, TypeVar
 
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
@@ -28,12 +28,15 @@ from mcp_types import (
     SubscriptionsListenResult,
     UnsubscribeRequestParams,
 )
+from pydantic import BaseModel
 
 __all__ = ["SdkServer", "coerce_request_id", "registered_tools"]
 
 _T = TypeVar("_T")
 
 Complete = Callable[[ServerRequestContext[_T, Any], CompleteRequestParams], Awaitable[CompleteResult]]
+#: Gets the method and the parameters of a request.
+Check = Callable[[str, Any], Awaitable[BaseModel | None]]
 ListResources = Callable[[ServerRequestContext[_T, Any], PaginatedRequestParams], Awaitable[ListResourcesResult]]
 
 
@@ -77,6 +80,25 @@ class SdkServer(MCPServer[_T]):
             return found
 
         server.add_request_handler("server/discover", RequestParams, discover)
+
+    def methods(self) -> set[str]:
+        """The methods of requests that the server answers, but for the handshake."""
+        return set(self._lowlevel_server._request_handlers)
+
+    def check_first(self, methods: Iterable[str], check: Check) -> None:
+        """Let `check` see each request of these methods first. An answer of its own takes the place of the handler."""
+        server = self._lowlevel_server
+
+        def checked(method: str, handler: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+            async def handle(ctx: ServerRequestContext[_T, Any], params: Any) -> Any:
+                answer = await check(method, params)
+                return await handler(ctx, params) if answer is None else answer
+
+            return handle
+
+        for method in methods:
+            if (entry := server.get_request_handler(method)) is not None:
+                server.add_request_handler(method, entry.params_type, checked(method, entry.handler))
 
     async def run_streams(
         self, from_client: MemoryObjectReceiveStream[Any], to_client: MemoryObjectSendStream[Any]

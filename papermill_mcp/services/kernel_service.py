@@ -230,6 +230,7 @@ class KernelService:
         self._kernels.clear()
 
     async def _warm_up(self) -> None:
+        await self._workspace.usable.wait()
         await asyncio.sleep(_WARM_UP_DELAY)
         try:
             await asyncio.to_thread(lambda: ledger.reap(self._state_directory))

@@ -7,6 +7,7 @@ gets the same answer whether or not there is something at its end.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -45,11 +46,19 @@ class Workspace:
     Args:
         roots: existing directories. The first is the workspace: relative paths start there.
         private: directories inside the roots that no tool may touch, such as the state directory.
+        awaited: real paths of all roots, if some are not there yet. They make the name. Without any root, no path may
+            be resolved before `add`.
+
+    Attributes:
+        usable: set as soon as there is a root.
     """
 
-    def __init__(self, roots: Sequence[Path], *, private: Sequence[Path] = ()) -> None:
-        if not roots:
+    def __init__(
+        self, roots: Sequence[Path], *, private: Sequence[Path] = (), awaited: Sequence[Path] | None = None
+    ) -> None:
+        if not roots and awaited is None:
             raise ValueError("a workspace needs at least one root")
+        self.usable = asyncio.Event()
         self._roots = tuple(dict.fromkeys(root.resolve(strict=True) for root in roots))
         for root in self._roots:
             if not root.is_dir():
@@ -57,6 +66,16 @@ class Workspace:
         # /tmp is a link on some systems: a root may also be named as the settings name it.
         self._spellings = [(spelled, root.resolve()) for root in roots for spelled in (root.absolute(), root.resolve())]
         self._private = tuple(directory.resolve() for directory in private)
+        self._name = json.dumps([str(root) for root in (self._roots if awaited is None else dict.fromkeys(awaited))])
+        if self._roots:
+            self.usable.set()
+
+    def add(self, root: Path) -> None:
+        """Take one more root, by its real path. Relative paths still start at the first one."""
+        if root not in self._roots:
+            self._spellings = [*self._spellings, (root, root)]
+            self._roots = (*self._roots, root)
+        self.usable.set()
 
     @property
     def roots(self) -> tuple[Path, ...]:
@@ -66,7 +85,7 @@ class Workspace:
     @property
     def name(self) -> str:
         """The real paths of the roots as text. Servers with the same roots share executions and keys."""
-        return json.dumps([str(root) for root in self._roots])
+        return self._name
 
     def holds(self, path: Path) -> bool:
         """Whether a real path is inside a root."""

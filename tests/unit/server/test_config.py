@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import subprocess
 import sys
@@ -18,8 +19,16 @@ from platformdirs import user_config_path
 from pydantic import ValidationError
 
 from papermill_mcp import __version__
-from papermill_mcp.config import PROGRAM, Config, ConfigError, build_parser, foreign_variables, load_config
-from papermill_mcp.main import main
+from papermill_mcp.config import (
+    PROGRAM,
+    Config,
+    ConfigError,
+    MissingRootError,
+    build_parser,
+    foreign_variables,
+    load_config,
+    read_config,
+)
 from papermill_mcp.server.app import state_directory
 
 
@@ -53,15 +62,23 @@ def problem(*argv: str, environ: dict[str, str] | None = None) -> str:
     return str(raised.value)
 
 
-def run(*argv: str, environ: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "papermill_mcp.main", *argv],
-        env=server_environment() | (environ or {}),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
+def run(*argv: str, environ: dict[str, str] | None = None, cwd: str | None = None) -> subprocess.CompletedProcess[str]:
+    """Start the server by hand: its standard input is a terminal."""
+    terminal, stdin = pty.openpty()
+    try:
+        os.write(terminal, b"\4")  # the end of the input
+        return subprocess.run(
+            [sys.executable, "-P", "-m", "papermill_mcp.main", *argv],
+            env=server_environment() | (environ or {}),
+            stdin=stdin,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            cwd=cwd,
+        )
+    finally:
+        os.close(stdin)
+        os.close(terminal)
 
 
 # Which source wins
@@ -216,8 +233,76 @@ def test_a_name_that_is_like_no_other_is_answered_with_all_there_are() -> None:
     assert "--config" in message
 
 
-def test_a_stray_argument_stops_the_start() -> None:
-    assert "notebook.ipynb" in problem("notebook.ipynb")
+@pytest.mark.parametrize(
+    ("argv", "roots"),
+    [
+        (["a"], ["a"]),
+        (["a", "b"], ["a", "b"]),
+        (["--roots", "a", "b"], ["a", "b"]),
+        (["a", "--roots", "b"], ["a", "b"]),
+        (["--max-kernels", "3", "a"], ["a"]),
+        (["--read-only", "./a"], ["a"]),
+        (["--", "a"], ["a"]),
+        (["a,b"], ["a,b"]),
+    ],
+)
+def test_a_path_without_a_flag_is_a_root(argv: list[str], roots: list[str]) -> None:
+    for name in ("a", "b", "a,b"):
+        Path(name).mkdir()
+
+    config = load(*argv)
+
+    assert config.roots == [Path(root) for root in roots]
+    assert config.read_only is ("--read-only" in argv)
+
+
+@pytest.mark.parametrize("flags", [[], ["--roots"]], ids=["bare", "flag"])
+def test_a_notebook_in_place_of_a_root_is_answered_with_the_directory_to_type(flags: list[str]) -> None:
+    Path("a.ipynb").touch()
+
+    message = problem(*flags, "a.ipynb")
+
+    assert "'a.ipynb' is a notebook" in message
+    assert f"--roots {str(Path.cwd())!r}" in message
+
+
+# The home directory
+
+
+@pytest.mark.parametrize("how", ["flag", "bare", "environment", "file"])
+def test_a_tilde_is_the_home_directory_in_every_path(how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    paths = {"roots": "~/work", "output_directory": "~/work/out", "state_directory": "~/state"}
+    (tmp_path / "work").mkdir()
+    flags = [part for name, path in paths.items() for part in ("--" + name.replace("_", "-"), path)]
+    settings_file({**paths, "roots": ["~/work"]}, tmp_path / "mine.json")
+
+    match how:
+        case "flag":
+            config = load(*flags)
+        case "bare":
+            config = load("~/work", *flags[2:])
+        case "environment":
+            config = load(environ={f"JUPYTER_MCP_{name.upper()}": path for name, path in paths.items()})
+        case _:
+            config = load("--config", "~/mine.json")
+            assert load(environ={"JUPYTER_MCP_CONFIG": "~/mine.json"}) == config
+
+    assert config.roots == [tmp_path / "work"]
+    assert config.output_directory == tmp_path / "work" / "out"
+    assert config.state_directory == tmp_path / "state"
+
+
+def test_a_directory_that_is_named_like_the_home_directory_is_given_with_a_dot() -> None:
+    Path("~").mkdir()
+
+    assert load("--roots", "./~").roots == [Path("~")]
+
+
+@pytest.mark.parametrize("flag", ["--roots", "--state-directory", "--config"])
+def test_a_home_directory_that_is_not_known_is_a_fault(flag: str) -> None:
+    """The path would be one of the start directory."""
+    assert "'~no-such-user' is not known" in problem(flag, "~no-such-user/x")
 
 
 def test_other_variables_do_not_matter() -> None:
@@ -356,6 +441,15 @@ def test_a_repeated_flag_may_mix_the_forms_of_a_list() -> None:
     assert config.roots == [Path("a"), Path("b"), Path("c:d"), Path("e")]
 
 
+def test_help_and_the_documents_agree_about_lists() -> None:
+    shown = re.sub(r"\s+", " ", build_parser().format_help())
+
+    page = re.sub(r"\s+", " ", (REPOSITORY / "docs/settings.md").read_text())
+    assert "separate the items by ':', or by ',' if there is no ':', or give JSON" in shown
+    assert "separate the items by `:` (`a:b`), or by `,` if there is no `:` (`a,b`), or give JSON" in page
+    assert load(environ={"JUPYTER_MCP_KERNEL_ENV_DENY": f"a,b{os.pathsep}c"}).kernel_env_deny == ["a,b", "c"]
+
+
 def test_an_empty_list_of_roots_is_refused() -> None:
     assert "--roots" in problem("--roots", "[]")
 
@@ -387,19 +481,50 @@ def test_a_link_to_the_whole_file_system_is_the_whole_file_system() -> None:
     assert "--i-know" in problem("--roots", "link")
 
 
+@pytest.mark.parametrize("i_know", [(), ("--i-know",)])
+def test_the_directory_of_the_start_may_be_the_whole_file_system_only_if_that_is_meant(
+    i_know: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As clients with windows start servers."""
+    monkeypatch.chdir("/")
+
+    if i_know:
+        assert load(*i_know).roots == [Path()]
+    else:
+        assert "--roots DIR" in problem()
+
+
+def test_only_missing_roots_are_a_fault_that_may_pass(tmp_path: Path) -> None:
+    missing = str(tmp_path / "missing")
+    with pytest.raises(MissingRootError, match="missing"):
+        load("--roots", missing, "--roots", str(tmp_path))
+    for flags in (["--max-kernels", "x"], ["--roots", "/"], ["--output-directory", "/"], ["--xyzzy"]):
+        _, fault = read_config(["--roots", missing, *flags])
+        assert type(fault) is ConfigError, flags
+
+
+def test_every_fault_is_named_and_the_other_settings_are_read() -> None:
+    file = settings_file({"max_kernel": 3, "max_images": "3", "max_output_chars": 500}, "mine.json")
+    argv = ["--config", file, "--max-kernels", "x", "--read-only", "--no-such-flag", "--toolsets", "notebook"]
+
+    config, fault = read_config(argv)
+
+    assert (config.max_output_chars, config.read_only, config.toolsets) == (500, True, ["notebook"])
+    assert (config.max_kernels, config.max_images) == (Config().max_kernels, Config().max_images)
+    for named in ("--max-kernels", "--no-such-flag", "max_images", "max_kernel;"):
+        assert named in str(fault)
+
+
 # Extras
 
 
-def test_a_scheduler_without_the_packages_for_it_stops_the_start(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_scheduler_without_the_packages_for_it_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     """The message has the command that mends it."""
     monkeypatch.setitem(sys.modules, "distributed", None)
 
-    assert main(["--dask-scheduler", "tcp://127.0.0.1:8786"]) == 2
-    captured = capsys.readouterr()
-    assert 'pip install "jupyter-papermill-mcp-server[cluster]"' in captured.err
-    assert captured.out == ""
+    message = problem("--dask-scheduler", "tcp://127.0.0.1:8786")
+
+    assert 'pip install "jupyter-papermill-mcp-server[cluster]"' in message
     assert load().dask_scheduler is None
 
 
@@ -469,9 +594,11 @@ def test_the_version_is_printed_before_anything_heavy_is_imported() -> None:
         (["--config", "nowhere.json"], {}, "nowhere.json"),
         (["--roots", "nowhere"], {}, "nowhere"),
         (["--roots", "/"], {}, "--i-know"),
+        (["--roots", "nowhere", "--roots", "."], {}, "nowhere"),
+        (["--metrics-port", "-1"], {}, "--metrics-port"),
     ],
 )
-def test_settings_that_cannot_be_used_end_the_start_with_code_2(
+def test_in_a_terminal_settings_that_cannot_be_used_end_the_start_with_code_2(
     argv: list[str], environ: dict[str, str], reported: str
 ) -> None:
     done = run(*argv, environ=environ)
@@ -480,6 +607,37 @@ def test_settings_that_cannot_be_used_end_the_start_with_code_2(
     assert done.stdout == ""
     assert reported in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_person_in_a_terminal_reads_that_the_server_waits_and_how_to_register_it(tmp_path: Path) -> None:
+    done = run("--roots", str(tmp_path), "--state-directory", str(tmp_path / "state"), "--log-level", "ERROR")
+
+    assert done.returncode == 0
+    waits, register = done.stderr.splitlines()
+    assert "waits for a client" in waits
+    assert register.endswith(f"-P -m papermill_mcp --roots {tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_kernels", "4"),
+        ("max_kernels", True),
+        ("response_wait", "3"),
+        ("metrics_port", "0"),
+        ("read_only", "true"),
+        ("read_only", 1),
+        ("roots", "."),
+    ],
+)
+def test_the_types_of_a_file_are_strict(name: str, value: object) -> None:
+    """JSON has numbers, truth values and lists. Flags and variables are text."""
+    file = settings_file({name: value}, "mine.json")
+
+    message = problem("--config", file)
+
+    assert message.startswith(f"{name} from {Path(file).absolute()}")
+    assert str(value).lower() in message.lower()
 
 
 def test_the_example_of_a_settings_file_has_every_setting_at_its_default() -> None:
