@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
@@ -417,6 +418,36 @@ def cold_start(bench: Bench, rounds: int | None) -> list[Row]:
     return [_row("cold_start", floors, ours, 1.3)]
 
 
+def first_call(bench: Bench, rounds: int | None) -> list[Row]:
+    """The first call right after the handshake, of tools that list or read, against a no-op as the first call."""
+    path = bench.notebook(20)
+    content = json.loads(path.read_text())
+    content["cells"][0] |= {"source": "year = 1871", "metadata": {"tags": ["parameters"]}}
+    path.write_text(json.dumps(content))
+    notebook = path.name
+    calls: dict[str, dict[str, Any]] = {
+        "list_notebook_files": {},
+        "read_notebook": {"path": notebook},
+        "get_notebook_info": {"path": notebook},
+        "list_kernels": {},
+    }
+
+    def first(server: Callable[[], Server], tool: str, arguments: dict[str, Any]) -> float:
+        taken: list[float] = []
+        with server() as one:
+            one.handshake()
+            with _timed(taken):
+                one.call(tool, **arguments)
+        return taken[0]
+
+    rows = []
+    for tool, arguments in calls.items():
+        nothing, ours = partial(first, bench.bare, "nothing", {}), partial(first, bench.ours, tool, arguments)
+        ours()
+        rows.append(_row(f"first_call, {tool}", *_turns(rounds or 10, nothing, ours), None))
+    return rows
+
+
 def execute(bench: Bench, rounds: int | None) -> list[Row]:
     """`execute_cell` of `1+1` against a raw round trip plus a tool call that does nothing."""
     raw: list[float] = []
@@ -681,6 +712,7 @@ def memory(bench: Bench, rounds: int | None) -> list[Row]:
 
 _ALL = (
     cold_start,
+    first_call,
     execute,
     notebook_100,
     notebook_400,
