@@ -12,19 +12,48 @@ import re
 import tokenize
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import nbformat
-from papermill.exceptions import PapermillException
-from papermill.translators import papermill_translators
+from typing import TYPE_CHECKING, Any
 
 from papermill_mcp.core.documents.document import NotebookDocument
-from papermill_mcp.core.papermill.code.languages import Python, writer_for
 from papermill_mcp.core.papermill.code.writer import shown
 from papermill_mcp.errors import InvalidParametersError, listed, nearest
+from papermill_mcp.utils.lazy import lazy
 from papermill_mcp.utils.text_utils import JSON_KINDS, cell_name
 
-_node: Any = nbformat.from_dict  # untyped upstream
+if TYPE_CHECKING:
+    import nbformat
+    from papermill import exceptions, translators
+
+    from papermill_mcp.core.papermill.code import languages
+else:
+    # The parameters of a Python notebook need none of these, and papermill takes a quarter of a second.
+    nbformat = lazy("nbformat")
+    exceptions = lazy("papermill.exceptions")
+    translators = lazy("papermill.translators")
+    languages = lazy("papermill_mcp.core.papermill.code.languages")
+
+#: Names of kernels that decide the language, whatever the notebook says it is.
+_OTHER_KERNELS = frozenset(
+    [
+        "r",
+        "scala",
+        "julia",
+        "matlab",
+        "octave",
+        "csharp",
+        "fsharp",
+        "powershell",
+        "pwsh",
+        "bash",
+        "c#",
+        "f#",
+        ".net-csharp",
+        ".net-fsharp",
+        ".net-powershell",
+        "sparkkernel",
+        "sparkrkernel",
+    ]
+)
 
 #: Values that fit a type. Booleans are not integers here, integers are floats, and JSON has only lists.
 _TYPES: dict[str, tuple[type, ...]] = {
@@ -67,16 +96,24 @@ def inspect_parameters(document: NotebookDocument, kernel_name: str, language: s
     if cell is None:
         return [], True
     try:
-        if isinstance(writer_for(kernel_name, language), Python) and (found := _assigned(cell.source)) is not None:
+        if is_python(kernel_name, language) and (found := _assigned(cell.source)) is not None:
             return found, True
-        translator = papermill_translators.find_translator(kernel_name, language)
-        inspected = translator.inspect(_node({"source": cell.source}))
-    except (InvalidParametersError, PapermillException, NotImplementedError):
+        node: Any = nbformat.from_dict  # untyped upstream
+        translator = translators.papermill_translators.find_translator(kernel_name, language)
+        inspected = translator.inspect(node({"source": cell.source}))
+    except (InvalidParametersError, exceptions.PapermillException, NotImplementedError):
         return [], False
     return [
         Parameter(p.name, p.default, None if p.inferred_type_name == "None" else p.inferred_type_name, p.help)
         for p in inspected
     ], True
+
+
+def is_python(kernel_name: str, language: str) -> bool:
+    """Whether the parameters are Python code. Mostly the names show it, else papermill is asked."""
+    if language == "python" and kernel_name.lower() not in _OTHER_KERNELS:
+        return True
+    return isinstance(languages.writer_for(kernel_name, language), languages.Python)
 
 
 def ignored_cells(document: NotebookDocument) -> str | None:
@@ -179,7 +216,7 @@ def check_parameters(
     """
     if not values:
         return []
-    writer_for(kernel_name, language).code(values)
+    languages.writer_for(kernel_name, language).code(values)
     known, inspected = inspect_parameters(document, kernel_name, language)
     if not inspected:
         return [f"papermill cannot inspect {language} parameters, so the names and types were not checked"]

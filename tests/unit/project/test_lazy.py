@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers import Json, cell
 
 import papermill_mcp
 from papermill_mcp.utils.lazy import lazy, load
@@ -98,6 +99,9 @@ async def session():
             answer = await client.call_tool(tool, arguments)
             assert not answer.is_error, answer
             note(tool)
+        answer = await client.call_tool("get_notebook_info", {"path": "a.ipynb"})
+        assert answer.structured_content["parameters"], answer
+        note("get_notebook_info")
         answer = await client.call_tool("list_kernels", {})
         assert not answer.is_error, answer
         note("list_kernels")
@@ -115,7 +119,8 @@ def test_two_threads_never_import_at_once() -> None:
 
 
 def test_heavy_packages_wait_for_the_first_call_that_needs_them(tmp_path: Path) -> None:
-    notebook = {"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+    notebook: Json = {"cells": [cell("x = 1", tags=["parameters"])], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+    notebook["cells"][0]["id"] = "c0"
     (tmp_path / "a.ipynb").write_text(json.dumps(notebook))
 
     done = subprocess.run(
@@ -129,6 +134,7 @@ def test_heavy_packages_wait_for_the_first_call_that_needs_them(tmp_path: Path) 
     assert not own & {"jupyter_client", "nbformat", "papermill", "zmq"}
     engine = set(imported.pop("list_kernels"))
     assert engine >= {"jupyter_client", "zmq"}
+    assert set(imported.pop("get_notebook_info")) - own == {"nbformat"}
     assert {moment: set(names) - own for moment, names in imported.items()} == {key: set() for key in imported}
 
 

@@ -8,16 +8,18 @@ import papermill.engines
 import papermill.execute
 import pytest
 from helpers import cell
-from papermill.translators import PythonTranslator
+from papermill.translators import PythonTranslator, papermill_translators
 
 from papermill_mcp.core.documents.document import NotebookDocument
 from papermill_mcp.core.papermill import metadata
+from papermill_mcp.core.papermill.code import languages
 from papermill_mcp.core.papermill.output import PapermillTask, prepare
 from papermill_mcp.core.papermill.parameters import (
     Parameter,
     check_parameters,
     ignored_cells,
     inspect_parameters,
+    is_python,
 )
 from papermill_mcp.errors import InvalidParametersError
 
@@ -31,6 +33,15 @@ options = {"a": 1}
 nothing = None
 computed = 2 * 3
 """
+
+
+def test_the_names_of_kernels_decide_as_papermill_does() -> None:
+    """Papermill takes a quarter of a second to import, so a Python notebook is recognised without it."""
+    kernels = [*papermill_translators._translators, *languages._MORE_NAMES, "python3", "my-env", "R", "Pwsh"]
+    for kernel in kernels:
+        for language in ("python", "R", "julia"):
+            expected = isinstance(languages.writer_for(kernel, language), languages.Python)
+            assert is_python(kernel, language) is expected, (kernel, language)
 
 
 def kernelspec(name: str, language: str) -> dict[str, str]:
