@@ -31,6 +31,7 @@ from papermill_mcp.server.json_rpc import (
     MAX_METHOD_CHARS,
     PARSE_ERROR,
 )
+from papermill_mcp.server.readiness import LOOK_SECONDS
 from papermill_mcp.server.transport import MAX_IN_FLIGHT, MAX_UNREAD, TOO_MANY_REQUESTS
 from papermill_mcp.services.catalogue import (
     _CHECK_SECONDS,
@@ -123,6 +124,7 @@ LIMITS: dict[str, list[Limit]] = {
             "the server stops reading from this client",
         ),
         Limit("unread log of a client that ignores standard error", size(MAX_WAITING), "lines are dropped and counted"),
+        Limit("time to look for missing roots before a request", count(LOOK_SECONDS, "s"), "they stay missing"),
         Limit("time to exit", count(EXIT_SECONDS, "s"), "the process ends; the watchdog ends its kernels"),
     ],
     "Paths and files": [

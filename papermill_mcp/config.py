@@ -433,8 +433,14 @@ def real_root(root: Path, *, i_know: bool) -> Path:
 
     Raises:
         MissingRootError: it is no directory now.
-        ConfigError: it is the whole file system, or a notebook.
+        ConfigError: it is the whole file system, a notebook, or relative to a directory that is gone.
     """
+    try:
+        start = Path.cwd() if not root.is_absolute() else root
+    except OSError:
+        raise ConfigError(
+            f"the root {str(root)!r} is relative, and the directory of the start is gone; give --roots a whole path"
+        ) from None
     try:
         real = root.resolve(strict=True)
         status = real.stat()
@@ -446,7 +452,7 @@ def real_root(root: Path, *, i_know: bool) -> Path:
         if root.suffix == ".ipynb":
             directory = str(Path(os.path.abspath(root)).parent)  # noqa: PTH100 - needs no directory to be there
             raise ConfigError(f"the root {str(root)!r} is a notebook, not a directory; give --roots {directory!r}")
-        place = "" if root.is_absolute() else f" in {os.getcwd()!r}"  # noqa: PTH109 - as text
+        place = "" if root.is_absolute() else f" in {str(start)!r}"
         raise MissingRootError(f"the root {str(root)!r} is not a directory that exists{place}")
     if real == Path(real.anchor) and not i_know:
         place = f"{str(root)!r} is" if root != Path() else f"is the directory of the start, {str(real)!r}:"

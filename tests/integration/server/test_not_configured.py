@@ -119,9 +119,12 @@ def place(tmp_path: Path) -> Any:
 
 
 @asynccontextmanager
-async def started(place: Place, start: Start, era: str = LEGACY_VERSION) -> AsyncIterator[RawServer]:
-    """A server over pipes, as a client starts it."""
-    command = ["-c", _BLOCKED[start.blocked]] if start.blocked else ["-P", "-m", "papermill_mcp"]
+async def started(
+    place: Place, start: Start, era: str = LEGACY_VERSION, *, code: str | None = None
+) -> AsyncIterator[RawServer]:
+    """A server over pipes, as a client starts it, or by code of its own."""
+    code = _BLOCKED[start.blocked] if start.blocked else code
+    command = ["-P", "-m", "papermill_mcp"] if code is None else ["-c", code]
     environ = server_environment() | {"XDG_CONFIG_HOME": str(place.file.parent / "config")}
     environ |= {"XDG_STATE_HOME": str(place.state)} | dict(start.environ)
     if start.content is not None:
@@ -229,8 +232,10 @@ async def test_the_mended_start_works(place: Place, era: str) -> None:
 
 
 async def test_a_client_without_a_handshake_reads_the_fault_in_the_discovery(place: Place) -> None:
+    listen = {"notifications": {"resourcesListChanged": True}}
     async with started(place, FAULTS["a bad value"], MODERN_VERSION) as server:
         found = await server.request("server/discover")
+        assert "NOT_CONFIGURED" in await error_of(server, "subscriptions/listen", listen)
 
     assert "NOT_CONFIGURED" in found["instructions"]
 
@@ -325,6 +330,15 @@ async def test_a_link_that_is_there_at_the_start_may_wait_for_its_target(place: 
         assert "NOT_CONFIGURED" in await answer_of(server, "list_notebook_files")
         (place.other / "mounted").mkdir()
         assert (await server.call("list_notebook_files"))["count"] == 0
+
+
+async def test_a_server_whose_start_directory_is_gone_connects(place: Place) -> None:
+    gone = place.other / "gone"
+    gone.mkdir()
+    enter = f"import os, runpy; os.chdir({str(gone)!r}); os.rmdir({str(gone)!r}); "
+    code = f"{enter}runpy.run_module('papermill_mcp', run_name='__main__')"
+    async with started(place, Start([], argv=()), code=code) as server:
+        assert "--roots" in await answer_of(server, "list_notebook_files")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may look everywhere")
