@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from papermill_mcp.config import Config
+from papermill_mcp.config import _MOST_FAULTS, Config
 from papermill_mcp.core.documents.check import _MOST as PROBLEMS
 from papermill_mcp.core.images import MAX_IMAGE_BYTES, MAX_PIXELS, MAX_SENT_BYTES
 from papermill_mcp.core.kernels.forms import MAX_ERROR_BYTES, MAX_JSON_DEPTH
@@ -125,6 +125,7 @@ LIMITS: dict[str, list[Limit]] = {
         ),
         Limit("unread log of a client that ignores standard error", size(MAX_WAITING), "lines are dropped and counted"),
         Limit("time to look for missing roots before a request", count(LOOK_SECONDS, "s"), "they stay missing"),
+        Limit("faults of the settings in one message", count(_MOST_FAULTS, "faults"), "the message counts the others"),
         Limit("time to exit", count(EXIT_SECONDS, "s"), "the process ends; the watchdog ends its kernels"),
     ],
     "Paths and files": [

@@ -46,6 +46,9 @@ _PATHS = ("roots", "output_directory", "state_directory")
 #: Characters of a bad value that a message shows.
 _SHOWN = 200
 
+#: Faults that one message names. All of them reach the client with each answer.
+_MOST_FAULTS = 10
+
 
 class ConfigError(Exception):
     """The settings cannot be used. The message is for the person who starts the server."""
@@ -288,7 +291,8 @@ def _as_one(faults: Sequence[ConfigError]) -> ConfigError | None:
     if len(faults) < 2:
         return faults[0] if faults else None
     kind = MissingRootError if all(isinstance(fault, MissingRootError) for fault in faults) else ConfigError
-    return kind(". Also: ".join(str(fault).removesuffix(".") for fault in faults))
+    more = [f"and {len(faults) - _MOST_FAULTS} more"] if len(faults) > _MOST_FAULTS else []
+    return kind(". Also: ".join([*(str(fault).removesuffix(".") for fault in faults[:_MOST_FAULTS]), *more]))
 
 
 def _validated(sources: dict[str, tuple[str, Any]], faults: list[ConfigError]) -> Config:

@@ -36,6 +36,7 @@ from papermill_mcp.services.runs.registry import RunRegistry
 from papermill_mcp.services.runs.starter import RunStarter
 from papermill_mcp.services.watch import Watch
 from papermill_mcp.tools import execution_tools, kernel_tools, notebook_tools, server_tools
+from papermill_mcp.utils.text_utils import safe_utf8
 
 #: Seconds after the request to end; then the process ends, finished or not. The watchdog does the rest.
 EXIT_SECONDS = 1.8
@@ -88,7 +89,7 @@ def build_server(config: Config, metrics: Metrics | None = None, fault: ConfigEr
     return NotebookServer(
         "jupyter-papermill",
         title="Jupyter and Papermill",
-        instructions=" ".join(filter(None, (readiness.notice, _INSTRUCTIONS))),
+        instructions=safe_utf8(" ".join(filter(None, (readiness.notice, _INSTRUCTIONS)))),
         version=__version__,
         lifespan=lifespan,
         tools=[tool for toolset in toolsets for tool in toolset.tools(config)],

@@ -58,6 +58,7 @@ FAULTS = {
     "an unknown key": Start(["max_kernel;", "max_kernels?"], content='{"max_kernel": 3}'),
     "a number as text": Start(["max_kernels", "{file}"], content='{"max_kernels": "4"}'),
     "an unknown flag": Start(["--max-kernel;", "--max-kernels?"], argv=("--roots", "{root}", "--max-kernel", "3")),
+    "a flag that is not UTF-8": Start(["--caf"], argv=("--roots", "{root}", os.fsdecode(b"--caf\xe9"))),
     "a flag without its value": Start(["--max-kernels"], argv=("--roots", "{root}", "--max-kernels")),
     "a bad value": Start(["--max-kernels", "'many'"], argv=("--roots", "{root}", "--max-kernels", "many")),
     "a bad variable": Start(["JUPYTER_MCP_MAX_KERNELS"], environ={"JUPYTER_MCP_MAX_KERNELS": "0"}),

@@ -515,6 +515,15 @@ def test_every_fault_is_named_and_the_other_settings_are_read() -> None:
         assert named in str(fault)
 
 
+def test_many_faults_are_counted() -> None:
+    settings_file({f"unknown_{number}": 1 for number in range(1000)})
+    message = problem()
+
+    assert "unknown_0" in message
+    assert "and 990 more" in message
+    assert len(message) < 20_000
+
+
 # Extras
 
 
