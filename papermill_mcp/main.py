@@ -96,6 +96,10 @@ def serve(
         fault: a fault of the settings, which the client gets as the answer to its requests.
     """
     gc.disable()  # imports make many objects and no garbage; a collector that looks through them costs a tenth
+    if fault is not None:  # before the relay, so that the line is written before anything is answered
+        observability.configure_logging(config.log_level, config.log_format)
+        level = logging.WARNING if isinstance(fault, settings.MissingRootError) else logging.ERROR
+        logger.log(level, "the settings have a fault", extra={"problem": str(fault)})
     close_stderr = stderr_relay.relay_stderr()
     memory.return_large_blocks()
     if sys.platform != "win32":
@@ -106,12 +110,9 @@ def serve(
     observability.configure_logging(config.log_level, config.log_format)  # the SDK has put its own handler there
     for variable in settings.foreign_variables():
         logger.warning("an environment variable is no setting of this server", extra={"variable": variable})
-    if fault is None:
-        logger.info("serving", extra={"version": __version__, "roots": [str(root) for root in config.roots]})
-    elif isinstance(fault, settings.MissingRootError):
-        logger.warning("serving, with roots that are missing", extra={"version": __version__, "problem": str(fault)})
-    else:
-        logger.error("serving nothing but this problem", extra={"version": __version__, "problem": str(fault)})
+    may_work = fault is None or isinstance(fault, settings.MissingRootError)
+    roots = [str(root) for root in config.roots] if may_work else []
+    logger.info("serving", extra={"version": __version__, "roots": roots})
     if metrics is not None:
         logger.info("metrics are served", extra={"url": metrics.url})
     try:
