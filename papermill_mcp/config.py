@@ -25,6 +25,7 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 from platformdirs import user_config_path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, EnvSettingsSource, JsonConfigSettingsSource, SettingsConfigDict
 
 from papermill_mcp.errors import listed, nearest
 
@@ -141,8 +142,13 @@ class Config(BaseModel):
         return value
 
 
-class _Settings(Config):
-    """The settings, and the file that they may stand in."""
+class _Settings(Config, BaseSettings):
+    """The settings, and the file that they may stand in, for the sources of pydantic-settings.
+
+    `read_config` asks each source by itself, so that it can name the source of a fault and keep the other values.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX)
 
     config: Path | None = Field(None, description="read settings from this JSON file")
 
@@ -261,14 +267,16 @@ def read_config(argv: Sequence[str] = ()) -> tuple[Config, ConfigError | None]:
     """
     faults: list[ConfigError] = []
     flags = _read_flags(argv, faults)
+    variables = _Variables(faults)()
     with _noting(faults):
         _check_variables()
     file: Path | None = None
     with _noting(faults):
-        file = _settings_file(flags.pop("config", None) or _environment().get(_variable("config")))
+        file = _settings_file(flags.pop("config", None) or variables.pop("config", None))
+    variables.pop("config", None)
     sources: dict[str, tuple[str, Any]] = {}  # where the value of a setting stands, and the value
-    sources |= {name: (str(file), value) for name, value in _read_file(file, faults).items()}
-    sources |= {name: (_variable(name), value) for name, value in _read_variables(faults).items()}
+    sources |= {name: (str(file), value) for name, value in _File(file, faults)().items()}
+    sources |= {name: (_variable(name), value) for name, value in variables.items() if value is not None}
     sources |= {name: (_flag(name), value) for name, value in flags.items()}
     config = _validated(sources, faults)
     if not faults:
@@ -337,41 +345,43 @@ def _is_path(argument: str) -> bool:
     return argument.startswith(("~", ".")) or os.sep in argument
 
 
-def _environment() -> dict[str, str]:
-    """The environment variables with their names in capitals. One that is written so is stronger."""
-    return {name.upper(): value for name, value in os.environ.items()} | dict(os.environ)
+class _Variables(EnvSettingsSource):
+    """The environment: lists as `a:b` (the platform's path separator, or commas) as well as JSON."""
+
+    def __init__(self, faults: list[ConfigError]) -> None:
+        super().__init__(_Settings)
+        self._faults = faults
+
+    def decode_complex_value(self, field_name: str, field: Any, value: Any) -> list[str] | None:
+        with _noting(self._faults):
+            return _split(value, _variable(field_name))
+        return None
 
 
-def _read_variables(faults: list[ConfigError]) -> dict[str, Any]:
-    """Values of the environment: lists as `a:b` (the platform's path separator, or commas) as well as JSON."""
-    environment, values = _environment(), dict[str, Any]()
-    for name, field in Config.model_fields.items():
-        if (text := environment.get(_variable(name))) is not None:
-            with _noting(faults):
-                is_list = get_origin(field.annotation) is list
-                values[name] = _split(text, _variable(name)) if is_list else text
-    return values
+class _File(JsonConfigSettingsSource):
+    """The JSON object in the settings file, without its comments."""
 
+    def __init__(self, file: Path | None, faults: list[ConfigError]) -> None:
+        self._faults = faults
+        super().__init__(_Settings, json_file=file)
 
-def _read_file(file: Path | None, faults: list[ConfigError]) -> dict[str, Any]:
-    """Values of the JSON object in a file, without its comments."""
-    if file is None:
-        return {}
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError("it holds something else")
-    except (OSError, ValueError, RecursionError) as error:
-        faults.append(ConfigError(f"the settings file {str(file)!r} cannot be read as a JSON object: {error}"))
-        return {}
-    values = {}
-    for name, value in content.items():
-        if name.startswith("//"):
-            continue
-        with _noting(faults):
-            _check_key(name, value, file)
-            values[name] = value
-    return values
+    def _read_file(self, file_path: Any) -> dict[str, Any]:
+        try:
+            content = json.loads(file_path.read_text(encoding="utf-8"))
+            if not isinstance(content, dict):
+                raise ValueError("it holds something else")
+        except (OSError, ValueError, RecursionError) as error:
+            fault = f"the settings file {str(file_path)!r} cannot be read as a JSON object: {error}"
+            self._faults.append(ConfigError(fault))
+            return {}
+        values = {}
+        for name, value in content.items():
+            if name.startswith("//"):
+                continue
+            with _noting(self._faults):
+                _check_key(name, value, file_path)
+                values[name] = value
+        return values
 
 
 def _check_key(name: str, value: Any, file: Path) -> None:
