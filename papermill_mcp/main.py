@@ -23,12 +23,13 @@ from papermill_mcp.utils.lazy import lazy
 if TYPE_CHECKING:
     import anyio
 
+    from papermill_mcp import commands, observability
     from papermill_mcp import config as settings
-    from papermill_mcp import observability
     from papermill_mcp.server import app
     from papermill_mcp.utils import memory, stderr_relay
 else:
     anyio = lazy("anyio")
+    commands = lazy("papermill_mcp.commands")
     settings = lazy("papermill_mcp.config")
     observability = lazy("papermill_mcp.observability")
     app = lazy("papermill_mcp.server.app")
@@ -43,6 +44,8 @@ jupyter-papermill-mcp {version} serves MCP over standard input and waits for a c
 To register it, give your client this command, as in: claude mcp add jupyter -- {command}
 """
 
+_COMMANDS = ("install", "uninstall")
+
 if sys.platform != "win32":
     _END_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -54,6 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     clients show the standard error of a server that ends.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] and arguments[0] in _COMMANDS:
+        return commands.run(arguments[0], arguments[1:])
     if "--version" in arguments:
         sys.stdout.write(f"jupyter-papermill-mcp {__version__}\n")
         return 0

@@ -1,0 +1,26 @@
+"""Commands beside the server: registering it with clients, and a look at an installation.
+
+`main` gives the arguments here when the first one is the name of a command.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from papermill_mcp.utils.lazy import lazy
+
+if TYPE_CHECKING:
+    from papermill_mcp.commands import install
+else:
+    install = lazy("papermill_mcp.commands.install")
+
+
+def run(name: str, arguments: Sequence[str]) -> int:
+    """Run a command. Returns the exit code: 0 for success, 1 for a fault, 2 for arguments that cannot be used."""
+    try:
+        return install.install(arguments) if name == "install" else install.uninstall(arguments)
+    except install.UsageError as error:
+        sys.stderr.write(f"jupyter-papermill-mcp {name}: {error}\nSee jupyter-papermill-mcp {name} --help.\n")
+        return 2
