@@ -46,6 +46,8 @@ To register it, give your client this command, as in: claude mcp add jupyter -- 
 
 _COMMANDS = ("install", "uninstall")
 
+_COMMANDS = ("install", "uninstall", "doctor")
+
 if sys.platform != "win32":
     _END_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 

@@ -24,6 +24,7 @@ from mcp.client.client import ConnectMode
 from dev import fuzz
 from dev.proof import Recorder
 from papermill_mcp.config import Config
+from papermill_mcp.main import main
 from papermill_mcp.server.app import build_server
 
 fuzz.register()
@@ -201,6 +202,49 @@ def deno_kernelspec(kernelspec: AddKernelspec) -> str:
     if command is None:
         pytest.skip("deno is not installed")
     return kernelspec("deno", [command, "jupyter", "--kernel", "--conn", "{connection_file}"], language="typescript")
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The home of the user of a command. It and all places that variables name are in the directory of the test."""
+    home = tmp_path / "home"
+    home.mkdir()
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(home))
+    for name in ("CLAUDE_CONFIG_DIR", "CODEX_HOME", "GEMINI_CLI_HOME", "FLATPAK_XDG_CONFIG_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(home / ".config"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(home / ".state"))
+    monkeypatch.setenv("APPDATA", str(home / "roaming"))
+    monkeypatch.setenv("LOCALAPPDATA", str(home / "local"))
+    return home
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current directory."""
+    project = tmp_path / "my, project"
+    project.mkdir()
+    monkeypatch.chdir(project)
+    return project
+
+
+class RunCommand(Protocol):
+    """Runs a command such as `install` with these arguments. Returns the exit code and both outputs."""
+
+    def __call__(self, *arguments: str) -> tuple[int, str, str]: ...
+
+
+@pytest.fixture
+def run(home: Path, project: Path, capsys: pytest.CaptureFixture[str]) -> RunCommand:
+    """Runs a command of the program in this process. Returns the exit code and both outputs."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        code = main(arguments)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
 
 
 @pytest.fixture(autouse=True)

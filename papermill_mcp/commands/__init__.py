@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING
 from papermill_mcp.utils.lazy import lazy
 
 if TYPE_CHECKING:
-    from papermill_mcp.commands import install
+    from papermill_mcp.commands import doctor, install
 else:
+    doctor = lazy("papermill_mcp.commands.doctor")
     install = lazy("papermill_mcp.commands.install")
 
 
 def run(name: str, arguments: Sequence[str]) -> int:
     """Run a command. Returns the exit code: 0 for success, 1 for a fault, 2 for arguments that cannot be used."""
+    if name == "doctor":
+        return doctor.doctor(arguments)
     try:
         return install.install(arguments) if name == "install" else install.uninstall(arguments)
     except install.UsageError as error:

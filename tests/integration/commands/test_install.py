@@ -9,56 +9,19 @@ import stat
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import RunCommand
 
 from papermill_mcp.commands import command_line, jsonc
 from papermill_mcp.commands.clients import CLIENTS, Client, Machine, Scope
 from papermill_mcp.config import load_config
-from papermill_mcp.main import main
 
 each_client = pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.key)
 
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The home of the user and all places that variables name are in the directory of the test."""
-    home = tmp_path / "home"
-    home.mkdir()
-    for name in ("HOME", "USERPROFILE"):
-        monkeypatch.setenv(name, str(home))
-    for name in ("CLAUDE_CONFIG_DIR", "CODEX_HOME", "GEMINI_CLI_HOME", "FLATPAK_XDG_CONFIG_HOME"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(home / ".config"))
-    monkeypatch.setenv("APPDATA", str(home / "roaming"))
-    monkeypatch.setenv("LOCALAPPDATA", str(home / "local"))
-    return home
-
-
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current directory."""
-    project = tmp_path / "my, project"
-    project.mkdir()
-    monkeypatch.chdir(project)
-    return project
-
-
-@pytest.fixture
-def run(project: Path, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs the command. Returns the exit code and both outputs."""
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        code = main(arguments)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
+pytestmark = pytest.mark.usefixtures("home")
 
 
 def _file(client: Client, scope: Scope = "user") -> Path:
@@ -106,7 +69,7 @@ def _copies(file: Path) -> list[Path]:
 
 
 @each_client
-def test_a_missing_file_is_made_with_its_directories(client: Client, run: Run, project: Path) -> None:
+def test_a_missing_file_is_made_with_its_directories(client: Client, run: RunCommand, project: Path) -> None:
     code, out, err = run("install", client.key)
 
     assert (code, err) == (0, "")
@@ -118,7 +81,7 @@ def test_a_missing_file_is_made_with_its_directories(client: Client, run: Run, p
 
 
 @each_client
-def test_the_server_takes_the_arguments_of_the_entry(client: Client, run: Run, project: Path) -> None:
+def test_the_server_takes_the_arguments_of_the_entry(client: Client, run: RunCommand, project: Path) -> None:
     (project / "sub").mkdir()
     assert run("install", client.key, "--roots", ".", "sub", "--", "--max-kernels", "3")[0] == 0
 
@@ -131,7 +94,7 @@ def test_the_server_takes_the_arguments_of_the_entry(client: Client, run: Run, p
 
 @each_client
 @pytest.mark.parametrize("text", ["", "\n"])
-def test_an_empty_file_gets_the_entry(client: Client, text: str, run: Run, project: Path) -> None:
+def test_an_empty_file_gets_the_entry(client: Client, text: str, run: RunCommand, project: Path) -> None:
     file = _file(client)
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text)
@@ -143,7 +106,9 @@ def test_an_empty_file_gets_the_entry(client: Client, text: str, run: Run, proje
 @each_client
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
-def test_all_other_bytes_stay_and_come_back(client: Client, newline: str, mark: bytes, run: Run, project: Path) -> None:
+def test_all_other_bytes_stay_and_come_back(
+    client: Client, newline: str, mark: bytes, run: RunCommand, project: Path
+) -> None:
     file = _file(client)
     file.parent.mkdir(parents=True, exist_ok=True)
     before = mark + _other(client).replace("\n", newline).encode()
@@ -175,7 +140,9 @@ def _without_entry(client: Client, data: bytes) -> bytes:
 
 
 @each_client
-def test_a_file_that_cannot_be_read_stays_and_the_entry_is_printed(client: Client, run: Run, project: Path) -> None:
+def test_a_file_that_cannot_be_read_stays_and_the_entry_is_printed(
+    client: Client, run: RunCommand, project: Path
+) -> None:
     file = _file(client)
     file.parent.mkdir(parents=True, exist_ok=True)
     text = "a = 1\nb = = 2\n" if client.toml else '{\n  "a": 1\n  "b": 2\n}\n'
@@ -194,7 +161,7 @@ def test_a_file_that_cannot_be_read_stays_and_the_entry_is_printed(client: Clien
 
 @each_client
 @pytest.mark.parametrize("data", [b"\xff\xfe{\x00}\x00", b'{"a": "\xe9"}', b"\x00"])
-def test_a_file_in_another_encoding_stays(client: Client, data: bytes, run: Run) -> None:
+def test_a_file_in_another_encoding_stays(client: Client, data: bytes, run: RunCommand) -> None:
     file = _file(client)
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(data)
@@ -207,7 +174,7 @@ def test_a_file_in_another_encoding_stays(client: Client, data: bytes, run: Run)
 
 
 @each_client
-def test_a_table_of_servers_of_another_kind_is_refused(client: Client, run: Run) -> None:
+def test_a_table_of_servers_of_another_kind_is_refused(client: Client, run: RunCommand) -> None:
     file = _file(client)
     file.parent.mkdir(parents=True, exist_ok=True)
     text = "mcp_servers = 1\n" if client.toml else json.dumps({client.container[0]: [1]})
@@ -221,7 +188,7 @@ def test_a_table_of_servers_of_another_kind_is_refused(client: Client, run: Run)
 
 
 @each_client
-def test_a_symbolic_link_stays_and_its_target_changes(client: Client, run: Run, tmp_path: Path) -> None:
+def test_a_symbolic_link_stays_and_its_target_changes(client: Client, run: RunCommand, tmp_path: Path) -> None:
     target = tmp_path / "dotfiles" / "settings"
     target.parent.mkdir()
     target.write_text(_other(client))
@@ -240,7 +207,7 @@ def test_a_symbolic_link_stays_and_its_target_changes(client: Client, run: Run, 
 
 
 @each_client
-def test_a_read_only_file_stays(client: Client, run: Run) -> None:
+def test_a_read_only_file_stays(client: Client, run: RunCommand) -> None:
     file = _file(client)
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(_other(client))
@@ -255,14 +222,14 @@ def test_a_read_only_file_stays(client: Client, run: Run) -> None:
 
 
 @each_client
-def test_a_directory_in_the_place_of_the_file_is_refused(client: Client, run: Run) -> None:
+def test_a_directory_in_the_place_of_the_file_is_refused(client: Client, run: RunCommand) -> None:
     _file(client).mkdir(parents=True)
     code, _, err = run("install", client.key)
     assert code == 1
     assert str(_file(client)) in err
 
 
-def test_a_circle_of_links_is_refused(run: Run) -> None:
+def test_a_circle_of_links_is_refused(run: RunCommand) -> None:
     file = _file(CLIENTS[0])
     file.symlink_to(file.name)
     code, _, err = run("install", CLIENTS[0].key)
@@ -271,7 +238,7 @@ def test_a_circle_of_links_is_refused(run: Run) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o664])
-def test_the_rights_of_the_file_stay(mode: int, run: Run) -> None:
+def test_the_rights_of_the_file_stay(mode: int, run: RunCommand) -> None:
     client = CLIENTS[0]
     _file(client).write_text("{}")
     _file(client).chmod(mode)
@@ -284,7 +251,7 @@ def test_the_rights_of_the_file_stay(mode: int, run: Run) -> None:
 
 
 @each_client
-def test_the_same_entry_again_changes_nothing(client: Client, run: Run) -> None:
+def test_the_same_entry_again_changes_nothing(client: Client, run: RunCommand) -> None:
     run("install", client.key)
     before = _file(client).stat()
 
@@ -297,7 +264,9 @@ def test_the_same_entry_again_changes_nothing(client: Client, run: Run) -> None:
 
 
 @each_client
-def test_an_entry_that_differs_is_replaced_and_its_further_keys_stay(client: Client, run: Run, project: Path) -> None:
+def test_an_entry_that_differs_is_replaced_and_its_further_keys_stay(
+    client: Client, run: RunCommand, project: Path
+) -> None:
     run("install", client.key, "--name", "other", "--", "--max-kernels", "3")
     run("install", client.key, "--", "--max-kernels", "3")
     file = _file(client)
@@ -322,7 +291,7 @@ def test_an_entry_that_differs_is_replaced_and_its_further_keys_stay(client: Cli
 
 
 @each_client
-def test_an_entry_of_a_remote_server_is_replaced_as_a_whole(client: Client, run: Run, project: Path) -> None:
+def test_an_entry_of_a_remote_server_is_replaced_as_a_whole(client: Client, run: RunCommand, project: Path) -> None:
     file = _file(client)
     file.parent.mkdir(parents=True, exist_ok=True)
     old = {"url": "https://example.org/mcp"}
@@ -340,7 +309,7 @@ def test_an_entry_of_a_remote_server_is_replaced_as_a_whole(client: Client, run:
 
 
 @each_client
-def test_an_entry_of_another_server_is_not_removed(client: Client, run: Run) -> None:
+def test_an_entry_of_another_server_is_not_removed(client: Client, run: RunCommand) -> None:
     file = _file(client)
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(_other(client))
@@ -353,13 +322,13 @@ def test_an_entry_of_another_server_is_not_removed(client: Client, run: Run) -> 
 
 
 @each_client
-def test_an_entry_that_is_not_there_needs_no_removal(client: Client, run: Run) -> None:
+def test_an_entry_that_is_not_there_needs_no_removal(client: Client, run: RunCommand) -> None:
     code, out, _ = run("uninstall", client.key)
     assert (code, "there is no 'jupyter'" in out, _file(client).exists()) == (0, True, False)
 
 
 @each_client
-def test_another_name_leaves_the_first_entry(client: Client, run: Run) -> None:
+def test_another_name_leaves_the_first_entry(client: Client, run: RunCommand) -> None:
     run("install", client.key)
     run("install", client.key, "--name", "second_1")
     assert [*_servers(client, _file(client).read_text())] == ["jupyter", "second_1"]
@@ -368,7 +337,9 @@ def test_another_name_leaves_the_first_entry(client: Client, run: Run) -> None:
 
 
 @each_client
-def test_a_project_has_a_file_of_its_own_if_the_client_knows_one(client: Client, run: Run, project: Path) -> None:
+def test_a_project_has_a_file_of_its_own_if_the_client_knows_one(
+    client: Client, run: RunCommand, project: Path
+) -> None:
     code, out, err = run("install", client.key, "--scope", "project")
 
     if client.project is None:
@@ -384,7 +355,7 @@ def test_a_project_has_a_file_of_its_own_if_the_client_knows_one(client: Client,
 
 
 @each_client
-def test_a_dry_run_shows_the_change_and_makes_none(client: Client, run: Run, tmp_path: Path) -> None:
+def test_a_dry_run_shows_the_change_and_makes_none(client: Client, run: RunCommand, tmp_path: Path) -> None:
     file = _file(client)
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(_other(client))
@@ -407,7 +378,9 @@ def test_a_dry_run_shows_the_change_and_makes_none(client: Client, run: Run, tmp
 
 
 @each_client
-def test_print_shows_a_whole_file_and_makes_none(client: Client, run: Run, project: Path, tmp_path: Path) -> None:
+def test_print_shows_a_whole_file_and_makes_none(
+    client: Client, run: RunCommand, project: Path, tmp_path: Path
+) -> None:
     before = sorted(tmp_path.rglob("*"))
 
     code, out, err = run("install", client.key, "--print")
@@ -433,7 +406,7 @@ _WRONG = {
 
 @pytest.mark.parametrize("command", ["install", "uninstall"])
 @pytest.mark.parametrize(("arguments", "text"), _WRONG.values(), ids=_WRONG)
-def test_wrong_arguments_are_named(command: str, arguments: list[str], text: str, run: Run, home: Path) -> None:
+def test_wrong_arguments_are_named(command: str, arguments: list[str], text: str, run: RunCommand, home: Path) -> None:
     code, out, err = run(command, *arguments)
     assert (code, out) == (2, "")
     assert text in err
@@ -451,7 +424,7 @@ _WRONG_SETTINGS = {
 
 @pytest.mark.parametrize(("arguments", "text"), _WRONG_SETTINGS.values(), ids=_WRONG_SETTINGS)
 def test_settings_with_which_the_server_would_not_start_are_refused(
-    arguments: list[str], text: str, run: Run, home: Path
+    arguments: list[str], text: str, run: RunCommand, home: Path
 ) -> None:
     code, _, err = run("install", "zed", *arguments)
     assert code == 2
@@ -459,7 +432,7 @@ def test_settings_with_which_the_server_would_not_start_are_refused(
     assert list(home.iterdir()) == []
 
 
-def test_paths_of_settings_become_absolute(run: Run, project: Path) -> None:
+def test_paths_of_settings_become_absolute(run: RunCommand, project: Path) -> None:
     (project / "mine.json").write_text("{}")
     code, out, _ = run("install", "cursor", "--print", "--", "--config", "mine.json", "--state-directory=state")
     assert code == 0
@@ -467,7 +440,7 @@ def test_paths_of_settings_become_absolute(run: Run, project: Path) -> None:
     assert args[2:] == ["--config", f"{project}/mine.json", f"--state-directory={project}/state"]
 
 
-def test_the_home_of_a_user_is_found_in_a_root(run: Run, home: Path) -> None:
+def test_the_home_of_a_user_is_found_in_a_root(run: RunCommand, home: Path) -> None:
     (home / "work").mkdir()
     code, out, _ = run("install", "cursor", "--print", "--roots", "~/work")
     assert code == 0
@@ -478,7 +451,7 @@ def test_the_home_of_a_user_is_found_in_a_root(run: Run, home: Path) -> None:
 
 
 def test_an_environment_in_a_cache_is_started_again_by_uvx(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: RunCommand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uvx = tmp_path / "bin" / "uvx"
     uvx.parent.mkdir()
@@ -497,7 +470,7 @@ def test_an_environment_in_a_cache_is_started_again_by_uvx(
     assert entry["startup_timeout_sec"] == 60
 
 
-def test_without_uvx_an_environment_in_a_cache_is_refused(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_uvx_an_environment_in_a_cache_is_refused(run: RunCommand, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("UV", raising=False)
     monkeypatch.setattr(command_line, "in_cache", lambda _: True)
