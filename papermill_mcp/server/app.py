@@ -16,10 +16,11 @@ import anyio
 from mcp.server.mcpserver import MCPServer
 from platformdirs import user_state_path
 
-from papermill_mcp import __version__
+from papermill_mcp import __version__, __website__
 from papermill_mcp.config import PROGRAM, Config, ConfigError
 from papermill_mcp.core.runs.store import ExecutionStore
 from papermill_mcp.observability import Metrics
+from papermill_mcp.server.icon import ICON
 from papermill_mcp.server.mcp_server import NotebookServer
 from papermill_mcp.server.readiness import Readiness
 from papermill_mcp.server.transport import ProtocolGuard, take_stdio
@@ -91,6 +92,8 @@ def build_server(config: Config, metrics: Metrics | None = None, fault: ConfigEr
         title="Jupyter and Papermill",
         instructions=safe_utf8(" ".join(filter(None, (readiness.notice, _INSTRUCTIONS)))),
         version=__version__,
+        website_url=__website__ or None,
+        icons=[ICON],
         lifespan=lifespan,
         tools=[tool for toolset in toolsets for tool in toolset.tools(config)],
         config=config,
