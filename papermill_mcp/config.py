@@ -225,8 +225,11 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line: a flag for each setting, with its unit and default."""
     parser = _Parser(
         prog=PROGRAM,
-        description="MCP server for Jupyter notebooks, over stdio. An MCP client starts it; see README.md for how to\n"
-        "register it with yours.",
+        description="MCP server for Jupyter notebooks, over stdio. An MCP client starts it.\n\n"
+        "commands:\n"
+        "  install CLIENT    write the entry of this server into the settings of a client\n"
+        "  uninstall CLIENT  remove it\n"
+        "  doctor            check this installation, and run code in a kernel",
         usage=f"{PROGRAM} [--flag VALUE ...] [PATH ...]",
         epilog=_EPILOG.format(
             program=PROGRAM,

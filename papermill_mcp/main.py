@@ -41,10 +41,8 @@ logger = logging.getLogger("papermill_mcp")
 #: For a person who starts the server in a terminal.
 _HINT = """\
 jupyter-papermill-mcp {version} serves MCP over standard input and waits for a client. Ctrl-C ends it.
-To register it, give your client this command, as in: claude mcp add jupyter -- {command}
+To register it with a client: {command} install CLIENT
 """
-
-_COMMANDS = ("install", "uninstall")
 
 _COMMANDS = ("install", "uninstall", "doctor")
 

@@ -310,7 +310,7 @@ def _begins_line(text: str, position: int) -> bool:
 
 
 def _behind_line(text: str, position: int) -> tuple[int, bool]:
-    """The end of the comments that begin in the line of a position, and whether the last one is a line comment."""
+    """The end of the comments that begin in a line, and whether the last one is a line comment."""
     end, line = position, False
     for kind, stop in trivia(text, position):
         if kind == "space":
