@@ -75,6 +75,9 @@ class ConfigFile:
                 create_private_file(copy, data)
             except FileExistsError:
                 continue
+            except OSError:
+                copy.unlink(missing_ok=True)
+                raise
             return copy
         raise ConfigFileError(f"{self.path} has too many copies of this second")
 
