@@ -41,6 +41,8 @@ _PACKAGE = "papermill_mcp"
 #: Modules, and what pytest is told to run for each: of tests/unit, the quickest first.
 TARGETS: dict[str, list[str]] = {
     "services/workspace.py": ["files/test_workspace.py", "files/test_workspace_model.py"],
+    "commands/jsonc.py": ["commands/test_jsonc.py"],
+    "commands/toml_text.py": ["commands/test_toml_text.py"],
     "utils/file_utils.py": ["files/test_file_utils.py"],
     "utils/text_utils.py": ["outputs/test_text_utils.py", "-k", "not linear"],
     "services/outputs.py": ["outputs/test_output_view.py"],

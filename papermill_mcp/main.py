@@ -51,10 +51,10 @@ if sys.platform != "win32":
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the server until its client leaves. Returns the exit code.
+    """Run the server until its client leaves, or a command. Returns the exit code.
 
-    Settings that cannot be used are an exit code of 2 in a terminal. A client gets the fault as an answer instead: few
-    clients show the standard error of a server that ends.
+    It is 1 if a command found a fault. Settings that cannot be used are an exit code of 2 for commands and in a
+    terminal. A client gets the fault as an answer instead: few clients show the standard error of a server that ends.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] and arguments[0] in _COMMANDS:

@@ -263,3 +263,41 @@ def test_a_container_of_another_kind_is_refused(text: str) -> None:
     with pytest.raises(EditError, match="is not an object"):
         put(text, _PATH, 1)
     assert remove(text, _PATH) == text
+
+
+_REMOVED = {
+    "alone": ('{"mcpServers": {"jupyter": 1}}', '{"mcpServers": {}}'),
+    "alone in lines": ('{\n  "mcpServers": {\n    "jupyter": 1\n  }\n}', '{\n  "mcpServers": {}\n}'),
+    "alone with a comment": (
+        '{"mcpServers": {\n  // mine\n  "jupyter": 1\n}}',
+        '{"mcpServers": {\n  // mine\n}}',
+    ),
+    "first": ('{"mcpServers": {"jupyter": 1, "b": 2}}', '{"mcpServers": {"b": 2}}'),
+    "first in lines": (
+        '{"mcpServers": {\n  "jupyter": 1,\n  "b": 2\n}}',
+        '{"mcpServers": {\n  "b": 2\n}}',
+    ),
+    "first behind a comment": (
+        '{"mcpServers": { // mine\n  "jupyter": 1, "b": 2}}',
+        '{"mcpServers": { // mine\n   "b": 2}}',
+    ),
+    "last behind a comment": (
+        '{"mcpServers": {"a": 1, // mine\n  "jupyter": 2 }}',
+        '{"mcpServers": {"a": 1 // mine\n   }}',
+    ),
+    "last behind a comma": ('{"mcpServers": {"a": 1, "jupyter": 2,}}', '{"mcpServers": {"a": 1,}}'),
+    "between comments": (
+        '{"mcpServers": {\n  "a": 1, // one\n  "jupyter": 2, // two\n  "b": 3 // three\n}}',
+        '{"mcpServers": {\n  "a": 1, // one\n   // two\n  "b": 3 // three\n}}',
+    ),
+}
+
+
+@pytest.mark.parametrize(("before", "after"), _REMOVED.values(), ids=_REMOVED)
+def test_a_member_goes_with_its_spaces(before: str, after: str) -> None:
+    assert remove(before, _PATH) == after
+    assert find(after, _PATH) is None
+
+
+def test_a_block_comment_needs_no_new_line() -> None:
+    assert put('{"a": 1 /* x */}', ("b",), 2) == '{"a": 1, /* x */ "b": 2}'
