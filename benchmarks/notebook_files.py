@@ -26,6 +26,7 @@ from papermill_mcp.config import Config
 from papermill_mcp.services.catalogue import NotebookCatalogue
 from papermill_mcp.services.notebook_service import NotebookService
 from papermill_mcp.services.notebooks.edits import CellRef, Update
+from papermill_mcp.services.pythons import Pythons
 from papermill_mcp.services.workspace import Workspace
 from papermill_mcp.tools.replies import render
 
@@ -62,7 +63,7 @@ class Bench:
         self.path = path
         self.copy = directory / "copy.json"
         self.notebooks = NotebookService(config, workspace, directory / ".state")
-        self.catalogue = NotebookCatalogue(workspace, self.notebooks)
+        self.catalogue = NotebookCatalogue(workspace, self.notebooks, Pythons(config, workspace))
         self._turn = 0
 
     async def load(self) -> str:

@@ -76,6 +76,9 @@ class Config(BaseModel):
     response_wait: float = Field(
         25.0, ge=0, le=3600, description="seconds a call waits for running code before it answers `running`"
     )
+    python: str | None = Field(
+        None, min_length=1, description="interpreter or environment for kernels that nothing else decides"
+    )
     continue_on_error: bool = Field(False, description="go on after a cell that raised")
     output_directory: Path = Field(
         Path("outputs"), description="where papermill outputs go by default, relative to the workspace"

@@ -7,7 +7,6 @@ files, and the watchdog. The service above decides how many may live, and for wh
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import shutil
 from dataclasses import dataclass
@@ -16,6 +15,8 @@ from pathlib import Path
 import zmq.asyncio
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager, NoSuchKernel
 
+from papermill_mcp.core.environments import starting
+from papermill_mcp.core.environments.reading import Environment, environment_of, python_of_command
 from papermill_mcp.core.kernels.kernel import Kernel, kernel_environment
 from papermill_mcp.core.processes.child import private_directory
 from papermill_mcp.core.processes.watchdog import Watchdog
@@ -108,14 +109,14 @@ class JupyterManager:
         *,
         cwd: Path,
         timeout_seconds: float,
-        python: Path | None = None,
+        environment: Environment | None = None,
         env: dict[str, str] | None = None,
         denied_env: list[str] | None = None,
     ) -> Kernel:
         """Start a kernel and wait until it answers.
 
         Args:
-            python: an interpreter or a virtual environment that has ipykernel; replaces the kernelspec.
+            environment: a Python that replaces the kernelspec, with or without ipykernel.
             env: variables on top of this server's environment.
             denied_env: names of this server's variables that the kernel must not see.
 
@@ -123,12 +124,38 @@ class JupyterManager:
             KernelSpecNotFoundError: no such kernelspec.
             KernelStartFailedError: it cannot be executed, dies, or does not answer in time.
         """
-        spec = await (interpreter_spec(python) if python is not None else self.kernelspec(kernel_name))
+
+        async def start(spec: KernelSpec, own: Environment | None) -> Kernel:
+            variables = kernel_environment(spec, own, env, denied_env or [])
+            if own is not None:
+                variables = await starting.activated(own, variables)
+            return await self._start(
+                spec.display_name if environment is not None else kernel_name, spec, cwd, variables, timeout_seconds
+            )
+
+        if environment is None:
+            spec = await self.kernelspec(kernel_name)
+            python = python_of_command(spec.argv[0]) if spec.language == "python" else None
+            return await start(spec, None if python is None else environment_of(python))
+        layers = self._state_directory / "layers"
+        if not await asyncio.to_thread(environment.has_package, "ipykernel"):
+            await asyncio.to_thread(starting.own_layer, layers)
+        spec = starting.spec_of(environment, layers)
+        try:
+            return await start(spec, environment)
+        except KernelStartFailedError:
+            if not await starting.mend(environment, layers):
+                raise
+        return await start(spec, environment)
+
+    async def _start(
+        self, kernel_name: str, spec: KernelSpec, cwd: Path, variables: dict[str, str], timeout_seconds: float
+    ) -> Kernel:
         kernel = Kernel(
-            spec.display_name if python is not None else kernel_name,
+            kernel_name,
             spec,
             cwd=cwd,
-            env=kernel_environment(spec, env, denied_env or []),
+            env=variables,
             context=self._context,
             runtime=self._runtime_directory,
             watchdog=self._watchdog,
@@ -177,53 +204,6 @@ class JupyterManager:
             self._runtime = None
         await asyncio.to_thread(self._watchdog.close)
         self._context.destroy(linger=0)
-
-
-async def interpreter_spec(python: Path) -> KernelSpec:
-    """A kernelspec for an interpreter, or the interpreter of a virtual environment, that has ipykernel.
-
-    Raises:
-        KernelStartFailedError: it is no interpreter, or has no ipykernel; the message has the command that installs it.
-    """
-    executable = python
-    if await asyncio.to_thread(python.is_dir):
-        windows = python / "Scripts" / "python.exe"
-        executable = windows if await asyncio.to_thread(windows.exists) else python / "bin" / "python"
-    try:
-        process = await asyncio.create_subprocess_exec(
-            str(executable),
-            "-c",
-            "import ipykernel, json, sys; print(json.dumps(sys.version_info[:2]))",
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-    except OSError as error:
-        raise KernelStartFailedError(
-            f"{str(executable)!r} is not a Python interpreter that can be started: {error.strerror}",
-            allowed="python takes the path of an interpreter or of a virtual environment",
-        ) from error
-    try:
-        out, err = await asyncio.wait_for(process.communicate(), 30)
-    except BaseException as error:
-        process.kill()
-        await process.wait()
-        if not isinstance(error, TimeoutError):
-            raise
-        raise KernelStartFailedError(f"{str(executable)!r} did not answer within 30 s") from error
-    if process.returncode != 0:
-        missing = b"ipykernel" in err
-        raise KernelStartFailedError(
-            f"{str(executable)!r} " + ("has no ipykernel" if missing else "cannot run Python code"),
-            state="no kernel was started",
-            advice=f"install it with: {executable} -m pip install ipykernel" if missing else "",
-        )
-    version = ".".join(str(part) for part in json.loads(out))
-    return KernelSpec(
-        argv=[str(executable), "-m", "ipykernel_launcher", "-f", "{connection_file}"],
-        display_name=f"Python {version} ({python})",
-        language="python",
-    )
 
 
 def _executable(spec: KernelSpec) -> bool:

@@ -29,6 +29,7 @@ from papermill_mcp.services.catalogue import NotebookCatalogue
 from papermill_mcp.services.jupyter_server_service import JupyterServerService
 from papermill_mcp.services.kernel_service import KernelService
 from papermill_mcp.services.notebook_service import NotebookService
+from papermill_mcp.services.pythons import Pythons
 from papermill_mcp.services.runs.batches import BatchStarter
 from papermill_mcp.services.runs.claims import Claims
 from papermill_mcp.services.runs.journal import Journal
@@ -67,9 +68,10 @@ def build_server(config: Config, metrics: Metrics | None = None, fault: ConfigEr
     async def lifespan(_: MCPServer[Services]) -> AsyncIterator[Services]:
         claims = Claims(workspace, state)
         notebooks = NotebookService(config, workspace, state, claimed=claims.__contains__)
-        catalogue = NotebookCatalogue(workspace, notebooks)
+        pythons = Pythons(config, workspace)
+        catalogue = NotebookCatalogue(workspace, notebooks, pythons)
         end = AsyncExitStack()  # saves runs, then stops the Jupyter server and every kernel
-        kernels = await end.enter_async_context(KernelService(config, workspace, state, metrics))
+        kernels = await end.enter_async_context(KernelService(config, workspace, state, metrics, pythons=pythons))
         jupyter_server = await end.enter_async_context(JupyterServerService(config, workspace, state))
         watch = Watch()
         end.push_async_callback(watch.aclose)

@@ -24,6 +24,7 @@ from papermill_mcp.errors import InvalidArgumentError, SearchTimeoutError, Serve
 from papermill_mcp.services.notebook_service import SMALL_BYTES, NotebookService, OpenNotebook
 from papermill_mcp.services.notebooks.view import outline_headings, short_metadata
 from papermill_mcp.services.notebooks.walk import FoundNotebook, Walk, walk
+from papermill_mcp.services.pythons import Pythons
 from papermill_mcp.services.results import OBJECT, ROWS, Result
 from papermill_mcp.services.workspace import Workspace
 from papermill_mcp.utils.lazy import lazy
@@ -142,6 +143,8 @@ class NotebookInfo(Result):
     nbformat_minor: int
     kernel_name: str | None = None
     language: str | None = None
+    python: str | None = None
+    """The Python that it would run in, and whose choice that is."""
     metadata: Annotated[dict[str, Any], OBJECT] = Field(default_factory=dict)
     cell_count: int
     cells_by_type: Annotated[dict[str, int], OBJECT]
@@ -177,9 +180,10 @@ class _Matcher(Protocol):
 class NotebookCatalogue:
     """Lists, searches and describes notebooks. Every path passes through the workspace first."""
 
-    def __init__(self, workspace: Workspace, notebooks: NotebookService) -> None:
+    def __init__(self, workspace: Workspace, notebooks: NotebookService, pythons: Pythons) -> None:
         self._workspace = workspace
         self._notebooks = notebooks
+        self._pythons = pythons
 
     async def list(
         self,
@@ -372,7 +376,9 @@ class NotebookCatalogue:
             ServerError: it cannot be read at all, as for `NotebookService.open`.
         """
         async with self._notebooks.opened(path) as (notebook, work):
-            return await work.run(lambda: _info(notebook))
+            return await work.run(
+                lambda: _info(notebook, self._pythons.glance(notebook.path.parent, notebook.document))
+            )
 
 
 def _few_at_a_time(found: Sequence[FoundNotebook]) -> Iterator[list[FoundNotebook]]:
@@ -479,7 +485,7 @@ def _match(document: NotebookDocument, display_path: str, found: _Text, line: in
     )
 
 
-def _info(notebook: OpenNotebook) -> NotebookInfo:
+def _info(notebook: OpenNotebook, python: str | None) -> NotebookInfo:
     document = notebook.document
     assert notebook.content is not None
     rows, number = outline_headings(document, limit=_HEADINGS)
@@ -493,6 +499,7 @@ def _info(notebook: OpenNotebook) -> NotebookInfo:
         nbformat_minor=document.nbformat_minor,
         kernel_name=document.kernel_name,
         language=document.language,
+        python=python,
         metadata=short_metadata({key: value for key, value in document.metadata.items() if key != "papermill"}),
         cell_count=len(document.cells),
         cells_by_type=dict(Counter(one_line(cell.cell_type, 40) or "none" for cell in document.cells).most_common(20)),

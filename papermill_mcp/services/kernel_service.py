@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,15 +18,18 @@ from typing import TYPE_CHECKING, Annotated, Self
 from pydantic import BaseModel
 
 from papermill_mcp.config import Config
+from papermill_mcp.core.documents.names import missing_module
 from papermill_mcp.errors import (
     InvalidArgumentError,
     KernelNotFoundError,
+    KernelSpecNotFoundError,
+    KernelStartFailedError,
     LimitReachedError,
-    PathNotAllowedError,
     ServerError,
     listed,
 )
 from papermill_mcp.observability import Metrics
+from papermill_mcp.services.pythons import GENERIC_KERNEL, PythonChoice, Pythons
 from papermill_mcp.services.results import ROWS, Result
 from papermill_mcp.services.workspace import Workspace
 from papermill_mcp.utils.lazy import imported, lazy
@@ -34,10 +37,14 @@ from papermill_mcp.utils.process_stats import usage
 from papermill_mcp.utils.text_utils import clean_text, count_noun, head_and_tail, iso_time
 
 if TYPE_CHECKING:
+    from jupyter_client.kernelspec import KernelSpec
+
     from papermill_mcp.core import jupyter_manager
+    from papermill_mcp.core.documents.document import NotebookDocument
     from papermill_mcp.core.jupyter_manager import InstalledKernel, JupyterManager
     from papermill_mcp.core.kernels import variables as kernel_variables
     from papermill_mcp.core.kernels.kernel import Kernel
+    from papermill_mcp.core.kernels.request import CellError
     from papermill_mcp.core.processes import ledger
 else:
     jupyter_manager = lazy("papermill_mcp.core.jupyter_manager")
@@ -47,7 +54,7 @@ else:
 logger = logging.getLogger(__name__)
 
 #: The default kernel. Spares are kept of it only.
-DEFAULT_KERNEL = "python3"
+DEFAULT_KERNEL = GENERIC_KERNEL
 
 #: Seconds after the use of a spare kernel at which the next one is started: the first cell should not compete with it.
 _SPARE_DELAY = 2.0
@@ -56,6 +63,9 @@ _SPARE_DELAY = 2.0
 _GIVEN_FOR = timedelta(seconds=10)
 
 _GIVEN_UP = "was stopped, since another kernel was needed and it was idle longest; its variables are lost"
+
+#: Environments in the list of kernels, at most.
+_SHOWN_ENVIRONMENTS = 20
 
 #: Kernels that are gone, of which we still know why.
 _REMEMBERED = 200
@@ -86,10 +96,19 @@ class ActiveKernel(BaseModel):
     notebook: str | None = None
 
 
+class KnownEnvironment(BaseModel):
+    """A Python that kernels can be started in. `python` is the argument that names it."""
+
+    label: str
+    python: str
+
+
 class KernelList(Result):
-    """Installed kernelspecs and running kernels."""
+    """Installed kernelspecs, Pythons and running kernels. `environment_count`: all that were found."""
 
     available: Annotated[list[AvailableKernel], ROWS]
+    environments: Annotated[list[KnownEnvironment], ROWS]
+    environment_count: int
     active: Annotated[list[ActiveKernel], ROWS]
 
 
@@ -99,9 +118,11 @@ class StartedKernel(Result):
     kernel_id: str
     kernel_name: str
     language: str
+    python: str | None = None
     state: str
     pid: int | None = None
     cwd: str
+    notes: list[str] | None = None
 
 
 class RestartedKernel(Result):
@@ -129,6 +150,7 @@ class KernelStatus(Result):
     kernel_id: str
     kernel_name: str
     language: str
+    python: str | None = None
     state: str
     pid: int | None = None
     cwd: str
@@ -192,7 +214,13 @@ class KernelService:
     """Starts, finds and stops kernels. Used as a context manager; leaving it ends every kernel."""
 
     def __init__(
-        self, config: Config, workspace: Workspace, state_directory: Path, metrics: Metrics | None = None
+        self,
+        config: Config,
+        workspace: Workspace,
+        state_directory: Path,
+        metrics: Metrics | None = None,
+        *,
+        pythons: Pythons | None = None,
     ) -> None:
         self._config = config
         self._workspace = workspace
@@ -209,6 +237,7 @@ class KernelService:
         self._spares: list[Kernel] = []
         self._filling: asyncio.Task[None] | None = None
         self._closed = False
+        self._pythons = pythons or Pythons(config, workspace)
         self._metrics = metrics or Metrics()
         self._metrics.watch_kernels(
             lambda: [(k.kernel_name, k.state) for k in [*self._kernels.values(), *self._spares] if k.alive]
@@ -251,7 +280,13 @@ class KernelService:
         """Installed kernelspecs and live kernels."""
         manager = await self._engine()
         notebooks = {kernel_id: path for path, kernel_id in self._notebooks.items()}
+        known = await asyncio.to_thread(self._pythons.known, self._workspace.roots[0])
         return KernelList(
+            environments=[
+                KnownEnvironment(label=one.label, python=str(one.prefix or one.python))
+                for one in known[:_SHOWN_ENVIRONMENTS]
+            ],
+            environment_count=len(known),
             available=[
                 AvailableKernel(name=k.name, display_name=k.display_name, language=k.language, problem=k.problem)
                 for k in await manager.installed()
@@ -282,6 +317,30 @@ class KernelService:
         spec = await manager.kernelspec(kernel_name)
         return jupyter_manager.InstalledKernel(kernel_name, spec.display_name or kernel_name, spec.language)
 
+    async def choose(
+        self,
+        directory: Path,
+        *,
+        document: NotebookDocument | None = None,
+        python: str | None = None,
+        kernel_name: str | None = None,
+    ) -> PythonChoice:
+        """The Python, or the kernelspec, for a kernel that starts in a directory: see `Pythons.choose`.
+
+        Raises:
+            InvalidArgumentError: `python` and `kernel_name` are both given, or `python` names no environment.
+        """
+        return await self._pythons.choose(
+            directory, self._find_spec, document=document, python=python, kernel_name=kernel_name
+        )
+
+    async def _find_spec(self, kernel_name: str) -> KernelSpec | None:
+        manager = await self._engine()
+        try:
+            return await manager.kernelspec(kernel_name)
+        except (KernelSpecNotFoundError, KernelStartFailedError):
+            return None
+
     async def start(
         self,
         kernel_name: str,
@@ -293,10 +352,11 @@ class KernelService:
         """Start a kernel in a directory of the workspace.
 
         Args:
-            python: path of an interpreter or virtual environment with ipykernel; need not be inside a root, since it
-                is only executed, never read.
+            kernel_name: the generic one counts as none, so the order of `Pythons.choose` decides.
+            python: an interpreter or an environment; need not be inside a root, since it is only executed.
 
         Raises:
+            InvalidArgumentError: `python` names no environment, or a `kernel_name` is given, too.
             LimitReachedError: as many kernels live as may.
             KernelSpecNotFoundError, KernelStartFailedError: it cannot be started.
         """
@@ -306,16 +366,19 @@ class KernelService:
                     f"env has {name[:100]!r}, which cannot be an environment variable", state="no kernel was started"
                 )
         directory = self._workspace.directory("." if cwd is None else cwd)
-        interpreter = _interpreter(python, self._workspace.roots[0]) if python is not None else None
+        named = None if kernel_name == DEFAULT_KERNEL else kernel_name
+        choice = await self.choose(directory, python=python, kernel_name=named)
         async with self.slot():
-            kernel = await self.launch(kernel_name, cwd=directory, python=interpreter, env=dict(env or {}))
+            kernel = await self.launch(choice, cwd=directory, env=dict(env or {}))
         return StartedKernel(
             kernel_id=kernel.kernel_id,
             kernel_name=kernel.kernel_name,
             language=kernel.language,
             state=kernel.state,
+            python=kernel.python,
             pid=kernel.pid,
             cwd=self._workspace.display_path(directory),
+            notes=list(choice.notes) or None,
         )
 
     @asynccontextmanager
@@ -410,10 +473,9 @@ class KernelService:
 
     async def launch(
         self,
-        kernel_name: str,
+        choice: PythonChoice,
         *,
         cwd: Path,
-        python: Path | None = None,
         env: dict[str, str] | None = None,
         variables: Mapping[str, str] | None = None,
     ) -> Kernel:
@@ -430,21 +492,24 @@ class KernelService:
         self._workspace.require_unmoved(cwd)
         manager = await self._engine()
         variables = dict(variables or {})
-        spare = None if python or env else await self._spare(kernel_name, cwd, variables)
+        kernel_name, environment = choice.kernel_name, choice.environment
+        spare = None if environment or env else await self._spare(kernel_name, cwd, variables)
         if spare is not None:
+            spare.python = choice.label
             spare.died.connect(self._hand_on)
             self._kernels[spare.kernel_id] = spare
             logger.info("spare kernel used", extra={"kernel_id": spare.kernel_id})
             return spare
-        with self._metrics.kernel_start("" if python else kernel_name):
+        with self._metrics.kernel_start("" if environment else kernel_name):
             kernel = await manager.start_kernel(
                 kernel_name,
                 cwd=cwd,
                 timeout_seconds=self._config.jupyter_timeout,
-                python=python,
+                environment=environment,
                 env=variables | (env or {}),
                 denied_env=list(self._config.kernel_env_deny),
             )
+        kernel.python = choice.label
         kernel.died.connect(self._hand_on)
         self._kernels[kernel.kernel_id] = kernel
         logger.info("kernel started", extra={"kernel_id": kernel.kernel_id, "kernel_name": kernel_name})
@@ -599,6 +664,7 @@ class KernelService:
             kernel_id=kernel_id,
             kernel_name=kernel.kernel_name,
             language=kernel.language,
+            python=kernel.python,
             state=kernel.state,
             pid=kernel.pid,
             cwd=self._workspace.display_path(kernel.cwd),
@@ -655,39 +721,68 @@ class KernelService:
             self._gone.popitem(last=False)
 
     async def for_notebook(
-        self, path: Path, kernel_name: str, kernel_id: str | None = None
-    ) -> tuple[Kernel, str | None]:
+        self, path: Path, document: NotebookDocument, *, kernel_id: str | None = None, python: str | None = None
+    ) -> tuple[Kernel, list[str] | None]:
         """The kernel that a notebook is bound to, started if need be.
 
         Args:
             kernel_id: bind the notebook to this kernel.
+            python: the environment for a new kernel.
 
         Returns:
-            The kernel; and for a new one a remark about the earlier kernel, empty if there was none.
+            The kernel; and for a new one notes about it and about the earlier kernel.
+
+        Raises:
+            InvalidArgumentError: `python` is not the Python of the kernel.
         """
+        if kernel_id is not None and python is not None:
+            raise InvalidArgumentError("give python or kernel_id, not both", state="nothing was run")
         if kernel_id is not None:
             kernel = self.get(kernel_id)
             kernel.require_alive()
             self.bind(path, kernel)
             return kernel, None
-        remark = ""
+        notes = []
         bound = self._notebooks.get(path)
         if bound is not None:
             known = self._kernels.get(bound)
             if known is not None and known.alive:
+                if python is not None:
+                    self._require_python(known, python)
                 if bound in self._given:
                     self._given[bound] = datetime.now(UTC)
                 return known, None
             stop_reason = f"died ({known.exit_description})" if known is not None else self._gone.get(bound, "is gone")
-            remark = (
+            notes.append(
                 f"the notebook's earlier kernel {bound} {stop_reason}; "
                 "a new one was started, so earlier variables are gone"
             )
+        choice = await self.choose(path.parent, document=document, python=python)
         async with self.slot():
-            kernel = await self.launch(kernel_name, cwd=path.parent)
+            kernel = await self.launch(choice, cwd=path.parent)
             self._given[kernel.kernel_id] = datetime.now(UTC)
         self.bind(path, kernel)
-        return kernel, remark
+        return kernel, [*choice.notes, *notes]
+
+    async def module_notes(self, kernel: Kernel, errors: Iterable[CellError | None]) -> list[str]:
+        """Notes about modules that code did not find: which Python it ran in, and which one has the module."""
+        modules = dict.fromkeys(missing_module(error.ename, error.evalue) for error in errors if error is not None)
+        if kernel.interpreter is None:
+            return []
+        return [
+            await asyncio.to_thread(self._pythons.module_note, module, kernel.interpreter, kernel.cwd)
+            for module in modules
+            if module is not None
+        ]
+
+    def _require_python(self, kernel: Kernel, python: str) -> None:
+        wanted = self._pythons.named(python)
+        if kernel.interpreter != wanted.python:
+            raise InvalidArgumentError(
+                f"the kernel of the notebook has another Python than {python[:200]!r}: {kernel.python or 'unknown'}",
+                state=f"nothing was run; kernel {kernel.kernel_id} stays with its variables",
+                advice="stop that kernel with stop_kernel, then call again; or leave python out",
+            )
 
     def bind(self, path: Path, kernel: Kernel) -> None:
         """Have runs of the notebook use this kernel from now on."""
@@ -705,22 +800,3 @@ class KernelService:
                     kernel,
                     f"was stopped after {idle / 60:.1f} min of idleness (kernel_idle_timeout); its variables are lost",
                 )
-
-
-def _interpreter(python: str, workspace: Path) -> Path:
-    if not python or any(ord(char) < 32 for char in python) or "://" in python:
-        raise PathNotAllowedError(
-            f"python {python[:100]!r} is not a path", allowed="the path of an interpreter or a virtual environment"
-        )
-    path = (workspace / python).absolute()
-    try:
-        there = path.exists()
-    except OSError:  # a name that is too long, for one
-        there = False
-    if not there:
-        raise InvalidArgumentError(
-            f"python {python[:200]!r} does not exist",
-            allowed="the path of an interpreter or a virtual environment, relative to the workspace or absolute",
-            state="no kernel was started",
-        )
-    return path

@@ -39,7 +39,10 @@ async def start_kernel(
     ] = None,
     python: Annotated[
         str | None,
-        Field(description="Path of an interpreter or virtual environment with ipykernel, instead of kernel_name."),
+        Field(
+            description="Interpreter, virtual or conda environment (a path or a conda name), or project that has one, "
+            "instead of kernel_name. Default: that of the project in cwd, else the server's."
+        ),
     ] = None,
     env: Annotated[dict[str, str] | None, Field(description="Environment variables on top of the server's.")] = None,
 ) -> StartedKernel:

@@ -247,6 +247,21 @@ def write_all(descriptor: int, data: bytes) -> None:
             waiting.poll()
 
 
+def read_beginning(path: Path, most: int) -> str | None:
+    """The first `most` bytes of a regular file as text; None where there is none that can be read. Never waits."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except OSError:
+        return None
+    try:
+        regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
+        return os.read(descriptor, most).decode("utf-8", "replace") if regular else None
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+
+
 def create_private_file(path: Path, data: bytes) -> None:
     """Make a small file of our own that only its user can read, in a directory that is ours.
 

@@ -134,7 +134,8 @@ class _Bench:
             task.kernel_name,
             cwd=cwd,
             timeout_seconds=self._task.start_timeout_seconds,
-            env=task.environment,
+            environment=task.environment,
+            env=task.variables,
             denied_env=list(self._task.denied_env),
         )
 

@@ -9,11 +9,18 @@ from collections.abc import Sequence
 from papermill_mcp.core.documents.document import NotebookCell
 
 _UNDEFINED = re.compile(r"name '(\w+)' is not defined")
+_NO_MODULE = re.compile(r"No module named '(\w+)")
 
 
 def undefined_name(ename: str, evalue: str) -> str | None:
     """The name that a NameError is about; None for other errors."""
     found = _UNDEFINED.match(evalue) if ename == "NameError" else None
+    return found[1] if found else None
+
+
+def missing_module(ename: str, evalue: str) -> str | None:
+    """The top-level module that a ModuleNotFoundError is about; None for other errors."""
+    found = _NO_MODULE.match(evalue) if ename == "ModuleNotFoundError" else None
     return found[1] if found else None
 
 

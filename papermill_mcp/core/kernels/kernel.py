@@ -23,6 +23,8 @@ from weakref import WeakValueDictionary
 import zmq.asyncio
 from jupyter_client.kernelspec import KernelSpec
 
+from papermill_mcp.core.environments.reading import Environment, python_of_command
+from papermill_mcp.core.environments.starting import variables_of
 from papermill_mcp.core.kernels.forms import count_of, language_info_of
 from papermill_mcp.core.kernels.interrupts import Interrupts
 from papermill_mcp.core.kernels.liveness import IOPUB_LOST, Liveness, Probes
@@ -82,6 +84,7 @@ class Kernel:
         widgets: the widgets and displays of the present process.
         late: output that belongs to no execution we know, such as a thread's.
         died: emitted when the process has ended by itself.
+        python: its Python and whose choice that was, in a few words; None for other languages.
     """
 
     def __init__(
@@ -98,6 +101,7 @@ class Kernel:
         self.kernel_id = secrets.token_hex(12)
         self.kernel_name = kernel_name
         self.spec = spec
+        self.python: str | None = None
         self.cwd = cwd
         self.started_at = datetime.now(UTC)
         self.last_activity = datetime.now(UTC)
@@ -135,6 +139,11 @@ class Kernel:
         if self._state == KernelState.IDLE and (self._running is not None or self._queue):
             return KernelState.BUSY
         return self._state
+
+    @property
+    def interpreter(self) -> Path | None:
+        """The interpreter that the kernel was started with; None if its command is no interpreter."""
+        return python_of_command(self.spec.argv[0]) if self.spec.language == "python" else None
 
     @property
     def alive(self) -> bool:
@@ -736,9 +745,17 @@ class Kernel:
         await self._end_process(polite=polite)
 
 
-def kernel_environment(spec: KernelSpec, extra: dict[str, str] | None, denied: list[str]) -> dict[str, str]:
-    """The environment of a new kernel: ours, without the denied variables, then the kernelspec's, then `extra`."""
+def kernel_environment(
+    spec: KernelSpec, own: Environment | None, extra: dict[str, str] | None, denied: list[str]
+) -> dict[str, str]:
+    """The variables of a new kernel: ours, without the denied ones, then the kernelspec's, then `extra`.
+
+    Args:
+        own: the Python of the kernel, whose programs come first in the PATH.
+    """
     env = {name: value for name, value in os.environ.items() if name not in denied}
+    if own is not None:
+        env = variables_of(own, env)
     # debugpy warns about frozen modules on every start of a Python kernel; no debugger is used here.
     env.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     env.update(spec.env or {})

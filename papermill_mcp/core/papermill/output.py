@@ -24,6 +24,7 @@ from papermill.parameterize import parameterize_notebook
 from papermill.utils import find_first_tagged_cell_index
 
 from papermill_mcp.core.documents.document import NotebookDocument
+from papermill_mcp.core.environments.reading import Environment
 from papermill_mcp.core.papermill.code.languages import writer_for
 from papermill_mcp.core.papermill.metadata import PENDING, marker_cell
 from papermill_mcp.core.papermill.parameters import Parameter, inspect_parameters
@@ -41,6 +42,9 @@ class PapermillTask:
 
     Args:
         kernelspec: the kernel as notebooks name it: `name`, `display_name` and `language`.
+        environment: the Python in place of an installed kernelspec.
+        python: the Python and whose choice it is, for a person.
+        packages_in: the environment whose packages the output records.
         language: of the parameters.
         input_path: absolute, as papermill's metadata has it. Its directory is the kernel's working directory.
         output_path: absolute, for papermill's metadata.
@@ -57,6 +61,9 @@ class PapermillTask:
     timeout_seconds: float | None
     continue_on_error: bool
     report_mode: bool
+    environment: Environment | None = None
+    python: str | None = None
+    packages_in: Environment | None = None
 
     @property
     def kernel_name(self) -> str:
@@ -64,7 +71,7 @@ class PapermillTask:
         return self.kernelspec["name"]
 
     @property
-    def environment(self) -> dict[str, str]:
+    def variables(self) -> dict[str, str]:
         """Variables of the kernel for the code of the notebook, as `papermill --inject-paths` names them."""
         return {"PAPERMILL_INPUT_PATH": self.input_path, "PAPERMILL_OUTPUT_PATH": self.output_path}
 
@@ -88,11 +95,15 @@ def prepare(document: NotebookDocument, task: PapermillTask) -> PreparedRun:
     """
     values, kernel_name, language = task.parameters, task.kernel_name, task.language
     node = _as_node(document, task.display_path)
-    if document.kernel_name != kernel_name:  # the output is resumed in the kernel that ran, not in that of the input
+    if (
+        document.kernel_name != kernel_name or task.environment is not None
+    ):  # the output is resumed in the kernel that ran, not in that of the input
         node.metadata["kernelspec"] = _node(task.kernelspec)
     if values:
         node = _with_parameters(node, dict(values), writer_for(kernel_name, language).code(values), task.report_mode)
     node = prepare_notebook_metadata(node, task.input_path, task.output_path, task.report_mode)
+    if task.packages_in is not None:
+        node.metadata.papermill["environment"] = _node(task.packages_in.record())
     node = remove_error_markers(node)
     manager = NotebookExecutionManager(node, progress_bar=False, autosave_cell_every=0)
     manager.notebook_start()

@@ -123,6 +123,7 @@ class Snapshot:
         operation: the name of the request, such as `execute_cell`.
         seconds: since the run began, without its time in a queue.
         kernel_id: of a kernel that clients can use; None for a kernel that ends with the run.
+        python: the Python and whose choice it was, in a few words; None where it is not known.
         file, output_file: real paths of the notebook (the first of several) and of the output.
         done, total: cells or runs; None as total when there is nothing to count.
         at: index of the running or failed cell.
@@ -140,6 +141,7 @@ class Snapshot:
     notes: tuple[str, ...] = ()
     kernel_id: str | None = None
     kernel_name: str | None = None
+    python: str | None = None
     file: Path | None = None
     output_file: Path | None = None
     done: int | None = None

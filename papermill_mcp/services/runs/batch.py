@@ -196,6 +196,7 @@ class BatchRun(BaseRun):
             row.changed.connect(functools.partial(self._follow, row))
         self._several_notebooks = len({row.plan.notebook.path for row in rows}) > 1
         self._kernel_names = {row.plan.task.kernel_name for row in rows}
+        self._pythons = {row.plan.task.python for row in rows}
         if (note := backend.note()) is not None and len(self._over) < len(self.rows):
             self.notes.append(note)
 
@@ -311,6 +312,7 @@ class BatchRun(BaseRun):
             seconds=self.seconds,
             notes=tuple(self.notes),
             kernel_name=next(iter(self._kernel_names)) if len(self._kernel_names) == 1 else None,
+            python=next(iter(self._pythons)) if len(self._pythons) == 1 else None,
             file=self.rows[0].plan.notebook.path,
             done=self._done,
             total=len(self.rows),

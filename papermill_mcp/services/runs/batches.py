@@ -108,6 +108,10 @@ class BatchStarter:
                     timeout=request.timeout,
                     continue_on_error=request.continue_on_error,
                     strict_parameters=request.strict_parameters,
+                    kernel_name=request.kernel_name,
+                    python=request.python,
+                    language=request.language,
+                    report_mode=request.report_mode,
                     overwrite=True,
                 )
                 try:
@@ -184,6 +188,10 @@ def _output_name(plan: PapermillPlan) -> str:
     """A name that is the same for the same notebook, parameters and kernel, and for nothing else."""
     task = plan.task
     facts = [plan.notebook.display_path, plan.notebook.revision, task.parameters, task.kernel_name, task.language]
+    if task.environment is not None:
+        facts.append(str(task.environment.python))
+    if task.report_mode:
+        facts.append("report")
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:_DIGEST_CHARS]
     return f"{short_stem(plan.notebook.path)}-{digest}.ipynb"
 

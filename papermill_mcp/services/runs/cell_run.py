@@ -14,13 +14,17 @@ from papermill_mcp.services.runs.requests import CodeRequest
 
 if TYPE_CHECKING:
     from papermill_mcp.core.kernels.kernel import Kernel
+    from papermill_mcp.services.kernel_service import KernelService
 
 
 class CellRun(BaseRun):
     """One piece of code. `start` queues it in its kernel."""
 
-    def __init__(self, request: CodeRequest, kernel: Kernel, *, timeout_seconds: float | None) -> None:
+    def __init__(
+        self, request: CodeRequest, kernel: Kernel, kernels: KernelService, *, timeout_seconds: float | None
+    ) -> None:
         super().__init__(request.execution_id)
+        self._kernels = kernels
         self._operation = request.operation
         self._kernel = kernel
         self._queued_at = time.monotonic()
@@ -47,6 +51,7 @@ class CellRun(BaseRun):
         if self._cell.released.is_set():
             await self._kernel.hear_out()
         self.notes += cell_notes(self._cell, "the code", kernel_stays=True)
+        self.notes += await self._kernels.module_notes(self._kernel, [self._cell.error])
         return self._cell.status
 
     @property
@@ -85,6 +90,7 @@ class CellRun(BaseRun):
             notes=tuple(self.notes),
             kernel_id=self._kernel.kernel_id,
             kernel_name=self._kernel.kernel_name,
+            python=self._kernel.python,
             progress=self._progress(),
             cell_limit=cell.timeout_seconds,
             cursor=Cursor.at(0, outputs),

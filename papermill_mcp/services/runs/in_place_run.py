@@ -11,7 +11,7 @@ from papermill_mcp.core.kernels.request import RunStatus
 from papermill_mcp.core.runs.run import BaseRun
 from papermill_mcp.core.runs.snapshot import Cursor, NotebookSnapshot
 from papermill_mcp.services.runs.claims import Claims
-from papermill_mcp.services.runs.notes import run_notes
+from papermill_mcp.services.runs.notes import errors_of, run_notes
 from papermill_mcp.services.runs.requests import RunRequest
 from papermill_mcp.utils.background import completed
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from papermill_mcp.core.runs.notebook_run import NotebookRun
     from papermill_mcp.core.runs.run_file import RunFile
     from papermill_mcp.core.runs.store import ExecutionStore
+    from papermill_mcp.services.kernel_service import KernelService
     from papermill_mcp.services.notebook_service import OpenNotebook
 
 
@@ -35,6 +36,7 @@ class InPlaceRun(BaseRun):
         self,
         request: RunRequest,
         notebook: OpenNotebook,
+        kernels: KernelService,
         claims: Claims,
         store: ExecutionStore,
         *,
@@ -43,6 +45,7 @@ class InPlaceRun(BaseRun):
         super().__init__(request.execution_id)
         self._operation = request.operation
         self._notebook = notebook
+        self._kernels = kernels
         self._claims = claims
         self._store = store
         self._one_cell = one_cell
@@ -85,6 +88,7 @@ class InPlaceRun(BaseRun):
             self.notes += run_notes(self.run, kernel_stays=True, document=self._notebook.document)
             self._claims.release(self.execution_id)
             self._store.put_timings(str(self._notebook.path), self.run.timings())
+        self.notes += await self._kernels.module_notes(self._kernel, errors_of(self.run))
         return status
 
     def _release(self) -> None:
@@ -135,6 +139,7 @@ class InPlaceRun(BaseRun):
             notes=tuple(self.notes),
             kernel_id=self._kernel.kernel_id,
             kernel_name=self._kernel.kernel_name,
+            python=self._kernel.python,
             file=self._notebook.path,
             done=cells.done,
             total=cells.total,

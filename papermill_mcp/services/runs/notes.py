@@ -11,7 +11,7 @@ from papermill_mcp.utils.text_utils import count_noun, human_size
 
 if TYPE_CHECKING:
     from papermill_mcp.core.documents.document import NotebookDocument
-    from papermill_mcp.core.kernels.request import CellExecution
+    from papermill_mcp.core.kernels.request import CellError, CellExecution
     from papermill_mcp.core.runs.notebook_run import NotebookRun, RunCell
 
 _DEAF = (
@@ -66,6 +66,11 @@ def run_notes(run: NotebookRun, *, kernel_stays: bool, document: NotebookDocumen
             f"{human_size(MAX_WIDGET_BYTES)} of them"
         )
     return notes
+
+
+def errors_of(run: NotebookRun) -> list[CellError | None]:
+    """The error of each cell that failed."""
+    return [cell.execution.error for cell in run.cells if cell.failed and cell.execution is not None]
 
 
 def _missing_name(cell: RunCell, document: NotebookDocument) -> list[str]:

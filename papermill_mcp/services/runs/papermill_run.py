@@ -16,8 +16,9 @@ from papermill_mcp.core.runs.run_file import RunFile
 from papermill_mcp.core.runs.snapshot import CellsState, Cursor, PapermillSnapshot
 from papermill_mcp.services.kernel_service import KernelService
 from papermill_mcp.services.notebook_service import NotebookService, OpenNotebook
+from papermill_mcp.services.pythons import PythonChoice
 from papermill_mcp.services.runs.claims import Claims
-from papermill_mcp.services.runs.notes import run_notes
+from papermill_mcp.services.runs.notes import errors_of, run_notes
 from papermill_mcp.services.runs.requests import PapermillRequest
 from papermill_mcp.utils.lazy import imported, lazy
 
@@ -109,7 +110,8 @@ class _Here:
     async def start_kernel(self, task: PapermillTask) -> Kernel:
         """Start a kernel in the directory of the notebook. The caller holds a slot for it."""
         cwd = Path(task.input_path).parent
-        return await self._bench.kernels.launch(task.kernel_name, cwd=cwd, variables=task.environment)
+        choice = PythonChoice(task.kernel_name, task.environment, task.python)
+        return await self._bench.kernels.launch(choice, cwd=cwd, variables=task.variables)
 
     async def put_output(self, task: PapermillTask, document: NotebookDocument) -> RunFile:
         """Write the output where it stays."""
@@ -207,6 +209,7 @@ class PapermillRun(BaseRun):
             else:
                 await bench.kernels.end(kernel, "was stopped at the end of the run it was started for")
             bench.store.put_timings(str(self._plan.notebook.path), recipe.run.timings())
+        self.notes += await bench.kernels.module_notes(recipe.kernel, errors_of(recipe.run))
         return recipe.status
 
     def _next_steps(self, recipe: PapermillRecipe, place: int) -> str:
@@ -279,7 +282,8 @@ class PapermillRun(BaseRun):
             seconds=self.seconds,
             notes=tuple(self.notes),
             kernel_id=kernel.kernel_id if kernel is not None and self._keeps_kernel else None,
-            kernel_name=kernel.kernel_name if kernel is not None else self._plan.task.kernel_name,
+            kernel_name=self._plan.task.kernel_name,
+            python=self._plan.task.python,
             file=self._plan.notebook.path,
             output_file=self._output,
             done=cells.done if cells else None,

@@ -33,9 +33,23 @@ Timeout = Annotated[
         description="Seconds a cell may run, 0 to 604800; 0 = no limit. Default: as set ($execution_timeout).",
     ),
 ]
+PythonName = Annotated[
+    str | None,
+    Field(
+        description="Interpreter, virtual or conda environment (a path or a conda name), or project that has one. "
+        "Default: the notebook's, else the project's, else the server's."
+    ),
+]
 ContinueOnError = Annotated[
     bool | None, Field(description="Go on after a cell that raised. Default: as set ($continue_on_error).")
 ]
+KernelName = Annotated[
+    str | None, Field(description="Installed kernel to use, instead of python. Default: the one the notebook names.")
+]
+ParameterLanguage = Annotated[
+    str | None, Field(description="Language to write parameters in. Default: the notebook's.")
+]
+ReportMode = Annotated[bool, Field(description="Hide the code in the output. Default false.")]
 StrictParameters = Annotated[bool, Field(description="Refuse unknown names and values of another type. Default true.")]
 
 
@@ -109,6 +123,7 @@ class NotebookRequest(RunRequest):
 
     path: NotebookPath
     kernel_id: OwnKernel = None
+    python: PythonName = None
     cells: Annotated[
         str | None, Field(description='Cells to run: "0-9", "3,5,-1", "12-" or cell ids. Default: all.')
     ] = None
@@ -128,6 +143,7 @@ class NotebookCellRequest(RunRequest):
     index: Annotated[int | None, Field(description="0-based; negative counts from the end.")] = None
     cell_id: Annotated[str | None, Field(description="The cell's id, instead of index.")] = None
     kernel_id: OwnKernel = None
+    python: PythonName = None
     timeout: Timeout = None
 
 
@@ -145,17 +161,16 @@ class PapermillRequest(RunRequest):
     parameters: Annotated[
         dict[str, Any] | None, Field(description="Values for the notebook's parameters, by name.")
     ] = None
-    kernel_name: Annotated[str | None, Field(description="Kernel to use. Default: the one the notebook names.")] = None
-    language: Annotated[str | None, Field(description="Language to write parameters in. Default: the notebook's.")] = (
-        None
-    )
+    kernel_name: KernelName = None
+    python: PythonName = None
+    language: ParameterLanguage = None
     timeout: Timeout = None
     continue_on_error: ContinueOnError = None
     strict_parameters: StrictParameters = True
     keep_kernel: Annotated[
         bool, Field(description="After a failure leave the kernel alive, to look at variables. Default false.")
     ] = False
-    report_mode: Annotated[bool, Field(description="Hide the code in the output. Default false.")] = False
+    report_mode: ReportMode = False
     overwrite: Annotated[bool, Field(description="Replace an output that is there. Default false.")] = False
 
 
@@ -173,6 +188,9 @@ class BatchRequest(RunRequest):
         dict[str, list[Annotated[Any, Field(description="Any JSON value.")]]] | None,
         Field(description="Instead: values by name; every combination is a run."),
     ] = None
+    kernel_name: KernelName = None
+    python: PythonName = None
+    language: ParameterLanguage = None
     output_directory: Annotated[str | None, Field(description="Default: <output_directory>/<name>-batch.")] = None
     max_parallel: Annotated[
         int | None,
@@ -185,4 +203,5 @@ class BatchRequest(RunRequest):
     timeout: Timeout = None
     continue_on_error: ContinueOnError = None
     strict_parameters: StrictParameters = True
+    report_mode: ReportMode = False
     resume: Annotated[bool, Field(description="Keep complete outputs of the same batch. Default true.")] = True

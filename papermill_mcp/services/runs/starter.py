@@ -13,7 +13,6 @@ from papermill_mcp.core.documents.document import NotebookDocument
 from papermill_mcp.core.papermill.metadata import is_output
 from papermill_mcp.core.runs.run_file import RunFile
 from papermill_mcp.errors import AlreadyExistsError, InvalidArgumentError
-from papermill_mcp.services.kernel_service import DEFAULT_KERNEL
 from papermill_mcp.services.notebooks.view import ranges, select
 from papermill_mcp.services.runs.cell_run import CellRun
 from papermill_mcp.services.runs.in_place_run import InPlaceRun
@@ -55,7 +54,7 @@ class RunStarter:
             KernelNotFoundError, KernelDiedError: there is no kernel to run it.
         """
         kernel = self._bench.kernels.get(request.kernel_id)
-        return CellRun(request, kernel, timeout_seconds=self._timeout_seconds(request.timeout))
+        return CellRun(request, kernel, self._bench.kernels, timeout_seconds=self._timeout_seconds(request.timeout))
 
     async def notebook_cell(self, request: NotebookCellRequest) -> InPlaceRun:
         """Run one code cell of a notebook in its kernel and save the result into it.
@@ -67,7 +66,13 @@ class RunStarter:
         if (request.index is None) == (request.cell_id is None):
             raise InvalidArgumentError("give exactly one of index and cell_id", state="nothing was run")
         cells = request.cell_id if request.cell_id is not None else str(request.index)
-        options = NotebookRequest(path=request.path, kernel_id=request.kernel_id, cells=cells, timeout=request.timeout)
+        options = NotebookRequest(
+            path=request.path,
+            kernel_id=request.kernel_id,
+            python=request.python,
+            cells=cells,
+            timeout=request.timeout,
+        )
         return await self._in_place(options, request, one_cell=True)
 
     async def notebook(self, request: NotebookRequest) -> InPlaceRun:
@@ -98,14 +103,14 @@ class RunStarter:
             )
         if one_cell:
             cells[0].skip = False  # its tag is for runs of the notebook, and this call names the cell
-        run = InPlaceRun(request, notebook, bench.claims, bench.store, one_cell=one_cell)
+        run = InPlaceRun(request, notebook, bench.kernels, bench.claims, bench.store, one_cell=one_cell)
         await bench.claims.take([notebook.path], run.execution_id)
         try:
-            kernel, remark = await bench.kernels.for_notebook(
-                notebook.path, document.kernel_name or DEFAULT_KERNEL, options.kernel_id
+            kernel, notes = await bench.kernels.for_notebook(
+                notebook.path, document, kernel_id=options.kernel_id, python=options.python
             )
-            if remark is not None:
-                run.notes += filter(None, [remark, _not_yet_run(document, cells)])
+            if notes is not None:
+                run.notes += filter(None, [*notes, _not_yet_run(document, cells)])
             file = bench.notebooks.run_file(notebook, run.execution_id) if options.save else None
             if file is not None:
                 file.expect(cell.index for cell in cells if not cell.skip)
@@ -165,11 +170,18 @@ class RunStarter:
         """
         await imported(papermill_output)
         document = notebook.document
-        name = request.kernel_name or document.kernel_name or DEFAULT_KERNEL
-        spec = await self._bench.kernels.installed(name)
+        choice = await self._bench.kernels.choose(
+            notebook.path.parent, document=document, python=request.python, kernel_name=request.kernel_name
+        )
+        name = choice.kernel_name
+        kernelspec = choice.kernelspec()
+        if kernelspec is None:
+            spec = await self._bench.kernels.installed(name)
+            kernelspec = {"display_name": spec.display_name, "language": spec.language, "name": name}
         language = request.language
         if language is None:
-            language = spec.language if request.kernel_name else (document.language or spec.language)
+            chosen = request.kernel_name or request.python
+            language = kernelspec["language"] if chosen else (document.language or kernelspec["language"])
         values = dict(request.parameters or {})
         warnings = await asyncio.to_thread(
             papermill_output.check_parameters,
@@ -181,7 +193,10 @@ class RunStarter:
         )
         task = papermill_output.PapermillTask(
             parameters=values,
-            kernelspec={"display_name": spec.display_name, "language": spec.language, "name": name},
+            kernelspec=kernelspec,
+            environment=choice.environment,
+            python=choice.label,
+            packages_in=choice.packages_in,
             language=language,
             input_path=str(notebook.path),
             output_path="",
@@ -190,7 +205,7 @@ class RunStarter:
             continue_on_error=self._continues(request.continue_on_error),
             report_mode=request.report_mode,
         )
-        return PapermillPlan(notebook, task, warnings)
+        return PapermillPlan(notebook, task, [*choice.notes, *warnings])
 
     def _output_file(self, request: PapermillRequest, notebook: RunInput) -> Path:
         """The output as the client named it, else a name with the time in the output directory.

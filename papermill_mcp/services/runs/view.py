@@ -101,6 +101,7 @@ class RunView(BaseModel):
     status: str
     kernel_id: str | None = None
     kernel_name: str | None = None
+    python: str | None = None
     duration: float
     cursor: str
     progress: str | None = None
@@ -162,6 +163,7 @@ class BatchView(Result):
     execution_id: str
     status: str
     kernel_name: str | None = None
+    python: str | None = None
     duration: float
     cursor: str
     input_path: str | None = None
@@ -250,6 +252,7 @@ class RunViewer:
             "status": run.status,
             "kernel_id": run.kernel_id,
             "kernel_name": run.kernel_name,
+            "python": run.python,
             "duration": round(run.seconds, 3),
             "cursor": str(run.cursor),
             "notes": list(run.notes) or None,

@@ -14,6 +14,12 @@ def kernel_list(reply: KernelList) -> str:
     for spec in reply.available:
         problem = f" · cannot be used: {spec.problem}" if spec.problem else ""
         lines.append(f"- {spec.name} · {spec.display_name} · {spec.language}{problem}")
+    if reply.environments:
+        lines.append(f"environments, for python=: {len(reply.environments)} of {reply.environment_count}")
+        lines += [
+            f"- {inline(one.label)}" + ("" if one.python in one.label else f" · {inline(one.python)}")
+            for one in reply.environments
+        ]
     lines.append("active:" if reply.active else "active: none")
     for kernel in reply.active:
         bound = f" · notebook {kernel.notebook}" if kernel.notebook else ""

@@ -91,7 +91,7 @@ def search_result(reply: SearchResult) -> str:
 
 def notebook_info(reply: NotebookInfo) -> str:
     """A description of a notebook without its cells."""
-    plain = {"path", "revision", "size", "modified", "kernel_name", "language"}
+    plain = {"path", "revision", "size", "modified", "kernel_name", "language", "python"}
     lines = header_lines(reply.model_dump(exclude_none=True, include=plain))
     lines.append(f"nbformat: {reply.nbformat}.{reply.nbformat_minor}")
     if reply.metadata:

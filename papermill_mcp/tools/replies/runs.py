@@ -101,6 +101,7 @@ _RUN_HEAD = (
     "ended",
     "kernel_id",
     "kernel_name",
+    "python",
     "path",
     "input_path",
     "output_path",

@@ -23,6 +23,7 @@ from helpers import (
     wait_gone,
 )
 
+from papermill_mcp.core.environments.reading import environment_of
 from papermill_mcp.core.jupyter_manager import JupyterManager
 from papermill_mcp.core.kernels import interrupts
 from papermill_mcp.core.kernels.kernel import Kernel, KernelState
@@ -186,30 +187,9 @@ async def test_two_kernels_share_neither_ports_nor_key_nor_variables(start: Star
 
 @pytest.mark.slow
 async def test_a_kernel_of_an_interpreter_runs_in_that_interpreter(start: Start) -> None:
-    kernel = await start("mine", python=Path(sys.executable))
+    kernel = await start("mine", environment=environment_of(Path(sys.executable)))
 
     assert stdout(await run(kernel, "import sys\nprint(sys.executable)")).strip() == sys.executable
-
-
-async def test_an_interpreter_without_ipykernel_is_told_how_to_get_it(start: Start, tmp_path: Path) -> None:
-    interpreter = tmp_path / "python"
-    interpreter.write_text(f'#!/bin/sh\nexec {sys.executable} -S -E "$@"\n')
-    interpreter.chmod(0o755)
-
-    with pytest.raises(KernelStartFailedError, match="-m pip install ipykernel"):
-        await start(python=interpreter)
-
-
-@pytest.mark.parametrize("made", ["nothing", "directory", "text"])
-async def test_what_is_no_interpreter_is_told(made: str, start: Start, tmp_path: Path) -> None:
-    python = tmp_path / "python"
-    if made == "directory":
-        python.mkdir()
-    elif made == "text":
-        python.write_text("hello")
-
-    with pytest.raises(KernelStartFailedError, match="python"):
-        await start(python=python)
 
 
 async def cancelled_start(start: Start, when: Callable[[], bool], state: Path) -> float:

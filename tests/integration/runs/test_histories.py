@@ -30,6 +30,7 @@ from papermill_mcp.errors import DiskFullError, KernelDiedError, ServerError
 from papermill_mcp.server.app import build_server
 from papermill_mcp.services.kernel_service import KernelService
 from papermill_mcp.services.notebook_service import NotebookService, OpenNotebook
+from papermill_mcp.services.pythons import PythonChoice
 from papermill_mcp.services.runs.claims import Claims
 from papermill_mcp.services.runs.in_place_run import InPlaceRun
 from papermill_mcp.services.runs.papermill_run import Bench, PapermillRun
@@ -130,8 +131,14 @@ class Kernels:
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
 
-    async def for_notebook(self, *_: object) -> tuple[Kernel, None]:
+    async def for_notebook(self, *_: object, **__: object) -> tuple[Kernel, None]:
         return self._kernel, None
+
+    async def choose(self, *_: object, **__: object) -> PythonChoice:
+        return PythonChoice("python3")
+
+    async def module_notes(self, *_: object) -> list[str]:
+        return []
 
     async def installed(self, name: str) -> SimpleNamespace:
         return SimpleNamespace(name=name, display_name="Python 3", language="python")

@@ -60,6 +60,7 @@ _TIMES = {"start_time", "end_time", "duration"}
 def normalised(notebook: Json) -> Json:
     """A notebook without what differs from run to run: ids of new cells, and times. What is there must be there."""
     made = copy.deepcopy(notebook)
+    made["metadata"].get("papermill", {}).pop("environment", None)  # papermill records no packages
     for entry in made["cells"]:
         entry["id"] = entry["id"] if re.fullmatch(r"c\d{1,2}", entry["id"]) else "new"
         entry["source"] = joined(entry["source"])

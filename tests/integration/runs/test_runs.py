@@ -52,6 +52,7 @@ _OTHER: Json = {
     "grid": {"x": [1]},
     "kernel_name": "bash",
     "language": "bash",
+    "python": "other",
     "strict_parameters": False,
     "keep_kernel": True,
     "report_mode": True,

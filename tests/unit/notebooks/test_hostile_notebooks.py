@@ -22,6 +22,7 @@ from papermill_mcp.config import Config
 from papermill_mcp.errors import ServerError
 from papermill_mcp.services.catalogue import NotebookCatalogue
 from papermill_mcp.services.notebook_service import NotebookService
+from papermill_mcp.services.pythons import Pythons
 from papermill_mcp.services.workspace import Workspace
 from papermill_mcp.tools.replies import render
 from papermill_mcp.utils.text_utils import clean_text
@@ -45,7 +46,7 @@ def replies(directory: Path, data: bytes) -> Iterator[str]:
         lambda: notebooks.read("n.ipynb", outputs="full"),
         lambda: notebooks.read("n.ipynb", max_chars=150),
         lambda: notebooks.read("n.ipynb", outline=True),
-        lambda: NotebookCatalogue(workspace, notebooks).info("n.ipynb"),
+        lambda: NotebookCatalogue(workspace, notebooks, Pythons(config, workspace)).info("n.ipynb"),
     ]
     for call in calls:
         try:

@@ -20,6 +20,7 @@ from papermill_mcp.services import catalogue as notebook_catalogue
 from papermill_mcp.services.catalogue import NotebookCatalogue
 from papermill_mcp.services.notebook_service import NotebookService
 from papermill_mcp.services.notebooks import walk as notebook_walk
+from papermill_mcp.services.pythons import Pythons
 from papermill_mcp.services.workspace import Workspace
 
 
@@ -27,7 +28,7 @@ from papermill_mcp.services.workspace import Workspace
 def catalogue(config: MakeConfig, workspace: Path, state_directory: Path) -> NotebookCatalogue:
     settings = config()
     places = Workspace([workspace], private=[state_directory])
-    return NotebookCatalogue(places, NotebookService(settings, places, state_directory))
+    return NotebookCatalogue(places, NotebookService(settings, places, state_directory), Pythons(settings, places))
 
 
 def tree(workspace: Path) -> None:

@@ -22,7 +22,7 @@ from papermill_mcp.server.app import build_server
 from papermill_mcp.server.sdk import registered_tools
 
 _SNAPSHOTS = REPOSITORY / "tests" / "snapshots"
-_MAX_TOKENS = 8000
+_MAX_TOKENS = 9500
 
 #: Tools that may return images, and so declare no output schema.
 _IMAGE_TOOLS = {

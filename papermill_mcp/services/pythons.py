@@ -1,0 +1,300 @@
+"""The Python of a notebook or kernel: the call's, the settings', the notebook's own, the project's, the server's."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from papermill_mcp.config import Config
+from papermill_mcp.core.documents.document import NotebookDocument
+from papermill_mcp.core.environments.discovery import Discovery
+from papermill_mcp.core.environments.reading import (
+    Environment,
+    environment_at,
+    environment_of,
+    environments_in,
+    install_command,
+    own_environment,
+    python_of_command,
+)
+from papermill_mcp.errors import InvalidArgumentError, listed
+from papermill_mcp.services.workspace import Workspace
+
+if TYPE_CHECKING:
+    from jupyter_client.kernelspec import KernelSpec
+
+#: The kernelspec that every installation of ipykernel has. It names no particular Python.
+GENERIC_KERNEL = "python3"
+
+_STATE = "nothing was run"
+_ALLOWED = (
+    "an interpreter, a virtual or conda environment, a project directory that has one, or the name of a conda "
+    "environment; paths are relative to the workspace or absolute"
+)
+
+#: Names of environments in the display names of kernels: VS Code's `.venv (3.12.3)` and `base (Python 3.11.5)`,
+#: nb_conda's `Python [conda env:base] *`, and nothing but the name.
+_DISPLAY_NAME = re.compile(
+    r"(?:Python \[(?:conda env|conda root|env):)?(?P<name>[\w.+-][\w.+ -]*?)"
+    r"(?:\](?: \*)?| \((?:Python )?\d+(\.\d+)*\))?"
+)
+
+#: A display name with a version, which an environment has.
+_VERSIONED = re.compile(r"\] ?\*?$| \((?:Python )?\d+(\.\d+)+\)$")
+
+#: The packages of modules that have another name.
+_PACKAGES = {
+    "bs4": "beautifulsoup4",
+    "cv2": "opencv-python",
+    "dateutil": "python-dateutil",
+    "dotenv": "python-dotenv",
+    "PIL": "pillow",
+    "skimage": "scikit-image",
+    "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
+}
+
+#: nb_conda's names of kernelspecs.
+_CONDA_KERNEL = re.compile(r"conda-(?:env-(?P<name>.+)-py|root-py)")
+
+
+@dataclass(frozen=True)
+class PythonChoice:
+    """The kernelspec or the environment for a kernel.
+
+    Attributes:
+        kernel_name: the kernelspec that is started, where `environment` is None.
+        label: the Python and whose choice it is: `.venv (3.12.3), the project's`. None where it is not known.
+        packages_in: the environment of that Python.
+        notes: sentences for the client.
+    """
+
+    kernel_name: str
+    environment: Environment | None = None
+    label: str | None = None
+    packages_in: Environment | None = None
+    notes: tuple[str, ...] = ()
+
+    def kernelspec(self) -> dict[str, str] | None:
+        """The kernel as notebooks name it, as VS Code writes it; None for an installed kernelspec."""
+        if self.environment is None:
+            return None
+        return {"name": self.kernel_name, "display_name": self.environment.label, "language": "python"}
+
+
+#: Finds an installed kernelspec by its name; None if there is none that works.
+FindSpec = Callable[[str], Awaitable["KernelSpec | None"]]
+
+
+class Pythons:
+    """Chooses the Python for kernels. It reads files and runs no program."""
+
+    def __init__(self, config: Config, workspace: Workspace) -> None:
+        self._config = config
+        self._workspace = workspace
+        self._discovery = Discovery()
+        self._own = own_environment()
+
+    def named(self, python: str) -> Environment:
+        """The environment that an argument `python` names. Reads files.
+
+        Raises:
+            InvalidArgumentError: it names none; the message lists those that are known.
+        """
+        if not python.strip() or any(ord(char) < 32 for char in python) or "://" in python:
+            raise InvalidArgumentError(f"python {python[:100]!r} is not a path", allowed=_ALLOWED, state=_STATE)
+        path = (self._workspace.roots[0] / os.path.expanduser(python)).absolute()  # noqa: PTH111 - no error
+        try:
+            if path.is_file():
+                return environment_of(path)
+            if path.is_dir():
+                found = environment_at(path) or next(iter(environments_in(path)), None)
+                if found is not None:
+                    return found
+                raise InvalidArgumentError(
+                    f"python {python[:200]!r} is a directory without an environment", allowed=_ALLOWED, state=_STATE
+                )
+        except (OSError, RuntimeError):  # a name that is too long, or a directory of another user
+            pass
+        named = self._discovery.named(python) if Path(python).name == python else []
+        if named:
+            return named[0]
+        raise InvalidArgumentError(
+            f"python {python[:200]!r} does not exist",
+            allowed=f"{_ALLOWED}; known environments: {listed(self.known_names())}",
+            state=_STATE,
+        )
+
+    def known_names(self) -> list[str]:
+        """The names of the environments that discovery finds. Reads files."""
+        return [environment.prefix.name for environment in self._discovery.environments() if environment.prefix]
+
+    def of_projects(self, directory: Path) -> list[Environment]:
+        """The environments of the nearest directory that has some, from this one up to its root. Reads files."""
+        for project in (directory, *directory.parents):
+            if not self._workspace.holds(project):
+                break
+            found = environments_in(project)
+            if found:
+                return found
+        return []
+
+    def known(self, directory: Path) -> list[Environment]:
+        """Environments that a kernel in this directory could use, the nearest first, each once. Reads files."""
+        found = [*self.of_projects(directory), *self._active(), self._own, *self._discovery.environments()]
+        return [*{str(one.prefix or one.python): one for one in reversed(found)}.values()][::-1]
+
+    def glance(self, directory: Path, document: NotebookDocument) -> str | None:
+        """The Python that a notebook would get, as far as files tell; None where kernelspecs decide. Reads files."""
+        named = document.kernel_name
+        if not _in_python(document) or named not in (None, GENERIC_KERNEL):
+            return None
+        if self._config.python is not None:
+            return f"{self.named(self._config.python).label}, as the setting python says"
+        return self._found(directory, named, _display_name(document)).label or f"{self._own.label}, the server's own"
+
+    def module_note(self, module: str, interpreter: Path, directory: Path) -> str:
+        """Where a missing module could come from. Reads files.
+
+        Args:
+            interpreter: of the kernel that did not find it.
+            directory: of the kernel.
+        """
+        own = interpreter == self._own.python
+        here = self._own if own else environment_of(interpreter)
+        note = (
+            f"the code ran in {here.label}" + (", the server's own" if own else "") + f". It has no module {module!r}"
+        )
+        for other in self.known(directory):
+            if other.python != here.python and other.has_package(module):
+                return f'{note}; {other.label} has it: python="{other.prefix}" uses that'
+        package = _PACKAGES.get(module, module)
+        if own:
+            return f"{note}; make an environment with {package} in the project (.venv), or name one by python"
+        return f"{note}; install it there: {install_command(here, [package])}"
+
+    async def choose(
+        self,
+        directory: Path,
+        find: FindSpec,
+        *,
+        document: NotebookDocument | None = None,
+        python: str | None = None,
+        kernel_name: str | None = None,
+    ) -> PythonChoice:
+        """The Python for a kernel that starts in a directory.
+
+        Args:
+            document: the notebook that it is for.
+            python, kernel_name: as the call names them.
+
+        Raises:
+            InvalidArgumentError: both are given, or `python` names no environment.
+        """
+        if python is not None and kernel_name is not None:
+            raise InvalidArgumentError("give python or kernel_name, not both", state=_STATE)
+        if python is not None:
+            return _chosen(await asyncio.to_thread(self.named, python), "named by the call")
+        if kernel_name is not None:
+            return self._installed(kernel_name, await find(kernel_name), "named by the call")
+        named = document.kernel_name if document is not None else None
+        if document is not None and not _in_python(document):
+            return PythonChoice(named or GENERIC_KERNEL)
+        if self._config.python is not None:
+            return _chosen(await asyncio.to_thread(self.named, self._config.python), "as the setting python says")
+        if named is not None and named != GENERIC_KERNEL:
+            spec = await find(named)
+            if spec is not None:
+                return self._installed(named, spec, "named by the notebook")
+        choice = await asyncio.to_thread(self._found, directory, named, _display_name(document))
+        if choice.environment is not None and choice.environment.prefix != self._own.prefix:
+            return choice
+        if named is not None and named != GENERIC_KERNEL and choice.environment is None:
+            return choice  # its error says which there are
+        # An installed kernelspec of the same Python is the same, and a spare kernel may be ready.
+        spec = await find(GENERIC_KERNEL)
+        own = _python_of(spec) == self._own.python if spec is not None else False
+        if choice.environment is None:
+            reason = "the server's own" if own else "of the kernelspec python3"
+            return replace(self._installed(GENERIC_KERNEL, spec, reason), notes=choice.notes)
+        return replace(choice, environment=None) if own else choice
+
+    def _found(self, directory: Path, named: str | None, display: str | None) -> PythonChoice:
+        """An environment of the project, one that the notebook names, or an active one; the generic kernel if none."""
+        wanted = _wanted_name(named, display)
+        project = self.of_projects(directory)
+        for environment in project:
+            if environment.name == wanted:
+                return _chosen(environment, "the project's")
+        known = self._discovery.named(wanted) if wanted is not None else []
+        if known:
+            return _chosen(known[0], "named by the notebook")
+        notes: tuple[str, ...] = ()
+        if (named or GENERIC_KERNEL) != GENERIC_KERNEL or (wanted is not None and _VERSIONED.search(display or "")):
+            name = display or named or ""
+            notes = (
+                f"the notebook was made with the kernel {name[:100]!r}, which is not installed and in no environment "
+                "that was found; python names another one",
+            )
+        for environment in project:
+            return _chosen(environment, "the project's", notes)
+        for environment in self._active():
+            return _chosen(environment, "active when the server started", notes)
+        return PythonChoice(named or GENERIC_KERNEL, notes=notes)
+
+    def _installed(self, name: str, spec: KernelSpec | None, reason: str) -> PythonChoice:
+        """An installed kernelspec. Its Python is known if it is named by its path."""
+        python = _python_of(spec) if spec is not None else None
+        if python is None:
+            return PythonChoice(name)
+        environment = self._own if python == self._own.python else environment_of(python)
+        return PythonChoice(name, None, f"{environment.label}, {reason}", environment)
+
+    def _active(self) -> list[Environment]:
+        return [one for one in map(environment_at, _active_prefixes()) if one is not None]
+
+
+def _chosen(environment: Environment, reason: str, notes: tuple[str, ...] = ()) -> PythonChoice:
+    return PythonChoice(GENERIC_KERNEL, environment, f"{environment.label}, {reason}", environment, notes)
+
+
+def _python_of(spec: KernelSpec) -> Path | None:
+    """The interpreter that a kernelspec starts, if it starts one and not a script."""
+    return python_of_command(spec.argv[0]) if spec.language == "python" and spec.argv else None
+
+
+def _active_prefixes() -> list[Path]:
+    prefixes = [Path(value) for name in ("VIRTUAL_ENV", "CONDA_PREFIX") if (value := os.environ.get(name))]
+    return [prefix for prefix in prefixes if prefix.is_absolute() and prefix.resolve() != Path(sys.prefix).resolve()]
+
+
+def _in_python(document: NotebookDocument) -> bool:
+    language = document.language
+    return (
+        language.lower() in ("python", "ipython", "python3")
+        if language
+        else document.kernel_name in (None, GENERIC_KERNEL)
+    )
+
+
+def _display_name(document: NotebookDocument | None) -> str | None:
+    spec = document.metadata.get("kernelspec") if document is not None else None
+    name = spec.get("display_name") if isinstance(spec, dict) else None
+    return name if isinstance(name, str) and name else None
+
+
+def _wanted_name(named: str | None, display: str | None) -> str | None:
+    """The name of an environment in the metadata of a notebook; None for a kernelspec that names none."""
+    conda = _CONDA_KERNEL.fullmatch(named or "")
+    if conda is not None:
+        return conda["name"] or "base"
+    match = _DISPLAY_NAME.fullmatch(display or "")
+    if match is None or re.fullmatch(r"python *[\d.]*", match["name"], re.IGNORECASE):
+        return None
+    return match["name"]
