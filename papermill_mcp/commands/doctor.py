@@ -27,27 +27,35 @@ from papermill_mcp.commands import jsonc, toml_text
 from papermill_mcp.commands.clients import CLIENTS, Client, Machine, Scope, command_of, starts_this_server
 from papermill_mcp.commands.config_files import ConfigFileError, read_config
 from papermill_mcp.commands.edit_error import EditError
-from papermill_mcp.commands.environments import find_environments
 from papermill_mcp.config import ENV_PREFIX, PROGRAM, Config, ConfigError, build_parser, load_config
+from papermill_mcp.core.documents.document import NotebookDocument
 from papermill_mcp.errors import ServerError, listed
+from papermill_mcp.services.pythons import Pythons
+from papermill_mcp.services.workspace import Workspace
 from papermill_mcp.utils.lazy import lazy
 from papermill_mcp.utils.lock_files import LockFiles, LocksUnavailableError
 from papermill_mcp.utils.private import make_private_directory
 from papermill_mcp.utils.text_utils import count_noun
 
 if TYPE_CHECKING:
+    from jupyter_client.kernelspec import KernelSpec
+
     from papermill_mcp.core import jupyter_manager
+    from papermill_mcp.core.environments import starting
     from papermill_mcp.server import app
 else:
     app = lazy("papermill_mcp.server.app")
     jupyter_manager = lazy("papermill_mcp.core.jupyter_manager")
+    starting = lazy("papermill_mcp.core.environments.starting")
 
 Status = Literal["ok", "note", "fault"]
 
 #: Packages that notebooks need, beside the server.
 _PACKAGES = ("mcp", "papermill", "jupyter_client", "nbclient", "nbformat", "ipykernel")
 
-_KERNEL = "python3"
+#: Environments that are listed, at most.
+_SHOWN_ENVIRONMENTS = 20
+
 _START_SECONDS = 60.0
 _RUN_SECONDS = 20.0
 _PROGRAM_SECONDS = 10.0
@@ -185,10 +193,31 @@ def _state(config: Config) -> Iterator[Check]:
 
 
 def _environments(config: Config) -> Iterator[Check]:
-    for environment in find_environments(config):
-        use = "notebooks here get it" if environment.chosen else "found"
-        python = f"{environment.version} at {environment.python}"
-        yield Check("notebooks", "ok", f"Python {python}, {environment.source}; {use}")
+    pythons = _pythons(config)
+    if pythons is None:
+        return
+    workspace, found = pythons
+    try:
+        chosen = found.glance(workspace.roots[0], NotebookDocument.new({}))
+    except ServerError as error:
+        yield Check("notebooks", "fault", str(error), "Change the setting python.")
+    else:
+        yield Check("notebooks", "ok", f"a notebook in {workspace.roots[0]} gets {chosen}")
+    known = found.known(workspace.roots[0])
+    for environment in known[:_SHOWN_ENVIRONMENTS]:
+        place = "" if environment.prefix is None else f": {environment.prefix}"
+        yield Check("python", "ok", f"{environment.label}{place}")
+    if len(known) > _SHOWN_ENVIRONMENTS:
+        yield Check("python", "note", f"and {len(known) - _SHOWN_ENVIRONMENTS} more")
+
+
+def _pythons(config: Config) -> tuple[Workspace, Pythons] | None:
+    """The roots that are there, and the Pythons for them; None without a root."""
+    roots = [root for root in config.roots if os.path.isdir(root)]  # noqa: PTH112 - Path.is_dir may raise
+    if not roots:
+        return None
+    workspace = Workspace(roots)
+    return workspace, Pythons(config, workspace)
 
 
 def _extras() -> Iterator[Check]:
@@ -196,9 +225,9 @@ def _extras() -> Iterator[Check]:
         yield Check("jupyterlab", "ok", importlib.metadata.version("jupyterlab"))
     except importlib.metadata.PackageNotFoundError:
         yield Check("jupyterlab", "note", "not installed; start_jupyter_server needs it, from the extra `lab`")
-    uv = shutil.which("uv")
+    uv = starting.find_uv()
     if uv is None:
-        yield Check("uv", "note", "not found; only entries with uvx need it")
+        yield Check("uv", "note", "not found; entries with uvx need it, and Pythons without ipykernel")
         return
     try:
         done = subprocess.run([uv, "--version"], capture_output=True, text=True, timeout=_PROGRAM_SECONDS)
@@ -290,11 +319,23 @@ async def _run(manager: jupyter_manager.JupyterManager, config: Config) -> Check
     advice = (
         f"See the kernels with `jupyter kernelspec list`, or install one: {sys.executable} -m pip install ipykernel"
     )
+    pythons = _pythons(config)
+    if pythons is None:
+        return Check("kernel", "note", "not started, since there is no root")
+
+    async def find(name: str) -> KernelSpec | None:
+        with contextlib.suppress(ServerError):
+            return await manager.kernelspec(name)
+        return None
+
+    workspace, found = pythons
     began = time.monotonic()
     try:
+        choice = await found.choose(workspace.roots[0], find)
         kernel = await manager.start_kernel(
-            _KERNEL,
-            cwd=config.roots[0].resolve(),
+            choice.kernel_name,
+            environment=choice.environment,
+            cwd=workspace.roots[0],
             timeout_seconds=min(config.jupyter_timeout, _START_SECONDS),
             denied_env=config.kernel_env_deny,
         )
@@ -305,7 +346,8 @@ async def _run(manager: jupyter_manager.JupyterManager, config: Config) -> Check
         texts = [str(output.get("data", {}).get("text/plain", "")) for output in execution.outputs]
         await manager.stop_kernel(kernel)
     except (ServerError, OSError) as error:
-        return Check("kernel", "fault", f"{_KERNEL} does not work: {error}", advice)
+        return Check("kernel", "fault", f"a kernel does not work: {error}", "" if "nstall" in str(error) else advice)
+    name = choice.label or choice.kernel_name
     if "2" not in texts:
-        return Check("kernel", "fault", f"{_KERNEL} started, but 1+1 ended as {execution.status}", advice)
-    return Check("kernel", "ok", f"{_KERNEL} started in {started:.1f} s and ran 1+1")
+        return Check("kernel", "fault", f"{name} started, but 1+1 ended as {execution.status}", advice)
+    return Check("kernel", "ok", f"{name} started in {started:.1f} s and ran 1+1")

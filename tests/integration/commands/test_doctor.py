@@ -62,7 +62,7 @@ def test_a_whole_installation_is_well_and_no_process_is_left(run: RunCommand, pr
     assert lines[-1] == "All is well."
     for about in ("server", "python", "mcp", "papermill", "jupyter_client", "nbclient", "settings", "root", "state"):
         assert any(line.split()[:2] == ["ok", about] for line in lines), about
-    assert any("python3 started in" in line and "ran 1+1" in line for line in lines)
+    assert any("the server's own started in" in line and "ran 1+1" in line for line in lines)
     assert any(line.startswith("ok     Zed (user)") for line in lines)
     assert psutil.Process().children(recursive=True) == []
     assert [*(home / ".state").rglob("*.json")] == []

@@ -63,6 +63,7 @@ class Kernel:
     """A kernel whose code does as the history says. It has the parts that a run uses."""
 
     kernel_id, kernel_name, info = "k", "python3", {"language_info": {"name": "python", "version": "3"}}
+    python = None
 
     def __init__(self) -> None:
         self.running: CellExecution | None = None
