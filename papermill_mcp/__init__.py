@@ -9,5 +9,9 @@ __version__ = "0.1.0"
 __website__ = ""
 
 # `python -m` puts the directory of the start first on the path. Its modules must not run in the server.
-if sys.argv[:1] == ["-m"] and sys.path[:1] == [os.getcwd()]:  # noqa: PTH109 - pathlib takes long to import
-    del sys.path[0]
+if sys.argv[:1] == ["-m"]:
+    try:
+        if sys.path[:1] == [os.getcwd()]:  # noqa: PTH109 - pathlib takes long to import
+            del sys.path[0]
+    except OSError:  # the directory is gone, and so are its modules
+        pass

@@ -41,7 +41,7 @@ logger = logging.getLogger("papermill_mcp")
 #: For a person who starts the server in a terminal.
 _HINT = """\
 jupyter-papermill-mcp {version} serves MCP over standard input and waits for a client. Ctrl-C ends it.
-To register it with a client: {command} install CLIENT
+To register it with a client: jupyter-papermill-mcp install CLIENT. By hand, its command is: {command}
 """
 
 _COMMANDS = ("install", "uninstall", "doctor")

@@ -346,7 +346,7 @@ async def _run(manager: jupyter_manager.JupyterManager, config: Config) -> Check
         texts = [str(output.get("data", {}).get("text/plain", "")) for output in execution.outputs]
         await manager.stop_kernel(kernel)
     except (ServerError, OSError) as error:
-        return Check("kernel", "fault", f"a kernel does not work: {error}", "" if "nstall" in str(error) else advice)
+        return Check("kernel", "fault", f"a kernel does not work: {error}", advice)
     name = choice.label or choice.kernel_name
     if "2" not in texts:
         return Check("kernel", "fault", f"{name} started, but 1+1 ended as {execution.status}", advice)

@@ -336,7 +336,7 @@ async def test_a_link_that_is_there_at_the_start_may_wait_for_its_target(place: 
 async def test_a_server_whose_start_directory_is_gone_connects(place: Place) -> None:
     gone = place.other / "gone"
     gone.mkdir()
-    enter = f"import os, runpy; os.chdir({str(gone)!r}); os.rmdir({str(gone)!r}); "
+    enter = f"import os, runpy, sys; sys.path.remove(''); os.chdir({str(gone)!r}); os.rmdir({str(gone)!r}); "
     code = f"{enter}runpy.run_module('papermill_mcp', run_name='__main__')"
     async with started(place, Start([], argv=()), code=code) as server:
         assert "--roots" in await answer_of(server, "list_notebook_files")
