@@ -286,7 +286,7 @@ for n in range(20_000):
 """
 
 _STORMS = {
-    "displays": "for n in range(200_000): display(n)",
+    "displays": "for n in range(60_000): display(n)",
     "one long line": "print('x' * 50_000_000)",
     "prints": "for n in range(1_000_000): print(n)",
     "flushed prints": "for n in range(50_000): print(n, flush=True)",
@@ -325,7 +325,7 @@ async def test_a_storm_of_output_keeps_memory_bounded_and_is_counted(
     shown = json.dumps(facts)
     match storm:
         case "displays":
-            assert "195,000 of its outputs were not kept" in shown
+            assert "55,000 of its outputs were not kept" in shown
         case "one long line":
             note = next(note for note in facts["notes"] if "not kept" in note)
             dropped = int(note.split()[0].replace(",", ""))

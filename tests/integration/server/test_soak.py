@@ -1,6 +1,6 @@
 """A long session of everything at once, with faults at random: nothing is lost, nothing is left, nothing grows.
 
-It takes 75 s, or as many seconds as the environment variable SOAK_SECONDS says. The seed is printed; SOAK_SEED sets it.
+It takes 50 s, or as many seconds as the environment variable SOAK_SECONDS says. The seed is printed; SOAK_SEED sets it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from helpers import Json, RawServer, read_json, wait_gone, write_notebook
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 
-_SECONDS = float(os.environ.get("SOAK_SECONDS", "75"))
+_SECONDS = float(os.environ.get("SOAK_SECONDS", "50"))
 _SEED = int(os.environ.get("SOAK_SEED", str(random.randrange(10**6))))
 
 #: How many things are done at the same time.
