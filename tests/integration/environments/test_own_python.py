@@ -25,6 +25,7 @@ def project(directory: Path, value: int) -> Path:
     return directory
 
 
+@pytest.mark.case("V01")
 async def test_every_tool_runs_a_notebook_in_the_environment_of_its_project(client: Connect, workspace: Path) -> None:
     """Two projects at once, with two versions of one module. The environments are not changed."""
     roots = [project(workspace / name, value) for name, value in (("one", 1), ("two", 2))]
@@ -61,6 +62,7 @@ async def test_every_tool_runs_a_notebook_in_the_environment_of_its_project(clie
     assert [sorted(path.name for path in (root / ".venv").rglob("*.dist-info")) for root in roots] == before
 
 
+@pytest.mark.case("V01")
 async def test_a_call_may_name_the_python_and_a_bound_kernel_is_not_exchanged(
     client: Connect, workspace: Path, tmp_path: Path
 ) -> None:
@@ -88,6 +90,7 @@ async def test_a_call_may_name_the_python_and_a_bound_kernel_is_not_exchanged(
     assert stdout_in(read_json(workspace / "one" / "n.ipynb")["cells"][0]).startswith("1 ")
 
 
+@pytest.mark.case("V01")
 async def test_a_setting_names_the_python_for_what_nothing_else_decides(
     client: Connect, workspace: Path, tmp_path: Path
 ) -> None:
@@ -114,6 +117,7 @@ async def test_a_missing_module_is_told_with_the_python_that_has_it(client: Conn
     assert other["status"] == "ok"
 
 
+@pytest.mark.case("V04")
 async def test_packages_of_the_environment_come_before_those_of_the_layer(client: Connect, workspace: Path) -> None:
     """A project that pins an older `packaging` and `traitlets` gets these, beside an ipykernel that it has not."""
     import traitlets
@@ -140,6 +144,7 @@ async def test_packages_of_the_environment_come_before_those_of_the_layer(client
     assert second == "No module named 'pydantic'\n", "packages of the server are not the notebook's"
 
 
+@pytest.mark.case("V04")
 async def test_modules_of_the_directory_do_not_stand_in_for_those_of_the_kernel(
     client: Connect, workspace: Path
 ) -> None:
@@ -184,6 +189,7 @@ _BAD: dict[str, tuple[str, str]] = {
 }
 
 
+@pytest.mark.case("V05")
 @pytest.mark.parametrize("bad", _BAD)
 async def test_an_interpreter_that_is_none_is_named_with_its_last_lines(
     client: Connect, workspace: Path, bad: str
@@ -231,6 +237,7 @@ async def test_an_environment_that_is_deleted_while_its_kernel_lives_leaves_the_
     assert fresh["python"].endswith("the server's own")
 
 
+@pytest.mark.case("V04")
 async def test_an_interpreter_that_finds_no_packages_is_served_by_the_layer(client: Connect, workspace: Path) -> None:
     python = project(workspace, 1) / ".venv" / "bin" / "python"
     real = os.path.realpath(python)

@@ -83,6 +83,7 @@ def test_a_real_virtual_environment_and_a_conda_one_are_known(tmp_path: Path) ->
     assert done.returncode == 0
 
 
+@pytest.mark.case("V03")
 @pytest.mark.parametrize("broken", ["no interpreter", "fifo", "directory", "binary", "closed", "loop", "huge"])
 def test_an_environment_that_is_broken_neither_fails_nor_waits(tmp_path: Path, broken: str) -> None:
     directory = fake_venv(tmp_path / ".venv")
@@ -111,6 +112,7 @@ def test_an_environment_that_is_broken_neither_fails_nor_waits(tmp_path: Path, b
     assert found is None or found.version is None or os.geteuid() == 0
 
 
+@pytest.mark.case("V03")
 def test_looking_never_runs_what_it_finds(pythons: Pythons, workspace: Path) -> None:
     directories = [fake_venv(workspace / name) for name in PROJECT_NAMES if name != ".conda"]
     notebook = document("python3", ".venv (3.12.3)")
@@ -123,6 +125,7 @@ def test_looking_never_runs_what_it_finds(pythons: Pythons, workspace: Path) -> 
         assert not (directory / "was-run").exists()
 
 
+@pytest.mark.case("V02")
 def test_the_nearest_project_counts_and_none_above_the_root(pythons: Pythons, workspace: Path) -> None:
     deep = workspace / "a" / "b"
     deep.mkdir(parents=True)
@@ -158,6 +161,7 @@ _NAMES = {
 }
 
 
+@pytest.mark.case("V02")
 @pytest.mark.parametrize(("name", "display"), _NAMES)
 def test_the_kernel_that_a_notebook_names_decides_among_environments(
     pythons: Pythons, workspace: Path, tmp_path: Path, name: str | None, display: str | None
