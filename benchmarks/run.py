@@ -21,6 +21,7 @@ import socket
 import statistics
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 import uuid
@@ -440,7 +441,7 @@ def first_call(bench: Bench, rounds: int | None) -> list[Row]:
                 one.call(tool, **arguments)
         return taken[0]
 
-    rows = []
+    rows: list[Row] = []
     for tool, arguments in calls.items():
         nothing, ours = partial(first, bench.bare, "nothing", {}), partial(first, bench.ours, tool, arguments)
         ours()
@@ -586,6 +587,37 @@ def kernel_start(bench: Bench, rounds: int | None) -> list[Row]:
     return [_row("kernel_start", floors, ours, 1.1)]
 
 
+def project_python(bench: Bench, rounds: int | None) -> list[Row]:
+    """`start_kernel` and `1+1` in the environment of a project, against the server's own Python.
+
+    The environment sees the packages of the server, so the kernels are the same and only the choice of the Python
+    differs. The second row has an environment without ipykernel, which starts with a layer.
+    """
+    rows: list[Row] = []
+    for name, option in (("its choice", "--system-site-packages"), ("with a layer", "--without-pip")):
+        project = bench.workspace / option.strip("-")
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", option, str(project / ".venv")], check=True)
+        if option != "--without-pip":  # the environment of the server is one itself, and not the base of another
+            site = next(project.glob(".venv/lib/python*/site-packages"))
+            (site / "server.pth").write_text(sysconfig.get_path("purelib"))
+        with bench.ours() as server:
+            server.handshake()
+
+            def start(cwd: str, server: Server = server) -> float:
+                taken: list[float] = []
+                with _timed(taken):
+                    kernel_id = server.call("start_kernel", cwd=cwd)["kernel_id"]
+                    server.one_plus_one(kernel_id)
+                server.call("stop_kernel", kernel_id=kernel_id)
+                return taken[0]
+
+            for cwd in (".", project.name) * 2:
+                start(cwd)
+            floors, ours = _turns(rounds or 15, partial(start, "."), partial(start, project.name))
+        rows.append(_row(f"project_python, {name}", floors, ours, 1.15 if not rows else None))
+    return rows
+
+
 def spare_kernel(bench: Bench, rounds: int | None) -> list[Row]:
     """From `start_kernel` to the first result with a spare kernel, against the same without one."""
     with bench.ours() as cold, bench.ours("--prewarm-kernels", "1") as warm:
@@ -718,6 +750,7 @@ _ALL = (
     notebook_400,
     in_place_20mb,
     kernel_start,
+    project_python,
     spare_kernel,
     memory,
 )
