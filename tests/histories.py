@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,13 +27,18 @@ TEXTS = ("# Title", "words")
 OUTCOMES = ("ok", "error", "show", "exit", "die")
 ENDS = ("complete", "complete", "cancel", "stop", "stop at the last save", "kill")
 KINDS = ("in place", "one cell", "papermill", "resumed")
-CHANGES = ("insert", "copy", "remove", "source", "tags", "metadata", "move", "type", "notebook", "clear")
+CHANGES = ("insert", "copy", "remove", "source", "tags", "metadata", "move", "type", "notebook", "clear", "rerun")
 FILES = ("old copy", "delete", "rename", "break", "mend")
 WRITERS = ("tool", "second server", "in place", "replace", "checkout")
 
 _MARKER_TAG = "papermill-error-cell-tag"
 _KEPT = re.compile(r"kept in (\S+\.ipynb)")
+_CLEARED = re.compile(r"others have cleared cells? ([\d, ]+), which")
 _TOKEN = re.compile(r"<R\d+>")
+_WORD = re.compile(r"<W\d+>")
+
+#: A time in the metadata of a cell that is there once the result of its end is saved.
+_REPLY = "shell.execute_reply"
 
 
 @dataclass(frozen=True)
@@ -160,6 +165,9 @@ def changed(notebook: Json, step: Step, number: int) -> Json:
             notebook["metadata"]["mine"] = words
         case "clear" if cells and cells[at]["cell_type"] == "code":
             cells[at] |= {"outputs": [], "execution_count": None}
+        case "rerun" if cells and cells[at]["cell_type"] == "code":  # a person runs a cell again
+            output = {"output_type": "stream", "name": "stdout", "text": [f"<W{number}>\n"]}
+            cells[at] |= {"outputs": [output], "execution_count": 1000 + number}
     return notebook
 
 
@@ -218,14 +226,25 @@ def encoded(notebook: Json) -> bytes:
 class World:
     """A notebook file with its other writers, and the state that they have given it.
 
+    The results in cells that had ended are the last writer's: what somebody put there stays, and a cell whose last
+    result was saved and then cleared stays cleared. An older copy does not clear: it never had the result.
+
     Attributes:
         view: all of the file that a run must leave as it is; None when there is no file.
+        ended: gives the ids of the cells that have ended.
+        words: those that others put into cells that had ended.
+        cleared: the ids of cells that were cleared and must stay so.
+        clears: the ids of all cells that were ever cleared.
         text: the exact bytes of a file that is no notebook.
         renamed: the files that were moved away, with their bytes.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, ended: Callable[[], Collection[str | None]] = tuple) -> None:
         self.path = path
+        self.ended = ended
+        self.words: set[str] = set()
+        self.cleared: set[str] = set()
+        self.clears: set[str] = set()
         self.first = path.read_bytes()
         self.number = 0
         self.view: Any = foreign_view(json.loads(self.first))
@@ -246,6 +265,7 @@ class World:
         writer = step.writer if step.writer in ("in place", "replace", "checkout") else "replace"
         match step.name:
             case "old copy":  # a program that has the first version open saves it
+                self.cleared.clear()
                 notebook = json.loads(self.first)
                 notebook["cells"].append({"cell_type": "raw", "metadata": {}, "source": f"note {self.number}"})
                 if notebook["nbformat_minor"] >= 5:
@@ -268,16 +288,45 @@ class World:
                 self.text = None
                 self._write(self.before_break, writer)
             case _ if (notebook := self.notebook) is not None:
-                self._write(encoded(changed(notebook, step, self.number)), writer)
+                after = changed(notebook, step, self.number)
+                self._write(encoded(after), writer)
+                self._note(step, notebook, after)
 
     def _write(self, data: bytes, writer: str) -> None:
         write(self.path, data, writer)
         self.text = None
-        self.view = foreign_view(json.loads(data))
+        self._take(json.loads(data))
 
-    def look(self) -> None:
+    def _take(self, notebook: Json) -> None:
+        self.view = foreign_view(notebook)
+        self.words &= set(_WORD.findall(json.dumps(notebook)))
+        found = {one.get("id"): one for one in notebook["cells"]}
+        self.cleared = {name for name in self.cleared if name in found and not _has_result(found[name])}
+
+    def _note(self, step: Step, before: Json, after: Json) -> None:
+        """A writer has put results into a cell, or taken them out."""
+        if step.name not in ("rerun", "clear") or not before["cells"]:
+            return
+        at = step.at % len(before["cells"])
+        old, new = before["cells"][at], after["cells"][at]
+        name, ids = old.get("id"), [one.get("id") for one in before["cells"]]
+        if name is None or ids.count(name) > 1 or old["cell_type"] != "code":
+            self.clears.add("")
+            return
+        if step.name == "clear":
+            self.clears.add(name)
+            if name in self.ended() and _REPLY in old["metadata"].get("execution", {}) and _has_result(old):
+                self.cleared.add(name)
+        else:
+            self.cleared.discard(name)
+            if name in self.ended():
+                self.words |= set(_WORD.findall(json.dumps(new)))
+
+    def look(self, step: Step, before: Json) -> None:
         """A tool has changed the file, and others hold to it from now on."""
-        self.view = foreign_view(json.loads(self.path.read_bytes()))
+        after = json.loads(self.path.read_bytes())
+        self._take(after)
+        self._note(step, before, after)
 
     def check(self) -> None:
         """A run has changed nothing but its own."""
@@ -288,7 +337,15 @@ class World:
         elif self.text is not None:
             assert self.path.read_bytes() == self.text, "a broken file was replaced"
         else:
-            assert foreign_view(json.loads(self.path.read_bytes())) == self.view, "a change of another writer is gone"
+            notebook = json.loads(self.path.read_bytes())
+            assert foreign_view(notebook) == self.view, "a change of another writer is gone"
+            assert self.words <= set(_WORD.findall(json.dumps(notebook))), "a newer output of another writer is gone"
+            for cell in notebook["cells"]:
+                assert cell.get("id") not in self.cleared or not _has_result(cell), "a cleared cell is filled again"
+
+
+def _has_result(cell: Json) -> bool:
+    return bool(cell.get("outputs")) or cell.get("execution_count") is not None
 
 
 def foreign_view(notebook: Json) -> Any:
@@ -321,6 +378,7 @@ class Ran:
     source: str
     tokens: list[str]
     outcome: str | None = None
+    index: int = -1
 
 
 def token(number: int) -> str:
@@ -345,6 +403,7 @@ def check_end(world: World, ran: Sequence[Ran], *, killed: bool, status: str, no
             places.setdefault(word, []).append(cell)
     aside = set(_TOKEN.findall(json.dumps(kept)))
     present = {cell.get("id"): cell for cell in cells}
+    told = {int(number) for note in notes for found in _CLEARED.findall(note) for number in found.split(",")}
     failed_save = any("last save failed" in note for note in notes)
     for one in ran:
         for word in one.tokens:
@@ -356,10 +415,12 @@ def check_end(world: World, ran: Sequence[Ran], *, killed: bool, status: str, no
                 assert ids != "unique" or cell["id"] == one.cell_id, f"{word} is in another cell"
             if killed:
                 continue
-            assert found or word in aside, f"{word} is lost: {notes}"
+            cleared = one.index in told and bool(world.clears & {one.cell_id, ""})
+            assert found or word in aside or cleared, f"{word} is lost: {notes}"
             own = present.get(one.cell_id) if ids == "unique" else None
             unchanged = own is not None and own["cell_type"] == "code" and joined(own["source"]) == one.source
-            assert found or failed_save or not unchanged, f"{word} is not in its cell, which is unchanged"
+            others = cleared or (own is not None and bool(_WORD.search(json.dumps(own.get("outputs", [])))))
+            assert found or failed_save or others or not unchanged, f"{word} is not in its cell, which is unchanged"
     if killed:
         return
     if status == "ok":

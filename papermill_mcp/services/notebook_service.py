@@ -68,7 +68,7 @@ from papermill_mcp.services.workspace import Workspace, short_stem
 from papermill_mcp.utils.admission import Admission, Work
 from papermill_mcp.utils.file_utils import FileContent, FileStamp, read_file, stamp_of, write_file
 from papermill_mcp.utils.lock_files import HeldLock, LockFiles, LocksUnavailableError
-from papermill_mcp.utils.text_utils import count_noun
+from papermill_mcp.utils.text_utils import cells_named, count_noun
 
 logger = logging.getLogger(__name__)
 
@@ -667,10 +667,10 @@ class NotebookService:
         ahead = run.changed_ahead(before, after)
         if not ahead:
             return []
-        cells = ", ".join(map(str, ahead))
+        them, were, their = ("it", "was", "its") if len(ahead) == 1 else ("them", "were", "their")
         return [
-            f"execution {run.owner} runs this notebook and has yet to end cells {cells}: it runs them as they were "
-            "before this edit, and keeps their results in another file"
+            f"execution {run.owner} runs this notebook and has yet to end {cells_named(ahead)}: it runs {them} as "
+            f"{them.replace('them', 'they')} {were} before this edit, and keeps {their} results in another file"
         ]
 
     async def read(

@@ -6,7 +6,7 @@ Everything here is for display. Text for a file never passes through these funct
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 
 _ESC = "\x1b"
@@ -155,6 +155,12 @@ def human_size(size: int) -> str:
 def cell_name(index: int, cell_id: str | None) -> str:
     """The name of a cell in messages and replies: `3 [load]`, or its index alone."""
     return f"{index} [{one_line(cell_id, 64)}]" if cell_id else str(index)
+
+
+def cells_named(indexes: Iterable[int]) -> str:
+    """Cells by their indexes: `cell 3`, or `cells 3, 5`."""
+    found = sorted(indexes)
+    return f"cell{'' if len(found) == 1 else 's'} {', '.join(map(str, found))}"
 
 
 #: The names of the types of JSON, by the types that Python reads them as.

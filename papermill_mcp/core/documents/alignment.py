@@ -46,8 +46,11 @@ def by_id(cells: Sequence[NotebookCell]) -> dict[str, list[int]]:
 
 
 def _shared(cell: NotebookCell, before: dict[str, list[int]], after: dict[str, list[int]]) -> bool:
-    """Whether no id names the cell: it has none, or several cells have it. A cell whose own id is gone was removed."""
-    return not cell.cell_id or len(before[cell.cell_id]) > 1 or len(after.get(cell.cell_id, ())) > 1
+    """Whether no id names the cell: it has none, or several cells have it, or the new cells have no ids at all.
+
+    Else a cell whose own id is gone was removed.
+    """
+    return not after or not cell.cell_id or len(before[cell.cell_id]) > 1 or len(after.get(cell.cell_id, ())) > 1
 
 
 def _matches(old: Sequence[Hashable], new: Sequence[Hashable]) -> list[tuple[int, int]]:

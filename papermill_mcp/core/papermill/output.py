@@ -184,12 +184,12 @@ class PapermillObserver:
         self._manager.cell_start(self._node.cells[cell.index], cell.index)
         if cell.execution is not None:
             self._widgets.record(cell.execution)
-        self._record(cell.index)
+        self._record(cell.index, results=True)
 
     def cell_progressed(self, cell: RunCell) -> None:
         """Keep the outputs of a long cell so far."""
         self._take(cell)
-        self._record(cell.index)
+        self._record(cell.index, results=True)
 
     def cell_finished(self, cell: RunCell) -> None:
         """Keep all outputs, and papermill's status of the end."""
@@ -199,7 +199,7 @@ class PapermillObserver:
             self._manager.cell_exception(node, cell.index)
         self._manager.cell_complete(node, cell.index)
         self._passed = cell.index + 1
-        self._record(cell.index, final=True)
+        self._record(cell.index, results=True, final=True)
         self._record_notebook()
 
     def finish(self, language_info: dict[str, Any] | None, *, complete: bool) -> None:
@@ -252,12 +252,12 @@ class PapermillObserver:
         node.metadata["execution"] = _node(dict(cell.execution.timing))
         self._widgets.record(cell.execution)
 
-    def _record(self, index: int, *, final: bool = False) -> None:
+    def _record(self, index: int, *, results: bool = False, final: bool = False) -> None:
         cell = self._node.cells[index]
         # The metadata goes on changing while a save reads it in another thread, so it gets a copy.
         metadata = {key: dict(cell.metadata[key]) for key in ("papermill", "execution") if key in cell.metadata}
         members: dict[str, Any] = {"metadata": metadata}
-        if cell.cell_type == "code":
+        if results:  # cells that did not run keep what others put there
             members |= {"outputs": cell.outputs, "execution_count": cell.execution_count}
         self._file.record(index, members, final=final)
 

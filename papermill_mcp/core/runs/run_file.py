@@ -3,7 +3,8 @@
 A run records results, cell by cell; a background task saves at a bounded rate, off the event loop, and each save
 is atomic. When another program has changed the file in the meantime, the file is read again and the results are
 merged into it, cell by cell: the other change stays, and so does ours. A cell whose source was changed or that is gone
-gets no result. Results without a place, or all of them if the file cannot be saved, are kept aside in a new file.
+gets no result, and a result that somebody wrote into a cell after its end stays, or was cleared on purpose. Results
+without a place, or all of them if the file cannot be saved, are kept aside in a new file.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 from papermill_mcp.core.documents.alignment import aligned, by_id
 from papermill_mcp.core.documents.document import NotebookCell, NotebookDocument
 from papermill_mcp.core.documents.fitting import fit
+from papermill_mcp.core.runs.traces import Theirs, Traces, digest_of
 from papermill_mcp.errors import (
     ConflictError,
     InvalidNotebookError,
@@ -29,6 +31,7 @@ from papermill_mcp.errors import (
     TooLargeError,
 )
 from papermill_mcp.utils.file_utils import FileContent, read_file, stamp_of, write_file
+from papermill_mcp.utils.text_utils import cells_named
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +104,11 @@ class RunFile:
         self._last_save = 0.0
         self._finished: NotebookDocument | None = None
         self._unsaved: set[int] = set()
+        self._traces = Traces()
+        self._ended: set[int] = set()
+        self._applied: set[int] = set()  # ended cells whose last results are in the document
+        self._theirs: dict[int, Theirs] = {}  # cells with the result of somebody else, or none
+        self._again: set[int] = set()  # cells that an older copy had without their results
         self._cut: dict[int, int] = {}  # bytes that were cut from the outputs of a place, in the last save
         self.complete = False
 
@@ -145,6 +153,8 @@ class RunFile:
         if final:
             self._ahead.discard(index)
         with self._recording:
+            if final:
+                self._ended.add(index)
             self._results.setdefault(index, {}).update(members)
             self._pending.setdefault(index, {}).update(members)
         self._wake.set()
@@ -184,11 +194,31 @@ class RunFile:
             notes.append(f"the last save failed: {failure}")
         elif self._cut:
             notes.append(
-                f"outputs of {_cells(self._cut)} were cut by {sum(self._cut.values()):,} bytes, since a notebook holds "
-                f"at most {self._max_bytes:,} bytes (max_notebook_bytes)"
+                f"outputs of {cells_named(self._cut)} were cut by {sum(self._cut.values()):,} bytes, since a notebook "
+                f"holds at most {self._max_bytes:,} bytes (max_notebook_bytes)"
             )
         if failure is not None or self._unsaved:
             notes.append(await self._rescue(failure))
+        return notes + self._notes_of_others()
+
+    def _notes_of_others(self) -> list[str]:
+        """Notes about results that others replaced by the same, cleared, or lost by an older copy."""
+        same = {index for index, theirs in self._theirs.items() if theirs == Theirs.OTHER} - self._unsaved
+        cleared = {index for index, theirs in self._theirs.items() if theirs == Theirs.CLEARED} - self._unsaved
+        again = self._again - self._theirs.keys() - self._unsaved if self.complete else set()
+        notes = []
+        if same:
+            notes.append(f"others have run {cells_named(same)} again, with the same outputs, and theirs stay")
+        if cleared:
+            notes.append(
+                f"others have cleared {cells_named(cleared)}, which had ended, so the results are not in the file; "
+                "this execution still shows them"
+            )
+        if again:
+            notes.append(
+                f"another program saved an older copy without the results of {cells_named(again)}; they are in the "
+                "file again"
+            )
         return notes
 
     async def _save_for_good(self, change: Callable[[NotebookDocument], None] | None) -> ServerError | str | None:
@@ -213,9 +243,15 @@ class RunFile:
     async def _rescue(self, failure: ServerError | str | None) -> str:
         """Keep aside all results, or those without a place in the file. Returns a note about them."""
         if failure is None:
-            lost = (
-                f"{_cells(self._unsaved)} were changed or removed during the run, so their results are not in the file"
-            )
+            others = {index for index in self._unsaved if self._theirs.get(index) == Theirs.OTHER}
+            reasons = []
+            if changed := self._unsaved - others:
+                verb = "was" if len(changed) == 1 else "were"
+                reasons.append(f"{cells_named(changed)} {verb} changed or removed during the run")
+            if others:
+                reasons.append(f"others have put outputs of their own into {cells_named(others)}")
+            whose = "its results are" if len(self._unsaved) == 1 else "their results are"
+            lost = f"{', and '.join(reasons)}, so {whose} not in the file"
         else:
             lost = f"results since the save before are not in {self.display_path}"
         if self._keep_aside is None:
@@ -298,6 +334,8 @@ class RunFile:
                 self._saved = list(self._document.cells)
                 if before:
                     self._move(aligned(before, self._saved))
+                ours = self._places.keys() & self._results.keys() - self._theirs.keys() - self._unsaved
+                self._traces.saved({index: self._saved[self._places[index]] for index in ours}, self._applied)
                 return
             except ConflictError:
                 changed = True
@@ -308,7 +346,7 @@ class RunFile:
         """The bytes of the document, with outputs of the run cut if it is too large."""
         data = self._document.render()
         if len(data) > self._max_bytes:
-            places = [self._places[index] for index in self._results if index in self._places]
+            places = [self._places[index] for index in self._results if index in self._places.keys() - self._theirs]
             self._cut |= fit(self._document, self._max_bytes, places)
             data = self._document.render()
         return data
@@ -321,13 +359,37 @@ class RunFile:
             return
         self._document = NotebookDocument.parse(current.data, display_path=self.display_path)
         self.content = current
+        with self._recording:
+            ended = set(self._ended)
+        for index in self._places.keys() & (self._ahead | ended):
+            self._traces.stood(index, self._saved[self._places[index]])
         self._move(aligned(self._saved, self._document.cells))
         self._find_again()
         self._saved = list(self._document.cells)
         self._cut = {}
+        self._judge(ended)
         with self._recording:
             self._pending = {index: dict(members) for index, members in self._results.items()}
             self._metadata_pending = bool(self._metadata)
+
+    def _judge(self, ended: set[int]) -> None:
+        """Find the results of ended cells that are the work of others. They stay, as the program left them."""
+        cells = {
+            index: self._saved[place]
+            for index, place in self._places.items()
+            if index in ended and self._is_unchanged(index, self._saved[place])
+        }
+        timings = {index: self._results[index].get("metadata", {}).get("execution") for index in cells}
+        cleared = [index for index, theirs in self._theirs.items() if theirs == Theirs.CLEARED]
+        self._theirs = self._traces.judge(cells, timings, cleared)
+        self._again |= {
+            index
+            for index, cell in cells.items()
+            if self._traces.has_saved(index) and _has_result(self._results[index]) and not _has_result(cell.data)
+        }
+
+    def _is_unchanged(self, index: int, cell: NotebookCell) -> bool:
+        return (cell.cell_type, cell.source) == self._sources[index]
 
     def _find_again(self) -> None:
         """Cells that were gone may be back, as after an undo or with an old copy. Their ids tell."""
@@ -349,14 +411,22 @@ class RunFile:
         with self._recording:
             pending, self._pending = self._pending, {}
             metadata, self._metadata_pending = self._metadata if self._metadata_pending else {}, False
+            self._applied |= pending.keys() & self._ended
         for index, members in pending.items():
             place = self._places.get(index)
             present = None if place is None else document.cells[place]
-            if place is None or present is None or (present.cell_type, present.source) != self._sources[index]:
+            if place is None or present is None or not self._is_unchanged(index, present):
                 if _has_result(members):
                     self._unsaved.add(index)
                 continue
             self._unsaved.discard(index)
+            if index in self._theirs:
+                if self._theirs[index] == Theirs.OTHER and digest_of(members["outputs"]) != digest_of(present.outputs):
+                    self._unsaved.add(index)
+                kept = {key: value for key, value in members["metadata"].items() if key != "execution"}
+                members = {"metadata": kept}
+            else:
+                self._traces.stood(index, present)
             if "metadata" in members:
                 theirs = present.data.get("metadata")
                 members = members | {"metadata": (theirs if isinstance(theirs, dict) else {}) | members["metadata"]}
@@ -393,8 +463,3 @@ def _storable(output: dict[str, Any]) -> dict[str, Any]:
         text = f"[an output ({output.get('output_type')}) was not saved: {error}]\n"
         return {"output_type": "stream", "name": "stderr", "text": text}
     return output
-
-
-def _cells(places: Iterable[int]) -> str:
-    """Numbers of cells for a note: `cells 3, 5`."""
-    return f"cells {', '.join(map(str, sorted(places)))}"

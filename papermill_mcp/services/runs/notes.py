@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from papermill_mcp.core.documents.names import cells_that_set, undefined_name
 from papermill_mcp.core.kernels.request import RunStatus
 from papermill_mcp.core.kernels.widgets import MAX_WIDGET_BYTES
-from papermill_mcp.utils.text_utils import count_noun, human_size
+from papermill_mcp.utils.text_utils import cells_named, count_noun, human_size
 
 if TYPE_CHECKING:
     from papermill_mcp.core.documents.document import NotebookDocument
@@ -80,4 +80,4 @@ def _missing_name(cell: RunCell, document: NotebookDocument) -> list[str]:
     places = [index for index in cells_that_set(name, document.cells) if index != cell.index] if name else []
     if not places:
         return []
-    return [f"{name!r}, which cell {cell.index} did not find, is set in cells {', '.join(map(str, places[:5]))}"]
+    return [f"{name!r}, which cell {cell.index} did not find, is set in {cells_named(places[:5])}"]

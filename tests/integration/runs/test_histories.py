@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
+from itertools import zip_longest
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -23,6 +24,7 @@ from papermill_mcp.config import Config
 from papermill_mcp.core.kernels.request import CellExecution, RunStatus
 from papermill_mcp.core.kernels.widgets import Widgets
 from papermill_mcp.core.runs import run_file as run_files
+from papermill_mcp.core.runs.notebook_run import RunCell
 from papermill_mcp.core.runs.run_file import RunFile
 from papermill_mcp.core.runs.snapshot import END
 from papermill_mcp.core.runs.store import ExecutionStore
@@ -195,7 +197,7 @@ class Scripted:
         source.write_bytes(encoded(first(history)))
         run = await self._begin()
         path = source if history.kind != "papermill" else self.root / "b.ipynb"
-        world = World(path)
+        world = World(path, lambda: self._ended(run))
         with self._hooked_writes():
             run.start()
             await self._settle(run)
@@ -252,8 +254,9 @@ class Scripted:
                 if wanted:
                     world.number += 1
                     service = self._tools if step.writer == "tool" else self._second
+                    before = world.notebook
                     await service.edit(world.path.name, wanted)
-                    world.look()
+                    world.look(step, before)
                 elif not wanted and step.name not in ("source", "tags", "metadata", "move", "type", "clear"):
                     world.apply(step)
             case "change":
@@ -288,13 +291,27 @@ class Scripted:
             async with asyncio.timeout(10):
                 await run.wait()
 
+    def _ended(self, run: Run) -> list[str | None]:
+        begun = self._kernel.executions
+        return [one.cell_id for one in _cells(run) if one.execution in begun and one.status.final]
+
     def _ran(self, run: Run) -> list[Ran]:
-        cells = run.run.cells if isinstance(run, InPlaceRun) else run._recipe.run.cells  # type: ignore[union-attr]
+        cells = _cells(run)
         begun = [one for one in cells if one.execution in self._kernel.executions]
         return [
-            Ran(one.cell_id, joined(one.source), self._kernel.tokens[number], self._kernel.outcomes.get(number))
+            Ran(
+                one.cell_id,
+                joined(one.source),
+                self._kernel.tokens[number],
+                self._kernel.outcomes.get(number),
+                one.index,
+            )
             for number, one in enumerate(begun)
         ]
+
+
+def _cells(run: Run) -> list[RunCell]:
+    return run.run.cells if isinstance(run, InPlaceRun) else run._recipe.run.cells  # type: ignore[union-attr]
 
 
 def _full() -> None:
@@ -352,7 +369,7 @@ class Real:
             begun = await call(tools, tool, wait=0, timeout=0, **arguments)
             if history.kind == "papermill":
                 path = self._root / "b.ipynb"
-            world = World(path)
+            world = World(path, lambda: [one.get("id") for one in self._code()[: self._begun - 1]])
             name: Json = {"execution_id": begun["execution_id"]}
             over = not await self._next(tools, name)
             outcomes: list[str] = []
@@ -372,15 +389,18 @@ class Real:
             if history.end == "cancel":
                 await call(tools, "cancel_execution", **name)
             facts = await call(tools, "get_execution", wait=0 if killed else 20, **name)
-        code = [one for one in first(history)["cells"] if one["cell_type"] == "code"]
-        if history.kind == "one cell":
-            code = code[:1]
         ran = [
-            Ran(one.get("id"), one["source"], [token(number)], outcomes[number] if number < len(outcomes) else None)
-            for number, one in enumerate(code[: self._begun])
+            Ran(one.get("id"), one["source"], [token(number)], outcome, first(history)["cells"].index(one))
+            for number, (one, outcome) in enumerate(zip_longest(self._code()[: self._begun], outcomes))
+            if one is not None
         ]
         notes = facts.get("notes", [])
         check_end(world, ran, killed=killed, status=facts["status"], notes=notes, ids=history.ids)
+
+    def _code(self) -> list[Json]:
+        """The cells that run, in order."""
+        code = [one for one in first(self._history)["cells"] if one["cell_type"] == "code"]
+        return code[:1] if self._history.kind == "one cell" else code
 
     def _request(self) -> tuple[str, Json]:
         match self._history.kind:
@@ -417,7 +437,8 @@ class Real:
         elif wanted:
             world.number += 1
             await call(client, "edit_notebook", path=world.path.name, operations=wanted)
-            world.look()
+            assert notebook is not None
+            world.look(step, notebook)
 
 
 def play(history: History, player: type[Scripted | Real] = Scripted) -> None:
@@ -443,9 +464,20 @@ _BACK = History(
 )
 
 
+def _after_the_end(step: Step) -> History:
+    """The first cell has ended and is saved. Then another writer changes it, and the run goes on."""
+    steps = (Step("finish", "ok"), Step("save"), step, Step("save"))
+    return History((("code", 0), ("code", 1)), "unique", "in place", continues=False, steps=steps, end="complete")
+
+
 @pytest.mark.case("R01")
 @examples(60)
 @example(_BACK)
+@example(_after_the_end(Step("change", "rerun", "in place")))
+@example(_after_the_end(Step("race", "rerun", "replace")))
+@example(_after_the_end(Step("change", "clear", "tool")))
+@example(_after_the_end(Step("change", "clear", "second server")))
+@example(_after_the_end(Step("change", "old copy", "in place")))
 @given(histories())
 def test_others_lose_nothing_by_a_run_and_no_result_is_lost(history: History) -> None:
     play(history)

@@ -196,7 +196,7 @@ async def test_a_new_kernel_is_named_when_cells_above_have_not_run_in_it(client:
 
     assert alone["error"]["ename"] == "NameError"
     assert any("cells above it have not run: 0" in note for note in alone["notes"])
-    assert any("'total'" in note and "set in cells 0" in note for note in alone["notes"])
+    assert any("'total'" in note and "set in cell 0" in note for note in alone["notes"])
     assert whole["status"] == "ok"
     assert "notes" not in whole
 

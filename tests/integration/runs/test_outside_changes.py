@@ -181,7 +181,7 @@ async def test_a_cell_that_is_no_code_any_more_gets_no_result(
     nbformat.validate(saved)
     assert saved["cells"][1]["cell_type"] == kind
     assert "outputs" not in saved["cells"][1]
-    assert any("cells 1 were changed" in note for note in facts["notes"])
+    assert any("cell 1 was changed" in note for note in facts["notes"])
 
 
 @pytest.mark.parametrize("end", ["cancel", "restart"])

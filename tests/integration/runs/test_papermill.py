@@ -982,7 +982,7 @@ async def test_a_cell_that_somebody_changed_during_a_run_gets_no_result_of_its_o
     assert joined(cells[2]["source"]) == "print('changed')"
     assert cells[2]["outputs"] == []
     assert stdout_in(cells[0]) == "one\n"
-    assert any("cells 2 were changed or removed" in note for note in facts["notes"])
+    assert any("cell 2 was changed or removed" in note for note in facts["notes"])
 
 
 async def test_cells_that_somebody_moved_get_their_own_results(client: Connect, workspace: Path) -> None:
