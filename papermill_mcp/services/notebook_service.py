@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -48,7 +48,7 @@ from papermill_mcp.services.notebooks.edits import (
     at_position,
     operation,
 )
-from papermill_mcp.services.notebooks.last_edits import LastEdits
+from papermill_mcp.services.notebooks.last_edits import Facts, LastEdits, Version
 from papermill_mcp.services.notebooks.view import (
     NotebookView,
     Outline,
@@ -152,12 +152,14 @@ class OpenNotebook:
 
     Attributes:
         content: the version on disk; None for a notebook that is to be a new file.
+        facts: what edits of this server had made of it before it was read.
     """
 
     path: Path
     display_path: str
     content: FileContent | None
     document: NotebookDocument
+    facts: Facts = field(default_factory=Facts)
 
     @property
     def revision(self) -> str:
@@ -342,9 +344,29 @@ class NotebookService:
 
     def _load(self, file: Path) -> OpenNotebook:
         display_path = self._workspace.display_path(file)
+        facts = self._last_edits.facts(file)
         content = read_file(file, max_bytes=self._config.max_notebook_bytes, display_path=display_path)
         document = NotebookDocument.parse(content.data, display_path=display_path)
-        return OpenNotebook(file, display_path, content, document)
+        return OpenNotebook(file, display_path, content, document, facts)
+
+    async def undone(
+        self, notebook: OpenNotebook, version: Version | None = None, *, outputs: bool = True
+    ) -> list[str]:
+        """A note about the edits of this server that another program has undone. Each is told once.
+
+        Args:
+            version: what was read, if the document has been changed since.
+            outputs: also those that cleared outputs, unless a run is about to set them.
+        """
+        facts = notebook.facts
+        if not facts.facts or facts.revision == notebook.revision:
+            return []
+        read = version or Version(notebook.document.cells, notebook.document.metadata)
+        run = self._run_files.get(notebook.path)
+        outputs = outputs and (run is None or not run.active)
+        undone = await asyncio.to_thread(lambda: facts.undone(read, outputs=outputs))
+        self._last_edits.seen(notebook.path, facts, notebook.revision, undone)
+        return [facts.note(undone)] if undone else []
 
     async def save(self, notebook: OpenNotebook, data: bytes | None = None) -> str:
         """Write a notebook over the version it was made from, or as a new file. Returns the new revision.
@@ -402,6 +424,7 @@ class NotebookService:
             if replaces is not None and notebook.revision != replaces:
                 raise ConflictError(f"{notebook.display_path} was changed during the run", state="it stays as it is")
             await self.save(notebook)
+            self._last_edits.remember(file, Facts())
         return notebook
 
     def run_file(self, notebook: OpenNotebook, owner: str) -> RunFile:
@@ -411,6 +434,7 @@ class NotebookService:
             owner: the id under which clients know the run.
         """
         assert notebook.content is not None
+        self._last_edits.forget_outputs(notebook.path)
         path = notebook.path  # the run file outlives the run, and must not keep the notebook by its functions
         file = self._run_files[path] = RunFile(
             path,
@@ -546,6 +570,7 @@ class NotebookService:
                 )
             before = found.document.cells if expected is not None else []
             revision = await self.save(OpenNotebook(file, display_path, expected, document), data)
+            self._last_edits.remember(file, Facts())
         return WrittenNotebook(
             path=display_path,
             revision=revision,
@@ -632,28 +657,28 @@ class NotebookService:
             self.require_revision(notebook, if_revision)
             edit = NotebookEdit(notebook.document, notebook.display_path)
 
-            def change() -> tuple[bytes, EditedNotebook]:
+            def change() -> tuple[bytes, EditedNotebook, Facts]:
                 apply(edit)
                 diff = edit.diff(_DIFF_CHARS)
                 rows = outline_around(edit.document, edit.touched() or [min(edit.place, len(edit.document.cells) - 1)])
                 data = edit.document.render()
                 changed = notebook.content is None or data != notebook.content.data
-                return data, EditedNotebook(
+                before = Version(edit.before, edit.metadata_before)
+                after = Version(edit.document.cells, edit.document.metadata)
+                facts = Facts(facts=notebook.facts.after(before, after, edit.moved))
+                edited = EditedNotebook(
                     path=notebook.display_path, revision=notebook.revision, changed=changed, diff=diff, outline=rows
                 )
+                return data, edited, facts
 
-            undone = self._last_edits.undone(file, notebook.revision, notebook.document.cells)
-            data, edited = await work.run(change)
+            data, edited, facts = await work.run(change)
             notes = self._run_notes(file, edit.before, edit.document.cells)
-            if undone:
-                notes.append(
-                    "the last edit of this server is gone from the file: another program has saved an older version"
-                )
-            edited.notes = notes or None
+            notes += await self.undone(notebook, Version(edit.before, edit.metadata_before))
             notebook.document = edit.document
+            edited.notes = notes or None
             if edited.changed:
                 edited.revision = await self.save(notebook, data)
-                self._last_edits.remember(file, edited.revision, edit.changes())
+                self._last_edits.remember(file, replace(facts, revision=edited.revision))
         return edited, edit
 
     def _run_notes(self, file: Path, before: Sequence[NotebookCell], after: Sequence[NotebookCell]) -> list[str]:
@@ -726,7 +751,10 @@ class NotebookService:
             return view
 
         async with self.opened(path) as (notebook, work):
-            return await work.run(lambda: show(notebook))
+            view = await work.run(lambda: show(notebook))
+            notes = [*filter(None, [view.note]), *await self.undone(notebook)]
+            view.note = "; ".join(notes) or None
+            return view
 
     async def output(self, path: str, cell_id: str, index: int) -> list[tuple[str, str | bytes]]:
         """One output of a cell, complete, in every form it has: MIME types, with text or bytes.

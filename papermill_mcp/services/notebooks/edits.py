@@ -339,6 +339,11 @@ class NotebookEdit:
         """The cells before the first operation."""
         return self._before
 
+    @property
+    def metadata_before(self) -> dict[str, Any]:
+        """The metadata of the notebook before the first operation."""
+        return self._metadata
+
     def touched(self) -> list[int]:
         """Where the cells stand that are new, changed or moved, and the neighbours of removed ones."""
         places = []
@@ -350,14 +355,10 @@ class NotebookEdit:
                 places.append(place)
         return places
 
-    def changes(self) -> list[tuple[str | None, str | None]]:
-        """The source before and after of each cell that was changed, added (nothing before) or removed."""
-        pairs: list[tuple[str | None, str | None]] = []
-        for origin, cell in zip(self._origins, self.document.cells, strict=True):
-            pairs.append((None if origin is None else self._before[origin].source, cell.source))
-        kept = set(self._origins)
-        pairs += [(cell.source, None) for origin, cell in enumerate(self._before) if origin not in kept]
-        return [(before, after) for before, after in pairs if before != after]
+    @property
+    def moved(self) -> list[str]:
+        """The ids of the cells that were moved."""
+        return [cell_id for origin in self._moved if (cell_id := self._before[origin].cell_id)]
 
     def diff(self, limit: int) -> str:
         """Notes and unified diffs of sources, cell by cell, at most about `limit` characters."""

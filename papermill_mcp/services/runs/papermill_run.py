@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,10 +44,14 @@ class RunInput:
     display_path: str
     revision: str
     document: NotebookDocument
+    notes: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, notebook: OpenNotebook) -> RunInput:
+    def of(cls, notebook: OpenNotebook, notes: Sequence[str] = ()) -> RunInput:
         """The input of a run of this notebook.
+
+        Args:
+            notes: sentences for the client about it.
 
         Raises:
             InvalidNotebookError: it is of version 3 and cannot be converted.
@@ -54,7 +59,7 @@ class RunInput:
         document = notebook.document
         if document.nbformat < 4:
             document = upgraded(document, display_path=notebook.display_path)
-        return cls(notebook.path, notebook.display_path, notebook.revision, document.without_outputs())
+        return cls(notebook.path, notebook.display_path, notebook.revision, document.without_outputs(), tuple(notes))
 
     def released(self) -> RunInput:
         """The same without the document, after the run."""

@@ -106,6 +106,7 @@ class RunStarter:
         run = InPlaceRun(request, notebook, bench.kernels, bench.claims, bench.store, one_cell=one_cell)
         await bench.claims.take([notebook.path], run.execution_id)
         try:
+            run.notes += await bench.notebooks.undone(notebook, outputs=False)
             kernel, notes = await bench.kernels.for_notebook(
                 notebook.path, document, kernel_id=options.kernel_id, python=options.python
             )
@@ -159,7 +160,8 @@ class RunStarter:
             ServerError: it cannot be read.
         """
         async with self._bench.notebooks.opened(path) as (notebook, work):
-            return await work.run(lambda: RunInput.of(notebook))
+            notes = await self._bench.notebooks.undone(notebook, outputs=False)
+            return await work.run(lambda: RunInput.of(notebook, notes))
 
     async def plan(self, notebook: RunInput, request: PapermillRequest) -> PapermillPlan:
         """Check that a notebook can be run with these parameters, before anything is begun.
@@ -205,7 +207,7 @@ class RunStarter:
             continue_on_error=self._continues(request.continue_on_error),
             report_mode=request.report_mode,
         )
-        return PapermillPlan(notebook, task, [*choice.notes, *warnings])
+        return PapermillPlan(notebook, task, [*notebook.notes, *choice.notes, *warnings])
 
     def _output_file(self, request: PapermillRequest, notebook: RunInput) -> Path:
         """The output as the client named it, else a name with the time in the output directory.

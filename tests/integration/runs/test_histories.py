@@ -189,6 +189,8 @@ class Scripted:
         bench.store.timings = lambda _: {}  # type: ignore[method-assign, assignment]
         self._starter = RunStarter(config, workspace, bench)
         self._before_write: Callable[[], None] | None = None
+        self._edited = b""  # the file after the last edit by a tool
+        self._sources: dict[str, tuple[str, str]] = {}  # the source of cells before and after their last such edit
 
     async def play(self) -> None:
         """Play it and check everything."""
@@ -254,9 +256,13 @@ class Scripted:
                 if wanted:
                     world.number += 1
                     service = self._tools if step.writer == "tool" else self._second
-                    before = world.notebook
-                    await service.edit(world.path.name, wanted)
+                    before, data = world.notebook, world.path.read_bytes()
+                    edited = await service.edit(world.path.name, wanted)
                     world.look(step, before)
+                    if service is self._tools:
+                        told = any("undone" in note for note in edited.notes or [])
+                        self._check_told(told, step, before, world, same=data == self._edited)
+                        self._edited = world.path.read_bytes()
                 elif not wanted and step.name not in ("source", "tags", "metadata", "move", "type", "clear"):
                     world.apply(step)
             case "change":
@@ -265,6 +271,21 @@ class Scripted:
                 self._before_write = lambda: world.apply(step)
             case "fault" if not run.finished:
                 self._before_write = _full
+
+    def _check_told(self, told: bool, step: Step, before: Json, world: World, *, same: bool) -> None:
+        """An edit says that an earlier one is undone: that a source is again as before it. It gives no false alarm."""
+        assert not (told and same), "nobody has undone an edit"
+        if self._history.ids != "unique":
+            return
+        sources = {one["id"]: joined(one["source"]) for one in before["cells"]}
+        undone = [name for name, (old, _) in self._sources.items() if sources.get(name) == old]
+        assert told or not undone, "an edit is undone, and the next one does not say so"
+        self._sources = {name: pair for name, pair in self._sources.items() if sources.get(name) == pair[1]}
+        after = {one["id"]: joined(one["source"]) for one in (world.notebook or {"cells": []})["cells"]}
+        self._sources = {name: pair for name, pair in self._sources.items() if after.get(name) == pair[1]}
+        if step.name == "source":
+            name = before["cells"][step.at % len(before["cells"])]["id"]
+            self._sources[name] = (sources[name], after[name])
 
     @contextlib.contextmanager
     def _hooked_writes(self) -> Iterator[None]:
@@ -463,6 +484,21 @@ _BACK = History(
     end="complete",
 )
 
+#: An edit is undone by an older copy, another edit follows.
+_UNDONE = History(
+    cells=(("code", 0), ("markdown", 0)),
+    ids="unique",
+    kind="in place",
+    continues=False,
+    steps=(
+        Step("change", "source", "tool", at=1),
+        Step("change", "insert", "tool"),
+        Step("change", "old copy", "in place"),
+        Step("change", "notebook", "tool"),
+    ),
+    end="complete",
+)
+
 
 def _after_the_end(step: Step) -> History:
     """The first cell has ended and is saved. Then another writer changes it, and the run goes on."""
@@ -478,6 +514,7 @@ def _after_the_end(step: Step) -> History:
 @example(_after_the_end(Step("change", "clear", "tool")))
 @example(_after_the_end(Step("change", "clear", "second server")))
 @example(_after_the_end(Step("change", "old copy", "in place")))
+@example(_UNDONE)
 @given(histories())
 def test_others_lose_nothing_by_a_run_and_no_result_is_lost(history: History) -> None:
     play(history)

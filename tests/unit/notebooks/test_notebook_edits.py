@@ -767,6 +767,48 @@ async def test_an_edit_that_another_program_has_undone_is_told(service: Notebook
     assert again.notes is None
 
 
+@pytest.mark.case("R04")
+@pytest.mark.parametrize(
+    "operations",
+    [
+        [{"op": "add", "cell_type": "code", "source": "new"}],
+        [{"op": "remove", "index": 1}],
+        [{"op": "move", "index": 0, "to": 2}],
+        [{"op": "set_tags", "index": 1, "tags": ["mine"]}],
+        [{"op": "set_metadata", "index": 1, "metadata": {"mine": 1}}],
+        [{"op": "set_metadata", "metadata": {"mine": 1}}],
+        [{"op": "clear_outputs"}],
+    ],
+    ids=lambda operations: operations[0]["op"],
+)
+async def test_each_kind_of_edit_that_is_undone_is_told_once(
+    operations: list[dict[str, object]], service: NotebookService, path: Path
+) -> None:
+    notebook = read_json(path)
+    notebook["cells"][1]["outputs"] = [{"output_type": "stream", "name": "stdout", "text": "out"}]
+    path.write_text(json.dumps(notebook))
+    await service.edit(str(path), operations)
+    assert (await service.edit(str(path), [{"op": "update", "index": 0, "source": "# Mine"}])).notes is None
+    path.write_text(json.dumps(notebook, indent=2))
+    told = await service.read(str(path))
+    again = await service.edit(str(path), [{"op": "update", "index": 0, "source": "# Mine"}])
+
+    assert told.note is not None
+    assert "undone" in told.note
+    assert again.notes is None
+
+
+@pytest.mark.case("R04")
+async def test_a_cell_that_was_changed_twice_and_is_as_at_first_is_told(service: NotebookService, path: Path) -> None:
+    old = path.read_bytes()
+    for source in ("changed = 1", "changed = 2"):
+        await service.update_cell(str(path), Update(CellRef(index=1), source=source))
+    await service.update_cell(str(path), Update(CellRef(index=0), source="# Mine"))
+    path.write_bytes(old)
+
+    assert (await service.read(str(path))).note is not None
+
+
 async def test_another_edit_of_the_same_cell_is_no_undoing(service: NotebookService, path: Path) -> None:
     await service.update_cell(str(path), Update(CellRef(index=1), source="changed = 1"))
     path.write_bytes(path.read_bytes().replace(b"changed = 1", b"changed = 2"))
