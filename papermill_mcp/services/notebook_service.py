@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
-from weakref import WeakValueDictionary
+from weakref import WeakSet, WeakValueDictionary
 
 import anyio
 import anyio.to_thread
@@ -26,6 +26,7 @@ from papermill_mcp.core.documents.check import content_problems, is_valid
 from papermill_mcp.core.documents.document import NotebookCell, NotebookDocument
 from papermill_mcp.core.documents.fitting import fit
 from papermill_mcp.core.documents.reading import quoted
+from papermill_mcp.core.runs.late import LateOutputs, put_late
 from papermill_mcp.core.runs.run_file import RunFile
 from papermill_mcp.errors import (
     BusyError,
@@ -198,6 +199,7 @@ class NotebookService:
         self._lock_files = LockFiles(state / "locks") if state is not None else None
         self._run_files: WeakValueDictionary[Path, RunFile] = WeakValueDictionary()
         self._last_edits = LastEdits()
+        self._over: defaultdict[Path, WeakSet[RunFile]] = defaultdict(WeakSet)  # files of runs, also of those over
         self._admission = Admission(PARSED_BYTES, small=SMALL_BYTES, small_limit=SMALL_PARSED_BYTES)
 
     @asynccontextmanager
@@ -445,8 +447,38 @@ class NotebookService:
             lock=lambda: self._saving(path),
             keep_aside=lambda document: self._keep_aside(path, document),
             owner=owner,
+            save_late=lambda: self._save_late(path),
         )
+        self._over = defaultdict(WeakSet, {known: files for known, files in self._over.items() if len(files)})
+        self._over[path].add(file)
         return file
+
+    def _late(self, path: Path) -> list[LateOutputs]:
+        """Outputs that came after the last save of their run. A cell that has run again since has newer ones."""
+        found: list[LateOutputs] = []
+        taken: set[str] = set()
+        for file in sorted(self._over.get(path, ()), key=lambda file: file.began, reverse=True):
+            found += [one for one in file.late() if one.cell_id not in taken]
+            taken |= file.taken
+        return found
+
+    async def _save_late(self, path: Path) -> FileContent | None:
+        """Save late outputs of earlier runs. The caller holds the claim of the file. Without success they stay late."""
+        if not self._late(path):
+            return None
+        try:
+            async with self.lock(path), self._read(path) as (notebook, work):
+                late = self._late(path)
+                done = await work.run(lambda: put_late(notebook.document, late))
+                if not done:
+                    return None
+                await self.save(notebook)
+        except ServerError as error:
+            logger.warning("late outputs were not saved", extra={"path": str(path), "error": str(error)})
+            return None
+        for saved in done:
+            saved()
+        return notebook.content
 
     @asynccontextmanager
     async def _saving(self, path: Path) -> AsyncIterator[None]:
@@ -656,6 +688,8 @@ class NotebookService:
         async with self.lock(file), self._read(file) as (notebook, work):
             self.require_revision(notebook, if_revision)
             edit = NotebookEdit(notebook.document, notebook.display_path)
+            late = [] if self._claimed(file) else self._late(file)
+            done: list[Callable[[], None]] = []
 
             def change() -> tuple[bytes, EditedNotebook, Facts]:
                 apply(edit)
@@ -663,6 +697,11 @@ class NotebookService:
                 rows = outline_around(edit.document, edit.touched() or [min(edit.place, len(edit.document.cells) - 1)])
                 data = edit.document.render()
                 changed = notebook.content is None or data != notebook.content.data
+                if changed and late and (put := put_late(edit.document, late)):
+                    with_late = edit.document.render()
+                    if len(with_late) <= self._config.max_notebook_bytes:
+                        data = with_late
+                        done.extend(put)
                 before = Version(edit.before, edit.metadata_before)
                 after = Version(edit.document.cells, edit.document.metadata)
                 facts = Facts(facts=notebook.facts.after(before, after, edit.moved))
@@ -678,6 +717,8 @@ class NotebookService:
             edited.notes = notes or None
             if edited.changed:
                 edited.revision = await self.save(notebook, data)
+                for saved in done:
+                    saved()
                 self._last_edits.remember(file, replace(facts, revision=edited.revision))
         return edited, edit
 

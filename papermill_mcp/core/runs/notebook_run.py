@@ -353,7 +353,23 @@ class NotebookRun:
             self.status = RunStatus.ERROR
         for cell in self.cells:
             if cell.execution is not None and cell.execution.collector.version != self._recorded.get(cell.index):
+                self._recorded[cell.index] = cell.execution.collector.version
                 self._observer.cell_progressed(cell)
+
+    def late_cells(self) -> list[RunCell]:
+        """Cells whose outputs have changed since they were recorded."""
+        return [
+            cell
+            for cell in self.cells
+            if cell.execution is not None
+            and not cell.execution.collector.forgotten
+            and cell.index in self._recorded
+            and cell.execution.collector.version != self._recorded[cell.index]
+        ]
+
+    def late_is_recorded(self, cell: RunCell, version: int) -> None:
+        """This version of the outputs is in the file now."""
+        self._recorded[cell.index] = version
 
     async def _run_cell(self, kernel: Kernel, cell: RunCell) -> None:
         started = False
@@ -409,6 +425,7 @@ class NotebookRun:
         if cell is not None and cell.execution is not None:
             cell.execution.abort(why)
             self.done += 1
+            self._recorded[cell.index] = cell.execution.collector.version
             self._observer.cell_finished(cell)
 
 

@@ -21,7 +21,8 @@ from typing import Any
 from papermill_mcp.core.documents.alignment import aligned, by_id
 from papermill_mcp.core.documents.document import NotebookCell, NotebookDocument
 from papermill_mcp.core.documents.fitting import fit
-from papermill_mcp.core.runs.traces import Theirs, Traces, digest_of
+from papermill_mcp.core.runs.late import LateOutputs
+from papermill_mcp.core.runs.traces import Result, Theirs, Traces, digest_of
 from papermill_mcp.errors import (
     ConflictError,
     InvalidNotebookError,
@@ -58,8 +59,11 @@ class RunFile:
         lock: entered around each save, so that edits of this process and saves take turns.
         keep_aside: keeps results that find no place in the file. Without it they are lost, and a note says so.
         owner: the id under which clients know the run.
+        save_late: saves late outputs of earlier runs, and returns the file then; None if there are none.
 
     Attributes:
+        late: gives the outputs that came after the last save.
+        began: when the run took the file, by `time.monotonic`.
         active: whether the run goes on.
         complete: whether everything that the run has recorded is on the disk, in the file or beside it. Known at the
             end.
@@ -76,6 +80,7 @@ class RunFile:
         lock: Callable[[], AbstractAsyncContextManager[Any]],
         keep_aside: KeepAside | None = None,
         owner: str = "",
+        save_late: Callable[[], Awaitable[FileContent | None]] | None = None,
     ) -> None:
         self.path = path
         self.display_path = display_path
@@ -85,6 +90,8 @@ class RunFile:
         self._lock = lock
         self._keep_aside = keep_aside
         self.owner = owner
+        self._save_late = save_late
+        self.late: Callable[[], list[LateOutputs]] = list
         self._ahead: set[int] = set()
         self.active = False
         self._sources = [(cell.cell_type, cell.source) for cell in document.cells]
@@ -99,7 +106,7 @@ class RunFile:
         self._places = {index: index for index in range(len(document.cells))}  # the present place of each of our cells
         self._wake = asyncio.Event()
         self._saver: asyncio.Task[None] | None = None
-        self._began = time.monotonic()
+        self.began = time.monotonic()
         self._saving_seconds = 0.0
         self._last_save = 0.0
         self._finished: NotebookDocument | None = None
@@ -286,7 +293,7 @@ class RunFile:
         while True:
             await self._wake.wait()
             now = time.monotonic()
-            share_over = self._began + self._saving_seconds / SAVE_SHARE
+            share_over = self.began + self._saving_seconds / SAVE_SHARE
             await asyncio.sleep(max(self._last_save + SAVE_INTERVAL, share_over) - now)
             self._wake.clear()
             try:
@@ -441,11 +448,31 @@ class RunFile:
             others = {key: value for key, value in document.metadata.items() if key != "widgets"}
             document.set_member("metadata", others | ({"widgets": widgets} if widgets else {}))
 
+    @property
+    def taken(self) -> set[str]:
+        """The ids of the cells whose results the run has saved."""
+        return {cell_id for index, cell_id in self._ids.items() if self._traces.last(index) is not None}
+
+    def last_result(self, index: int) -> Result | None:
+        """The result of a cell that was saved last."""
+        return self._traces.last(index)
+
+    def replaced(self, index: int, result: Result) -> None:
+        """Late outputs of a cell have been saved."""
+        self._traces.replaced(index, result)
+
+    async def save_late(self) -> None:
+        """Save what this run has changed in the outputs of earlier ones. Called after `close`."""
+        content = None if self._save_late is None or not self.complete else await self._save_late()
+        if content is not None:
+            self.content = content
+
     def release(self) -> None:
         """Forget the document and the results after the last save. Places and the revision stay."""
         self._document, self._finished = NotebookDocument.new({}), None
         self._saved, self._sources, self._results, self._pending, self._widgets = [], [], {}, {}, None
         self.content = self.content.released()
+        self._traces.release()
 
 
 def _has_result(members: dict[str, Any]) -> bool:

@@ -36,13 +36,14 @@ class _Trace:
     Attributes:
         before: those that stood there at first.
         ours: those that the run saved.
-        cell: the cell as it was saved last.
+        cell: the cell as it was saved last; `last` is its result.
         saved: the number of the save that brought the end of the cell; 0 before that.
     """
 
     before: set[Result] = field(default_factory=set)
     ours: set[Result] = field(default_factory=set)
     cell: NotebookCell | None = None
+    last: Result | None = None
     saved: int = 0
 
     def knows(self, result: Result) -> bool:
@@ -70,7 +71,8 @@ class Traces:
             trace = self._of.setdefault(index, _Trace())
             if trace.cell is not cell:
                 trace.cell = cell
-                trace.ours.add(result_of(cell))
+                trace.last = result_of(cell)
+                trace.ours.add(trace.last)
         for index in cells.keys() & set(ended):
             trace = self._of[index]
             trace.saved = trace.saved or self._saves
@@ -78,6 +80,18 @@ class Traces:
     def has_saved(self, index: int) -> bool:
         """Whether the last results of a cell have been in the file."""
         return index in self._of and self._of[index].saved > 0
+
+    def last(self, index: int) -> Result | None:
+        """The result that was saved last."""
+        return self._of[index].last if index in self._of else None
+
+    def replaced(self, index: int, result: Result) -> None:
+        """Another save has put this result of ours in."""
+        self._of[index].last = result
+
+    def release(self) -> None:
+        """Forget all but the last results, after the run."""
+        self._of = {index: _Trace(last=trace.last) for index, trace in self._of.items()}
 
     def judge(
         self, cells: Mapping[int, NotebookCell], timings: Mapping[int, Any], cleared: Iterable[int]

@@ -5,22 +5,26 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
+import weakref
 from typing import TYPE_CHECKING
 
 from papermill_mcp.core.kernels.request import RunStatus
+from papermill_mcp.core.runs.late import LateOutputs
 from papermill_mcp.core.runs.run import BaseRun
 from papermill_mcp.core.runs.snapshot import Cursor, NotebookSnapshot
 from papermill_mcp.services.runs.claims import Claims
 from papermill_mcp.services.runs.notes import errors_of, run_notes
 from papermill_mcp.services.runs.requests import RunRequest
 from papermill_mcp.utils.background import completed
+from papermill_mcp.utils.text_utils import cells_named
 
 if TYPE_CHECKING:
     from papermill_mcp.core.kernels.kernel import Kernel
     from papermill_mcp.core.papermill.resume import ResumedObserver
-    from papermill_mcp.core.runs.notebook_run import NotebookRun
+    from papermill_mcp.core.runs.notebook_run import NotebookRun, RunCell
     from papermill_mcp.core.runs.run_file import RunFile
     from papermill_mcp.core.runs.store import ExecutionStore
+    from papermill_mcp.core.runs.traces import Result
     from papermill_mcp.services.kernel_service import KernelService
     from papermill_mcp.services.notebook_service import OpenNotebook
 
@@ -62,6 +66,9 @@ class InPlaceRun(BaseRun):
         self.run = run
         self._file = file
         self._resumed = resumed
+        if file is not None:
+            late = weakref.WeakMethod(self._late)
+            file.late = lambda: [] if (found := late()) is None else found()
 
     async def _work(self) -> RunStatus:
         status = RunStatus.INTERRUPTED
@@ -81,6 +88,7 @@ class InPlaceRun(BaseRun):
                     file.record_metadata({"language_info": language_info})
                 change = None if resumed is None else functools.partial(resumed.finish, self.run)
                 self.notes += await completed(file.close(change=change))
+                await completed(file.save_late())
                 if status == RunStatus.OK and not file.complete:
                     status = RunStatus.ERROR
                 if resumed is not None:
@@ -90,6 +98,31 @@ class InPlaceRun(BaseRun):
             self._store.put_timings(str(self._notebook.path), self.run.timings())
         self.notes += await self._kernels.module_notes(self._kernel, errors_of(self.run))
         return status
+
+    def _late(self) -> list[LateOutputs]:
+        """Outputs that came after the last save, for the next save of the notebook."""
+        file, found = self._file, []
+        for cell in self.run.late_cells() if file is not None and self.finished else []:
+            result = file.last_result(cell.index) if file is not None else None
+            if cell.cell_id is not None and cell.execution is not None and result is not None:
+                saved = functools.partial(self._late_is_saved, cell, cell.execution.collector.version)
+                found.append(LateOutputs(cell.cell_id, cell.source, result, cell.outputs, saved))
+        return found
+
+    def _late_is_saved(self, cell: RunCell, version: int, result: Result) -> None:
+        if self._file is not None:
+            self._file.replaced(cell.index, result)
+        self.run.late_is_recorded(cell, version)
+
+    def _late_notes(self) -> tuple[str, ...]:
+        late = self.run.late_cells() if self._file is not None and self.finished else []
+        if not late:
+            return ()
+        which = cells_named(cell.index for cell in late)
+        rest = "; the next run or edit of the notebook saves it, if the cell is as this run left it"
+        if not all(cell.cell_id for cell in late):
+            rest = ""
+        return (f"output of {which} came or changed after the last save of this run, so it is not in the file{rest}",)
 
     def _release(self) -> None:
         self._notebook, self._resumed = self._notebook.released(), None
@@ -136,7 +169,7 @@ class InPlaceRun(BaseRun):
             status=self._status if self.finished else RunStatus.QUEUED if waits else RunStatus.RUNNING,
             started_at=self.started_at,
             seconds=self.seconds,
-            notes=tuple(self.notes),
+            notes=(*self.notes, *self._late_notes()),
             kernel_id=self._kernel.kernel_id,
             kernel_name=self._kernel.kernel_name,
             python=self._kernel.python,

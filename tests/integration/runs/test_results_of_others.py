@@ -1,7 +1,8 @@
-"""Others run a cell again, or clear it, after a run has ended the cell: the last word about its result is theirs."""
+"""Results of cells that had ended: others run them again or clear them, and output comes late."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import Connect
 from helpers import Json, call, joined, read_json, until, waiting_code, write_notebook
+from mcp import Client
 
 pytestmark = pytest.mark.kernel
 
@@ -129,3 +131,61 @@ async def test_results_find_their_cells_when_the_ids_are_gone(client: Connect, w
     assert "notes" not in facts
     assert _text(saved, 0) == "first\n"
     assert "second" in _text(saved, 1)
+
+
+async def _update_later(connected: Client, file: Path) -> tuple[Json, Json]:
+    """Run a cell with a display, and another one that updates it. Returns what the first run says, and the second."""
+    shown = await call(connected, "execute_notebook_cell", path=file.name, index=0)
+    updated = await call(connected, "execute_notebook_cell", path=file.name, index=1)
+    return await call(connected, "get_execution", execution_id=shown["execution_id"]), updated
+
+
+_DISPLAY = "from IPython.display import display\nhandle = display('old', display_id='x')"
+
+
+@pytest.mark.case("R10")
+async def test_a_display_that_a_later_run_updates_is_saved(client: Connect, workspace: Path) -> None:
+    file = write_notebook(workspace / "a.ipynb", [_DISPLAY, "handle.update('new')"])
+    async with client() as connected:
+        first, second = await _update_later(connected, file)
+        revision = second["revision"]
+        await call(connected, "update_cell", path=file.name, index=1, source="1", if_revision=revision)
+
+    assert "new" in str(read_json(file)["cells"][0]["outputs"])
+    assert "notes" not in first
+
+
+@pytest.mark.case("R10")
+async def test_a_display_that_others_cleared_is_not_updated_and_that_is_told(client: Connect, workspace: Path) -> None:
+    code = f"import json, pathlib\nfile = pathlib.Path({str(workspace / 'a.ipynb')!r})\n"
+    code += "notebook = json.loads(file.read_text())\nnotebook['cells'][0]['outputs'] = []\n"
+    code += "file.write_text(json.dumps(notebook))\nhandle.update('new')"
+    file = write_notebook(workspace / "a.ipynb", [_DISPLAY, code])
+    async with client() as connected:
+        first, _ = await _update_later(connected, file)
+
+    assert read_json(file)["cells"][0]["outputs"] == []
+    assert any("not in the file" in note for note in first["notes"])
+
+
+@pytest.mark.case("R10")
+async def test_output_after_the_end_is_told_and_saved_by_the_next_edit(client: Connect, workspace: Path) -> None:
+    code = (
+        "import pathlib, threading, time\ndef late():\n    while not pathlib.Path('go').exists():\n"
+        "        time.sleep(0.01)\n    print('late', flush=True)\nthreading.Thread(target=late).start()"
+    )
+    file = write_notebook(workspace / "a.ipynb", [code, "2"])
+    async with client() as connected:
+        begun = await call(connected, "execute_notebook_cell", path=file.name, index=0)
+        (workspace / "go").touch()
+        async with asyncio.timeout(20):
+            while "notes" not in (told := await call(connected, "get_execution", execution_id=begun["execution_id"])):
+                await asyncio.sleep(0.02)
+        before = _text(read_json(file), 0)
+        await call(connected, "update_cell", path=file.name, index=1, source="3")
+        after = await call(connected, "get_execution", execution_id=begun["execution_id"])
+
+    assert any("not in the file" in note for note in told["notes"])
+    assert before == ""
+    assert _text(read_json(file), 0) == "late\n"
+    assert "notes" not in after
