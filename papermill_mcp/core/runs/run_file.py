@@ -257,8 +257,7 @@ class RunFile:
                 reasons.append(f"{cells_named(changed)} {verb} changed or removed during the run")
             if others:
                 reasons.append(f"others have put outputs of their own into {cells_named(others)}")
-            whose = "its results are" if len(self._unsaved) == 1 else "their results are"
-            lost = f"{', and '.join(reasons)}, so {whose} not in the file"
+            lost = f"{', and '.join(reasons)}, so results of this run are not in the file"
         else:
             lost = f"results since the save before are not in {self.display_path}"
         if self._keep_aside is None:
