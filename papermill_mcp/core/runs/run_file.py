@@ -427,9 +427,10 @@ class RunFile:
                 continue
             self._unsaved.discard(index)
             if index in self._theirs:
-                if self._theirs[index] == Theirs.OTHER and digest_of(members["outputs"]) != digest_of(present.outputs):
+                ours = self._results[index].get("outputs", [])
+                if self._theirs[index] == Theirs.OTHER and digest_of(ours) != digest_of(present.outputs):
                     self._unsaved.add(index)
-                kept = {key: value for key, value in members["metadata"].items() if key != "execution"}
+                kept = {key: value for key, value in members.get("metadata", {}).items() if key != "execution"}
                 members = {"metadata": kept}
             else:
                 self._traces.stood(index, present)
@@ -439,6 +440,8 @@ class RunFile:
             try:
                 document.update(place, members)
             except ServerError:  # one output cannot be stored; the others can
+                if "outputs" not in members:
+                    raise
                 document.update(place, members | {"outputs": [_storable(output) for output in members["outputs"]]})
         if metadata:
             document.set_member("metadata", document.metadata | metadata)

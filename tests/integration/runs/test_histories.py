@@ -500,10 +500,10 @@ _UNDONE = History(
 )
 
 
-def _after_the_end(step: Step) -> History:
+def _after_the_end(step: Step, kind: str = "in place") -> History:
     """The first cell has ended and is saved. Then another writer changes it, and the run goes on."""
     steps = (Step("finish", "ok"), Step("save"), step, Step("save"))
-    return History((("code", 0), ("code", 1)), "unique", "in place", continues=False, steps=steps, end="complete")
+    return History((("code", 0), ("code", 1)), "unique", kind, continues=False, steps=steps, end="complete")
 
 
 @pytest.mark.case("R01")
@@ -514,6 +514,8 @@ def _after_the_end(step: Step) -> History:
 @example(_after_the_end(Step("change", "clear", "tool")))
 @example(_after_the_end(Step("change", "clear", "second server")))
 @example(_after_the_end(Step("change", "old copy", "in place")))
+@example(_after_the_end(Step("change", "rerun", "in place"), "papermill"))
+@example(_after_the_end(Step("change", "clear", "tool"), "papermill"))
 @example(_UNDONE)
 @given(histories())
 def test_others_lose_nothing_by_a_run_and_no_result_is_lost(history: History) -> None:
