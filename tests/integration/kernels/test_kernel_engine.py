@@ -906,7 +906,9 @@ _BREAKS_STREAMS = {
 
 
 @pytest.mark.case("R05")
-@pytest.mark.parametrize("kind", _BREAKS_STREAMS)
+@pytest.mark.parametrize(
+    "kind", ["none", *(pytest.param(kind, marks=pytest.mark.slow) for kind in [*_BREAKS_STREAMS][1:])]
+)
 async def test_code_without_an_answer_is_never_called_ok(kind: str, kernel: Kernel, workspace: Path) -> None:
     """The code may have raised, or not have run at all."""
     executions = [
