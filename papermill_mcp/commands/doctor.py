@@ -197,12 +197,13 @@ def _environments(config: Config) -> Iterator[Check]:
     if pythons is None:
         return
     workspace, found = pythons
-    try:
-        chosen = found.glance(workspace.roots[0], NotebookDocument.new({}))
-    except ServerError as error:
-        yield Check("notebooks", "fault", str(error), "Change the setting python.")
-    else:
-        yield Check("notebooks", "ok", f"a notebook in {workspace.roots[0]} gets {chosen}")
+    if config.python is not None:
+        try:
+            found.named(config.python)
+        except ServerError as error:
+            yield Check("notebooks", "fault", str(error), "Change the setting python.")
+    chosen = found.glance(workspace.roots[0], NotebookDocument.new({}))
+    yield Check("notebooks", "ok", f"a notebook in {workspace.roots[0]} gets {chosen}")
     known = found.known(workspace.roots[0])
     for environment in known[:_SHOWN_ENVIRONMENTS]:
         place = "" if environment.prefix is None else f": {environment.prefix}"

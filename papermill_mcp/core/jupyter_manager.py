@@ -90,7 +90,7 @@ class JupyterManager:
             raise KernelSpecNotFoundError(
                 f"no kernelspec is named {kernel_name[:100]!r}" + (f"; did you mean {near!r}?" if near else ""),
                 allowed=f"installed: {listed(names)}",
-                advice="choose one of these, or install the kernel you need",
+                advice="choose one of these, install the kernel you need, or name a Python by the argument python",
             ) from None
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise KernelStartFailedError(

@@ -156,7 +156,10 @@ class Pythons:
         if not _in_python(document) or named not in (None, GENERIC_KERNEL):
             return None
         if self._config.python is not None:
-            return f"{self.named(self._config.python).label}, as the setting python says"
+            try:
+                return f"{self.named(self._config.python).label}, as the setting python says"
+            except InvalidArgumentError as error:
+                return f"none, since the setting python is wrong: {error}"
         return self._found(directory, named, _display_name(document)).label or f"{self._own.label}, the server's own"
 
     def module_note(self, module: str, interpreter: Path, directory: Path) -> str:

@@ -261,3 +261,8 @@ def test_an_environment_that_was_active_at_the_start_is_taken_last(
 def test_a_notebook_of_another_language_gets_no_python(pythons: Pythons, workspace: Path) -> None:
     fake_venv(workspace / ".venv")
     assert pythons.glance(workspace, document("ir", "R", "R")) is None
+
+
+def test_a_setting_that_names_no_python_is_shown_as_the_fault(config: MakeConfig, workspace: Path) -> None:
+    pythons = Pythons(config(python="nowhere"), Workspace([workspace]))
+    assert "the setting python is wrong" in str(pythons.glance(workspace, document()))
