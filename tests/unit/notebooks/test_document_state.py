@@ -338,4 +338,4 @@ def plain(one: Json) -> Json:
 
 
 TestNotebooks = pytest.mark.timeout(300)(pytest.mark.case("B07", "B08", "F09", "N24")(Notebooks.TestCase))
-TestNotebooks.settings = settings(examples(80), stateful_step_count=20, suppress_health_check=list(HealthCheck))
+TestNotebooks.settings = settings(examples(40), stateful_step_count=20, suppress_health_check=list(HealthCheck))
