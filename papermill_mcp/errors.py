@@ -10,6 +10,7 @@ one error answer of a request. Code that raises inside a cell is a result and ne
     ├── NotANotebookError, InvalidNotebookError, TooLargeError, ConflictError, BusyError, CellNotFoundError
     ├── KernelNotFoundError, KernelSpecNotFoundError, KernelStartFailedError, KernelDiedError,
     │   KernelUnresponsiveError, LimitReachedError
+    ├── EnvironmentFailedError                          packages of a Python
     ├── InvalidParametersError, ExecutionNotFoundError, SearchTimeoutError
     ├── ServerStartFailedError, ServerNotRunningError
     └── NotConfiguredError                              the settings of the server
@@ -51,6 +52,7 @@ class ErrorCode(StrEnum):
     PERMISSION_DENIED = "PERMISSION_DENIED"
     DISK_FULL = "DISK_FULL"
     NOT_CONFIGURED = "NOT_CONFIGURED"
+    ENVIRONMENT_FAILED = "ENVIRONMENT_FAILED"
 
 
 class Remedy(StrEnum):
@@ -291,3 +293,9 @@ class NotConfiguredError(ServerError):
     """The server runs, but its settings have a fault or its roots are missing. The message says the remedy."""
 
     code = ErrorCode.NOT_CONFIGURED
+
+
+class EnvironmentFailedError(ServerError):
+    """Packages could not be installed into an environment of Python."""
+
+    code = ErrorCode.ENVIRONMENT_FAILED

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,12 +148,12 @@ def own_environment() -> Environment:
 
 def install_command(environment: Environment, packages: list[str]) -> str:
     """The command that installs packages into an environment, for a person to type."""
-    names = " ".join(packages)
+    python, names = shlex.quote(str(environment.python)), shlex.join(packages)
     if environment.kind == "conda":
-        return f"conda install --prefix {environment.prefix} {names}"
+        return f"conda install --prefix {shlex.quote(str(environment.prefix))} {names}"
     if environment.prefix is None or environment.has_package("pip"):
-        return f"{environment.python} -m pip install {names}"
-    return f"uv pip install --python {environment.python} {names}"
+        return f"{python} -m pip install {names}"
+    return f"uv pip install --python {python} {names}"
 
 
 def python_of_command(command: str) -> Path | None:

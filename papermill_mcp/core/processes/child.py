@@ -29,6 +29,7 @@ class OutputTail:
 
     Attributes:
         write_fd: the end that the child gets. Ours is closed by `close_write` when the child has its own.
+        lines: how many lines the child has written.
     """
 
     def __init__(self) -> None:
@@ -37,6 +38,7 @@ class OutputTail:
         self._read_fd: int | None = read_fd
         self._chunks: deque[bytes] = deque()
         self._bytes = 0
+        self.lines = 0
         asyncio.get_running_loop().add_reader(read_fd, self.drain)
 
     def close_write(self) -> None:
@@ -58,6 +60,7 @@ class OutputTail:
             return
         self._chunks.append(data)
         self._bytes += len(data)
+        self.lines += data.count(b"\n")
         while self._bytes - len(self._chunks[0]) >= _TAIL_BYTES:
             self._bytes -= len(self._chunks.popleft())
 

@@ -1,0 +1,69 @@
+"""The packages that a client may ask for: names with versions (PEP 508), no addresses and no options."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from packaging.requirements import InvalidRequirement, Requirement
+
+from papermill_mcp.errors import InvalidArgumentError
+
+#: Packages of one request.
+MAX_PACKAGES = 100
+
+#: Characters of one requirement.
+_MAX_CHARS = 500
+
+#: The ends of names that installers take for files.
+_ARCHIVES = (".whl", ".zip", ".egg", ".tar", ".tgz", ".tbz", ".txz", ".tlz")
+_PACKED = re.compile(r"\.tar\.\w+$")
+
+_ALLOWED = 'names with versions, such as "pandas" or "pandas[excel]>=2,<3"; no options, paths or addresses'
+_STATE = "nothing was installed"
+
+
+def requirements_of(packages: Sequence[str]) -> list[str]:
+    """The requirements of a request in their normal form, each once.
+
+    Raises:
+        InvalidArgumentError: there are none or too many, or one is an option, a path or an address.
+    """
+    if not packages:
+        raise InvalidArgumentError("packages is empty", allowed=_ALLOWED, state=_STATE)
+    if len(packages) > MAX_PACKAGES:
+        raise InvalidArgumentError(
+            f"packages has {len(packages)} entries", allowed=f"at most {MAX_PACKAGES}", state=_STATE
+        )
+    return list(dict.fromkeys(_checked(place, text) for place, text in enumerate(packages)))
+
+
+def name_of(requirement: str) -> str:
+    """The normal name of the package that a checked requirement asks for."""
+    return normal_name(Requirement(requirement).name)
+
+
+def normal_name(name: str) -> str:
+    """A name of a package as indexes write it (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _checked(place: int, text: str) -> str:
+    def refused(reason: str) -> InvalidArgumentError:
+        return InvalidArgumentError(f"packages[{place}] {text[:100]!r} {reason}", allowed=_ALLOWED, state=_STATE)
+
+    if len(text) > _MAX_CHARS:
+        raise refused(f"has more than {_MAX_CHARS} characters")
+    if text.startswith("-"):
+        raise refused("is an option")
+    try:
+        requirement = Requirement(text)
+    except InvalidRequirement:
+        raise refused("is no requirement") from None
+    if requirement.url is not None:
+        raise refused("names an address")
+    if any(ord(char) < 32 for char in text):
+        raise refused("has a control character")
+    if requirement.name.lower().endswith(_ARCHIVES) or _PACKED.search(requirement.name.lower()):
+        raise refused("is the name of a file")
+    return str(requirement)
