@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from papermill_mcp.config import _MOST_FAULTS, Config
 from papermill_mcp.core.documents.check import _MOST as PROBLEMS
+from papermill_mcp.core.environments.requirements import MAX_PACKAGES
 from papermill_mcp.core.images import MAX_IMAGE_BYTES, MAX_PIXELS, MAX_SENT_BYTES
 from papermill_mcp.core.kernels.forms import MAX_ERROR_BYTES, MAX_JSON_DEPTH
 from papermill_mcp.core.kernels.interrupts import INTERRUPT_PATIENCE
@@ -56,6 +57,7 @@ from papermill_mcp.services.runs.batches import MAX_RUNS
 from papermill_mcp.services.runs.registry import _REMEMBERED as KEPT_EXECUTIONS
 from papermill_mcp.services.runs.registry import MAX_KEPT_BYTES
 from papermill_mcp.services.runs.view import _CELL_CHARS, _VALUE_CHARS
+from papermill_mcp.services.runs.view import _PACKAGES as PACKAGE_ROWS
 from papermill_mcp.services.runtime_files import _LOOKED_AT, _SHOWN
 from papermill_mcp.services.watch import MAX_FOLLOWED, WATCH_SECONDS
 from papermill_mcp.services.workspace import MAX_LINKS, MAX_PART_BYTES, MAX_PARTS, MAX_PATH_BYTES
@@ -193,6 +195,8 @@ LIMITS: dict[str, list[Limit]] = {
         Limit(
             "executions that `list_executions` knows", f"the last {MAX_RECORDS:,} of {MAX_AGE_DAYS} days", "forgotten"
         ),
+        Limit("packages of one installation", count(MAX_PACKAGES, "packages"), "`INVALID_ARGUMENT`"),
+        Limit("installations into one environment at once", "1", "`BUSY`"),
         Limit("Jupyter servers at once", "1", "`LIMIT_REACHED` for another directory or port"),
     ],
     "Replies": [
@@ -205,6 +209,7 @@ LIMITS: dict[str, list[Limit]] = {
         Limit("outputs of one cell", count(MAX_VIEWS, "outputs"), _COUNTED),
         Limit("cells in the reply of a run", f"the last {CELL_ROWS}", _COUNTED),
         Limit("runs in the reply of a batch", f"the last {BATCH_ROWS} that ended", _COUNTED),
+        Limit("packages in the reply of an installation", count(PACKAGE_ROWS, "packages"), _COUNTED),
         Limit("a recorded value", count(_VALUE_CHARS, "characters"), "its length is shown"),
         Limit("headings; problems of a notebook", f"{_HEADINGS}; {PROBLEMS}", "the reply says that there are more"),
         Limit("images", setting("max_images"), "named, with the reason"),

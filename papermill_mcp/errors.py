@@ -70,6 +70,7 @@ class Remedy(StrEnum):
     TRY_OR_RESTART = "try again, or restart the kernel"
     LIST_IN_CODE = "run code that lists the variables"
     CONVERT_NOTEBOOK = "convert it first, with the operation `convert`"
+    INSTALL_IPYKERNEL = "install ipykernel there"
     CHECK_NOTEBOOK = "fix the notebook first"
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +18,7 @@ import zmq.asyncio
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager, NoSuchKernel
 
 from papermill_mcp.core.environments import starting
+from papermill_mcp.core.environments.installing import Installation, installer_command, installer_variables
 from papermill_mcp.core.environments.reading import Environment, environment_of, python_of_command
 from papermill_mcp.core.kernels.kernel import Kernel, kernel_environment
 from papermill_mcp.core.processes.child import private_directory
@@ -178,6 +181,21 @@ class JupyterManager:
         """End a kernel and forget it."""
         await kernel.aclose()
         self._kernels.discard(kernel)
+
+    def installation(
+        self, environment: Environment, requirements: Sequence[str], *, upgrade: bool, denied_env: Sequence[str]
+    ) -> Installation:
+        """An installer for an environment. Its processes end with this server. Reads files.
+
+        Raises:
+            EnvironmentFailedError: there is no installer.
+        """
+        return Installation(
+            installer_command(environment, requirements, upgrade=upgrade),
+            installer_variables(environment, os.environ, denied_env),
+            watchdog=self._watchdog,
+            mark=self._runtime_directory() / "installer",
+        )
 
     def guard_directory(self, directory: Path) -> None:
         """Have `directory` removed at the end, however this process ends."""

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
     from papermill_mcp.core import jupyter_manager
     from papermill_mcp.core.documents.document import NotebookDocument
+    from papermill_mcp.core.environments.installing import Installation
+    from papermill_mcp.core.environments.reading import Environment
     from papermill_mcp.core.jupyter_manager import InstalledKernel, JupyterManager
     from papermill_mcp.core.kernels import variables as kernel_variables
     from papermill_mcp.core.kernels.kernel import Kernel
@@ -774,6 +776,85 @@ class KernelService:
             for module in modules
             if module is not None
         ]
+
+    def environment_of(self, kernel: Kernel) -> Environment:
+        """The environment of a Python kernel. Reads files.
+
+        Raises:
+            InvalidArgumentError: it is no Python, or its command does not say which.
+        """
+        if kernel.interpreter is None:
+            raise InvalidArgumentError(
+                f"kernel {kernel.kernel_id} ({kernel.kernel_name}) has no Python that its command names",
+                state="nothing was installed",
+                advice="name the environment by python",
+            )
+        return self._pythons.at(kernel.interpreter)
+
+    async def environment_for(self, path: Path, document: NotebookDocument) -> Environment:
+        """The environment of the kernel that a notebook is bound to, else that of the one it would get.
+
+        Raises:
+            InvalidArgumentError: the notebook is not in Python, or its kernel does not say which.
+        """
+        bound = self._kernels.get(self._notebooks.get(path, ""))
+        if bound is not None and bound.alive:
+            return await asyncio.to_thread(self.environment_of, bound)
+        choice = await self.choose(path.parent, document=document)
+        if choice.packages_in is None:
+            raise InvalidArgumentError(
+                f"the kernel {choice.kernel_name[:100]!r} of {self._workspace.display_path(path)} has no Python that "
+                "its command names",
+                state="nothing was installed",
+                advice="name the environment by python",
+            )
+        return choice.packages_in
+
+    async def environment_named(self, python: str) -> Environment:
+        """The environment that an argument `python` names.
+
+        Raises:
+            InvalidArgumentError: it names none.
+        """
+        return await asyncio.to_thread(self._pythons.named, python)
+
+    async def require_not_own(self, environment: Environment) -> None:
+        """Refuse the environment of this server.
+
+        Raises:
+            InvalidArgumentError: it is that one.
+        """
+        if await asyncio.to_thread(self._pythons.is_own, environment):
+            raise InvalidArgumentError(
+                f"this would change {environment.label} at {environment.prefix or environment.python}, the environment "
+                "of the server itself",
+                state="nothing was installed",
+                advice="make an environment in the project (.venv), or name the server's by python if you mean it",
+            )
+
+    def kernels_in(self, environment: Environment) -> list[str]:
+        """The ids of the living kernels that have the packages of an environment. Reads files."""
+        return [
+            kernel.kernel_id
+            for kernel in self._kernels.values()
+            if kernel.alive
+            and kernel.interpreter is not None
+            and self._pythons.at(kernel.interpreter).place == environment.place
+        ]
+
+    async def installation(
+        self, environment: Environment, requirements: Sequence[str], *, upgrade: bool
+    ) -> Installation:
+        """An installer that is ready to run.
+
+        Raises:
+            EnvironmentFailedError: there is none.
+        """
+        manager = await self._engine()
+        denied = self._config.kernel_env_deny
+        return await asyncio.to_thread(
+            manager.installation, environment, requirements, upgrade=upgrade, denied_env=denied
+        )
 
     def _require_python(self, kernel: Kernel, python: str) -> None:
         wanted = self._pythons.named(python)

@@ -131,6 +131,14 @@ class Pythons:
             state=_STATE,
         )
 
+    def at(self, interpreter: Path) -> Environment:
+        """The environment of an interpreter that a kernel has. Reads files."""
+        return self._own if interpreter == self._own.python else environment_of(interpreter)
+
+    def is_own(self, environment: Environment) -> bool:
+        """Whether it is the environment of this server. Reads files."""
+        return environment.place == self._own.place
+
     def known_names(self) -> list[str]:
         """The names of the environments that discovery finds. Reads files."""
         return [environment.prefix.name for environment in self._discovery.environments() if environment.prefix]
@@ -170,7 +178,7 @@ class Pythons:
             directory: of the kernel.
         """
         own = interpreter == self._own.python
-        here = self._own if own else environment_of(interpreter)
+        here = self.at(interpreter)
         note = (
             f"the code ran in {here.label}" + (", the server's own" if own else "") + f". It has no module {module!r}"
         )
@@ -180,7 +188,11 @@ class Pythons:
         package = _PACKAGES.get(module, module)
         if own:
             return f"{note}; make an environment with {package} in the project (.venv), or name one by python"
-        return f"{note}; install it there: {install_command(here, [package])}"
+        command = install_command(here, [package])
+        if self._config.read_only or "kernel" not in self._config.toolsets:
+            return f"{note}; install it there: {command}"
+        call = f'install_packages(python="{here.prefix or here.python}", packages=["{package}"])'
+        return f"{note}; install it there: {call}, or by hand: {command}"
 
     async def choose(
         self,

@@ -16,10 +16,10 @@ from papermill_mcp.services.kernel_service import (
     StoppedKernels,
     VariableList,
 )
-from papermill_mcp.services.runs.requests import CodeRequest, KernelId
-from papermill_mcp.services.runs.view import RunView
+from papermill_mcp.services.runs.requests import CodeRequest, InstallRequest, KernelId
+from papermill_mcp.services.runs.view import InstallView, RunView
 from papermill_mcp.tools.arguments import Executions, IdempotencyKey, Kernels, ReportProgress, Runs, Wait
-from papermill_mcp.tools.toolset import LOOKS_INSIDE, READS, RUNS_CODE, STARTS, STOPS, Toolset
+from papermill_mcp.tools.toolset import INSTALLS, LOOKS_INSIDE, READS, RUNS_CODE, STARTS, STOPS, Toolset
 
 toolset = Toolset("kernel")
 
@@ -110,3 +110,22 @@ async def execute_cell(
     return await executions.follow(
         request, lambda: runs.code(request), idempotency_key=idempotency_key, wait=wait, progress=progress
     )
+
+
+@toolset.tool("Install packages", INSTALLS)
+async def install_packages(
+    request: InstallRequest,
+    runs: Runs,
+    executions: Executions,
+    progress: ReportProgress,
+    wait: Wait = None,
+    idempotency_key: IdempotencyKey = None,
+) -> InstallView:
+    """Install Python packages into the environment of a kernel, a notebook or a name, by uv or pip.
+
+    Give exactly one of kernel_id, path and python. A live kernel can import new packages at once.
+    """
+    view = await executions.follow(
+        request, lambda: runs.install(request), idempotency_key=idempotency_key, wait=wait, progress=progress
+    )
+    return InstallView.of(view)

@@ -83,6 +83,9 @@ RUNS_CODE = Hints(destructive=True, open_world=True, runs_code=True)
 #: Runs code and writes notebooks.
 RUNS_NOTEBOOKS = Hints(destructive=True, open_world=True, runs_code=True, writes_files=True)
 
+#: Changes an environment: fetches packages and may run their code.
+INSTALLS = Hints(destructive=True, open_world=True, runs_code=True, writes_files=True)
+
 
 class _StrictMetadata(FuncMetadata):
     """Arguments as they were sent: no JSON is read out of strings, `null` means not given, nothing is converted."""

@@ -63,6 +63,11 @@ class Environment:
         return f"{self.name} ({self.version})" if self.version else self.name
 
     @property
+    def place(self) -> Path:
+        """The real path that two environments share only if they are one. Reads links."""
+        return Path(os.path.realpath(self.prefix or self.python))
+
+    @property
     def bin(self) -> Path:
         """The directory of the programs of the environment."""
         return self.python.parent

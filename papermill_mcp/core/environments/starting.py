@@ -26,7 +26,7 @@ from pathlib import Path
 from jupyter_client.kernelspec import KernelSpec
 
 from papermill_mcp.core.environments.reading import Environment, install_command, own_environment
-from papermill_mcp.errors import KernelStartFailedError
+from papermill_mcp.errors import KernelStartFailedError, Remedy
 from papermill_mcp.utils.file_utils import create_private_file, read_beginning
 from papermill_mcp.utils.private import make_private_directory
 
@@ -188,8 +188,9 @@ async def mend(environment: Environment, layers: Path) -> bool:
     raise KernelStartFailedError(
         f"{python!r} (Python {answer[1]}) "
         + (f"has no ipykernel, and {reason}" if missing else f"has an ipykernel that fails: {_last_lines(error, 1)}"),
+        allowed=f"by hand it is installed with: {install_command(environment, ['ipykernel'])}",
         state=_STATE,
-        advice=f"install it with: {install_command(environment, ['ipykernel'])}",
+        advice=Remedy.INSTALL_IPYKERNEL,
     )
 
 

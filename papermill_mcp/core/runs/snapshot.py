@@ -247,7 +247,41 @@ class BatchSnapshot(Snapshot):
     several_notebooks: bool = False
 
 
-RunSnapshot = CellSnapshot | NotebookSnapshot | PapermillSnapshot | BatchSnapshot
+@dataclass(frozen=True)
+class PackageState:
+    """A package before and after an installation. None: it was not, or is not, there."""
+
+    name: str
+    before: str | None
+    after: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstallSnapshot(Snapshot):
+    """An installation of packages.
+
+    Attributes:
+        environment: name and version, for a person. `python` is the path of its interpreter.
+        packages: those asked for, and others that changed.
+        must_restart: whether a live kernel may still have an earlier version; None before the end.
+        lines: how many lines the installer has written.
+    """
+
+    kind: ClassVar[str] = "install"
+
+    environment: str
+    packages: Sequence[PackageState] = ()
+    must_restart: bool | None = None
+    error: CellError | None = None
+    lines: int = 0
+
+    @property
+    def part_done(self) -> float:
+        """Lines of the installer, so that each is reported."""
+        return float(self.lines)
+
+
+RunSnapshot = CellSnapshot | NotebookSnapshot | PapermillSnapshot | BatchSnapshot | InstallSnapshot
 
 
 def _stream_text(output: Output) -> str:

@@ -1,4 +1,4 @@
-"""Which run writes to which notebook: two runs never write to one file, in whichever server they are."""
+"""Which run writes to which notebook or environment: two runs never write to one, in whichever server they are."""
 
 from __future__ import annotations
 
@@ -29,10 +29,13 @@ class Claims:
         self._files = ClaimFiles(state / "claims") if state is not None else None
         self._warned = False
 
-    async def take(self, paths: Iterable[Path], owner: str) -> None:
+    async def take(self, paths: Iterable[Path], owner: str, *, doing: str = "run") -> None:
         """Claim files for a run: all of them or none. A run may claim a file again.
 
         The table of this server has them before anything is awaited.
+
+        Args:
+            doing: a word for the work of their owners, for messages.
 
         Raises:
             BusyError: another run has one of them.
@@ -42,17 +45,18 @@ class Claims:
             if path in self._owners:
                 raise self._busy(
                     path,
+                    doing,
                     f"execution {self._owners[path]}",
                     "wait for it with get_execution, or end it with cancel_execution",
                 )
         self._owners |= dict.fromkeys(wanted, owner)
         try:
-            await self._take_files(wanted, owner)
+            await self._take_files(wanted, owner, doing)
         except BaseException:
             self._owners = {path: other for path, other in self._owners.items() if path not in wanted}
             raise
 
-    async def _take_files(self, paths: list[Path], owner: str) -> None:
+    async def _take_files(self, paths: list[Path], owner: str, doing: str) -> None:
         if self._files is None or not paths:
             return
         try:
@@ -62,6 +66,7 @@ class Claims:
         except ClaimedError as error:
             raise self._busy(
                 error.path,
+                doing,
                 f"execution {error.holder} of another server (process {error.pid})",
                 "get_execution shows how far it is; only that server can cancel it",
             ) from None
@@ -73,9 +78,11 @@ class Claims:
                     extra={"error": str(error)},
                 )
 
-    def _busy(self, path: Path, holder: str, advice: str) -> BusyError:
+    def _busy(self, path: Path, doing: str, holder: str, advice: str) -> BusyError:
         return BusyError(
-            f"{self._workspace.display_path(path)} is being run by {holder}", state="nothing was started", advice=advice
+            f"{self._workspace.display_path(path)} is being {doing} by {holder}",
+            state="nothing was started",
+            advice=advice,
         )
 
     def release(self, owner: str) -> None:

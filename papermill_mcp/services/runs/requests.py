@@ -13,7 +13,13 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field, PrivateAttr
 
 from papermill_mcp.core.runs.run import new_execution_id
-from papermill_mcp.core.runs.snapshot import BatchSnapshot, CellSnapshot, NotebookSnapshot, PapermillSnapshot
+from papermill_mcp.core.runs.snapshot import (
+    BatchSnapshot,
+    CellSnapshot,
+    InstallSnapshot,
+    NotebookSnapshot,
+    PapermillSnapshot,
+)
 from papermill_mcp.services.results import Request
 from papermill_mcp.services.workspace import Workspace
 
@@ -205,3 +211,24 @@ class BatchRequest(RunRequest):
     strict_parameters: StrictParameters = True
     report_mode: ReportMode = False
     resume: Annotated[bool, Field(description="Keep complete outputs of the same batch. Default true.")] = True
+
+
+class InstallRequest(RunRequest):
+    """Install packages into the environment of a kernel or a notebook."""
+
+    operation: ClassVar[str] = "install_packages"
+    kind: ClassVar[str] = InstallSnapshot.kind
+    paths: ClassVar[tuple[str, ...]] = ("path",)
+
+    packages: Annotated[
+        list[str],
+        Field(
+            description='What to install, 1 to 100 names with versions, such as "pandas>=2"; no addresses, no options.'
+        ),
+    ]
+    kernel_id: Annotated[str | None, Field(description="Into the environment of this kernel.")] = None
+    path: Annotated[str | None, Field(description="Or of this notebook (.ipynb).")] = None
+    python: Annotated[
+        str | None, Field(description="Or of this interpreter, environment (a path or a conda name) or project.")
+    ] = None
+    upgrade: Annotated[bool, Field(description="Take the newest versions. Default false.")] = False

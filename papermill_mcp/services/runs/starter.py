@@ -16,9 +16,11 @@ from papermill_mcp.errors import AlreadyExistsError, InvalidArgumentError
 from papermill_mcp.services.notebooks.view import ranges, select
 from papermill_mcp.services.runs.cell_run import CellRun
 from papermill_mcp.services.runs.in_place_run import InPlaceRun
+from papermill_mcp.services.runs.install_run import InstallRun
 from papermill_mcp.services.runs.papermill_run import Bench, PapermillPlan, PapermillRun, RunInput
 from papermill_mcp.services.runs.requests import (
     CodeRequest,
+    InstallRequest,
     NotebookCellRequest,
     NotebookRequest,
     PapermillRequest,
@@ -28,12 +30,14 @@ from papermill_mcp.services.workspace import Workspace, short_stem
 from papermill_mcp.utils.lazy import imported, lazy
 
 if TYPE_CHECKING:
+    from papermill_mcp.core.environments import requirements
     from papermill_mcp.core.papermill import output as papermill_output
     from papermill_mcp.core.papermill import resume
     from papermill_mcp.core.papermill.resume import ResumedObserver
     from papermill_mcp.core.runs import notebook_run
     from papermill_mcp.core.runs.notebook_run import RunCell
 else:
+    requirements = lazy("papermill_mcp.core.environments.requirements")
     papermill_output = lazy("papermill_mcp.core.papermill.output")
     resume = lazy("papermill_mcp.core.papermill.resume")
     notebook_run = lazy("papermill_mcp.core.runs.notebook_run")
@@ -208,6 +212,34 @@ class RunStarter:
             report_mode=request.report_mode,
         )
         return PapermillPlan(notebook, task, [*notebook.notes, *choice.notes, *warnings])
+
+    async def install(self, request: InstallRequest) -> InstallRun:
+        """Install packages into the environment of a kernel, a notebook or a name.
+
+        Raises:
+            InvalidArgumentError: a package is no requirement, not exactly one target is given, or it is no Python.
+            KernelNotFoundError: there is no such kernel.
+            BusyError: another execution installs there.
+            EnvironmentFailedError: there is no installer.
+        """
+        if sum(one is not None for one in (request.kernel_id, request.path, request.python)) != 1:
+            raise InvalidArgumentError("give exactly one of kernel_id, path and python", state="nothing was installed")
+        packages = requirements.requirements_of(request.packages)
+        kernels, file = self._bench.kernels, None
+        if request.python is not None:
+            environment = await kernels.environment_named(request.python)
+        else:
+            if request.kernel_id is not None:
+                environment = await asyncio.to_thread(kernels.environment_of, kernels.get(request.kernel_id))
+            else:
+                assert request.path is not None
+                notebook = await self.input(request.path)
+                file = notebook.path
+                environment = await kernels.environment_for(notebook.path, notebook.document)
+            await kernels.require_not_own(environment)
+        run = InstallRun(request, environment, packages, kernels=kernels, claims=self._bench.claims, file=file)
+        await run.prepare()
+        return run
 
     def _output_file(self, request: PapermillRequest, notebook: RunInput) -> Path:
         """The output as the client named it, else a name with the time in the output directory.

@@ -19,6 +19,7 @@ from papermill_mcp.core.runs.snapshot import (
     CellSnapshot,
     CellsState,
     CellState,
+    InstallSnapshot,
     NotebookSnapshot,
     PapermillSnapshot,
     RowState,
@@ -33,12 +34,15 @@ from papermill_mcp.services.outputs import (
     show_error,
     show_outputs,
 )
-from papermill_mcp.services.results import ROWS, Result
+from papermill_mcp.services.results import OBJECT, ROWS, Result
 from papermill_mcp.services.workspace import Workspace
 from papermill_mcp.utils.text_utils import iso_time
 
 #: Characters of output shown for one cell of a run that has many.
 _CELL_CHARS = 1500
+
+#: Packages of an installation that are listed.
+_PACKAGES = 200
 
 #: Characters of a recorded value, as JSON, in a reply.
 _VALUE_CHARS = 1000
@@ -190,6 +194,29 @@ class BatchRunView(RunView):
     runs: list[RunRow] | None = None
 
 
+class InstalledPackage(BaseModel):
+    """A package with its version before and after an installation, where it was or is installed."""
+
+    name: str
+    before: str | None = None
+    after: str | None = None
+
+
+class InstallView(RunView, Result):
+    """An installation. `environment` is for a person, `python` is the path of its interpreter."""
+
+    path: str | None = None
+    environment: str | None = None
+    installed: Annotated[list[InstalledPackage] | None, ROWS] = None
+    kernel_must_restart: bool | None = None
+    error: Annotated[ErrorView | None, OBJECT] = None
+
+    @classmethod
+    def of(cls, view: RunView) -> InstallView:
+        """The view of an installation, or of an earlier one, as the reply of the tool that installs only."""
+        return cls(**{name: getattr(view, name, None) for name in cls.model_fields})
+
+
 class EarlierView(RunView):
     """A run of another server process, as it stands or ended."""
 
@@ -234,7 +261,7 @@ class RunViewer:
 
     def __init__(self, workspace: Workspace, budget: OutputBudget) -> None:
         self._workspace = workspace
-        self._budget = budget
+        self.budget = budget
 
     def show(self, run: RunSnapshot) -> RunView:
         """The view of any run. Scales images, so call it in a worker thread unless `shown_at_once`."""
@@ -267,16 +294,16 @@ class RunViewer:
         view = CodeView(**self.head(run), **more)
         view.duration = round(cell.duration or 0.0, 3)
         view.execution_count = cell.execution_count or None
-        views, view._images = show_outputs(_without(cell.error, cell.outputs), self._budget)
+        views, view._images = show_outputs(_without(cell.error, cell.outputs), self.budget)
         pages: list[Output] = [{"output_type": "stream", "name": "help", "text": page} for page in cell.pages]
-        view.outputs = [*views, *show_outputs(pages, self._budget)[0]] or None
+        view.outputs = [*views, *show_outputs(pages, self.budget)[0]] or None
         if cell.dropped_chars:
             view.add_note(f"{cell.dropped_chars:,} characters of its output were not kept, since a cell keeps 10 MiB")
         if cell.omitted_outputs:
             limits = f"{MAX_CELL_OUTPUTS:,}, and 10 MiB"
             view.add_note(f"{cell.omitted_outputs:,} of its outputs were not kept, since a cell keeps {limits}")
         if cell.error is not None:
-            view.error = show_error(_error_of(cell.error), self._budget)
+            view.error = show_error(_error_of(cell.error), self.budget)
         return view
 
     def fill(self, view: CellsView, cells: CellsState) -> None:
@@ -294,12 +321,12 @@ class RunViewer:
                 index=failed.index,
                 id=failed.cell_id,
                 source=failed.source[:2000],
-                error=show_error(_error_of(failed.error), self._budget) if failed.error else None,
+                error=show_error(_error_of(failed.error), self.budget) if failed.error else None,
             )
         view.result = _recorded_view(short_values(cells.recorded or {}))
 
     def _row(self, view: CellsView, cell: CellState) -> CellResult:
-        budget = self._budget
+        budget = self.budget
         budget_left = budget.chars
         budget.chars = min(budget_left, _CELL_CHARS)
         granted = budget.chars
@@ -396,6 +423,21 @@ def _(run: BatchSnapshot, viewer: RunViewer) -> RunView:
     return view
 
 
+@_show.register
+def _(run: InstallSnapshot, viewer: RunViewer) -> RunView:
+    view = InstallView(
+        **viewer.head(run),
+        path=viewer.path(run.file) or None,
+        environment=run.environment,
+        installed=[InstalledPackage(**vars(one)) for one in run.packages[:_PACKAGES]] or None,
+        kernel_must_restart=run.must_restart,
+        error=show_error(_error_of(run.error), viewer.budget) if run.error is not None else None,
+    )
+    if len(run.packages) > _PACKAGES:
+        view.add_note(f"{len(run.packages) - _PACKAGES} more packages changed")
+    return view
+
+
 def row_of(record: ExecutionRecord, workspace: Workspace) -> ExecutionRow:
     """A record of the store as a row."""
     return ExecutionRow(
@@ -431,6 +473,8 @@ def earlier_view(row: ExecutionRow) -> EarlierView:
             "execute_notebook_batch with the same arguments, and a new idempotency_key if it had one, keeps those that "
             "are complete and runs the others"
         ]
+    elif row.cut_off and row.kind == InstallSnapshot.kind:
+        notes = ["it was cut off: its server process ended while it installed; the same call completes it"]
     elif row.cut_off:
         notes = [f"it was cut off: its server process ended {place}"]
     if where and not batch:

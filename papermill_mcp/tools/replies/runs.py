@@ -11,6 +11,7 @@ from papermill_mcp.services.runs.view import (
     CodeView,
     EarlierView,
     ExecutionList,
+    InstallView,
     PapermillRunView,
     RunView,
 )
@@ -82,6 +83,22 @@ def earlier_run(reply: EarlierView) -> str:
     return "\n".join(lines)
 
 
+def installation(reply: InstallView) -> str:
+    """An installation, a line for each package."""
+    lines = [*_run_head(reply), _duration(reply)]
+    if reply.kernel_must_restart is not None:
+        lines.append(f"kernel_must_restart: {str(reply.kernel_must_restart).lower()}")
+    lines += _next_steps(reply)
+    for package in reply.installed or []:
+        name, before, after = (
+            inline(part or "not installed") for part in (package.name, package.before, package.after)
+        )
+        lines.append(f"- {name}: " + (f"{after}, unchanged" if before == after else f"{before} → {after}"))
+    if reply.error is not None:
+        lines += [f"error: {one_line(reply.error.ename, 100)}", *fenced(reply.error.evalue, "installer")]
+    return "\n".join(lines)
+
+
 def _counts(reply: CellsView) -> str:
     """The cells of a run by their outcome: `cells: 7 ok, 1 failed, 2 not run`."""
     counts = dict(reply.counts or {})
@@ -101,6 +118,7 @@ _RUN_HEAD = (
     "ended",
     "kernel_id",
     "kernel_name",
+    "environment",
     "python",
     "path",
     "input_path",

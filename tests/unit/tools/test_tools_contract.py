@@ -45,6 +45,7 @@ _WRITING = {
     "execute_notebook_cell",
     "execute_notebook_papermill",
     "execute_notebook_batch",
+    "install_packages",
 }
 #: Runs code of the user's, the `repr` of values, though it changes nothing.
 _LOOKING = {"inspect_variables"}
@@ -60,6 +61,7 @@ _EXECUTING = _LOOKING | {
     "execute_notebook_papermill",
     "execute_notebook_batch",
     "cancel_execution",
+    "install_packages",
     "start_jupyter_server",
     "stop_jupyter_server",
 }
@@ -85,6 +87,7 @@ _KERNEL = {
     "cleanup_all_kernels",
     "inspect_variables",
     "execute_cell",
+    "install_packages",
 }
 _SERVER = {"start_jupyter_server", "stop_jupyter_server", "debug_list_runtime_dir"}
 
