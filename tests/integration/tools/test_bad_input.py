@@ -53,6 +53,7 @@ _COMPLETE: dict[str, Any] = {
     "operations": [{"op": "remove", "index": 0}],
     "query": "x",
     "code": "1",
+    "packages": ["nothing-like-it"],
     "kernel_id": "0" * 24,
     "execution_id": "0" * 24,
     "index": 0,
