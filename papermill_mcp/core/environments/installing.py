@@ -90,6 +90,7 @@ class Installation:
         self._tail: OutputTail | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._started = 0
+        self._interrupted = False
 
     @property
     def lines(self) -> int:
@@ -127,6 +128,8 @@ class Installation:
             tail.close_write()
         self._started = self._watchdog.guard(process.pid)
         try:
+            if self._interrupted:  # while it was being started
+                self._kill()
             code = await process.wait()
             await asyncio.to_thread(self._kill)
             return code
@@ -140,6 +143,7 @@ class Installation:
 
     async def interrupt(self) -> None:
         """End it. It gets a moment to undo its work, then everything of it is killed."""
+        self._interrupted = True
         process = self._process
         if process is None or process.returncode is not None:
             return

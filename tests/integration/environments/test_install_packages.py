@@ -186,21 +186,91 @@ async def test_an_unknown_package_is_told_in_the_words_of_the_installer(
     assert "nothing-like-it" in text_of(result).partition("```")[2]
 
 
-async def test_a_python_that_its_system_manages_is_left_to_the_installer_to_refuse(
-    client: Connect, workspace: Path, index: Path
-) -> None:
-    """The fake stands for itself, and answers as pip does there."""
+def fake_python(workspace: Path, script: str) -> str:
+    """An interpreter that stands for itself, and whose pip is this shell script."""
     python = workspace / "bin" / "python3"
     python.parent.mkdir()
-    python.write_text("#!/bin/sh\necho 'error: externally-managed-environment' >&2\nexit 1\n")
+    python.write_text(f"#!/bin/sh\n{script}\n")
     python.chmod(0o755)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(installing, "find_uv", lambda: None)
-        async with client() as c:
-            facts = await call(c, "install_packages", python=str(python), packages=["alone"])
+    return str(python)
+
+
+@pytest.fixture
+def no_uv(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(installing, "find_uv", lambda: None)
+
+
+async def test_a_python_that_its_system_manages_is_left_to_the_installer_to_refuse(
+    client: Connect, workspace: Path, no_uv: None
+) -> None:
+    """The fake answers as pip does there."""
+    python = fake_python(workspace, "echo 'error: externally-managed-environment' >&2\nexit 1")
+    async with client() as c:
+        facts = await call(c, "install_packages", python=python, packages=["alone"])
     assert facts["status"] == "error"
     assert "externally-managed-environment" in facts["error"]["evalue"]
     assert any("-m venv .venv" in note for note in facts["notes"])
+
+
+@pytest.mark.skipif(
+    not (Path("/usr/bin/python3").exists() and [*Path("/usr/lib").glob("python3*/EXTERNALLY-MANAGED")]),
+    reason="no Python here is managed by its system",
+)
+async def test_the_refusal_of_a_real_system_is_passed_on(
+    client: Connect, index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("UV_BREAK_SYSTEM_PACKAGES", "PIP_BREAK_SYSTEM_PACKAGES"):
+        monkeypatch.delenv(name, raising=False)
+    async with client() as c:
+        facts = await call(c, "install_packages", python="/usr/bin/python3", packages=["alone"])
+    assert facts["status"] == "error"
+    assert "externally" in facts["error"]["evalue"]
+    assert any("-m venv .venv" in note for note in facts["notes"])
+
+
+async def test_the_lines_of_the_installer_are_its_progress(client: Connect, workspace: Path, no_uv: None) -> None:
+    pipe = workspace / "pipe"
+    os.mkfifo(pipe)
+    python = fake_python(workspace, f"echo Collecting alone\nread go < {pipe}\necho Done")
+    seen = asyncio.Event()
+
+    async def look(progress: float, total: float | None, message: str | None) -> None:
+        if message is not None and message.endswith("Collecting alone"):
+            seen.set()
+
+    async with client() as c:
+        arguments = {"python": python, "packages": ["alone"]}
+        request = asyncio.create_task(c.call_tool("install_packages", arguments, progress_callback=look))
+        async with asyncio.timeout(20):
+            await seen.wait()
+            await asyncio.to_thread(pipe.write_text, "go\n")
+            facts = facts_of(await request)
+    assert facts["status"] == "ok"
+
+
+async def test_only_the_end_of_a_long_output_is_kept(client: Connect, workspace: Path, no_uv: None) -> None:
+    noise = f'{sys.executable} -c \'print("x" * 5_000_000); print("y\\n" * 1_000_000)\''
+    python = fake_python(workspace, f"{noise}\necho the reason >&2\nexit 3")
+    async with client() as c:
+        facts = await call(c, "install_packages", python=python, packages=["alone"])
+    assert facts["status"] == "error"
+    assert facts["error"]["evalue"].endswith("the reason")
+    assert len(facts["error"]["evalue"]) <= 2001
+
+
+async def test_an_installer_that_ignores_the_interrupt_is_killed_with_its_children(
+    client: Connect, workspace: Path, no_uv: None, process_check: Callable[[], list[psutil.Process]]
+) -> None:
+    pipe = workspace / "pipe"
+    os.mkfifo(pipe)
+    python = fake_python(workspace, f"trap '' INT\n(setsid sleep 600; true) &\necho go > {pipe}\nsleep 600")
+    async with client() as c:
+        begun = await call(c, "install_packages", python=python, packages=["alone"], wait=0)
+        await asyncio.wait_for(asyncio.to_thread(pipe.read_text), 20)
+        ended = await call(c, "cancel_execution", execution_id=begun["execution_id"])
+        left = [" ".join(process.cmdline()) for process in process_check()]
+    assert ended["status"] == "interrupted"
+    assert not any("sleep" in command for command in left)
 
 
 async def test_the_environment_of_the_server_and_other_languages_are_refused(

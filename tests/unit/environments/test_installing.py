@@ -16,6 +16,7 @@ from papermill_mcp.core.environments.installing import (
 from papermill_mcp.core.environments.reading import Environment, environment_at
 from papermill_mcp.core.environments.requirements import MAX_PACKAGES, name_of, requirements_of
 from papermill_mcp.errors import EnvironmentFailedError, InvalidArgumentError
+from papermill_mcp.services.runs.install_run import rows_of
 
 
 def found(directory: Path) -> Environment:
@@ -156,3 +157,16 @@ def test_the_way_out_of_the_python_of_the_system(output: str, advised: bool) -> 
     advice = externally_managed_advice(environment, output)
     assert (advice is not None) is advised
     assert advice is None or "/usr/bin/python3 -m venv .venv" in advice
+
+
+def test_the_rows_are_those_asked_for_and_those_that_changed() -> None:
+    before = {"a": "1", "b-c": "1", "d": "1", "gone": "1"}
+    after = {"a": "1", "b.c": "2", "d": "1", "new": "1"}
+    rows = [(row.name, row.before, row.after) for row in rows_of(["New", "A>=1", "absent"], before, after)]
+    assert rows == [
+        ("new", None, "1"),
+        ("a", "1", "1"),
+        ("absent", None, None),
+        ("b-c", "1", "2"),
+        ("gone", "1", None),
+    ]
