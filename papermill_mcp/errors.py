@@ -21,6 +21,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
+from string import Template
 from typing import ClassVar, Self, TypeVar
 
 
@@ -111,27 +112,39 @@ class ServerError(Exception):
         allowed: the allowed values, or the existing ones.
         state: the present state.
         advice: the next step, in words or as a remedy.
+        given: the values of the places in the call of the remedy, such as `$python`.
     """
 
     code: ClassVar[ErrorCode]
 
-    def __init__(self, what: str, *, allowed: str = "", state: str = "", advice: str | Remedy = "") -> None:
+    def __init__(
+        self,
+        what: str,
+        *,
+        allowed: str = "",
+        state: str = "",
+        advice: str | Remedy = "",
+        given: Mapping[str, str] | None = None,
+    ) -> None:
         rest = [sentence(_capitalised(part)) for part in (allowed, state) if part]
         self._facts = " ".join([f"{self.code}: {sentence(what)}", *rest])
         self._advice = advice
+        self._given = dict(given or {})
         super().__init__(self.message({}))
 
     def message(self, calls: Mapping[Remedy, str]) -> str:
         """The whole message. `calls` has the words for remedies; without them the neutral ones are used."""
         advice = self._advice
-        words = calls.get(advice, advice) if isinstance(advice, Remedy) else advice
+        words: str = advice
+        if isinstance(advice, Remedy):
+            words = Template(calls.get(advice, advice)).safe_substitute(self._given)
         return f"{self._facts} {sentence(_capitalised(words))}" if words else self._facts
 
     def within(self, place: str, *, state: str = "") -> Self:
         """The same failure as a part of something larger, such as `run 3 of the batch`."""
         facts = f"{self.code}: {place}: {self._facts.removeprefix(f'{self.code}: ')}"
         error = _with_message(type(self), f"{facts} {sentence(_capitalised(state))}" if state else facts)
-        error._advice = self._advice
+        error._advice, error._given = self._advice, self._given
         error.args = (error.message({}),)
         return error
 
@@ -141,7 +154,7 @@ class ServerError(Exception):
 
 def _with_message(kind: type[_Error], message: str) -> _Error:
     error = kind.__new__(kind)
-    error._facts, error._advice = message, ""
+    error._facts, error._advice, error._given = message, "", {}
     Exception.__init__(error, message)
     return error
 

@@ -14,6 +14,6 @@ CALLS = {
     Remedy.TRY_OR_RESTART: "try again, or restart_kernel",
     Remedy.LIST_IN_CODE: "use execute_cell with code that lists them",
     Remedy.CONVERT_NOTEBOOK: "convert it first, with the operation `convert` of edit_notebook",
-    Remedy.INSTALL_IPYKERNEL: 'install_packages(python="<that path>", packages=["ipykernel"])',
+    Remedy.INSTALL_IPYKERNEL: 'install_packages(python="$python", packages=["ipykernel"]) installs it',
     Remedy.CHECK_NOTEBOOK: "fix the notebook first; get_notebook_info lists its problems",
 }

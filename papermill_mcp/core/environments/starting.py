@@ -191,6 +191,7 @@ async def mend(environment: Environment, layers: Path) -> bool:
         allowed=f"by hand it is installed with: {install_command(environment, ['ipykernel'])}",
         state=_STATE,
         advice=Remedy.INSTALL_IPYKERNEL,
+        given={"python": python},
     )
 
 

@@ -1,7 +1,7 @@
 """The one idea of a run: its status, its life, and how others follow it.
 
-A run is a cell, a notebook in place, a notebook with parameters, or a batch of those. The parts that remember, show,
-record and count runs know only the protocol here and the snapshots that it gives.
+A run is a cell, a notebook in place, a notebook with parameters, a batch of those, or an installation of packages. The
+parts that remember, show, record and count runs know only the protocol here and the snapshots that it gives.
 """
 
 from __future__ import annotations

@@ -12,6 +12,8 @@ from conftest import Connect, StartRaw
 from environments import make_conda, make_venv, put_modules
 from helpers import Json, call, cell, read_json, refused, stdout_in, write_notebook
 
+from papermill_mcp.core.environments import starting
+
 pytestmark = [pytest.mark.kernel]
 
 _WHERE = "import onlyhere, sys\nprint(onlyhere.VALUE, sys.prefix)"
@@ -209,6 +211,20 @@ async def test_an_interpreter_that_is_none_is_named_with_its_last_lines(
             assert str(python) in message
         assert (await call(c, "list_kernels"))["active"] == []
     assert read_json(workspace / "n.ipynb")["cells"][0]["outputs"] == []
+
+
+async def test_the_call_that_installs_a_missing_ipykernel_is_named(
+    client: Connect, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own layer is none for this interpreter, and there is no uv that could make one."""
+    venv = project(workspace, 1) / ".venv"
+    monkeypatch.setattr(starting, "own_layer", lambda layers: None)
+    monkeypatch.setattr(starting, "find_uv", lambda: None)
+    async with client() as c:
+        message = await refused(c, "start_kernel", python=".venv")
+    assert message.startswith("KERNEL_START_FAILED: ")
+    assert f'install_packages(python="{venv}/bin/python", packages=["ipykernel"])' in message
+    assert f"uv pip install --python {venv}/bin/python ipykernel" in message
 
 
 _CALLS: dict[str, Json] = {

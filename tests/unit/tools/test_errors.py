@@ -9,6 +9,7 @@ import pytest
 from papermill_mcp.errors import (
     ErrorCode,
     NotFoundError,
+    Remedy,
     ServerError,
     listed,
     nearest,
@@ -29,6 +30,15 @@ def test_a_message_is_the_code_and_four_sentences_in_order() -> None:
 def test_parts_that_say_nothing_leave_no_trace() -> None:
     assert str(NotFoundError("a.ipynb is gone")) == "NOT_FOUND: a.ipynb is gone."
     assert str(NotFoundError("gone", advice="read b")) == "NOT_FOUND: gone. Read b."
+
+
+def test_the_call_of_a_remedy_has_the_given_values() -> None:
+    error = NotFoundError("gone", advice=Remedy.INSTALL_IPYKERNEL, given={"python": "/$x/python"})
+    calls = {Remedy.INSTALL_IPYKERNEL: 'call(python="$python")'}
+
+    for one in (error, error.within("run 3")):
+        assert one.message(calls).endswith(' Call(python="/$x/python").')
+    assert str(error) == "NOT_FOUND: gone. Install ipykernel there."
 
 
 @pytest.mark.parametrize("end", [".", "!", "?"])
