@@ -33,6 +33,7 @@ _OTHER: dict[str, dict[str, Any]] = {
     "execute_notebook_batch": {"input_path": "n.ipynb", "parameters": [{}]},
     "execute_notebook_cell": {"index": 0},
     "execute_notebook_papermill": {"input_path": "n.ipynb"},
+    "install_packages": {"packages": ["nothing-like-it"]},
     "remove_cell": {"index": 0},
     "search_notebooks": {"query": "x"},
     "update_cell": {"index": 0, "source": "changed"},
@@ -42,7 +43,7 @@ _OTHER: dict[str, dict[str, Any]] = {
     },
 }
 _PATHS = re.compile(r"(^|_)(paths?|directory)$|^cwd$")
-_ONLY_READS = {"read_notebook", "get_notebook_info", "list_notebook_files", "search_notebooks"}
+_ONLY_READS = {"read_notebook", "get_notebook_info", "list_notebook_files", "search_notebooks", "install_packages"}
 
 
 def _parameters() -> list[tuple[str, str]]:
