@@ -33,6 +33,9 @@ from papermill_mcp.utils.file_utils import EXHAUSTED
 
 logger = logging.getLogger(__name__)
 
+#: Seconds after which an interpreter is asked whether it runs at all, while its kernel has not answered.
+_PATIENCE = 15.0
+
 
 @dataclass(frozen=True)
 class InstalledKernel:
@@ -144,9 +147,19 @@ class JupyterManager:
         if not await asyncio.to_thread(environment.has_package, "ipykernel"):
             await asyncio.to_thread(starting.own_layer, layers)
         spec = starting.spec_of(environment, layers)
+        starts = asyncio.create_task(start(spec, environment))
         try:
-            return await start(spec, environment)
+            await asyncio.wait([starts], timeout=_PATIENCE)
+            if not starts.done():
+                await starting.mend(environment, layers)  # an interpreter that does not answer is not waited for
+            return await starts
+        except asyncio.CancelledError:
+            await _cancelled(starts)
+            raise
         except KernelStartFailedError:
+            if not starts.done():
+                await _cancelled(starts)
+                raise
             if not await starting.mend(environment, layers):
                 raise
         return await start(spec, environment)
@@ -222,6 +235,12 @@ class JupyterManager:
             self._runtime = None
         await asyncio.to_thread(self._watchdog.close)
         self._context.destroy(linger=0)
+
+
+async def _cancelled(task: asyncio.Task[Kernel]) -> None:
+    """Cancel a start, and wait until nothing of it is left."""
+    task.cancel()
+    await asyncio.wait([task])
 
 
 def _executable(spec: KernelSpec) -> bool:

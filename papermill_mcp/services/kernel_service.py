@@ -754,12 +754,18 @@ class KernelService:
                 if bound in self._given:
                     self._given[bound] = datetime.now(UTC)
                 return known, None
-            stop_reason = f"died ({known.exit_description})" if known is not None else self._gone.get(bound, "is gone")
+            stop_reason = self._gone.get(bound, "is gone")
+            if known is not None:
+                ended = known.exit_code is not None
+                stop_reason = f"died ({known.exit_description})" if ended else "could not be started again"
             notes.append(
                 f"the notebook's earlier kernel {bound} {stop_reason}; "
                 "a new one was started, so earlier variables are gone"
             )
         choice = await self.choose(path.parent, document=document, python=python)
+        before = self._kernels.get(bound or "")
+        if before is not None and before.python != choice.label:
+            notes.append(f"the earlier kernel had another Python: {before.python}")
         async with self.slot():
             kernel = await self.launch(choice, cwd=path.parent)
             self._given[kernel.kernel_id] = datetime.now(UTC)

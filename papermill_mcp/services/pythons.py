@@ -16,6 +16,7 @@ from papermill_mcp.core.documents.document import NotebookDocument
 from papermill_mcp.core.environments.discovery import Discovery
 from papermill_mcp.core.environments.reading import (
     Environment,
+    broken_in,
     environment_at,
     environment_of,
     environments_in,
@@ -153,6 +154,15 @@ class Pythons:
                 return found
         return []
 
+    def _broken(self, directory: Path) -> str | None:
+        """A note about an environment that cannot be used, nearer than those that can."""
+        for project in (directory, *directory.parents):
+            if not self._workspace.holds(project) or environments_in(project):
+                return None
+            for reason in broken_in(project):
+                return f"{reason}, so it was not used; remake it"
+        return None
+
     def known(self, directory: Path) -> list[Environment]:
         """Environments that a kernel in this directory could use, the nearest first, each once. Reads files."""
         found = [*self.of_projects(directory), *self._active(), self._own, *self._discovery.environments()]
@@ -250,10 +260,11 @@ class Pythons:
         known = self._discovery.named(wanted) if wanted is not None else []
         if known:
             return _chosen(known[0], "named by the notebook")
-        notes: tuple[str, ...] = ()
+        broken = self._broken(directory)
+        notes: tuple[str, ...] = () if broken is None else (broken,)
         if (named or GENERIC_KERNEL) != GENERIC_KERNEL or (wanted is not None and _VERSIONED.search(display or "")):
             name = display or named or ""
-            notes = (
+            notes += (
                 f"the notebook was made with the kernel {name[:100]!r}, which is not installed and in no environment "
                 "that was found; python names another one",
             )

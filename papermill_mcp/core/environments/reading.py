@@ -133,6 +133,25 @@ def environment_of(python: Path) -> Environment:
     return Environment("interpreter", python, None, named[0] if named else None)
 
 
+def broken_in(project: Path) -> list[str]:
+    """The environments in the directory of a project that cannot be used, each with the reason."""
+    found = []
+    for name in PROJECT_NAMES:
+        directory = project / name
+        if not os.path.isdir(directory) or environment_at(directory) is not None:  # noqa: PTH112 - as above
+            continue
+        for python in (directory / "bin" / "python", directory / "bin" / "python3"):
+            if os.path.islink(python) and not os.path.exists(python):  # noqa: PTH110, PTH114 - as above
+                found.append(f"the interpreter of {directory} is a link to {os.path.realpath(python)}, which is gone")
+                break
+        else:
+            if os.path.isfile(directory / "pyvenv.cfg"):  # noqa: PTH113 - as above
+                found.append(f"{directory} has no interpreter")
+            elif name == ".venv":
+                found.append(f"{directory} is no environment: it has no pyvenv.cfg")
+    return found
+
+
 def environments_in(project: Path) -> list[Environment]:
     """The environments that stand in the directory of a project, the usual one first."""
     found = (environment_at(project / name) for name in PROJECT_NAMES)

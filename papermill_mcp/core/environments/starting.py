@@ -62,7 +62,7 @@ import ipykernel
 _ANSWER = re.compile(r"papermill-mcp (\d+\.\d+) (\S+)")
 
 #: Seconds for an answer, and for uv to make a layer.
-_ANSWER_SECONDS = 20.0
+_ANSWER_SECONDS = 30.0
 _MAKE_SECONDS = 180.0
 
 #: The file in a layer that says of which packages it was made.

@@ -12,6 +12,7 @@ from conftest import Connect, StartRaw
 from environments import make_conda, make_venv, put_modules
 from helpers import Json, call, cell, read_json, refused, stdout_in, write_notebook
 
+from papermill_mcp.core import jupyter_manager
 from papermill_mcp.core.environments import starting
 
 pytestmark = [pytest.mark.kernel]
@@ -225,6 +226,46 @@ async def test_the_call_that_installs_a_missing_ipykernel_is_named(
     assert message.startswith("KERNEL_START_FAILED: ")
     assert f'install_packages(python="{venv}/bin/python", packages=["ipykernel"])' in message
     assert f"uv pip install --python {venv}/bin/python ipykernel" in message
+
+
+@pytest.mark.case("V05")
+async def test_an_interpreter_that_hangs_is_given_up(
+    client: Connect, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network mount that is gone, or a wrapper that waits for a licence."""
+    monkeypatch.setattr(jupyter_manager, "_PATIENCE", 0.5)
+    monkeypatch.setattr(starting, "_ANSWER_SECONDS", 0.5)
+    python = project(workspace, 1) / ".venv" / "bin" / "python"
+    python.unlink()
+    python.write_text("#!/bin/sh\nexec sleep 1000\n")
+    python.chmod(0o755)
+    write_notebook(workspace / "n.ipynb", ["1"])
+    async with client() as c:
+        message = await refused(c, "execute_notebook", path="n.ipynb")
+        assert (await call(c, "list_kernels"))["active"] == []
+    assert message.startswith("KERNEL_START_FAILED: ")
+    assert "did not answer" in message
+
+
+#: Environments that cannot be used, with the words of the note.
+_BROKEN = {"dangling": "which is gone", "no interpreter": "has no interpreter", "no file": "no environment"}
+
+
+@pytest.mark.case("V03")
+@pytest.mark.parametrize("broken", _BROKEN)
+async def test_an_environment_that_cannot_be_used_is_named(client: Connect, workspace: Path, broken: str) -> None:
+    venv = project(workspace, 1) / ".venv"
+    if broken == "no file":
+        (venv / "pyvenv.cfg").unlink()
+    else:
+        for python in (venv / "bin").glob("python*"):
+            python.unlink()
+    if broken == "dangling":
+        (venv / "bin" / "python").symlink_to("/nowhere/python3")
+    write_notebook(workspace / "n.ipynb", ["1"])
+    async with client() as c:
+        run = await call(c, "execute_notebook", path="n.ipynb")
+    assert any(str(venv) in note and _BROKEN[broken] in note for note in run["notes"]), run
 
 
 _CALLS: dict[str, Json] = {
