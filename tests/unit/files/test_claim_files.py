@@ -201,6 +201,7 @@ def _uses(directory: Path) -> dict[str, Callable[[], object]]:
 
 
 @pytest.mark.case("F03", "F16")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # older filelocks close once more
 @pytest.mark.parametrize("use", ["take", "has", "lock"])
 def test_no_failing_system_call_keeps_a_lock_or_raises_a_bare_error(tmp_path: Path, use: str) -> None:
     """The n-th call fails, for every n. What is kept then would hold up the next request for good."""
