@@ -233,7 +233,7 @@ class RunStarter:
                 environment = await asyncio.to_thread(kernels.environment_of, kernels.get(request.kernel_id))
             else:
                 assert request.path is not None
-                notebook = await self.input(request.path)
+                notebook = await self._bench.notebooks.open(request.path)
                 file = notebook.path
                 environment = await kernels.environment_for(notebook.path, notebook.document)
             await kernels.require_not_own(environment)

@@ -393,3 +393,17 @@ def installers(processes: list[psutil.Process]) -> list[list[str]]:
         if "install" in command:
             found.append(command)
     return found
+
+
+async def test_a_request_for_the_environment_of_a_notebook_uses_up_no_note_about_it(
+    client: Connect, workspace: Path
+) -> None:
+    path = write_notebook(workspace / "n.ipynb", ["x = 1"])
+    old = path.read_bytes()
+    async with client() as c:
+        await call(c, "update_cell", path="n.ipynb", index=0, source="x = 2")
+        path.write_bytes(old)
+        message = await refused(c, "install_packages", path="n.ipynb", packages=["some-package"])
+        read = await call(c, "read_notebook", path="n.ipynb")
+    assert "the environment of the server itself" in message
+    assert "undone" in read["note"]
