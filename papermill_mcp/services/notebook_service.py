@@ -733,10 +733,11 @@ class NotebookService:
         ahead = run.changed_ahead(before, after)
         if not ahead:
             return []
-        them, were, their = ("it", "was", "its") if len(ahead) == 1 else ("them", "were", "their")
+        one = len(ahead) == 1
+        them, they_were, their = ("it", "it was", "its") if one else ("them", "they were", "their")
         return [
             f"execution {run.owner} runs this notebook and has yet to end {cells_named(ahead)}: it runs {them} as "
-            f"{them.replace('them', 'they')} {were} before this edit, and keeps {their} results in another file"
+            f"{they_were} before this edit, and keeps {their} results in another file"
         ]
 
     async def read(

@@ -95,9 +95,8 @@ def prepare(document: NotebookDocument, task: PapermillTask) -> PreparedRun:
     """
     values, kernel_name, language = task.parameters, task.kernel_name, task.language
     node = _as_node(document, task.display_path)
-    if (
-        document.kernel_name != kernel_name or task.environment is not None
-    ):  # the output is resumed in the kernel that ran, not in that of the input
+    # The output is resumed in the kernel that ran, not in that of the input.
+    if document.kernel_name != kernel_name or task.environment is not None:
         node.metadata["kernelspec"] = _node(task.kernelspec)
     if values:
         node = _with_parameters(node, dict(values), writer_for(kernel_name, language).code(values), task.report_mode)
