@@ -38,8 +38,6 @@ from papermill_mcp.utils.private import make_private_directory
 from papermill_mcp.utils.text_utils import count_noun
 
 if TYPE_CHECKING:
-    from jupyter_client.kernelspec import KernelSpec
-
     from papermill_mcp.core import jupyter_manager
     from papermill_mcp.core.environments import starting
     from papermill_mcp.server import app
@@ -324,15 +322,10 @@ async def _run(manager: jupyter_manager.JupyterManager, config: Config) -> Check
     if pythons is None:
         return Check("kernel", "note", "not started, since there is no root")
 
-    async def find(name: str) -> KernelSpec | None:
-        with contextlib.suppress(ServerError):
-            return await manager.kernelspec(name)
-        return None
-
     workspace, found = pythons
     began = time.monotonic()
     try:
-        choice = await found.choose(workspace.roots[0], find)
+        choice = await found.choose(workspace.roots[0], manager.found)
         kernel = await manager.start_kernel(
             choice.kernel_name,
             environment=choice.environment,

@@ -10,18 +10,20 @@ import asyncio
 import logging
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 import zmq.asyncio
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager, NoSuchKernel
 
 from papermill_mcp.core.environments import starting
 from papermill_mcp.core.environments.installing import Installation, installer_command, installer_variables
-from papermill_mcp.core.environments.reading import Environment, environment_of, python_of_command
+from papermill_mcp.core.environments.reading import Environment, environment_of, python_of_kernel
 from papermill_mcp.core.kernels.kernel import Kernel, kernel_environment
-from papermill_mcp.core.processes.child import private_directory
+from papermill_mcp.core.processes.child import TAIL_BYTES, private_directory
+from papermill_mcp.core.processes.program import Program
 from papermill_mcp.core.processes.watchdog import Watchdog
 from papermill_mcp.errors import (
     KernelSpecNotFoundError,
@@ -35,6 +37,11 @@ logger = logging.getLogger(__name__)
 
 #: Seconds after which an interpreter is asked whether it runs at all, while its kernel has not answered.
 _PATIENCE = 15.0
+
+
+class _Guarded(TypedDict):
+    watchdog: Watchdog
+    mark: Path
 
 
 @dataclass(frozen=True)
@@ -87,6 +94,13 @@ class JupyterManager:
         """
         return await asyncio.to_thread(self._load, kernel_name)
 
+    async def found(self, kernel_name: str) -> KernelSpec | None:
+        """The kernelspec of that name; None if there is none that can be read."""
+        try:
+            return await self.kernelspec(kernel_name)
+        except (KernelSpecNotFoundError, KernelStartFailedError):
+            return None
+
     def _load(self, kernel_name: str) -> KernelSpec:
         try:
             spec = self._specs.get_kernel_spec(kernel_name)
@@ -134,14 +148,14 @@ class JupyterManager:
         async def start(spec: KernelSpec, own: Environment | None) -> Kernel:
             variables = kernel_environment(spec, own, env, denied_env or [])
             if own is not None:
-                variables = await starting.activated(own, variables)
+                variables = await starting.activated(own, variables, self._program)
             return await self._start(
                 spec.display_name if environment is not None else kernel_name, spec, cwd, variables, timeout_seconds
             )
 
         if environment is None:
             spec = await self.kernelspec(kernel_name)
-            python = python_of_command(spec.argv[0]) if spec.language == "python" else None
+            python = python_of_kernel(spec.language, spec.argv)
             return await start(spec, None if python is None else environment_of(python))
         layers = self._state_directory / "layers"
         if not await asyncio.to_thread(environment.has_package, "ipykernel"):
@@ -151,7 +165,8 @@ class JupyterManager:
         try:
             await asyncio.wait([starts], timeout=_PATIENCE)
             if not starts.done():
-                await starting.mend(environment, layers)  # an interpreter that does not answer is not waited for
+                # An interpreter that does not answer is not waited for.
+                await starting.mend(environment, layers, self._program)
             return await starts
         except asyncio.CancelledError:
             await _cancelled(starts)
@@ -160,7 +175,7 @@ class JupyterManager:
             if not starts.done():
                 await _cancelled(starts)
                 raise
-            if not await starting.mend(environment, layers):
+            if not await starting.mend(environment, layers, self._program):
                 raise
         return await start(spec, environment)
 
@@ -206,9 +221,15 @@ class JupyterManager:
         return Installation(
             installer_command(environment, requirements, upgrade=upgrade),
             installer_variables(environment, os.environ, denied_env),
-            watchdog=self._watchdog,
-            mark=self._runtime_directory() / "installer",
+            **self._guarded(),
         )
+
+    def _program(self, command: Sequence[str], variables: Mapping[str, str], *, keep: int = TAIL_BYTES) -> Program:
+        return Program(command, variables, keep=keep, **self._guarded())
+
+    def _guarded(self) -> _Guarded:
+        """The parts by which a program ends with this server."""
+        return {"watchdog": self._watchdog, "mark": self._runtime_directory() / "program"}
 
     def guard_directory(self, directory: Path) -> None:
         """Have `directory` removed at the end, however this process ends."""

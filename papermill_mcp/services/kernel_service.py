@@ -22,8 +22,6 @@ from papermill_mcp.core.documents.names import missing_module
 from papermill_mcp.errors import (
     InvalidArgumentError,
     KernelNotFoundError,
-    KernelSpecNotFoundError,
-    KernelStartFailedError,
     LimitReachedError,
     ServerError,
     listed,
@@ -37,8 +35,6 @@ from papermill_mcp.utils.process_stats import usage
 from papermill_mcp.utils.text_utils import clean_text, count_noun, head_and_tail, iso_time
 
 if TYPE_CHECKING:
-    from jupyter_client.kernelspec import KernelSpec
-
     from papermill_mcp.core import jupyter_manager
     from papermill_mcp.core.documents.document import NotebookDocument
     from papermill_mcp.core.environments.installing import Installation
@@ -332,16 +328,10 @@ class KernelService:
         Raises:
             InvalidArgumentError: `python` and `kernel_name` are both given, or `python` names no environment.
         """
-        return await self._pythons.choose(
-            directory, self._find_spec, document=document, python=python, kernel_name=kernel_name
-        )
-
-    async def _find_spec(self, kernel_name: str) -> KernelSpec | None:
         manager = await self._engine()
-        try:
-            return await manager.kernelspec(kernel_name)
-        except (KernelSpecNotFoundError, KernelStartFailedError):
-            return None
+        return await self._pythons.choose(
+            directory, manager.found, document=document, python=python, kernel_name=kernel_name
+        )
 
     async def start(
         self,

@@ -22,7 +22,7 @@ from papermill_mcp.core.environments.reading import (
     environments_in,
     install_command,
     own_environment,
-    python_of_command,
+    python_of_kernel,
 )
 from papermill_mcp.errors import InvalidArgumentError, listed
 from papermill_mcp.services.workspace import Workspace
@@ -144,28 +144,25 @@ class Pythons:
         """The names of the environments that discovery finds. Reads files."""
         return [environment.prefix.name for environment in self._discovery.environments() if environment.prefix]
 
-    def of_projects(self, directory: Path) -> list[Environment]:
-        """The environments of the nearest directory that has some, from this one up to its root. Reads files."""
+    def of_projects(self, directory: Path) -> tuple[list[Environment], list[str]]:
+        """The environments of the nearest directory that has some, from this one up to its root. Reads files.
+
+        Returns:
+            The environments; and the reasons why nearer ones cannot be used.
+        """
+        broken: list[str] = []
         for project in (directory, *directory.parents):
             if not self._workspace.holds(project):
                 break
             found = environments_in(project)
             if found:
-                return found
-        return []
-
-    def _broken(self, directory: Path) -> str | None:
-        """A note about an environment that cannot be used, nearer than those that can."""
-        for project in (directory, *directory.parents):
-            if not self._workspace.holds(project) or environments_in(project):
-                return None
-            for reason in broken_in(project):
-                return f"{reason}, so it was not used; remake it"
-        return None
+                return found, broken
+            broken += broken_in(project)
+        return [], broken
 
     def known(self, directory: Path) -> list[Environment]:
         """Environments that a kernel in this directory could use, the nearest first, each once. Reads files."""
-        found = [*self.of_projects(directory), *self._active(), self._own, *self._discovery.environments()]
+        found = [*self.of_projects(directory)[0], *self._active(), self._own, *self._discovery.environments()]
         return [*{str(one.prefix or one.python): one for one in reversed(found)}.values()][::-1]
 
     def glance(self, directory: Path, document: NotebookDocument) -> str | None:
@@ -244,7 +241,7 @@ class Pythons:
             return choice  # its error says which there are
         # An installed kernelspec of the same Python is the same, and a spare kernel may be ready.
         spec = await find(GENERIC_KERNEL)
-        own = _python_of(spec) == self._own.python if spec is not None else False
+        own = spec is not None and python_of_kernel(spec.language, spec.argv) == self._own.python
         if choice.environment is None:
             reason = "the server's own" if own else "of the kernelspec python3"
             return replace(self._installed(GENERIC_KERNEL, spec, reason), notes=choice.notes)
@@ -253,15 +250,14 @@ class Pythons:
     def _found(self, directory: Path, named: str | None, display: str | None) -> PythonChoice:
         """An environment of the project, one that the notebook names, or an active one; the generic kernel if none."""
         wanted = _wanted_name(named, display)
-        project = self.of_projects(directory)
+        project, broken = self.of_projects(directory)
         for environment in project:
             if environment.name == wanted:
                 return _chosen(environment, "the project's")
         known = self._discovery.named(wanted) if wanted is not None else []
         if known:
             return _chosen(known[0], "named by the notebook")
-        broken = self._broken(directory)
-        notes: tuple[str, ...] = () if broken is None else (broken,)
+        notes = tuple(f"{reason}, so it was not used; remake it" for reason in broken[:1])
         if (named or GENERIC_KERNEL) != GENERIC_KERNEL or (wanted is not None and _VERSIONED.search(display or "")):
             name = display or named or ""
             notes += (
@@ -276,10 +272,10 @@ class Pythons:
 
     def _installed(self, name: str, spec: KernelSpec | None, reason: str) -> PythonChoice:
         """An installed kernelspec. Its Python is known if it is named by its path."""
-        python = _python_of(spec) if spec is not None else None
+        python = None if spec is None else python_of_kernel(spec.language, spec.argv)
         if python is None:
             return PythonChoice(name)
-        environment = self._own if python == self._own.python else environment_of(python)
+        environment = self.at(python)
         return PythonChoice(name, None, f"{environment.label}, {reason}", environment)
 
     def _active(self) -> list[Environment]:
@@ -288,11 +284,6 @@ class Pythons:
 
 def _chosen(environment: Environment, reason: str, notes: tuple[str, ...] = ()) -> PythonChoice:
     return PythonChoice(GENERIC_KERNEL, environment, f"{environment.label}, {reason}", environment, notes)
-
-
-def _python_of(spec: KernelSpec) -> Path | None:
-    """The interpreter that a kernelspec starts, if it starts one and not a script."""
-    return python_of_command(spec.argv[0]) if spec.language == "python" and spec.argv else None
 
 
 def _active_prefixes() -> list[Path]:

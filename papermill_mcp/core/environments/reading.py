@@ -10,6 +10,7 @@ import os
 import re
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -134,11 +135,14 @@ def environment_of(python: Path) -> Environment:
 
 
 def broken_in(project: Path) -> list[str]:
-    """The environments in the directory of a project that cannot be used, each with the reason."""
+    """The reasons why directories of a project are no environments, though they have the names of some.
+
+    They are asked for where `environments_in` finds none.
+    """
     found = []
     for name in PROJECT_NAMES:
         directory = project / name
-        if not os.path.isdir(directory) or environment_at(directory) is not None:  # noqa: PTH112 - as above
+        if not os.path.isdir(directory):  # noqa: PTH112 - as above
             continue
         for python in (directory / "bin" / "python", directory / "bin" / "python3"):
             if os.path.islink(python) and not os.path.exists(python):  # noqa: PTH110, PTH114 - as above
@@ -180,14 +184,15 @@ def install_command(environment: Environment, packages: list[str]) -> str:
     return f"uv pip install --python {python} {names}"
 
 
-def python_of_command(command: str) -> Path | None:
-    """The interpreter that the first word of a kernelspec's command names; None if it is another program.
+def python_of_kernel(language: str, command: Sequence[str]) -> Path | None:
+    """The interpreter that a kernelspec starts; None for another language or program.
 
     Without a directory it is that of this server, as in jupyter_client.
     """
-    if not _EXECUTABLE.fullmatch(Path(command).name):
+    program = Path(command[0])
+    if language != "python" or not _EXECUTABLE.fullmatch(program.name):
         return None
-    return Path(command) if Path(command).is_absolute() else Path(sys.executable)
+    return program if program.is_absolute() else Path(sys.executable)
 
 
 def names_in(directory: Path) -> list[str]:

@@ -20,17 +20,28 @@ import shutil
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from jupyter_client.kernelspec import KernelSpec
+from packaging.requirements import Requirement
 
 from papermill_mcp.core.environments.reading import Environment, install_command, own_environment
+from papermill_mcp.core.environments.requirements import normal_name
+from papermill_mcp.core.processes.program import Program
 from papermill_mcp.errors import KernelStartFailedError, Remedy
 from papermill_mcp.utils.file_utils import create_private_file, read_beginning
 from papermill_mcp.utils.private import make_private_directory
 
 logger = logging.getLogger(__name__)
+
+
+class MakeProgram(Protocol):
+    """Makes a program that ends with this server, from a command and variables."""
+
+    def __call__(self, command: Sequence[str], variables: Mapping[str, str], *, keep: int = ...) -> Program: ...
+
 
 #: Started in the environment, also in old versions of Python. The first directory of the path is the working directory:
 #: its modules are the user's, and must not stand in for those of the kernel before ipykernel puts it back.
@@ -71,8 +82,12 @@ _STAMP = ".made-of"
 #: Days after which a layer that was not used is removed.
 _KEPT_DAYS = 30
 
-#: Lines of a tool that are quoted.
+#: Lines and characters of a program that are quoted.
 _LAST_LINES = 5
+_QUOTED_CHARS = 2000
+
+#: Bytes of the variables after activation.
+_VARIABLE_BYTES = 10**6
 
 #: Variables that decide which Python another one is. Those of this server must not reach a kernel.
 _OWN_VARIABLES = (
@@ -121,7 +136,7 @@ def variables_of(environment: Environment, given: Mapping[str, str]) -> dict[str
     return variables
 
 
-async def activated(environment: Environment, variables: dict[str, str]) -> dict[str, str]:
+async def activated(environment: Environment, variables: dict[str, str], make: MakeProgram) -> dict[str, str]:
     """The variables after the activation scripts of a conda environment, if it has any (conda's `activate.d`)."""
     if environment.kind != "conda" or environment.prefix is None or sys.platform == "win32":
         return variables
@@ -132,13 +147,13 @@ async def activated(environment: Environment, variables: dict[str, str]) -> dict
     if shell is None:
         return variables
     code = 'for script in "$@"; do . "$script"; done >/dev/null 2>&1; env -0'
+    program = make([shell, "-c", code, shell, *scripts], variables, keep=_VARIABLE_BYTES)
     try:
-        _, out, _ = await _output_of(
-            [shell, "-c", code, shell, *scripts], _ACTIVATION_SECONDS, env=variables, most=10**6
-        )
+        await _code_of(program, _ACTIVATION_SECONDS)
     except (OSError, TimeoutError) as error:
         logger.warning("the activation scripts of %s did not work: %s", environment.prefix, error)
         return variables
+    out = program.output.decode("utf-8", "surrogateescape")
     found = dict(part.split("=", 1) for part in out.split("\0") if "=" in part)
     for name in ("_", "SHLVL", "PWD", "OLDPWD"):
         found.pop(name, None)
@@ -158,7 +173,7 @@ def _scripts(prefix: Path) -> list[str]:
     return sorted(map(str, (prefix / "etc" / "conda" / "activate.d").glob("*.sh")))
 
 
-async def mend(environment: Environment, layers: Path) -> bool:
+async def mend(environment: Environment, layers: Path, make: MakeProgram) -> bool:
     """Find out why a kernel did not start in an environment. Where ipykernel is missing, make a layer with it.
 
     Returns:
@@ -168,26 +183,28 @@ async def mend(environment: Environment, layers: Path) -> bool:
         KernelStartFailedError: the reason, and the way out.
     """
     python = str(environment.python)
+    program = make([python, "-c", _QUESTION], os.environ)
     try:
-        code, out, error = await _output_of([python, "-c", _QUESTION], _ANSWER_SECONDS)
+        code = await _code_of(program, _ANSWER_SECONDS)
     except TimeoutError as problem:
         raise _no_interpreter(python, f"it did not answer within {_ANSWER_SECONDS:g} s") from problem
     except OSError as problem:
         raise _no_interpreter(python, problem.strerror or str(problem)) from problem
-    answer = _ANSWER.search(out)
+    said = program.text(_QUOTED_CHARS)
+    answer = _ANSWER.search(said)
     if answer is None:
-        raise _no_interpreter(python, f"it ended with code {code}. {_last_lines(error)}")
+        raise _no_interpreter(python, f"it ended with code {code}. {_last_lines(program)}")
     if code == 0:
         return False
-    missing = "ModuleNotFoundError: No module named 'ipykernel'" in error or "No module named ipykernel" in error
+    missing = "ModuleNotFoundError: No module named 'ipykernel'" in said or "No module named ipykernel" in said
     reason: str | None = "that of the server does not work there"
     if missing and not (layers / answer[2]).is_dir():
-        reason = await made_layer(environment, layers, answer[2])
+        reason = await made_layer(environment, layers, answer[2], make)
         if reason is None:
             return True
     raise KernelStartFailedError(
         f"{python!r} (Python {answer[1]}) "
-        + (f"has no ipykernel, and {reason}" if missing else f"has an ipykernel that fails: {_last_lines(error, 1)}"),
+        + (f"has no ipykernel, and {reason}" if missing else f"has an ipykernel that fails: {_last_lines(program, 1)}"),
         allowed=f"by hand it is installed with: {install_command(environment, ['ipykernel'])}",
         state=_STATE,
         advice=Remedy.INSTALL_IPYKERNEL,
@@ -236,7 +253,7 @@ def own_layer(layers: Path) -> None:
         shutil.rmtree(making, ignore_errors=True)
 
 
-async def made_layer(environment: Environment, layers: Path, tag: str) -> str | None:
+async def made_layer(environment: Environment, layers: Path, tag: str, make: MakeProgram) -> str | None:
     """Have uv make a layer for another version of Python.
 
     Returns:
@@ -250,9 +267,9 @@ async def made_layer(environment: Environment, layers: Path, tag: str) -> str | 
     try:
         await asyncio.to_thread(making.mkdir, mode=0o700)
         command = [uv, "pip", "install", "--quiet", "--python", str(environment.python)]
-        code, _, error = await _output_of([*command, "--target", str(making), "ipykernel"], _MAKE_SECONDS, cwd=layers)
-        if code != 0:
-            return f"uv could not provide ipykernel: {_last_lines(error)}"
+        program = make([*command, "--target", str(making), "ipykernel"], os.environ)
+        if await _code_of(program, _MAKE_SECONDS) != 0:
+            return f"uv could not provide ipykernel: {_last_lines(program)}"
         await asyncio.to_thread(_put, making, layers / tag)
     except (OSError, TimeoutError) as problem:
         return f"uv could not provide ipykernel: {problem or 'it took too long'}"
@@ -300,19 +317,17 @@ def _own_distributions() -> Iterator[importlib.metadata.Distribution]:
     """ipykernel and all that it needs here, each once."""
     todo, seen = ["ipykernel"], set()
     while todo:
-        name = re.sub(r"[-_.]+", "-", todo.pop()).lower()
+        name = normal_name(todo.pop())
         if name in seen:
             continue
         seen.add(name)
         try:
             distribution = importlib.metadata.distribution(name)
         except importlib.metadata.PackageNotFoundError:
-            continue  # of another platform
+            continue
         yield distribution
-        for line in distribution.requires or []:
-            requirement = re.match(r"[A-Za-z0-9._-]+", line)
-            if requirement is not None and "extra ==" not in line:
-                todo.append(requirement[0])
+        needed = map(Requirement, distribution.requires or [])
+        todo += [one.name for one in needed if one.marker is None or one.marker.evaluate({"extra": ""})]
 
 
 def _own_files() -> Iterator[Path]:
@@ -323,41 +338,16 @@ def _own_files() -> Iterator[Path]:
         yield from (path for name in sorted(names) if (path := root / name).exists())
 
 
-# Programs
-
-
-async def _output_of(
-    command: list[str],
-    seconds: float,
-    *,
-    env: Mapping[str, str] | None = None,
-    cwd: Path | None = None,
-    most: int = 4000,
-) -> tuple[int, str, str]:
-    """Run a program. Returns its exit code and the ends of its two streams, `most` bytes of each.
+async def _code_of(program: Program, seconds: float) -> int:
+    """The exit code of a program that gets some time.
 
     Raises:
         OSError: it cannot be started.
         TimeoutError: it took too long, and was ended.
     """
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        start_new_session=True,
-        env=env,
-        cwd=cwd,
-    )
-    try:
-        out, error = await asyncio.wait_for(process.communicate(), seconds)
-    except BaseException:
-        process.kill()
-        await process.wait()
-        raise
-    assert process.returncode is not None
-    return process.returncode, out[-most:].decode("utf-8", "replace"), error[-most:].decode("utf-8", "replace")
+    async with asyncio.timeout(seconds):
+        return await program.run()
 
 
-def _last_lines(text: str, number: int = _LAST_LINES) -> str:
-    return "\n".join(text.strip().splitlines()[-number:])
+def _last_lines(program: Program, number: int = _LAST_LINES) -> str:
+    return "\n".join(program.text(_QUOTED_CHARS).splitlines()[-number:])

@@ -23,7 +23,7 @@ from weakref import WeakValueDictionary
 import zmq.asyncio
 from jupyter_client.kernelspec import KernelSpec
 
-from papermill_mcp.core.environments.reading import Environment, python_of_command
+from papermill_mcp.core.environments.reading import Environment, python_of_kernel
 from papermill_mcp.core.environments.starting import variables_of
 from papermill_mcp.core.kernels.forms import count_of, language_info_of
 from papermill_mcp.core.kernels.interrupts import Interrupts
@@ -143,7 +143,7 @@ class Kernel:
     @property
     def interpreter(self) -> Path | None:
         """The interpreter that the kernel was started with; None if its command is no interpreter."""
-        return python_of_command(self.spec.argv[0]) if self.spec.language == "python" else None
+        return python_of_kernel(self.spec.language, self.spec.argv)
 
     @property
     def alive(self) -> bool:

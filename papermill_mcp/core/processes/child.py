@@ -18,7 +18,7 @@ from papermill_mcp.utils.text_utils import clean_text
 logger = logging.getLogger(__name__)
 
 #: Bytes kept of the text on a child's standard streams. The end counts.
-_TAIL_BYTES = 64 * 1024
+TAIL_BYTES = 64 * 1024
 
 #: More than a connection file or a token takes.
 _PROBE_BYTES = 4096
@@ -27,12 +27,16 @@ _PROBE_BYTES = 4096
 class OutputTail:
     """A pipe for the standard streams of a child. It is read all the time, so that the child never blocks on it.
 
+    Args:
+        keep: bytes kept of the text.
+
     Attributes:
         write_fd: the end that the child gets. Ours is closed by `close_write` when the child has its own.
         lines: how many lines the child has written.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, keep: int = TAIL_BYTES) -> None:
+        self._keep = keep
         read_fd, self.write_fd = os.pipe()
         os.set_blocking(read_fd, False)
         self._read_fd: int | None = read_fd
@@ -61,7 +65,7 @@ class OutputTail:
         self._chunks.append(data)
         self._bytes += len(data)
         self.lines += data.count(b"\n")
-        while self._bytes - len(self._chunks[0]) >= _TAIL_BYTES:
+        while self._bytes - len(self._chunks[0]) >= self._keep:
             self._bytes -= len(self._chunks.popleft())
 
     def close(self) -> None:
@@ -71,9 +75,14 @@ class OutputTail:
             os.close(self._read_fd)
             self._read_fd = None
 
+    @property
+    def data(self) -> bytes:
+        """The end of the text, as it was written."""
+        return b"".join(self._chunks)
+
     def text(self, limit: int) -> str:
         """The end of the text, cleaned, at most `limit` characters."""
-        text = clean_text(b"".join(self._chunks).decode("utf-8", "replace")).strip()
+        text = clean_text(self.data.decode("utf-8", "replace")).strip()
         return text if len(text) <= limit else "…" + text[-limit:]
 
     def forget(self) -> None:

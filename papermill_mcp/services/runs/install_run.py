@@ -30,12 +30,11 @@ _INTERRUPTED = (
 
 
 class InstallRun(BaseRun):
-    """One run of an installer. It holds a claim on its environment from `take` to its end.
+    """One run of an installer. It holds a claim on its environment from `prepare` to its end.
 
     Args:
         packages: checked requirements.
         file: the notebook whose environment it is.
-        kernel_id: the kernel that the request names.
     """
 
     def __init__(

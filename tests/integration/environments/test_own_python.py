@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 from conftest import Connect, StartRaw
 from environments import make_conda, make_venv, put_modules
@@ -228,23 +230,36 @@ async def test_the_call_that_installs_a_missing_ipykernel_is_named(
     assert f"uv pip install --python {venv}/bin/python ipykernel" in message
 
 
+#: Interpreters that never end: one waits, one waits for another process, one writes without end.
+_HANGING = {"waits": "exec sleep 1000", "child": "sleep 1000", "writes": "yes"}
+
+
 @pytest.mark.case("V05")
+@pytest.mark.parametrize("kind", _HANGING)
 async def test_an_interpreter_that_hangs_is_given_up(
-    client: Connect, workspace: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str,
+    client: Connect,
+    workspace: Path,
+    process_check: Callable[[], list[psutil.Process]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A network mount that is gone, or a wrapper that waits for a licence."""
+    """A network mount that is gone, or a wrapper that waits for a licence. Its output takes no memory."""
     monkeypatch.setattr(jupyter_manager, "_PATIENCE", 0.5)
     monkeypatch.setattr(starting, "_ANSWER_SECONDS", 0.5)
     python = project(workspace, 1) / ".venv" / "bin" / "python"
     python.unlink()
-    python.write_text("#!/bin/sh\nexec sleep 1000\n")
+    python.write_text(f"#!/bin/sh\n{_HANGING[kind]}\n")
     python.chmod(0o755)
     write_notebook(workspace / "n.ipynb", ["1"])
     async with client() as c:
+        await call(c, "list_kernels")
+        before = psutil.Process().memory_info().rss
         message = await refused(c, "execute_notebook", path="n.ipynb")
+        assert psutil.Process().memory_info().rss - before < 100 * 2**20
         assert (await call(c, "list_kernels"))["active"] == []
     assert message.startswith("KERNEL_START_FAILED: ")
     assert "did not answer" in message
+    assert not [process for process in process_check() if process.name() in ("sleep", "yes")]
 
 
 #: Environments that cannot be used, with the words of the note.
