@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import sys
 from pathlib import Path
 
 import pytest
+from by_papermill import all_by_papermill
 from conftest import Connect
 from helpers import Json, call, cell, read_json, text_of, write_notebook
 
@@ -37,17 +36,6 @@ _GOOD = {
     "printed": "import traceback\ntry:\n    1/0\nexcept ZeroDivisionError:\n    traceback.print_exc()",
 }
 
-_PAPERMILL = """
-import json, sys, papermill
-from papermill.exceptions import PapermillExecutionError
-for name in sys.argv[1:]:
-    try:
-        papermill.execute_notebook(name, "papermill-" + name, progress_bar=False, kernel_name="python3")
-        print(json.dumps([name, "ok"]), flush=True)
-    except PapermillExecutionError:
-        print(json.dumps([name, "error"]), flush=True)
-"""
-
 
 def _scripts(workspace: Path) -> None:
     (workspace / "failing.py").write_text("print('start')\nraise ValueError('the script failed')\n")
@@ -60,22 +48,6 @@ def _markers(notebook: Json) -> list[int]:
     return [number for number, tags in enumerate(tagged) if "papermill-error-cell-tag" in tags]
 
 
-async def _papermill_verdicts(workspace: Path, names: list[str]) -> dict[str, str]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-c",
-        _PAPERMILL,
-        *names,
-        cwd=workspace,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-    async with asyncio.timeout(100):
-        out, _ = await process.communicate()
-    assert process.returncode == 0
-    return dict(json.loads(line) for line in out.splitlines())
-
-
 @pytest.mark.case("R05")
 @pytest.mark.slow
 async def test_the_verdict_of_a_run_is_that_of_papermill(client: Connect, workspace: Path) -> None:
@@ -85,17 +57,17 @@ async def test_the_verdict_of_a_run_is_that_of_papermill(client: Connect, worksp
     for number, code in enumerate([*_SOFT.values(), *_GOOD.values()]):
         names.append(f"{number}.ipynb")
         write_notebook(workspace / names[-1], ["print('before')", code, "print('after')"])
-    verdicts = await _papermill_verdicts(workspace, names)
-    assert set(list(verdicts.values())[: len(_SOFT)]) == {"error"}
-    assert set(list(verdicts.values())[len(_SOFT) :]) == {"ok"}
+    jobs = [(workspace / name, workspace / f"papermill-{name}") for name in names]
+    verdicts = await all_by_papermill(jobs, kernel_name="python3")
+    assert verdicts == ["error"] * len(_SOFT) + ["ok"] * len(_GOOD)
 
     async with client() as connected:
-        for name in names:
+        for name, verdict in zip(names, verdicts, strict=True):
             facts = await call(
                 connected, "execute_notebook_papermill", input_path=name, output_path=f"ours-{name}", seconds=60
             )
             ours, theirs = read_json(workspace / f"ours-{name}"), read_json(workspace / f"papermill-{name}")
-            assert facts["status"] == verdicts[name], name
+            assert facts["status"] == verdict, name
             assert _markers(ours) == _markers(theirs), name
             for mine, other in zip(ours["cells"], theirs["cells"], strict=True):
                 of_mine, of_other = (entry["metadata"].get("papermill", {}) for entry in (mine, other))

@@ -16,6 +16,7 @@ from typing import Any
 import nbformat
 import papermill
 import pytest
+from by_papermill import run_by_papermill
 from conftest import AddKernelspec, Connect, StartRaw
 from helpers import (
     Json,
@@ -90,35 +91,10 @@ def normalised(notebook: Json) -> Json:
     return made
 
 
-_SCRIPT = """
-import json, sys, papermill
-from papermill.exceptions import PapermillExecutionError
-source, output, directory, options = sys.argv[1:]
-try:
-    papermill.execute_notebook(
-        source, output, progress_bar=False, request_save_on_cell_execute=False, cwd=directory, **json.loads(options)
-    )
-except PapermillExecutionError:
-    pass
-"""
-
-
 async def by_papermill(path: Path, **options: Any) -> Json:
-    """What papermill's own execution writes to `out.ipynb`, in a process of its own. The file is gone afterwards."""
+    """What papermill's own execution writes to `out.ipynb`. The file is gone afterwards."""
     output = path.with_name("out.ipynb")
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-c",
-        _SCRIPT,
-        str(path),
-        str(output),
-        str(path.parent),
-        json.dumps(options),
-        stderr=asyncio.subprocess.PIPE,
-    )
-    async with asyncio.timeout(60):
-        _, errors = await process.communicate()
-    assert process.returncode == 0, errors.decode()
+    await run_by_papermill(path, output, request_save_on_cell_execute=False, **options)
     notebook: Json = read_json(output)
     output.unlink()
     return notebook

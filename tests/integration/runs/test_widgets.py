@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import pytest
+from by_papermill import all_by_papermill
 from conftest import Connect
 from helpers import Json, call, cell, read_json, stdout_in, write_notebook
 
@@ -47,12 +47,6 @@ _CELLS = {
     "bars": ["from tqdm.notebook import tqdm\nfor _ in tqdm(range(5), bar_format='{l_bar}{bar}'):\n    pass"],
     "none": ["print(1)"],
 }
-
-_PAPERMILL = """
-import sys, papermill
-for name in sys.argv[1:]:
-    papermill.execute_notebook(name, "papermill-" + name, progress_bar=False, kernel_name="python3")
-"""
 
 
 def _with_state(path: Path, models: Json) -> None:
@@ -101,23 +95,22 @@ async def test_widgets_are_saved_as_papermill_saves_them(client: Connect, worksp
     for name, cells in _CELLS.items():
         _with_state(write_notebook(workspace / f"{name}.ipynb", cells), {})
         shutil.copy(workspace / f"{name}.ipynb", workspace / "theirs")  # papermill reads while ours are run in place
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", _PAPERMILL, *[f"{name}.ipynb" for name in _CELLS], cwd=workspace / "theirs", stderr=-3
-    )
+    theirs = workspace / "theirs"
+    jobs = [(theirs / f"{name}.ipynb", theirs / f"papermill-{name}.ipynb") for name in _CELLS]
+    papermill = asyncio.create_task(all_by_papermill(jobs, kernel_name="python3"))
     async with client() as c:
         for name in _CELLS:
             source, output = f"{name}.ipynb", f"output-{name}.ipynb"
             await call(c, "execute_notebook_papermill", input_path=source, output_path=output, wait=20)
             await call(c, "execute_notebook", path=source, wait=20)
-    async with asyncio.timeout(100):
-        assert await process.wait() == 0
+    assert await papermill == ["ok"] * len(_CELLS)
 
     for name in _CELLS:
         in_place = read_json(workspace / f"{name}.ipynb")
         ours = read_json(workspace / f"output-{name}.ipynb")
-        theirs = read_json(workspace / "theirs" / f"papermill-{name}.ipynb")
-        assert _plain(ours) == _plain(theirs), name
-        assert _plain(in_place)[1:] == _plain(theirs)[1:], name
+        by_papermill = read_json(theirs / f"papermill-{name}.ipynb")
+        assert _plain(ours) == _plain(by_papermill), name
+        assert _plain(in_place)[1:] == _plain(by_papermill)[1:], name
         assert set(_views(ours)) <= models_in(ours["metadata"]).keys(), name
         nbformat.validate(nbformat.from_dict(ours))
     assert "widgets" not in read_json(workspace / "none.ipynb")["metadata"]
