@@ -22,6 +22,9 @@ Kind = Literal["venv", "conda", "interpreter"]
 #: Directories of a project that may be its environment, the usual one first.
 PROJECT_NAMES = (".venv", "venv", "env", ".conda", ".pixi/envs/default")
 
+#: The key of the metadata of a notebook in which nteract declares its packages.
+METADATA_KEY = "uv"
+
 #: Bytes read of `pyvenv.cfg`.
 _CONFIG_BYTES = 16_384
 

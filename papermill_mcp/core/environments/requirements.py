@@ -35,7 +35,7 @@ def requirements_of(packages: Sequence[str]) -> list[str]:
         raise InvalidArgumentError(
             f"packages has {len(packages)} entries", allowed=f"at most {MAX_PACKAGES}", state=_STATE
         )
-    return list(dict.fromkeys(_checked(place, text) for place, text in enumerate(packages)))
+    return list(dict.fromkeys(_taken(place, text) for place, text in enumerate(packages)))
 
 
 def name_of(requirement: str) -> str:
@@ -48,22 +48,32 @@ def normal_name(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def _checked(place: int, text: str) -> str:
-    def refused(reason: str) -> InvalidArgumentError:
-        return InvalidArgumentError(f"packages[{place}] {text[:100]!r} {reason}", allowed=_ALLOWED, state=_STATE)
-
+def fault_of(text: str) -> str | None:
+    """Why a text is no name of a package with versions, as the end of a sentence; None if it is one."""
     if len(text) > _MAX_CHARS:
-        raise refused(f"has more than {_MAX_CHARS} characters")
+        return f"has more than {_MAX_CHARS} characters"
     if text.startswith("-"):
-        raise refused("is an option")
+        return "is an option"
     try:
         requirement = Requirement(text)
     except InvalidRequirement:
-        raise refused("is no requirement") from None
+        return "is no requirement"
     if requirement.url is not None:
-        raise refused("names an address")
+        return "names an address"
     if any(ord(char) < 32 for char in text):
-        raise refused("has a control character")
+        return "has a control character"
     if requirement.name.lower().endswith(_ARCHIVES) or _PACKED.search(requirement.name.lower()):
-        raise refused("is the name of a file")
-    return str(requirement)
+        return "is the name of a file"
+    return None
+
+
+def checked(text: str) -> str:
+    """The normal form of a requirement without a fault."""
+    return str(Requirement(text))
+
+
+def _taken(place: int, text: str) -> str:
+    fault = fault_of(text)
+    if fault is not None:
+        raise InvalidArgumentError(f"packages[{place}] {text[:100]!r} {fault}", allowed=_ALLOWED, state=_STATE)
+    return checked(text)
