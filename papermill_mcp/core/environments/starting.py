@@ -115,7 +115,7 @@ def variables_of(environment: Environment, given: Mapping[str, str]) -> dict[str
     Args:
         given: the variables of this server. The directory of its own environment goes from the PATH.
     """
-    variables = {name: value for name, value in given.items() if name not in _OWN_VARIABLES}
+    variables = without_own(given)
     own = own_environment()
     programs = [environment.bin]
     if sys.platform == "win32" and environment.prefix is not None:
@@ -134,6 +134,11 @@ def variables_of(environment: Environment, given: Mapping[str, str]) -> dict[str
             "CONDA_SHLVL": "1",
         }
     return variables
+
+
+def without_own(given: Mapping[str, str]) -> dict[str, str]:
+    """The variables of this server without those that tell which Python it is."""
+    return {name: value for name, value in given.items() if name not in _OWN_VARIABLES}
 
 
 async def activated(environment: Environment, variables: dict[str, str], make: MakeProgram) -> dict[str, str]:
@@ -234,7 +239,7 @@ def own_layer(layers: Path) -> None:
     """
     tag = f"{sys.implementation.cache_tag}{getattr(sys, 'abiflags', '')}-{sys.maxsize > 2**32}"
     layer, stamp = layers / tag, _own_stamp()
-    if read_beginning(layer / _STAMP, len(stamp)) == stamp:
+    if _stamp(layer) == stamp:
         return
     make_private_directory(layers.parent)
     make_private_directory(layers)
@@ -286,18 +291,31 @@ def find_uv() -> str | None:
 
 
 def _put(making: Path, layer: Path) -> None:
-    """Give a complete layer its name. One that another server has put there meanwhile serves as well."""
+    """Give a complete layer its name. One of the same packages that another server has put there meanwhile stays.
+
+    For a moment there is none, but only where it replaces one of other packages: a directory with files cannot be
+    replaced in one step.
+    """
+    try:
+        making.rename(layer)
+        return
+    except OSError:
+        if not layer.is_dir():
+            raise
+    if _stamp(layer) == _stamp(making):
+        return
     old = layer.with_name(f".{uuid.uuid4().hex}")
     try:
-        layer.replace(old)  # a directory with files cannot be replaced in one step
-    except FileNotFoundError:
-        pass
-    try:
+        layer.replace(old)
         making.rename(layer)
     except OSError:
         if not layer.is_dir():
             raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _stamp(layer: Path) -> str | None:
+    return read_beginning(layer / _STAMP, 100)
 
 
 def _clear_old(layers: Path) -> None:
