@@ -79,6 +79,11 @@ class Config(BaseModel):
     python: str | None = Field(
         None, min_length=1, description="interpreter or environment for kernels that nothing else decides"
     )
+    notebook_environments: Literal["off", "report", "auto"] = Field(
+        "report",
+        description="effect of packages that a notebook declares (PEP 723): `off` none, `report` they are named in "
+        "replies, `auto` an environment with them is made by uv and used",
+    )
     continue_on_error: bool = Field(False, description="go on after a cell that raised")
     output_directory: Path = Field(
         Path("outputs"), description="where papermill outputs go by default, relative to the workspace"

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 import subprocess
 import sys
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+
+import pytest
+
+#: Variables by which installers would see other indexes.
+_INDEXES = (
+    *("UV_INDEX_URL", "UV_EXTRA_INDEX_URL", "UV_INDEX", "UV_DEFAULT_INDEX", "UV_CONFIG_FILE", "UV_WORKING_DIR"),
+    *("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_TARGET", "PIP_USER", "PIP_CONSTRAINT", "UV_CONSTRAINT"),
+)
 
 
 def make_venv(directory: Path, *, python: str = sys.executable, modules: Mapping[str, str] | None = None) -> Path:
@@ -60,3 +69,20 @@ def make_wheel(directory: Path, name: str, version: str, source: str) -> Path:
         for path, text in files.items():
             archive.writestr(path, text)
     return wheel
+
+
+def make_index(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory of wheels, the only one that installers of this test see: `alone` in two versions, and `other`."""
+    index = directory / "index"
+    for version in ("1.0", "2.0"):
+        make_wheel(index, "alone", version, f"VERSION = {version!r}\n")
+    make_wheel(index, "other", "1.0", "VERSION = '1.0'\n")
+    for name in _INDEXES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    for program in ("UV", "PIP"):
+        monkeypatch.setenv(f"{program}_FIND_LINKS", str(index))
+        monkeypatch.setenv(f"{program}_CACHE_DIR", str(directory / f"{program.lower()}-cache"))
+    monkeypatch.setenv("UV_OFFLINE", "1")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    return index

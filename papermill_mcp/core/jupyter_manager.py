@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
@@ -20,6 +20,7 @@ from jupyter_client.kernelspec import KernelSpec, KernelSpecManager, NoSuchKerne
 
 from papermill_mcp.core.environments import starting
 from papermill_mcp.core.environments.installing import Installation, installer_command, installer_variables
+from papermill_mcp.core.environments.making import EnvironmentMaker
 from papermill_mcp.core.environments.reading import Environment, environment_of, python_of_kernel
 from papermill_mcp.core.kernels.kernel import Kernel, kernel_environment
 from papermill_mcp.core.processes.child import TAIL_BYTES, private_directory
@@ -223,6 +224,11 @@ class JupyterManager:
             installer_variables(environment, os.environ, denied_env),
             **self._guarded(),
         )
+
+    def maker(self, *, denied_env: Sequence[str], in_use: Callable[[], Iterable[Path]]) -> EnvironmentMaker:
+        """The maker of environments that notebooks declare. Its programs end with this server."""
+        directory = self._state_directory / "environments"
+        return EnvironmentMaker(directory, self._program, self.guard_directory, denied=denied_env, in_use=in_use)
 
     def _program(self, command: Sequence[str], variables: Mapping[str, str], *, keep: int = TAIL_BYTES) -> Program:
         return Program(command, variables, keep=keep, **self._guarded())

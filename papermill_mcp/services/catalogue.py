@@ -32,6 +32,7 @@ from papermill_mcp.utils.regex_search import BadPatternError, RegexSearch, Regex
 from papermill_mcp.utils.text_utils import clean_text, count_noun, iso_time, one_line
 
 if TYPE_CHECKING:
+    from papermill_mcp.core.environments.declared import Declaration
     from papermill_mcp.core.papermill import parameters as papermill_parameters
 else:
     papermill_parameters = lazy("papermill_mcp.core.papermill.parameters")
@@ -145,6 +146,8 @@ class NotebookInfo(Result):
     language: str | None = None
     python: str | None = None
     """The Python that it would run in, and whose choice that is."""
+    declares: str | None = None
+    """The packages that it declares (PEP 723, `metadata.uv`)."""
     metadata: Annotated[dict[str, Any], OBJECT] = Field(default_factory=dict)
     cell_count: int
     cells_by_type: Annotated[dict[str, int], OBJECT]
@@ -377,7 +380,11 @@ class NotebookCatalogue:
         """
         async with self._notebooks.opened(path) as (notebook, work):
             return await work.run(
-                lambda: _info(notebook, self._pythons.glance(notebook.path.parent, notebook.document))
+                lambda: _info(
+                    notebook,
+                    self._pythons.glance(notebook.path.parent, notebook.document),
+                    self._pythons.declared(notebook.document),
+                )
             )
 
 
@@ -485,11 +492,13 @@ def _match(document: NotebookDocument, display_path: str, found: _Text, line: in
     )
 
 
-def _info(notebook: OpenNotebook, python: str | None) -> NotebookInfo:
+def _info(notebook: OpenNotebook, python: str | None, declaration: Declaration | None) -> NotebookInfo:
     document = notebook.document
     assert notebook.content is not None
     rows, number = outline_headings(document, limit=_HEADINGS)
     problems = find_problems(document, seconds=_CHECK_SECONDS)
+    if declaration is not None and declaration.problem is not None:
+        problems.append(f"the declaration in {declaration.place} cannot be used: {declaration.problem}")
     return NotebookInfo(
         path=notebook.display_path,
         revision=notebook.revision,
@@ -500,6 +509,7 @@ def _info(notebook: OpenNotebook, python: str | None) -> NotebookInfo:
         kernel_name=document.kernel_name,
         language=document.language,
         python=python,
+        declares=None if declaration is None else str(declaration),
         metadata=short_metadata({key: value for key, value in document.metadata.items() if key != "papermill"}),
         cell_count=len(document.cells),
         cells_by_type=dict(Counter(one_line(cell.cell_type, 40) or "none" for cell in document.cells).most_common(20)),

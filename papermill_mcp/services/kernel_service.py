@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from papermill_mcp.core import jupyter_manager
     from papermill_mcp.core.documents.document import NotebookDocument
     from papermill_mcp.core.environments.installing import Installation
+    from papermill_mcp.core.environments.making import EnvironmentMaker
     from papermill_mcp.core.environments.reading import Environment
     from papermill_mcp.core.jupyter_manager import InstalledKernel, JupyterManager
     from papermill_mcp.core.kernels import variables as kernel_variables
@@ -225,6 +226,7 @@ class KernelService:
         self._state_directory = state_directory
         self._manager: JupyterManager | None = None
         self._manager_lock = asyncio.Lock()
+        self._maker: EnvironmentMaker | None = None
         self._kernels: dict[str, Kernel] = {}
         self._starting = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
@@ -252,6 +254,8 @@ class KernelService:
         for task in self._tasks:
             task.cancel()
         await asyncio.wait(self._tasks, timeout=1)
+        if self._maker is not None:
+            await self._maker.aclose()
         if self._manager is not None:
             await self._manager.aclose()
         self._kernels.clear()
@@ -325,13 +329,30 @@ class KernelService:
     ) -> PythonChoice:
         """The Python, or the kernelspec, for a kernel that starts in a directory: see `Pythons.choose`.
 
+        An environment that the notebook declares is made, if need be.
+
         Raises:
             InvalidArgumentError: `python` and `kernel_name` are both given, or `python` names no environment.
+            BusyError: the environment that the notebook declares is still being made.
+            EnvironmentFailedError: it cannot be made.
         """
         manager = await self._engine()
-        return await self._pythons.choose(
+        choice = await self._pythons.choose(
             directory, manager.found, document=document, python=python, kernel_name=kernel_name
         )
+        if choice.declaration is None:
+            return choice
+        return choice.made(await (await self.maker()).environment(choice.declaration))
+
+    async def maker(self) -> EnvironmentMaker:
+        """The maker of environments that notebooks declare."""
+        if self._maker is None:
+            manager = await self._engine()
+            self._maker = manager.maker(denied_env=self._config.kernel_env_deny, in_use=self._interpreters)
+        return self._maker
+
+    def _interpreters(self) -> list[Path]:
+        return [kernel.interpreter for kernel in list(self._kernels.values()) if kernel.interpreter and kernel.alive]
 
     async def start(
         self,
@@ -740,7 +761,7 @@ class KernelService:
             known = self._kernels.get(bound)
             if known is not None and known.alive:
                 if python is not None:
-                    self._require_python(known, python)
+                    await self._require_python(known, python, path, document)
                 if bound in self._given:
                     self._given[bound] = datetime.now(UTC)
                 return known, None
@@ -814,18 +835,32 @@ class KernelService:
         """
         return await asyncio.to_thread(self._pythons.named, python)
 
-    async def require_not_own(self, environment: Environment) -> None:
-        """Refuse the environment of this server.
+    def bound_environment(self, path: Path) -> Environment | None:
+        """The environment of the living kernel that a notebook is bound to. Reads files."""
+        bound = self._kernels.get(self._notebooks.get(path, ""))
+        if bound is None or not bound.alive or bound.interpreter is None:
+            return None
+        return self._pythons.at(bound.interpreter)
+
+    async def require_changeable(self, environment: Environment, *, named: bool) -> None:
+        """Refuse the environment of this server, unless the call names it, and those made of declarations.
 
         Raises:
-            InvalidArgumentError: it is that one.
+            InvalidArgumentError: it is one of them.
         """
-        if await asyncio.to_thread(self._pythons.is_own, environment):
+        if not named and await asyncio.to_thread(self._pythons.is_own, environment):
             raise InvalidArgumentError(
                 f"this would change {environment.label} at {environment.prefix or environment.python}, the environment "
                 "of the server itself",
                 state="nothing was installed",
                 advice="make an environment in the project (.venv), or name the server's by python if you mean it",
+            )
+        if (await self.maker()).holds(environment):
+            raise InvalidArgumentError(
+                "this environment is made of a notebook's declaration, and others may share it",
+                state="nothing was installed",
+                advice="call again with the notebook's path and record=true: the notebook declares the packages, too, "
+                "and gets an environment with them",
             )
 
     def kernels_in(self, environment: Environment) -> list[str]:
@@ -852,9 +887,9 @@ class KernelService:
             manager.installation, environment, requirements, upgrade=upgrade, denied_env=denied
         )
 
-    def _require_python(self, kernel: Kernel, python: str) -> None:
-        wanted = self._pythons.named(python)
-        if kernel.interpreter != wanted.python:
+    async def _require_python(self, kernel: Kernel, python: str, path: Path, document: NotebookDocument) -> None:
+        wanted = (await self.choose(path.parent, document=document, python=python)).packages_in
+        if wanted is None or kernel.interpreter != wanted.python:
             raise InvalidArgumentError(
                 f"the kernel of the notebook has another Python than {python[:200]!r}: {kernel.python or 'unknown'}",
                 state=f"nothing was run; kernel {kernel.kernel_id} stays with its variables",

@@ -15,7 +15,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from weakref import WeakSet, WeakValueDictionary
 
 import anyio
@@ -26,6 +26,7 @@ from papermill_mcp.core.documents.check import content_problems, is_valid
 from papermill_mcp.core.documents.document import NotebookCell, NotebookDocument
 from papermill_mcp.core.documents.fitting import fit
 from papermill_mcp.core.documents.reading import quoted
+from papermill_mcp.core.environments.reading import METADATA_KEY
 from papermill_mcp.core.runs.late import LateOutputs, put_late
 from papermill_mcp.core.runs.run_file import RunFile
 from papermill_mcp.errors import (
@@ -45,6 +46,7 @@ from papermill_mcp.services.notebooks.edits import (
     NotebookEdit,
     Operation,
     Remove,
+    SetNotebookMetadata,
     Update,
     at_position,
     operation,
@@ -68,8 +70,14 @@ from papermill_mcp.services.results import OBJECT, Result
 from papermill_mcp.services.workspace import Workspace, short_stem
 from papermill_mcp.utils.admission import Admission, Work
 from papermill_mcp.utils.file_utils import FileContent, FileStamp, read_file, stamp_of, write_file
+from papermill_mcp.utils.lazy import lazy
 from papermill_mcp.utils.lock_files import HeldLock, LockFiles, LocksUnavailableError
 from papermill_mcp.utils.text_utils import cells_named, count_noun
+
+if TYPE_CHECKING:
+    from papermill_mcp.core.environments import recording
+else:
+    recording = lazy("papermill_mcp.core.environments.recording")
 
 logger = logging.getLogger(__name__)
 
@@ -679,6 +687,45 @@ class NotebookService:
             raise InvalidArgumentError("operations is empty", allowed="at least one", state="nothing was changed")
         edited, _ = await self._edit(path, lambda edit: edit.apply_all(wanted), if_revision)
         return edited
+
+    async def record_packages(self, path: str, packages: Sequence[str], requires_python: str | None) -> str:
+        """Put checked requirements into the declaration of a notebook, and save. Without one it gets a first cell.
+
+        Args:
+            requires_python: versions for a new block.
+
+        Returns:
+            Where they stand now, for a person.
+
+        Raises:
+            ServerError: as for `edit`. Nothing was written.
+        """
+        where: list[str] = []
+
+        def apply(edit: NotebookEdit) -> None:
+            cells, metadata = edit.document.cells, edit.document.metadata
+            found = recording.recorded(cells, packages)
+            declared = metadata.get(METADATA_KEY)
+            if found is not None:
+                index, source = found
+                where.append(f"cell {index}")
+                if source != cells[index].source:
+                    edit.apply(Update(CellRef(index=index), source=source))
+            elif isinstance(declared, dict):
+                where.append(f"metadata.{METADATA_KEY}")
+                changed = {"dependencies": recording.replaced(declared.get("dependencies", []), packages)}
+                edit.apply(SetNotebookMetadata({METADATA_KEY: declared | changed}))
+            else:
+                where.append("the new cell 0")
+                cell = NewCell(
+                    "code",
+                    recording.new_block(packages, requires_python),
+                    metadata={"jupyter": {"source_hidden": True}},
+                )
+                edit.apply(Add(cell, index=0))
+
+        await self._edit(path, apply, None)
+        return where[0]
 
     async def _edit(
         self, path: str, apply: Callable[[NotebookEdit], None], if_revision: str | None

@@ -26,12 +26,21 @@ from papermill_mcp.core.environments.reading import (
 )
 from papermill_mcp.errors import InvalidArgumentError, listed
 from papermill_mcp.services.workspace import Workspace
+from papermill_mcp.utils.lazy import lazy
 
 if TYPE_CHECKING:
     from jupyter_client.kernelspec import KernelSpec
 
+    from papermill_mcp.core.environments import declared
+    from papermill_mcp.core.environments.declared import Declaration
+else:
+    declared = lazy("papermill_mcp.core.environments.declared")
+
 #: The kernelspec that every installation of ipykernel has. It names no particular Python.
 GENERIC_KERNEL = "python3"
+
+#: The argument `python` for the declaration of the notebook itself.
+NOTEBOOK_PYTHON = "notebook"
 
 _STATE = "nothing was run"
 _ALLOWED = (
@@ -74,6 +83,7 @@ class PythonChoice:
         label: the Python and whose choice it is: `.venv (3.12.3), the project's`. None where it is not known.
         packages_in: the environment of that Python.
         notes: sentences for the client.
+        declaration: that of the notebook, where an environment is made of it before the kernel starts.
     """
 
     kernel_name: str
@@ -81,6 +91,12 @@ class PythonChoice:
     label: str | None = None
     packages_in: Environment | None = None
     notes: tuple[str, ...] = ()
+    declaration: Declaration | None = None
+
+    def made(self, environment: Environment) -> PythonChoice:
+        """The choice with the environment that was made of the declaration."""
+        made = _chosen(environment, "declared by the notebook")
+        return replace(made, notes=self.notes)
 
     def kernelspec(self) -> dict[str, str] | None:
         """The kernel as notebooks name it, as VS Code writes it; None for an installed kernelspec."""
@@ -165,10 +181,23 @@ class Pythons:
         found = [*self.of_projects(directory)[0], *self._active(), self._own, *self._discovery.environments()]
         return [*{str(one.prefix or one.python): one for one in reversed(found)}.values()][::-1]
 
+    def declared(self, document: NotebookDocument) -> Declaration | None:
+        """The declaration of a notebook, unless the settings say that it does not count."""
+        if self._config.notebook_environments == "off" or not _in_python(document):
+            return None
+        return declared.declared_by(document)
+
     def glance(self, directory: Path, document: NotebookDocument) -> str | None:
         """The Python that a notebook would get, as far as files tell; None where kernelspecs decide. Reads files."""
         named = document.kernel_name
-        if not _in_python(document) or named not in (None, GENERIC_KERNEL):
+        if not _in_python(document):
+            return None
+        if self._config.notebook_environments == "auto" and self._config.python is None:
+            declaration = self.declared(document)
+            if declaration is not None:
+                problem = f", which cannot be used: {declaration.problem}" if declaration.problem else ""
+                return f"an environment made of the declaration in {declaration.place}{problem}"
+        if named not in (None, GENERIC_KERNEL):
             return None
         if self._config.python is not None:
             try:
@@ -221,13 +250,55 @@ class Pythons:
         """
         if python is not None and kernel_name is not None:
             raise InvalidArgumentError("give python or kernel_name, not both", state=_STATE)
+        if python == NOTEBOOK_PYTHON:
+            return PythonChoice(GENERIC_KERNEL, declaration=self._declared(document))
         if python is not None:
             return _chosen(await asyncio.to_thread(self.named, python), "named by the call")
         if kernel_name is not None:
             return self._installed(kernel_name, await find(kernel_name), "named by the call")
-        named = document.kernel_name if document is not None else None
         if document is not None and not _in_python(document):
-            return PythonChoice(named or GENERIC_KERNEL)
+            return PythonChoice(document.kernel_name or GENERIC_KERNEL)
+        mode = self._config.notebook_environments
+        declaration = (
+            None if document is None or mode == "off" else await asyncio.to_thread(declared.declared_by, document)
+        )
+        if declaration is not None and mode == "auto" and self._config.python is None:
+            return PythonChoice(GENERIC_KERNEL, declaration=declaration)
+        choice = await self._undeclared(directory, find, document)
+        if declaration is None:
+            return choice
+        return replace(choice, notes=(*choice.notes, _report(declaration)))
+
+    def _declared(self, document: NotebookDocument | None) -> Declaration:
+        """The declaration of a notebook, for a call that asks for it.
+
+        Raises:
+            InvalidArgumentError: there is no notebook, it declares nothing, or the settings forbid it.
+        """
+        if document is None:
+            raise InvalidArgumentError(
+                f'python="{NOTEBOOK_PYTHON}" stands for the declaration of a notebook, and this call names no notebook',
+                allowed=f'a directory of that name is "./{NOTEBOOK_PYTHON}"',
+                state=_STATE,
+            )
+        if self._config.notebook_environments == "off":
+            raise InvalidArgumentError(
+                f'python="{NOTEBOOK_PYTHON}" is not possible here: the setting notebook_environments is off',
+                state=_STATE,
+                advice="name another Python, or let a person change the setting",
+            )
+        found = declared.declared_by(document)
+        if found is None:
+            raise InvalidArgumentError(
+                "the notebook declares no packages, in a block (PEP 723) or in metadata.uv",
+                state=_STATE,
+                advice="leave python out; or declare some: install_packages with path and record=true writes the block",
+            )
+        return found
+
+    async def _undeclared(self, directory: Path, find: FindSpec, document: NotebookDocument | None) -> PythonChoice:
+        """The Python of a notebook that declares nothing."""
+        named = document.kernel_name if document is not None else None
         if self._config.python is not None:
             return _chosen(await asyncio.to_thread(self.named, self._config.python), "as the setting python says")
         if named is not None and named != GENERIC_KERNEL:
@@ -284,6 +355,17 @@ class Pythons:
 
 def _chosen(environment: Environment, reason: str, notes: tuple[str, ...] = ()) -> PythonChoice:
     return PythonChoice(GENERIC_KERNEL, environment, f"{environment.label}, {reason}", environment, notes)
+
+
+def _report(declaration: Declaration) -> str:
+    if declaration.problem is not None:
+        return (
+            f"the declaration of the notebook in {declaration.place} is not used, and cannot be: {declaration.problem}"
+        )
+    return (
+        f'the notebook declares its packages: {declaration}; python="{NOTEBOOK_PYTHON}" makes that environment and '
+        "uses it, this run does not"
+    )
 
 
 def _active_prefixes() -> list[Path]:

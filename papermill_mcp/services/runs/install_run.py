@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from papermill_mcp.core.kernels.request import CellError, RunStatus
 from papermill_mcp.core.runs.run import BaseRun
 from papermill_mcp.core.runs.snapshot import Cursor, InstallSnapshot, PackageState
-from papermill_mcp.errors import EnvironmentFailedError
+from papermill_mcp.errors import EnvironmentFailedError, ServerError
 from papermill_mcp.services.runs.claims import Claims
 from papermill_mcp.services.runs.requests import InstallRequest
 from papermill_mcp.utils.lazy import lazy
 
 if TYPE_CHECKING:
     from papermill_mcp.core.environments import installing, requirements
+    from papermill_mcp.core.environments.declared import Declaration
     from papermill_mcp.core.environments.installing import Installation
+    from papermill_mcp.core.environments.making import EnvironmentMaker
     from papermill_mcp.core.environments.reading import Environment
     from papermill_mcp.services.kernel_service import KernelService
+    from papermill_mcp.services.notebook_service import NotebookService
 else:
     installing = lazy("papermill_mcp.core.environments.installing")
     requirements = lazy("papermill_mcp.core.environments.requirements")
@@ -29,12 +33,29 @@ _INTERRUPTED = (
 )
 
 
+@dataclass(frozen=True)
+class Recording:
+    """Has packages written into the declaration of a notebook, when they are there.
+
+    Attributes:
+        path: the notebook.
+        declaration: that of the notebook afterwards, where its environment is made of that. No installer is run.
+        earlier: the environment that was made of its declaration so far.
+    """
+
+    notebooks: NotebookService
+    path: str
+    declaration: Declaration | None = None
+    earlier: Environment | None = None
+
+
 class InstallRun(BaseRun):
     """One run of an installer. It holds a claim on its environment from `prepare` to its end.
 
     Args:
         packages: checked requirements.
         file: the notebook whose environment it is.
+        recording: where the packages are written down afterwards.
     """
 
     def __init__(
@@ -46,6 +67,7 @@ class InstallRun(BaseRun):
         kernels: KernelService,
         claims: Claims,
         file: Path | None = None,
+        recording: Recording | None = None,
     ) -> None:
         super().__init__(request.execution_id)
         self._operation = request.operation
@@ -56,6 +78,8 @@ class InstallRun(BaseRun):
         self._kernels = kernels
         self._claims = claims
         self._file = file
+        self._recording = recording
+        self._maker: EnvironmentMaker | None = None
         self._installation: Installation | None = None
         self._rows: list[PackageState] = []
         self._must_restart: bool | None = None
@@ -70,34 +94,45 @@ class InstallRun(BaseRun):
         """
         await self._claims.take([self._environment.place], self.execution_id, doing="changed")
         try:
-            self._installation = await self._kernels.installation(
-                self._environment, self._packages, upgrade=self._upgrade
-            )
+            if self._declaration is not None:
+                self._maker = await self._kernels.maker()
+            else:
+                self._installation = await self._kernels.installation(
+                    self._environment, self._packages, upgrade=self._upgrade
+                )
         except BaseException:
             self._claims.release(self.execution_id)
             raise
 
+    @property
+    def _declaration(self) -> Declaration | None:
+        """The declaration of which an environment is made, where it is."""
+        return None if self._recording is None else self._recording.declaration
+
     async def _work(self) -> RunStatus:
-        assert self._installation is not None
         self._begin()
-        before = await asyncio.to_thread(self._environment.packages)
+        earlier = self._recording.earlier if self._recording is not None and self._declaration else self._environment
+        before = {} if earlier is None else await asyncio.to_thread(earlier.packages)
         if self.cancelled:
             return RunStatus.INTERRUPTED
         try:
-            code = await self._installation.run()
+            code = await (self._make() if self._declaration is not None else self._install())
         except EnvironmentFailedError as error:
+            if self.cancelled:
+                return RunStatus.INTERRUPTED
             self._error = CellError(error.code, str(error).removeprefix(f"{error.code}: "), [])
             return RunStatus.ERROR
         after = await asyncio.to_thread(self._environment.packages)
         self._rows = rows_of(self._packages, before, after)
-        self._note_kernels()
+        self._note_kernels(earlier)
         if self.cancelled:
             self.notes.append(_INTERRUPTED)
             return RunStatus.INTERRUPTED
         if code == 0:
             if self._environment.prefix is None:
                 self.notes.append("the versions of this Python cannot be read from its files")
-            return RunStatus.OK
+            return await self._record()
+        assert self._installation is not None
         output = self._installation.last_lines()
         self._error = CellError(EnvironmentFailedError.code, output or f"the installer ended with code {code}", [])
         advice = installing.externally_managed_advice(self._environment, output)
@@ -105,7 +140,40 @@ class InstallRun(BaseRun):
             self.notes.append(advice)
         return RunStatus.ERROR
 
-    def _note_kernels(self) -> None:
+    async def _install(self) -> int:
+        assert self._installation is not None
+        return await self._installation.run()
+
+    async def _make(self) -> int:
+        assert self._maker is not None and self._declaration is not None
+        self._environment = await self._maker.environment(self._declaration, to_its_end=True)
+        return 0
+
+    async def _record(self) -> RunStatus:
+        """Write the packages into the declaration. A failure does not undo the installation."""
+        if self._recording is None:
+            return RunStatus.OK
+        version = self._environment.version
+        minimum = f">={'.'.join(version.split('.')[:2])}" if version is not None else None
+        try:
+            where = await self._recording.notebooks.record_packages(self._recording.path, self._packages, minimum)
+        except ServerError as error:
+            text = str(error).removeprefix(f"{error.code}: ")
+            self._error = CellError(error.code, f"the packages are installed, but not recorded: {text}", [])
+            return RunStatus.ERROR
+        self.notes.append(f"recorded in {where} of the notebook")
+        return RunStatus.OK
+
+    def _note_kernels(self, earlier: Environment | None) -> None:
+        if self._declaration is not None:
+            old = self._kernels.kernels_in(earlier) if earlier not in (None, self._environment) else []
+            self._must_restart = bool(old)
+            if old:
+                self.notes.append(
+                    f"a live kernel ({', '.join(old[:5])}) has the earlier environment; after stop_kernel the next run "
+                    "of the notebook takes the new one"
+                )
+            return
         using = self._kernels.kernels_in(self._environment)
         self._must_restart = bool(using) and any(row.before not in (None, row.after) for row in self._rows)
         if self._must_restart:
@@ -123,6 +191,8 @@ class InstallRun(BaseRun):
             self.cancelled = True
             if self._installation is not None:
                 await self._installation.interrupt()
+            if self._maker is not None and self._declaration is not None:
+                await self._maker.give_up(self._declaration)
 
     def snapshot(self, since: Cursor) -> InstallSnapshot:
         """The state of the installation. Nothing of it grows but the last line."""
@@ -147,6 +217,8 @@ class InstallRun(BaseRun):
 
     def _progress(self) -> str:
         line = self._installation.last_lines(1)[-200:] if self._installation is not None else ""
+        if self._maker is not None and self._declaration is not None:
+            line = self._maker.progress(self._declaration)
         return f"installing · {self.seconds:.0f} s" + (f" · {line}" if line else "")
 
 

@@ -42,8 +42,8 @@ Timeout = Annotated[
 PythonName = Annotated[
     str | None,
     Field(
-        description="Interpreter, virtual or conda environment (a path or a conda name), or project that has one. "
-        "Default: the notebook's, else the project's, else the server's."
+        description="Interpreter, virtual or conda environment (a path or a conda name), or project that has one; "
+        "\"notebook\": what the notebook declares (PEP 723). Default: the notebook's kernel, else the project's."
     ),
 ]
 ContinueOnError = Annotated[
@@ -232,3 +232,9 @@ class InstallRequest(RunRequest):
         str | None, Field(description="Or of this interpreter, environment (a path or a conda name) or project.")
     ] = None
     upgrade: Annotated[bool, Field(description="Take the newest versions. Default false.")] = False
+    record: Annotated[
+        bool,
+        Field(
+            description="With path: add them to the packages that the notebook declares (PEP 723), too. Default false."
+        ),
+    ] = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -12,11 +13,11 @@ from papermill_mcp.config import Config
 from papermill_mcp.core.documents.document import NotebookDocument
 from papermill_mcp.core.papermill.metadata import is_output
 from papermill_mcp.core.runs.run_file import RunFile
-from papermill_mcp.errors import AlreadyExistsError, InvalidArgumentError
+from papermill_mcp.errors import AlreadyExistsError, EnvironmentFailedError, InvalidArgumentError
 from papermill_mcp.services.notebooks.view import ranges, select
 from papermill_mcp.services.runs.cell_run import CellRun
 from papermill_mcp.services.runs.in_place_run import InPlaceRun
-from papermill_mcp.services.runs.install_run import InstallRun
+from papermill_mcp.services.runs.install_run import InstallRun, Recording
 from papermill_mcp.services.runs.papermill_run import Bench, PapermillPlan, PapermillRun, RunInput
 from papermill_mcp.services.runs.requests import (
     CodeRequest,
@@ -30,13 +31,16 @@ from papermill_mcp.services.workspace import Workspace, short_stem
 from papermill_mcp.utils.lazy import imported, lazy
 
 if TYPE_CHECKING:
-    from papermill_mcp.core.environments import requirements
+    from papermill_mcp.core.environments import declared, requirements
+    from papermill_mcp.core.environments.reading import Environment
     from papermill_mcp.core.papermill import output as papermill_output
     from papermill_mcp.core.papermill import resume
     from papermill_mcp.core.papermill.resume import ResumedObserver
     from papermill_mcp.core.runs import notebook_run
     from papermill_mcp.core.runs.notebook_run import RunCell
+    from papermill_mcp.services.notebook_service import OpenNotebook
 else:
+    declared = lazy("papermill_mcp.core.environments.declared")
     requirements = lazy("papermill_mcp.core.environments.requirements")
     papermill_output = lazy("papermill_mcp.core.papermill.output")
     resume = lazy("papermill_mcp.core.papermill.resume")
@@ -225,21 +229,56 @@ class RunStarter:
         if sum(one is not None for one in (request.kernel_id, request.path, request.python)) != 1:
             raise InvalidArgumentError("give exactly one of kernel_id, path and python", state="nothing was installed")
         packages = requirements.requirements_of(request.packages)
-        kernels, file = self._bench.kernels, None
+        kernels, file, recording = self._bench.kernels, None, None
+        if request.record and request.path is None:
+            raise InvalidArgumentError(
+                "record=true needs path, the notebook in which the packages are recorded", state="nothing was installed"
+            )
         if request.python is not None:
             environment = await kernels.environment_named(request.python)
+        elif request.kernel_id is not None:
+            environment = await asyncio.to_thread(kernels.environment_of, kernels.get(request.kernel_id))
         else:
-            if request.kernel_id is not None:
-                environment = await asyncio.to_thread(kernels.environment_of, kernels.get(request.kernel_id))
+            assert request.path is not None
+            notebook = await self._bench.notebooks.open(request.path, writing=request.record)
+            file = notebook.path
+            if request.record:
+                environment, recording = await self._recording(notebook, packages)
             else:
-                assert request.path is not None
-                notebook = await self._bench.notebooks.open(request.path)
-                file = notebook.path
                 environment = await kernels.environment_for(notebook.path, notebook.document)
-            await kernels.require_not_own(environment)
-        run = InstallRun(request, environment, packages, kernels=kernels, claims=self._bench.claims, file=file)
+        if recording is None or recording.declaration is None:
+            await kernels.require_changeable(environment, named=request.python is not None)
+        run = InstallRun(
+            request, environment, packages, kernels=kernels, claims=self._bench.claims, file=file, recording=recording
+        )
         await run.prepare()
         return run
+
+    async def _recording(self, notebook: OpenNotebook, packages: Sequence[str]) -> tuple[Environment, Recording]:
+        """Where packages of a notebook go, and where they are recorded.
+
+        Raises:
+            InvalidNotebookError: it cannot be edited.
+            EnvironmentFailedError: its declaration cannot be used.
+        """
+        document, kernels, notebooks = notebook.document, self._bench.kernels, self._bench.notebooks
+        document.require_editable()
+        found = await asyncio.to_thread(declared.declared_by, document)
+        if found is not None and found.problem is not None:
+            raise EnvironmentFailedError(
+                f"the declaration of the notebook in {found.place} cannot be used: {found.problem}",
+                state="nothing was installed",
+                advice="mend it there first",
+            )
+        maker = await kernels.maker()
+        bound = await asyncio.to_thread(kernels.bound_environment, notebook.path)
+        if self._config.notebook_environments != "auto" and (bound is None or not maker.holds(bound)):
+            environment = await kernels.environment_for(notebook.path, document)
+            return environment, Recording(notebooks, notebook.display_path)
+        fresh = declared.Declaration("the new cell 0", requires_python=f">={sys.version_info[0]}.{sys.version_info[1]}")
+        declaration = (found or fresh).with_packages(packages)
+        earlier = bound or (maker.found(found) if found is not None else None)
+        return maker.planned(declaration), Recording(notebooks, notebook.display_path, declaration, earlier)
 
     def _output_file(self, request: PapermillRequest, notebook: RunInput) -> Path:
         """The output as the client named it, else a name with the time in the output directory.

@@ -13,35 +13,17 @@ from pathlib import Path
 import psutil
 import pytest
 from conftest import AddKernelspec, Connect, StartRaw
-from environments import make_venv, make_wheel
+from environments import make_index, make_venv, make_wheel
 from helpers import Json, call, facts_of, refused, stdout_of, text_of, until, write_notebook
 
 from papermill_mcp.core.environments import installing
 
 pytestmark = [pytest.mark.kernel]
 
-_ENVIRONMENT = (
-    *("UV_INDEX_URL", "UV_EXTRA_INDEX_URL", "UV_INDEX", "UV_DEFAULT_INDEX", "UV_CONFIG_FILE", "UV_WORKING_DIR"),
-    *("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_TARGET", "PIP_USER", "PIP_CONSTRAINT", "UV_CONSTRAINT"),
-)
-
 
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory of wheels, the only one that installers of this test see: `alone` in two versions, and `other`."""
-    directory = tmp_path / "index"
-    for version in ("1.0", "2.0"):
-        make_wheel(directory, "alone", version, f"VERSION = {version!r}\n")
-    make_wheel(directory, "other", "1.0", "VERSION = '1.0'\n")
-    for name in _ENVIRONMENT:
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-    for program in ("UV", "PIP"):
-        monkeypatch.setenv(f"{program}_FIND_LINKS", str(directory))
-        monkeypatch.setenv(f"{program}_CACHE_DIR", str(tmp_path / f"{program.lower()}-cache"))
-    monkeypatch.setenv("UV_OFFLINE", "1")
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    return directory
+    return make_index(tmp_path, monkeypatch)
 
 
 @pytest.fixture
