@@ -37,6 +37,18 @@ class Background:
             await asyncio.wait(self._tasks)
 
 
+async def in_time(work: Coroutine[Any, Any, Any], seconds: float) -> Any:
+    """The result of `work`, None if it fails or does not end in time."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await work
+    except TimeoutError:
+        return None
+    except Exception as error:
+        logger.warning("no answer: %s", error)
+        return None
+
+
 async def completed(work: Coroutine[Any, Any, T]) -> T:
     """The result of work that a cancellation of the caller does not stop. The cancellation has no effect then."""
     task = asyncio.create_task(work)

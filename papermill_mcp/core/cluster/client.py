@@ -11,9 +11,8 @@ import logging
 import operator
 import pickle
 import platform
-import pydoc
 import uuid
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -22,6 +21,7 @@ from distributed import CancelledError, Client, Future, KilledWorker
 from toolz import compose
 
 from papermill_mcp import __version__
+from papermill_mcp.core.cluster.checks import REQUIREMENT, WorkerChecks
 from papermill_mcp.core.cluster.worker import (
     UNWANTED_PATIENCE,
     ClusterTask,
@@ -33,8 +33,8 @@ from papermill_mcp.core.cluster.worker import (
 from papermill_mcp.core.kernels.interrupts import INTERRUPT_PATIENCE
 from papermill_mcp.core.kernels.request import RunStatus
 from papermill_mcp.core.papermill_executor import Outcome
-from papermill_mcp.errors import KernelStartFailedError, ServerError, ServerNotRunningError, listed
-from papermill_mcp.utils.background import Background
+from papermill_mcp.errors import KernelStartFailedError, ServerError, ServerNotRunningError
+from papermill_mcp.utils.background import Background, in_time
 
 __all__ = ["Cluster", "ClusterTask"]
 
@@ -58,11 +58,18 @@ _NO_SIZE_WARNING = {"distributed.admin.large-graph-warning-threshold": "1 TiB"}
 
 @dataclass
 class _Sent:
-    """A run that the scheduler has, or is about to get."""
+    """A run that the scheduler has, or is about to get.
+
+    Attributes:
+        workers: those that may have it; None for all.
+        moved: it goes to other workers, since none of these is left or one lacks something.
+    """
 
     task: ClusterTask
+    workers: set[str] | None = None
+    moved: bool = False
     future: Future[Any] | None = None
-    waiting: asyncio.Task[Outcome] | None = None
+    waiting: asyncio.Task[Outcome | None] | None = None
     lost_workers: list[str] = field(default_factory=list)
 
 
@@ -79,6 +86,7 @@ class Cluster:
         self._client = client
         self._address = address
         self._sent: dict[str, _Sent] = {}
+        self._checks = WorkerChecks(client)
         self._freed = asyncio.Event()
         self._cancelled = False
         self._background = Background()
@@ -100,7 +108,7 @@ class Cluster:
                 await client
         except BaseException as error:
             if client is not None:
-                await asyncio.shield(_in_time(client.close(), _ANSWER_SECONDS))
+                await asyncio.shield(in_time(client.close(), _ANSWER_SECONDS))
             if not isinstance(error, OSError | ImportError | ValueError):  # a timeout is an OSError
                 raise
             raise ServerNotRunningError(
@@ -112,8 +120,23 @@ class Cluster:
 
     @property
     def workers(self) -> int:
-        """Threads of all workers, as many as runs can go on at once. A few seconds old."""
-        return int(self._client.scheduler_info().get("total_threads", 0))
+        """Threads of the workers that can do runs, as many as can go on at once. A few seconds old."""
+        return max(0, int(self._client.scheduler_info().get("total_threads", 0)) - self._checks.unfit_threads)
+
+    async def check(self, tasks: Collection[ClusterTask]) -> str | None:
+        """Ask each worker whether it has what the runs need there.
+
+        Returns:
+            A sentence about workers that are left out.
+
+        Raises:
+            KernelSpecNotFoundError: no worker has the kernel of a run.
+            KernelStartFailedError: each worker lacks the package, or the Python of a run.
+        """
+        await self._checks.look(tasks)
+        for task in tasks:
+            self._checks.fit(task)
+        return self._checks.left_out()
 
     async def run(self, task: ClusterTask, *, on_begin: Callable[[], None] = lambda: None) -> Outcome:
         """Do a run on a worker. If the worker is lost, the run is done again on another one.
@@ -125,25 +148,36 @@ class Cluster:
 
         Raises:
             ServerNotRunningError: the connection to the scheduler is lost.
-            KernelStartFailedError: the worker lacks a required package, for one.
+            KernelSpecNotFoundError: no worker has its kernel.
+            KernelStartFailedError: each worker lacks a required package, for one.
             ServerError: the worker raised it instead of an outcome.
         """
+        await self._checks.look([task])
         while not self._cancelled and len(self._sent) >= max(1, self.workers):
             self._freed.clear()
-            await _in_time(self._freed.wait(), _LOOK_SECONDS)
-        if self._cancelled:
-            return _interrupted("it was cancelled before it began")
+            await in_time(self._freed.wait(), _LOOK_SECONDS)
+        sent = _Sent(task, self._checks.fit(task))
+        outcome = None if self._cancelled else await self._attempt(sent, on_begin)
+        while outcome is None and not self._cancelled:
+            await self._checks.look([task])
+            sent = _Sent(task, self._checks.fit(task), lost_workers=sent.lost_workers)
+            outcome = await self._attempt(sent, lambda: None)
+        return outcome or _interrupted("it was cancelled before it began")
+
+    async def _attempt(self, sent: _Sent, on_begin: Callable[[], None]) -> Outcome | None:
+        """Hand a run to the scheduler. Returns its outcome, None if it must go to other workers."""
         key = f"papermill-{uuid.uuid4().hex}"  # unique in the cluster: others use it as well
-        sent = self._sent[key] = _Sent(task)
+        self._sent[key] = sent
         on_begin()
         try:
-            payload = await asyncio.to_thread(pickle.dumps, WorkerRun(key, task))
+            payload = await asyncio.to_thread(pickle.dumps, WorkerRun(key, sent.task))
             if self._cancelled:
                 return _interrupted("it was cancelled before it began")
             if self._client.status != "running":
                 raise self._dropped("")
             with dask.config.set(_NO_SIZE_WARNING):
-                sent.future = self._client.submit(_RUN, payload, key=key, pure=False)
+                workers = None if sent.workers is None else sorted(sent.workers)
+                sent.future = self._client.submit(_RUN, payload, key=key, pure=False, workers=workers)
             del payload
             # A cancellation must not reach the future that Dask awaits in there: it is shared with other runs.
             sent.waiting = asyncio.create_task(self._outcome(sent, sent.future))
@@ -156,44 +190,45 @@ class Cluster:
             del self._sent[key]
             self._freed.set()
 
-    async def _outcome(self, sent: _Sent, future: Future[Any]) -> Outcome:
+    async def _outcome(self, sent: _Sent, future: Future[Any]) -> Outcome | None:
         try:
             answer = await future
             assert isinstance(answer, WorkerAnswer)
         except CancelledError as error:
             if self._cancelled:
                 return _interrupted("it was cancelled")
+            if sent.moved:
+                return _given_up(sent.lost_workers)
             raise self._dropped(str(error)) from error
         except KilledWorker as error:
-            why = (
-                f"{error.allowed_failures + 1} workers died one after the other while they had this run, the last "
-                f"one at {error.last_worker.address}"
-            )
-            return without_output(RunStatus.DIED, [f"{why}; it is not tried again"], why)
-        except ModuleNotFoundError as error:
-            raise await self._module_missing(sent.task, error) from error
+            return _died(error.allowed_failures + 1, str(error.last_worker.address))
         except Exception as error:
             if self._client.status != "running":
                 raise self._dropped(str(error)) from error
+            if await self._lacking_worker(sent):
+                return None
             raise KernelStartFailedError(
                 f"a Dask worker could not do the run of {sent.task.run.display_path}: {type(error).__name__}: {error}",
-                advice=f"the workers need {_REQUIREMENT}; their logs say more",
+                advice=f"the workers need {REQUIREMENT}; their logs say more",
             ) from error
         if isinstance(answer.result, ServerError):
+            if await self._lacking_worker(sent, answer.worker):
+                return None
             raise answer.result
         return replace(answer.result, notes=[*answer.result.notes, *_remarks(sent, answer)])
 
-    async def _module_missing(self, task: ClusterTask, error: ModuleNotFoundError) -> ServerError:
-        """Name the workers that lack the package, and the package."""
-        found = await self._ask_workers(pydoc.locate, "papermill_mcp.__version__")
-        lacking = [worker for worker, version in found.items() if not isinstance(version, str)]
-        where = f"the Dask workers {listed(lacking)} have" if lacking else "a Dask worker has"
-        missing = "papermill_mcp" if lacking else str(error.name)
-        return KernelStartFailedError(
-            f"{where} no Python module {missing}, which runs need there",
-            state=f"{task.run.display_path} was not run",
-            advice=f"install {_REQUIREMENT} in the environment of all workers and start them again",
-        )
+    async def _lacking_worker(self, sent: _Sent, worker: str | None = None) -> bool:
+        """Whether a run came to a worker that lacks something: it joined the cluster after the last look.
+
+        Args:
+            worker: the one that had the run; None if it is not known.
+
+        Raises:
+            KernelSpecNotFoundError, KernelStartFailedError: all workers lack something.
+        """
+        await self._checks.look([sent.task])
+        fit = self._checks.fit(sent.task)
+        return sent.workers is None and fit is not None and worker not in fit
 
     def _dropped(self, why: str) -> ServerError:
         connected = self._client.status == "running"
@@ -211,10 +246,22 @@ class Cluster:
         if not isinstance(message, dict) or message.get("action") != "remove-worker":
             return
         lost = [self._sent[key] for key in message.get("processing-tasks", ()) if key in self._sent]
+        worker = str(message.get("worker"))
         for run in lost:
-            run.lost_workers.append(str(message.get("worker")))
+            run.lost_workers.append(worker)
+        self._background.start(self._cancel_futures(self._without_worker(worker)))
         if self._cancelled:
             self._background.start(self._cancel_futures(lost))  # or another worker would begin a cancelled run
+
+    def _without_worker(self, worker: str) -> list[_Sent]:
+        """The runs whose last fit worker is lost. The scheduler would wait for it without end."""
+        left = []
+        for run in self._sent.values():
+            if run.workers is not None and worker in run.workers:
+                run.workers.discard(worker)
+                run.moved = not run.workers
+                left += [run] * run.moved
+        return left
 
     async def cancel(self) -> None:
         """End all runs, on every worker. Returns when they are over, after some ten seconds at the latest.
@@ -252,16 +299,25 @@ class Cluster:
 
     async def _ask_workers(self, function: Any, *arguments: Any) -> dict[str, Any]:
         """Call a function in every worker, beside its threads. An exception there stands for its result."""
-        answers = await _in_time(self._client.run(function, *arguments, on_error="return"), _ANSWER_SECONDS)
+        answers = await in_time(self._client.run(function, *arguments, on_error="return"), _ANSWER_SECONDS)
         return answers if isinstance(answers, dict) else {}
 
     async def aclose(self) -> None:
         """Disconnect. Runs that still go on are ended by their workers. A second call does nothing."""
         await self._background.wait()
-        await _in_time(self._client.close(), _ANSWER_SECONDS)
+        await in_time(self._client.close(), _ANSWER_SECONDS)
 
 
-_REQUIREMENT = f"jupyter-papermill-mcp-server {__version__}"
+def _given_up(lost_workers: list[str]) -> Outcome | None:
+    """The outcome of a run that lost as many workers as Dask allows; None if it may be tried again."""
+    if len(lost_workers) <= dask.config.get("distributed.scheduler.allowed-failures"):
+        return None
+    return _died(len(lost_workers), lost_workers[-1])
+
+
+def _died(workers: int, last: str) -> Outcome:
+    why = f"{workers} workers died one after the other while they had this run, the last one at {last}"
+    return without_output(RunStatus.DIED, [f"{why}; it is not tried again"], why)
 
 
 def _interrupted(note: str) -> Outcome:
@@ -281,15 +337,3 @@ def _remarks(sent: _Sent, answer: WorkerAnswer) -> list[str]:
     if answer.python.rpartition(".")[0] != platform.python_version().rpartition(".")[0]:
         notes.append(f"worker {answer.worker} has Python {answer.python}, this server {platform.python_version()}")
     return notes
-
-
-async def _in_time(work: Coroutine[Any, Any, Any], seconds: float) -> Any:
-    """The result of `work`, None if it fails or does not end in time."""
-    try:
-        async with asyncio.timeout(seconds):
-            return await work
-    except TimeoutError:
-        return None
-    except Exception as error:
-        logger.warning("the Dask cluster does not answer: %s", error)
-        return None

@@ -12,24 +12,30 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import dataclasses
+import os
+import pickle
 import platform
+import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from distributed import Reschedule, Worker, WorkerPlugin, get_worker
 
 from papermill_mcp import __version__
 from papermill_mcp.core.kernels.request import RunStatus
-from papermill_mcp.errors import ServerError
+from papermill_mcp.errors import ServerError, listed
 from papermill_mcp.utils.background import Background
-from papermill_mcp.utils.lazy import imported, lazy
+from papermill_mcp.utils.lazy import imported, lazy, load
 
 if TYPE_CHECKING:
+    from jupyter_client import kernelspec
+
     from papermill_mcp.core import jupyter_manager
     from papermill_mcp.core import papermill_executor as papermill_run
     from papermill_mcp.core.documents import document
@@ -42,6 +48,7 @@ if TYPE_CHECKING:
     from papermill_mcp.core.runs.run_file import RunFile
     from papermill_mcp.utils import file_utils
 else:
+    kernelspec = lazy("jupyter_client.kernelspec")
     document = lazy("papermill_mcp.core.documents.document")
     jupyter_manager = lazy("papermill_mcp.core.jupyter_manager")
     papermill_run = lazy("papermill_mcp.core.papermill_executor")
@@ -107,6 +114,50 @@ class WorkerRun:
         ) as path:
             result = asyncio.run(_Run(self.task, Path(path).resolve()).main(self.key, worker))
         return WorkerAnswer(worker.address, __version__, platform.python_version(), result)
+
+
+@dataclass(frozen=True)
+class Lack:
+    """A thing that runs need and a worker has not."""
+
+    kind: Literal["package", "python", "kernelspec"]
+    reason: str
+
+
+def lacks(payload: bytes) -> list[Lack | None]:
+    """The first thing that this machine lacks for each of some runs. Called on a worker. Reads files.
+
+    Args:
+        payload: a pickled list of `ClusterTask`.
+
+    Raises:
+        Exception: the runs cannot be read here, or a required package is missing.
+    """
+    load(jupyter_manager)
+    load(papermill_run)
+    tasks: list[ClusterTask] = pickle.loads(payload)
+    return [_lack_of(task) for task in tasks]
+
+
+def _lack_of(task: ClusterTask) -> Lack | None:
+    run = task.run
+    for part in (task, run, run.environment):
+        if part is not None and vars(part).keys() != {field.name for field in dataclasses.fields(part)}:
+            return Lack("package", f"version {__version__} of this package has other runs")
+    if run.environment is not None:
+        python = run.environment.python
+        if python.is_file() and os.access(python, os.X_OK):
+            return None
+        return Lack("python", f"no interpreter {str(python)!r}")
+    specs = kernelspec.KernelSpecManager()
+    try:
+        command = specs.get_kernel_spec(run.kernel_name).argv
+    except kernelspec.NoSuchKernel:
+        names = listed(sorted(specs.find_kernel_specs()), limit=10)
+        return Lack("kernelspec", f"no kernelspec {run.kernel_name[:100]!r} (installed: {names})")
+    if shutil.which(command[0]) is None:
+        return Lack("kernelspec", f"the kernelspec {run.kernel_name!r} starts {command[0]!r}, which is not there")
+    return None
 
 
 def without_output(status: RunStatus, notes: Sequence[str], error: str | None = None) -> Outcome:

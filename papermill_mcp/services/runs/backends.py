@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from papermill_mcp.utils.lazy import imported, lazy
 if TYPE_CHECKING:
     from papermill_mcp.core import papermill_executor as recipes
     from papermill_mcp.core.cluster import client as clusters
-    from papermill_mcp.core.cluster.client import Cluster
+    from papermill_mcp.core.cluster.client import Cluster, ClusterTask
     from papermill_mcp.core.papermill_executor import Outcome
     from papermill_mcp.core.runs import notebook_run
 else:
@@ -96,6 +97,7 @@ class DaskBackend:
         self._config = config
         self._bench = bench
         self._cluster = cluster
+        self._left_out: str | None = None
 
     @classmethod
     async def connect(cls, config: Config, bench: Bench) -> DaskBackend:
@@ -121,8 +123,25 @@ class DaskBackend:
     def note(self) -> str | None:
         """The place, and how many runs it takes."""
         if self._cluster.workers:
-            return f"the runs are on a Dask cluster, {self._cluster.workers} at a time"
+            place = f"the runs are on a Dask cluster, {self._cluster.workers} at a time"
+            return f"{place}; {self._left_out}" if self._left_out else place
         return "the Dask cluster has no workers yet; the runs begin when one comes"
+
+    async def check(self, rows: Sequence[BatchRow]) -> None:
+        """Ask the workers whether they have what the runs need, before the first one begins.
+
+        Raises:
+            ServerError: every worker lacks something.
+        """
+        self._left_out = await self._cluster.check([self._task(row, b"") for row in rows])
+
+    def _task(self, row: BatchRow, notebook: bytes) -> ClusterTask:
+        return clusters.ClusterTask(
+            run=row.plan.into(row.output),
+            notebook=notebook,
+            start_timeout_seconds=self._config.jupyter_timeout,
+            denied_env=tuple(self._config.kernel_env_deny),
+        )
 
     async def run(self, row: BatchRow, owner: str) -> Outcome:
         """Run it on a worker, and put the output in place.
@@ -134,13 +153,7 @@ class DaskBackend:
         notebooks = self._bench.notebooks
         before = await notebooks.revision_of(row.output)
         outcome = await self._cluster.run(
-            clusters.ClusterTask(
-                run=row.plan.into(row.output),
-                notebook=await asyncio.to_thread(row.plan.notebook.document.render),
-                start_timeout_seconds=self._config.jupyter_timeout,
-                denied_env=tuple(self._config.kernel_env_deny),
-            ),
-            on_begin=row.begin,
+            self._task(row, await asyncio.to_thread(row.plan.notebook.document.render)), on_begin=row.begin
         )
         if not row.begun:
             return _aborted()

@@ -81,7 +81,7 @@ class BatchStarter:
                 await self._keep_if_complete(row)
         kept = sum(row.kept for row in rows)
         if self._config.dask_scheduler is not None and kept < len(rows):
-            backend = await DaskBackend.connect(self._config, self._bench)
+            backend = await self._cluster([row for row in rows if not row.kept])
         batch = BatchRun(request, rows, backend, self._bench.claims, self._journal)
         try:
             await self._bench.claims.take([row.output for row in rows], batch.execution_id)
@@ -94,6 +94,16 @@ class BatchStarter:
             )
         batch.notes += dict.fromkeys(warning for row in rows for warning in row.plan.warnings)
         return batch
+
+    async def _cluster(self, rows: Sequence[BatchRow]) -> DaskBackend:
+        """The Dask cluster, whose workers can do the runs."""
+        backend = await DaskBackend.connect(self._config, self._bench)
+        try:
+            await backend.check(rows)
+        except BaseException:
+            await backend.aclose()
+            raise
+        return backend
 
     async def _planned(
         self, request: BatchRequest, paths: Sequence[str], sets: Sequence[dict[str, Any]]

@@ -9,6 +9,7 @@ import os
 import pickle
 import signal
 import sys
+import sysconfig
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -37,6 +38,8 @@ from helpers import (
 
 from papermill_mcp import __version__
 from papermill_mcp.core.cluster.client import Cluster, ClusterTask
+from papermill_mcp.core.environments.discovery import Discovery
+from papermill_mcp.core.environments.reading import Environment
 from papermill_mcp.core.papermill.output import PapermillTask
 from papermill_mcp.core.papermill_executor import Outcome
 from papermill_mcp.core.widget_state import models_in, shown_in
@@ -119,17 +122,21 @@ class Dask:
                         process.kill()
                         await process.wait()
 
-    async def start(self, code: str, *flags: str) -> asyncio.subprocess.Process:
+    async def start(
+        self, code: str, *flags: str, python: str = sys.executable, packages: Path | None = None
+    ) -> asyncio.subprocess.Process:
+        """Start a process. `packages`: the only directory of packages that it has."""
+        env = self._env if packages is None else self._env | {"PYTHONPATH": str(packages)}
         with (self._directory / "dask.log").open("ab") as log:
             return await asyncio.create_subprocess_exec(
-                sys.executable, "-c", code, *flags, env=self._env, cwd=self._directory, stdout=log, stderr=log
+                python, "-c", code, *flags, env=env, cwd=self._directory, stdout=log, stderr=log
             )
 
-    async def add_worker(self, *flags: str, before: str = "pass") -> None:
-        """Start a worker. `before` is code that it runs first."""
+    async def add_worker(self, *flags: str, before: str = "pass", **place: Any) -> None:
+        """Start a worker. `before` is code that it runs first, `place` its interpreter and its packages."""
         local = str(self._directory / f"worker-{len(self.workers)}")
         settings = ("--nthreads", "1", "--no-nanny", "--no-dashboard", "--local-directory", local)
-        self.workers.append(await self.start(f"{before}\n{_WORKER}", self.address, *settings, *flags))
+        self.workers.append(await self.start(f"{before}\n{_WORKER}", self.address, *settings, *flags, **place))
 
     async def ready(self) -> None:
         """Wait until the scheduler knows all workers."""
@@ -254,7 +261,8 @@ async def test_an_error_of_the_worker_comes_back_as_what_it_is(dask: StartDask) 
     async with dask(workers=1) as d, d.connect() as cluster, asyncio.timeout(30):
         with pytest.raises(KernelSpecNotFoundError) as raised:
             await cluster.run(d.task("a", "1", kernelspec={"name": "pyhton3"}))
-        assert str(raised.value).startswith("KERNELSPEC_NOT_FOUND: no kernelspec is named 'pyhton3'; did you mean")
+        assert "tcp://127.0.0.1:" in str(raised.value)
+        assert "no kernelspec 'pyhton3' (installed: " in str(raised.value)
         elsewhere = str(d.workspace / "only-here" / "in.ipynb")
         outcome = await cluster.run(d.task("b", "import os; print(os.listdir())", input_path=elsewhere))
         assert printed(outcome) == "[]\n"
@@ -532,6 +540,158 @@ async def test_a_worker_without_this_package_is_named_with_what_to_install(dask:
         assert f"jupyter-papermill-mcp-server {__version__}" in message
         assert "papermill_mcp" in message
         assert "tcp://127.0.0.1:" in message
+
+
+def packages_without(directory: Path, *left_out: str) -> Path:
+    """Links to the packages of this environment, but for some."""
+    directory.mkdir()
+    for package in Path(sysconfig.get_path("purelib")).iterdir():
+        if not package.name.startswith(("_editable_impl", "jupyter_papermill_mcp", *left_out)):
+            (directory / package.name).symlink_to(package)
+    return directory
+
+
+def bare_python(version: str | None = None) -> str:
+    """An interpreter without packages: that of this environment, or of another version."""
+    if version is None:
+        return str(Path(sys.base_prefix) / "bin" / "python3")
+    for found in Discovery().environments():
+        if (found.version or "").startswith(f"{version}."):
+            return str(found.python)
+    pytest.skip(f"no Python {version} is installed here")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Mismatched versions")
+@pytest.mark.parametrize("version", [None, "3.12" if sys.version_info[:2] != (3, 12) else "3.11"])
+async def test_a_batch_is_refused_where_no_worker_has_this_package(
+    version: str | None, dask: StartDask, client: Connect, workspace: Path, tmp_path: Path
+) -> None:
+    """Not even the Python need be the same."""
+    python = bare_python(version)
+    _batch_notebook(workspace)
+    packages = packages_without(tmp_path / "packages")
+    async with dask(workers=0) as d, asyncio.timeout(90):
+        await d.add_worker(python=python, packages=packages)
+        await d.ready()
+        async with client(dask_scheduler=d.address) as c:
+            message = await refused(c, "execute_notebook_batch", seconds=60, input_path="in.ipynb", grid={"n": [1, 2]})
+            again = await refused(c, "execute_notebook_batch", seconds=60, input_path="in.ipynb", grid={"n": [1, 2]})
+            listed = await call(c, "list_executions")
+
+    assert message.startswith("KERNEL_START_FAILED: no worker of the Dask cluster can do the run: tcp://127.0.0.1:")
+    assert f": Python {version or sys.version.partition(' ')[0].rpartition('.')[0]}." in message
+    assert "has no module 'papermill_mcp'" in message
+    assert f"Install jupyter-papermill-mcp-server {__version__} in the environment of all workers" in message
+    assert again == message, "the outputs are not taken by a batch that never began"
+    assert listed["executions"] == []
+    assert not (workspace / "outputs" / "in-batch").exists() or not any((workspace / "outputs" / "in-batch").iterdir())
+
+
+@pytest.mark.slow
+async def test_an_interpreter_that_no_worker_has_is_named_before_any_run(
+    dask: StartDask, client: Connect, workspace: Path
+) -> None:
+    """The project's environment is on the server's machine only. Here the worker looks after it was removed."""
+    _batch_notebook(workspace)
+    gone = workspace / "gone" / "bin" / "python"
+    environment = Environment("venv", gone, gone.parent.parent, "3.11.7")
+    async with dask(workers=1) as d, d.connect() as cluster, asyncio.timeout(60):
+        with pytest.raises(KernelStartFailedError) as checked:
+            await cluster.check([d.task("a", _BEGIN), d.task("b", _BEGIN, environment=environment)])
+        with pytest.raises(KernelStartFailedError) as raised:
+            await cluster.run(d.task("b", _BEGIN, environment=environment))
+        assert (await cluster.run(d.task("a", _BEGIN))).status == "ok"
+    for error in (checked, raised):
+        assert "tcp://127.0.0.1:" in str(error.value)
+        assert f"no interpreter {str(gone)!r}. Nothing was run." in str(error.value)
+        assert "name by python one that the workers have" in str(error.value)
+
+
+@pytest.mark.slow
+async def test_a_package_that_runs_need_is_named(dask: StartDask, tmp_path: Path) -> None:
+    async with dask(workers=0) as d, d.connect() as cluster, asyncio.timeout(60):
+        await d.add_worker(before="import sys; sys.modules['papermill'] = None")
+        await d.ready()
+        with pytest.raises(KernelStartFailedError, match="has no module 'papermill'"):
+            await cluster.check([d.task("a", "1")])
+
+
+@pytest.mark.slow
+async def test_a_worker_whose_version_has_other_runs_is_named(dask: StartDask) -> None:
+    other = (
+        "import papermill_mcp; papermill_mcp.__version__ = '0.0.1'\n"
+        "import dataclasses; from papermill_mcp.core.cluster import worker\n"
+        "del worker.ClusterTask.__dataclass_fields__['denied_env']"
+    )
+    async with dask(workers=0) as d, d.connect() as cluster, asyncio.timeout(60):
+        await d.add_worker(before=other)
+        await d.ready()
+        with pytest.raises(KernelStartFailedError, match=r"version 0\.0\.1 of this package has other runs"):
+            await cluster.check([d.task("a", "1")])
+
+
+@pytest.mark.slow
+async def test_only_the_workers_that_lack_nothing_get_runs(
+    dask: StartDask, client: Connect, workspace: Path, tmp_path: Path
+) -> None:
+    _batch_notebook(workspace)
+    packages = packages_without(tmp_path / "packages")
+    async with dask(workers=1) as d, asyncio.timeout(90):
+        await d.add_worker(python=bare_python(), packages=packages)
+        await d.ready()
+        async with client(dask_scheduler=d.address) as c:
+            facts = await call(
+                c,
+                "execute_notebook_batch",
+                seconds=60,
+                input_path="in.ipynb",
+                grid={"n": [0, 1, 2], "hold": [9]},
+                wait=50,
+            )
+
+    assert facts["status"] == "ok", facts
+    assert {_ran(workspace, n)[0][1] for n in range(3)} == {d.workers[0].pid}
+    note = next(note for note in facts["notes"] if "left out" in note)
+    assert "a Dask cluster, 1 at a time; some workers are left out: tcp://127.0.0.1:" in note
+    assert "has no module 'papermill_mcp'" in note
+
+
+@pytest.mark.slow
+async def test_a_worker_that_comes_late_is_checked_when_it_gets_a_run(dask: StartDask, tmp_path: Path) -> None:
+    """Its run ends with the reason. The next run goes to a worker that can do it."""
+    packages = packages_without(tmp_path / "packages")
+    async with dask(workers=0) as d, d.connect() as cluster, asyncio.timeout(90):
+        assert await cluster.check([d.task("a", _BEGIN)]) is None
+        early = asyncio.create_task(cluster.run(d.task("a", _BEGIN)))
+        await until(lambda: any(sent.future for sent in cluster._sent.values()), seconds=10)
+        await d.add_worker(python=bare_python(), packages=packages)
+        with pytest.raises(KernelStartFailedError, match="has no module 'papermill_mcp'"):
+            await early
+        await d.add_worker()
+        await d.ready()
+        outcome = await cluster.run(d.task("b", _BEGIN))
+        assert outcome.status == "ok"
+        assert d.begun("b")[0][1] == d.workers[1].pid
+
+
+@pytest.mark.slow
+async def test_a_run_whose_only_fit_worker_is_lost_goes_to_a_new_one_or_ends(dask: StartDask, tmp_path: Path) -> None:
+    packages = packages_without(tmp_path / "packages")
+    async with dask(workers=1) as d, d.connect() as cluster, asyncio.timeout(90):
+        await d.add_worker(python=bare_python(), packages=packages)
+        await d.ready()
+        run = asyncio.create_task(cluster.run(d.task("a", _BEGIN, _UNTIL_GO)))
+        await d.until_begun("a")
+        await d.add_worker()
+        await d.ready()
+        os.kill(d.begun("a")[0][1], signal.SIGKILL)
+        await d.until_begun("a", times=2)
+        assert d.begun("a")[1][1] == d.workers[2].pid
+
+        os.kill(d.begun("a")[1][1], signal.SIGKILL)
+        with pytest.raises(KernelStartFailedError, match="has no module 'papermill_mcp'"):
+            await run
 
 
 @pytest.mark.slow
