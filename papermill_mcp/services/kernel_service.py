@@ -236,6 +236,7 @@ class KernelService:
         self._tasks: list[asyncio.Task[None]] = []
         self._spares: list[Kernel] = []
         self._filling: asyncio.Task[None] | None = None
+        self._renewals = 0
         self._closed = False
         self._pythons = pythons or Pythons(config, workspace)
         self._metrics = metrics or Metrics()
@@ -551,9 +552,19 @@ class KernelService:
             self._filling = asyncio.create_task(self._start_spares(delay), name="start spare kernels")
             self._tasks.append(self._filling)
 
+    async def renew_spares(self, environment: Environment) -> None:
+        """End the spare kernels of an environment whose packages changed: they may have imported the old ones."""
+        self._renewals += 1  # one that starts now is not used either
+        old = [kernel for kernel in self._spares if self._has(kernel, environment)]
+        self._spares = [kernel for kernel in self._spares if kernel not in old]
+        for kernel in old:
+            await self._end_or_log(kernel, "was a spare one with the packages of before")
+        self._fill_spares(delay=_SPARE_DELAY)
+
     async def _start_spares(self, delay: float) -> None:
         await asyncio.sleep(delay)
         while len(self._spares) < self._config.prewarm_kernels and not self._closed:
+            renewals = self._renewals
             try:
                 self._workspace.require_unmoved(self._workspace.roots[0])
                 manager = await self._engine()
@@ -570,6 +581,9 @@ class KernelService:
             except Exception:
                 logger.exception("no spare kernel could be started")
                 return
+            if renewals != self._renewals:
+                await self._end_or_log(kernel, "was a spare one that started while packages changed")
+                continue
             self._spares.append(kernel)
 
     def get(self, kernel_id: str) -> Kernel:
@@ -866,12 +880,12 @@ class KernelService:
     def kernels_in(self, environment: Environment) -> list[str]:
         """The ids of the living kernels that have the packages of an environment. Reads files."""
         return [
-            kernel.kernel_id
-            for kernel in self._kernels.values()
-            if kernel.alive
-            and kernel.interpreter is not None
-            and self._pythons.at(kernel.interpreter).place == environment.place
+            kernel.kernel_id for kernel in self._kernels.values() if kernel.alive and self._has(kernel, environment)
         ]
+
+    def _has(self, kernel: Kernel, environment: Environment) -> bool:
+        """Whether a kernel has the packages of an environment. Reads files."""
+        return kernel.interpreter is not None and self._pythons.at(kernel.interpreter).place == environment.place
 
     async def installation(
         self, environment: Environment, requirements: Sequence[str], *, upgrade: bool

@@ -122,6 +122,7 @@ class InstallRun(BaseRun):
                 return RunStatus.INTERRUPTED
             self._error = CellError(error.code, str(error).removeprefix(f"{error.code}: "), [])
             return RunStatus.ERROR
+        await self._kernels.renew_spares(self._environment)
         after = await asyncio.to_thread(self._environment.packages)
         self._rows = rows_of(self._packages, before, after)
         self._note_kernels(earlier)

@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import sysconfig
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -98,6 +99,42 @@ async def test_a_kernel_imports_a_new_package_at_once(client: Connect, workspace
     assert any(kernel in note and "restart_kernel" in note for note in newer["notes"])
     assert [row["kind"] for row in listed["executions"]].count("install") == 3
     assert again["installed"] == newer["installed"]
+
+
+async def test_a_spare_kernel_with_the_old_version_is_not_used(
+    client: Connect,
+    workspace: Path,
+    tmp_path: Path,
+    index: Path,
+    kernelspec: AddKernelspec,
+    process_check: Callable[[], list[psutil.Process]],
+) -> None:
+    """The spare one imports the package as it starts, as some packages do by a file `.pth`."""
+    environment = make_venv(tmp_path / "venv", modules={"sitecustomize": "import alone"})
+    site = next(environment.glob("lib/python*/site-packages"))
+    (site / "tests.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    python = str(environment / "bin" / "python")
+    kernelspec("python3", [python, "-m", "ipykernel_launcher", "-f", "{connection_file}"])
+
+    def ready() -> set[int]:
+        kernels = [one for one in process_check() if "ipykernel_launcher" in " ".join(one.cmdline())]
+        return {one.pid for one in kernels if len(one.net_connections()) >= 5}
+
+    async with client() as c:
+        await call(c, "install_packages", python=str(environment), packages=["alone<2"])
+    async with client(prewarm_kernels=1) as c:
+        await call(c, "list_kernels")
+        await until(lambda: bool(ready()), seconds=20, what="a spare kernel")
+        before = ready()
+        done = await call(c, "install_packages", python=str(environment), packages=["alone"], upgrade=True)
+        started = await call(c, "start_kernel")
+        shown = await call(c, "execute_cell", kernel_id=started["kernel_id"], code="import alone; print(alone.VERSION)")
+        left = ready() & before
+
+    assert versions(done) == {"alone": ("1.0", "2.0")}
+    assert done["kernel_must_restart"] is False
+    assert stdout_of(shown) == "2.0\n"
+    assert left == set()
 
 
 async def test_the_environment_of_a_notebook_is_that_of_its_kernel_or_of_its_project(
