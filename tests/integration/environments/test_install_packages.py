@@ -71,6 +71,7 @@ def versions(facts: Json) -> dict[str, tuple[str | None, str | None]]:
     return {row["name"]: (row.get("before"), row.get("after")) for row in facts.get("installed", [])}
 
 
+@pytest.mark.case("V14")
 async def test_a_kernel_imports_a_new_package_at_once(client: Connect, workspace: Path, index: Path) -> None:
     make_venv(workspace / ".venv")
     async with client() as c:
@@ -101,6 +102,7 @@ async def test_a_kernel_imports_a_new_package_at_once(client: Connect, workspace
     assert again["installed"] == newer["installed"]
 
 
+@pytest.mark.case("V14")
 async def test_a_spare_kernel_with_the_old_version_is_not_used(
     client: Connect,
     workspace: Path,
@@ -155,6 +157,30 @@ async def test_the_environment_of_a_notebook_is_that_of_its_kernel_or_of_its_pro
     assert bound["python"] == named["python"] == f"{other}/bin/python"
     assert versions(bound) == {"alone": (None, "2.0")}
     assert second["status"] == "ok"
+
+
+def contents(environment: Path) -> dict[str, int]:
+    """The programs and packages of an environment, and the times of their last changes."""
+    found = [*environment.glob("bin/*"), *environment.glob("lib/python*/site-packages/*")]
+    return {str(path): path.lstat().st_mtime_ns for path in found if path.name != "__pycache__"}
+
+
+@pytest.mark.case("V11")
+async def test_no_other_environment_is_changed(
+    client: Connect, workspace: Path, tmp_path: Path, index: Path, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of the others is active, one is that of the server."""
+    active = make_venv(tmp_path / "active")
+    monkeypatch.setenv("VIRTUAL_ENV", str(active))
+    others = [active, Path(sys.prefix)]
+    before = [contents(one) for one in others]
+    async with client() as c:
+        done = await call(c, "install_packages", python=".", packages=["alone", "other"])
+    assert done["status"] == "ok"
+    assert versions(done) == {"alone": (None, "2.0"), "other": (None, "1.0")}
+    assert any("alone-2.0" in path for path in contents(project))
+    assert [contents(one) for one in others] == before
+    assert all(before)
 
 
 @pytest.mark.slow
@@ -277,6 +303,7 @@ async def test_only_the_end_of_a_long_output_is_kept(client: Connect, workspace:
     assert len(facts["error"]["evalue"]) <= 2001
 
 
+@pytest.mark.case("V12")
 async def test_an_installer_that_ignores_the_interrupt_is_killed_with_its_children(
     client: Connect, workspace: Path, no_uv: None, process_check: Callable[[], list[psutil.Process]]
 ) -> None:
@@ -292,6 +319,7 @@ async def test_an_installer_that_ignores_the_interrupt_is_killed_with_its_childr
     assert not any("sleep" in command for command in left)
 
 
+@pytest.mark.case("V11", "V13")
 async def test_the_environment_of_the_server_and_other_languages_are_refused(
     client: Connect, workspace: Path, index: Path, kernelspec: AddKernelspec
 ) -> None:
@@ -307,6 +335,8 @@ async def test_the_environment_of_the_server_and_other_languages_are_refused(
         gone = await refused(c, "install_packages", kernel_id="x", packages=["alone"])
         absent = await refused(c, "install_packages", path="absent.ipynb", packages=["alone"])
         outside = await refused(c, "install_packages", path="/etc/n.ipynb", packages=["alone"])
+        listed = await call(c, "list_executions")
+    assert listed["executions"] == []
     assert [message.partition(":")[0] for message in (own, shell, none, two, bad)] == ["INVALID_ARGUMENT"] * 5
     assert sys.prefix in own
     assert "'shell'" in shell
@@ -344,6 +374,7 @@ async def test_a_repeated_request_with_its_key_installs_once(client: Connect, pr
     assert other.startswith("INVALID_ARGUMENT: ")
 
 
+@pytest.mark.case("V12")
 async def test_a_cancelled_installation_ends_and_leaves_no_process(
     client: Connect, project: Path, slow_index: SlowIndex, process_check: Callable[[], list[psutil.Process]]
 ) -> None:
@@ -378,6 +409,7 @@ async def test_two_servers_do_not_install_into_one_environment_at_once(
         assert begun["execution_id"] in message
 
 
+@pytest.mark.case("V12")
 async def test_the_end_of_the_server_ends_the_installer(
     client: Connect, project: Path, slow_index: SlowIndex, process_check: Callable[[], list[psutil.Process]]
 ) -> None:
@@ -389,6 +421,7 @@ async def test_the_end_of_the_server_ends_the_installer(
         assert installers(process_check()) == []
 
 
+@pytest.mark.case("V12")
 async def test_a_killed_server_leaves_no_installer(
     raw_server: StartRaw, project: Path, slow_index: SlowIndex, process_check: Callable[[], list[psutil.Process]]
 ) -> None:

@@ -44,6 +44,7 @@ def test_a_name_with_versions_is_a_requirement(text: str, normal: str) -> None:
     assert requirements_of([text]) == [normal]
 
 
+@pytest.mark.case("V13")
 @pytest.mark.parametrize(
     "text",
     [
