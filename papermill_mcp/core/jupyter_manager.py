@@ -10,10 +10,10 @@ import asyncio
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict, TypeVar
 
 import zmq.asyncio
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager, NoSuchKernel
@@ -35,6 +35,8 @@ from papermill_mcp.errors import (
 from papermill_mcp.utils.file_utils import EXHAUSTED
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 #: Seconds after which an interpreter is asked whether it runs at all, while its kernel has not answered.
 _PATIENCE = 15.0
@@ -146,23 +148,59 @@ class JupyterManager:
             KernelStartFailedError: it cannot be executed, dies, or does not answer in time.
         """
 
-        async def start(spec: KernelSpec, own: Environment | None) -> Kernel:
-            variables = kernel_environment(spec, own, env, denied_env or [])
-            if own is not None:
-                variables = await starting.activated(own, variables, self._program)
-            return await self._start(
-                spec.display_name if environment is not None else kernel_name, spec, cwd, variables, timeout_seconds
-            )
-
+        denied = denied_env or []
         if environment is None:
             spec = await self.kernelspec(kernel_name)
             python = python_of_kernel(spec.language, spec.argv)
-            return await start(spec, None if python is None else environment_of(python))
+            own = None if python is None else environment_of(python)
+            variables = await self._variables(spec, own, env, denied)
+            return await self._start(kernel_name, spec, cwd, variables, timeout_seconds)
+
+        async def start(spec: KernelSpec) -> Kernel:
+            variables = await self._variables(spec, environment, env, denied)
+            return await self._start(spec.display_name, spec, cwd, variables, timeout_seconds)
+
+        kernel = await self._in_environment(environment, start)
+        kernel.environment, kernel.extra_env = environment, env
+        return kernel
+
+    async def restart_kernel(
+        self, kernel: Kernel, environment: Environment | None, *, timeout_seconds: float, denied_env: list[str]
+    ) -> None:
+        """Give a kernel a new process.
+
+        Args:
+            environment: its Python as it is now; None to use the command and the variables of the first start.
+
+        Raises:
+            KernelNotFoundError, KernelStartFailedError: as `Kernel.restart`, and as `start_kernel`.
+        """
+        if environment is None:
+            await kernel.restart(timeout_seconds=timeout_seconds)
+            return
+
+        async def start(spec: KernelSpec) -> None:
+            variables = await self._variables(spec, environment, kernel.extra_env, denied_env)
+            await kernel.restart(timeout_seconds=timeout_seconds, recipe=(spec, variables))
+
+        await self._in_environment(environment, start)
+        kernel.environment = environment
+
+    async def _variables(
+        self, spec: KernelSpec, own: Environment | None, extra: dict[str, str] | None, denied: list[str]
+    ) -> dict[str, str]:
+        variables = kernel_environment(spec, own, extra, denied)
+        return variables if own is None else await starting.activated(own, variables, self._program)
+
+    async def _in_environment(
+        self, environment: Environment, start: Callable[[KernelSpec], Coroutine[Any, Any, T]]
+    ) -> T:
+        """Start a kernel in an environment. Where ipykernel is missing, a layer with it is made first."""
         layers = self._state_directory / "layers"
         if not await asyncio.to_thread(environment.has_package, "ipykernel"):
             await asyncio.to_thread(starting.own_layer, layers)
         spec = starting.spec_of(environment, layers)
-        starts = asyncio.create_task(start(spec, environment))
+        starts = asyncio.create_task(start(spec))
         try:
             await asyncio.wait([starts], timeout=_PATIENCE)
             if not starts.done():
@@ -178,7 +216,7 @@ class JupyterManager:
                 raise
             if not await starting.mend(environment, layers, self._program):
                 raise
-        return await start(spec, environment)
+        return await start(spec)
 
     async def _start(
         self, kernel_name: str, spec: KernelSpec, cwd: Path, variables: dict[str, str], timeout_seconds: float
@@ -264,7 +302,7 @@ class JupyterManager:
         self._context.destroy(linger=0)
 
 
-async def _cancelled(task: asyncio.Task[Kernel]) -> None:
+async def _cancelled(task: asyncio.Task[Any]) -> None:
     """Cancel a start, and wait until nothing of it is left."""
     task.cancel()
     await asyncio.wait([task])

@@ -69,9 +69,9 @@ def build_server(config: Config, metrics: Metrics | None = None, fault: ConfigEr
         claims = Claims(workspace, state)
         notebooks = NotebookService(config, workspace, state, claimed=claims.__contains__)
         pythons = Pythons(config, workspace)
-        catalogue = NotebookCatalogue(workspace, notebooks, pythons)
         end = AsyncExitStack()  # saves runs, then stops the Jupyter server and every kernel
         kernels = await end.enter_async_context(KernelService(config, workspace, state, metrics, pythons=pythons))
+        catalogue = NotebookCatalogue(workspace, notebooks, pythons, live=kernels.python_of)
         jupyter_server = await end.enter_async_context(JupyterServerService(config, workspace, state))
         watch = Watch()
         end.push_async_callback(watch.aclose)

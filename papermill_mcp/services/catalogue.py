@@ -7,11 +7,12 @@ import contextlib
 import heapq
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Iterator, MutableSequence, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, MutableSequence, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, Field
@@ -181,12 +182,24 @@ class _Matcher(Protocol):
 
 
 class NotebookCatalogue:
-    """Lists, searches and describes notebooks. Every path passes through the workspace first."""
+    """Lists, searches and describes notebooks. Every path passes through the workspace first.
 
-    def __init__(self, workspace: Workspace, notebooks: NotebookService, pythons: Pythons) -> None:
+    Args:
+        live: the Python of the live kernel of a notebook, in a few words.
+    """
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        notebooks: NotebookService,
+        pythons: Pythons,
+        *,
+        live: Callable[[Path], str | None] = lambda _: None,
+    ) -> None:
         self._workspace = workspace
         self._notebooks = notebooks
         self._pythons = pythons
+        self._live = live
 
     async def list(
         self,
@@ -379,10 +392,11 @@ class NotebookCatalogue:
             ServerError: it cannot be read at all, as for `NotebookService.open`.
         """
         async with self._notebooks.opened(path) as (notebook, work):
+            live = self._live(notebook.path)
             return await work.run(
                 lambda: _info(
                     notebook,
-                    self._pythons.glance(notebook.path.parent, notebook.document),
+                    live or self._pythons.glance(notebook.path.parent, notebook.document),
                     self._pythons.declared(notebook.document),
                 )
             )

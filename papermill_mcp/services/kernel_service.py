@@ -27,7 +27,7 @@ from papermill_mcp.errors import (
     listed,
 )
 from papermill_mcp.observability import Metrics
-from papermill_mcp.services.pythons import GENERIC_KERNEL, PythonChoice, Pythons
+from papermill_mcp.services.pythons import GENERIC_KERNEL, PythonChoice, Pythons, relabelled
 from papermill_mcp.services.results import ROWS, Result
 from papermill_mcp.services.workspace import Workspace
 from papermill_mcp.utils.lazy import imported, lazy
@@ -129,6 +129,7 @@ class RestartedKernel(Result):
 
     kernel_id: str
     kernel_name: str
+    python: str | None = None
     state: str
     pid: int | None = None
     aborted: int
@@ -232,6 +233,7 @@ class KernelService:
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._gone: OrderedDict[str, str] = OrderedDict()
         self._notebooks: dict[Path, str] = {}
+        self._expected: dict[Path, str | None] = {}  # the Python of a notebook's kernel, if no call named it
         self._given: dict[str, datetime] = {}  # kernels that were started for a notebook, and when a run last got them
         self._tasks: list[asyncio.Task[None]] = []
         self._spares: list[Kernel] = []
@@ -652,20 +654,37 @@ class KernelService:
     async def restart(self, kernel_id: str) -> RestartedKernel:
         """Give a kernel a new process under its old id, also if it is dead. Its variables are lost.
 
+        Its environment is looked at again: it may have been remade with another version of Python.
+
         Raises:
             KernelNotFoundError: there is no such kernel.
             LimitReachedError: the kernel is dead, and as many others live as may.
-            KernelStartFailedError: the new process did not come up.
+            KernelStartFailedError: its environment is gone, or the new process did not come up.
         """
         kernel = self.get(kernel_id)
         self._workspace.require_unmoved(kernel.cwd)
+        environment = kernel.environment
+        if environment is not None:
+            environment = await asyncio.to_thread(self._pythons.again, environment)
         aborted = kernel.queue_length + (kernel.running is not None)
+        manager = await self._engine()
         async with contextlib.nullcontext() if kernel.alive else self.slot():  # a dead one has given up its place
-            with self._metrics.kernel_start(kernel.kernel_name):
-                await kernel.restart(timeout_seconds=self._config.jupyter_timeout)
+            with self._metrics.kernel_start("" if environment else kernel.kernel_name):
+                await manager.restart_kernel(
+                    kernel,
+                    environment,
+                    timeout_seconds=self._config.jupyter_timeout,
+                    denied_env=list(self._config.kernel_env_deny),
+                )
+        if environment is not None and kernel.python is not None:
+            kernel.python = relabelled(kernel.python, environment)
+            for path in self._expected:
+                if self._notebooks[path] == kernel_id:
+                    self._expected[path] = kernel.python
         return RestartedKernel(
             kernel_id=kernel_id,
             kernel_name=kernel.kernel_name,
+            python=kernel.python,
             state=kernel.state,
             pid=kernel.pid,
             aborted=aborted,
@@ -749,7 +768,7 @@ class KernelService:
 
     async def for_notebook(
         self, path: Path, document: NotebookDocument, *, kernel_id: str | None = None, python: str | None = None
-    ) -> tuple[Kernel, list[str] | None]:
+    ) -> tuple[Kernel, list[str], bool]:
         """The kernel that a notebook is bound to, started if need be.
 
         Args:
@@ -757,7 +776,7 @@ class KernelService:
             python: the environment for a new kernel.
 
         Returns:
-            The kernel; and for a new one notes about it and about the earlier kernel.
+            The kernel; notes about it and about an earlier kernel; and whether it is new.
 
         Raises:
             InvalidArgumentError: `python` is not the Python of the kernel.
@@ -768,7 +787,7 @@ class KernelService:
             kernel = self.get(kernel_id)
             kernel.require_alive()
             self.bind(path, kernel)
-            return kernel, None
+            return kernel, [], False
         notes = []
         bound = self._notebooks.get(path)
         if bound is not None:
@@ -778,7 +797,7 @@ class KernelService:
                     await self._require_python(known, python, path, document)
                 if bound in self._given:
                     self._given[bound] = datetime.now(UTC)
-                return known, None
+                return known, await self._python_notes(known, path, document), False
             stop_reason = self._gone.get(bound, "is gone")
             if known is not None:
                 ended = known.exit_code is not None
@@ -795,7 +814,31 @@ class KernelService:
             kernel = await self.launch(choice, cwd=path.parent)
             self._given[kernel.kernel_id] = datetime.now(UTC)
         self.bind(path, kernel)
-        return kernel, [*choice.notes, *notes]
+        if python is None:
+            self._expected[path] = choice.label
+        return kernel, [*choice.notes, *notes], True
+
+    async def _python_notes(self, kernel: Kernel, path: Path, document: NotebookDocument) -> list[str]:
+        """A note, once, that a new kernel for the notebook would have another Python than its live one."""
+        if path not in self._expected:
+            return []
+        try:
+            choice = await self.choose(path.parent, document=document)
+        except InvalidArgumentError:  # the setting is wrong: that concerns new kernels
+            return []
+        if choice.label == self._expected[path] or choice.packages_in is None:
+            return []
+        self._expected[path] = choice.label
+        same = kernel.environment is not None and kernel.environment.place == choice.packages_in.place
+        call = "restart_kernel" if same else "stop_kernel before the next run"
+        return [f"the kernel runs in {kernel.python}; a new one would run in {choice.label}. {call} changes to that"]
+
+    def python_of(self, path: Path) -> str | None:
+        """The Python of the live kernel that a notebook is bound to, and the id of that kernel; None without one."""
+        kernel = self._kernels.get(self._notebooks.get(path, ""))
+        if kernel is None or not kernel.alive:
+            return None
+        return f"{kernel.python or kernel.kernel_name}; kernel {kernel.kernel_id} runs in it"
 
     async def module_notes(self, kernel: Kernel, errors: Iterable[CellError | None]) -> list[str]:
         """Notes about modules that code did not find: which Python it ran in, and which one has the module."""
@@ -913,6 +956,7 @@ class KernelService:
     def bind(self, path: Path, kernel: Kernel) -> None:
         """Have runs of the notebook use this kernel from now on."""
         self._notebooks[path] = kernel.kernel_id
+        self._expected.pop(path, None)
 
     async def _stop_idle_kernels(self) -> None:
         while True:

@@ -23,8 +23,9 @@ from papermill_mcp.core.environments.reading import (
     install_command,
     own_environment,
     python_of_kernel,
+    seen_again,
 )
-from papermill_mcp.errors import InvalidArgumentError, listed
+from papermill_mcp.errors import InvalidArgumentError, KernelStartFailedError, listed
 from papermill_mcp.services.workspace import Workspace
 from papermill_mcp.utils.lazy import lazy
 
@@ -151,6 +152,22 @@ class Pythons:
     def at(self, interpreter: Path) -> Environment:
         """The environment of an interpreter that a kernel has. Reads files."""
         return self._own if interpreter == self._own.python else environment_of(interpreter)
+
+    def again(self, environment: Environment) -> Environment:
+        """The environment of a kernel as it is now, for another start. Reads files.
+
+        Raises:
+            KernelStartFailedError: it is gone.
+        """
+        found = self._own if environment.python == self._own.python else seen_again(environment)
+        if found is None:
+            raise KernelStartFailedError(
+                f"the Python of the kernel, {environment.label} at {environment.python}, is gone",
+                state="the kernel was left as it is",
+                advice="make that environment again and call restart_kernel, or call stop_kernel: the next run chooses "
+                "another Python",
+            )
+        return found
 
     def is_own(self, environment: Environment) -> bool:
         """Whether it is the environment of this server. Reads files."""
@@ -366,6 +383,11 @@ def _report(declaration: Declaration) -> str:
         f'the notebook declares its packages: {declaration}; python="{NOTEBOOK_PYTHON}" makes that environment and '
         "uses it, this run does not"
     )
+
+
+def relabelled(label: str, environment: Environment) -> str:
+    """The label of an earlier choice, for its environment as it is now. Only the reason is kept, which has no comma."""
+    return f"{environment.label}, {label.rpartition(', ')[2]}"
 
 
 def _active_prefixes() -> list[Path]:

@@ -137,6 +137,13 @@ def environment_of(python: Path) -> Environment:
     return Environment("interpreter", python, None, named[0] if named else None)
 
 
+def seen_again(environment: Environment) -> Environment | None:
+    """An environment as it is now, since it may have been remade; None if it is gone."""
+    if os.path.isfile(environment.python):  # noqa: PTH113 - as above
+        return environment_of(environment.python)
+    return None if environment.prefix is None else environment_at(environment.prefix)
+
+
 def broken_in(project: Path) -> list[str]:
     """The reasons why directories of a project are no environments, though they have the names of some.
 

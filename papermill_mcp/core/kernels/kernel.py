@@ -85,6 +85,8 @@ class Kernel:
         late: output that belongs to no execution we know, such as a thread's.
         died: emitted when the process has ended by itself.
         python: its Python and whose choice that was, in a few words; None for other languages.
+        environment: the Python that it was started in, in place of a kernelspec.
+        extra_env: the variables that the caller gave for it.
     """
 
     def __init__(
@@ -102,6 +104,8 @@ class Kernel:
         self.kernel_name = kernel_name
         self.spec = spec
         self.python: str | None = None
+        self.environment: Environment | None = None
+        self.extra_env: dict[str, str] | None = None
         self.cwd = cwd
         self.started_at = datetime.now(UTC)
         self.last_activity = datetime.now(UTC)
@@ -206,8 +210,11 @@ class Kernel:
         """
         await self._bring_up(timeout_seconds, KernelState.STOPPED)
 
-    async def restart(self, *, timeout_seconds: float) -> None:
+    async def restart(self, *, timeout_seconds: float, recipe: tuple[KernelSpec, dict[str, str]] | None = None) -> None:
         """End the process, busy or not, and start a new one under the same id. Queued code ends as aborted.
+
+        Args:
+            recipe: the command and the variables that the kernel has from now on.
 
         Raises:
             KernelNotFoundError: the kernel was stopped.
@@ -219,6 +226,9 @@ class Kernel:
             self._state = KernelState.STARTING
             self._abort_executions("the kernel was restarted")
             await self._end_process(polite=polite)
+            if recipe is not None:
+                self.spec, self._env = recipe
+                self.kernel_name = self.spec.display_name
             self.widgets = Widgets()
             self.late = OutputCollector(self.widgets.displays)
             self._known.clear()

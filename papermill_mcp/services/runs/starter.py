@@ -115,11 +115,11 @@ class RunStarter:
         await bench.claims.take([notebook.path], run.execution_id)
         try:
             run.notes += await bench.notebooks.undone(notebook, outputs=False)
-            kernel, notes = await bench.kernels.for_notebook(
+            kernel, notes, new = await bench.kernels.for_notebook(
                 notebook.path, document, kernel_id=options.kernel_id, python=options.python
             )
-            if notes is not None:
-                run.notes += filter(None, [*notes, _not_yet_run(document, cells)])
+            run.notes += notes
+            run.notes += filter(None, [_not_yet_run(document, cells) if new else None])
             file = bench.notebooks.run_file(notebook, run.execution_id) if options.save else None
             if file is not None:
                 file.expect(cell.index for cell in cells if not cell.skip)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -293,8 +294,6 @@ _CALLS: dict[str, Json] = {
 async def test_an_environment_that_is_deleted_while_its_kernel_lives_leaves_the_results(
     client: Connect, workspace: Path
 ) -> None:
-    import shutil
-
     project(workspace, 1)
     write_notebook(workspace / "n.ipynb", [_WHERE, "x = 1", "print(x + 1)"])
     async with client() as c:
@@ -305,8 +304,59 @@ async def test_an_environment_that_is_deleted_while_its_kernel_lives_leaves_the_
         fresh = await call(c, "execute_notebook_papermill", input_path="n.ipynb")
     assert rest["status"] == "ok"
     assert restarted.startswith("KERNEL_START_FAILED: ")
+    assert f"{workspace}/.venv/bin/python, is gone" in restarted
+    assert "kernel was left as it is" in restarted
+    assert "restart_kernel" in restarted
     assert stdout_in(read_json(workspace / "n.ipynb")["cells"][2]) == "2\n"
     assert fresh["python"].endswith("the server's own")
+
+
+async def test_a_restart_looks_at_an_environment_again_that_was_remade(client: Connect, workspace: Path) -> None:
+    """With another version, and by another tool: the label, the variables and the command are those of now."""
+    venv = project(workspace, 1) / ".venv"
+    write_notebook(workspace / "n.ipynb", ["import os\nprint(os.environ.get('CONDA_PREFIX'), os.environ.get('MINE'))"])
+    async with client() as c:
+        kernel = (await call(c, "start_kernel", env={"MINE": "kept"}))["kernel_id"]
+        await call(c, "execute_notebook", path="n.ipynb", kernel_id=kernel)
+        shutil.rmtree(venv)
+        make_conda(venv)
+        (venv / "conda-meta" / next(iter(os.listdir(venv / "conda-meta")))).rename(
+            venv / "conda-meta" / "python-3.99.1-h0_0_cpython.json"
+        )
+        restarted = await call(c, "restart_kernel", kernel_id=kernel)
+        status = await call(c, "get_kernel_status", kernel_id=kernel)
+        again = await call(c, "execute_notebook", path="n.ipynb")
+    assert restarted["python"] == status["python"] == again["python"] == ".venv (3.99.1), the project's"
+    assert restarted["kernel_name"] == ".venv (3.99.1)"
+    assert stdout_in(read_json(workspace / "n.ipynb")["cells"][0]) == f"{venv} kept\n"
+
+
+async def test_a_live_kernel_decides_and_a_note_says_once_what_the_project_has_now(
+    client: Connect, workspace: Path
+) -> None:
+    write_notebook(workspace / "n.ipynb", ["1"])
+    async with client() as c:
+        first = await call(c, "execute_notebook", path="n.ipynb")
+        project(workspace, 1)
+        info = await call(c, "get_notebook_info", path="n.ipynb")
+        run = await call(c, "execute_notebook", path="n.ipynb")
+        again = await call(c, "execute_notebook", path="n.ipynb")
+        await call(c, "stop_kernel", kernel_id=first["kernel_id"])
+        after = await call(c, "execute_notebook", path="n.ipynb")
+        (workspace / ".venv" / "pyvenv.cfg").write_text("version = 3.99.1")
+        remade = await call(c, "execute_notebook", path="n.ipynb")
+        await call(c, "restart_kernel", kernel_id=after["kernel_id"])
+        restarted = await call(c, "execute_notebook", path="n.ipynb")
+    assert info["python"] == f"{first['python']}; kernel {first['kernel_id']} runs in it"
+    assert run["kernel_id"] == first["kernel_id"]
+    note = next(note for note in run["notes"] if ".venv (" in note)
+    assert first["python"] in note
+    assert "stop_kernel" in note
+    assert not any(".venv (" in note for note in again.get("notes") or [])
+    assert after["python"].endswith("the project's")
+    assert any("restart_kernel changes" in note for note in remade["notes"])
+    assert restarted["python"] == ".venv (3.99.1), the project's"
+    assert not restarted.get("notes")
 
 
 @pytest.mark.case("V04")
