@@ -21,6 +21,7 @@ from jupyter_client.kernelspec import KernelSpec, KernelSpecManager, NoSuchKerne
 from papermill_mcp.core.environments import starting
 from papermill_mcp.core.environments.installing import Installation, installer_command, installer_variables
 from papermill_mcp.core.environments.making import EnvironmentMaker
+from papermill_mcp.core.environments.programs import with_pip
 from papermill_mcp.core.environments.reading import Environment, environment_of, python_of_kernel
 from papermill_mcp.core.kernels.kernel import Kernel, kernel_environment
 from papermill_mcp.core.processes.child import TAIL_BYTES, private_directory
@@ -190,7 +191,10 @@ class JupyterManager:
         self, spec: KernelSpec, own: Environment | None, extra: dict[str, str] | None, denied: list[str]
     ) -> dict[str, str]:
         variables = kernel_environment(spec, own, extra, denied)
-        return variables if own is None else await starting.activated(own, variables, self._program)
+        if own is None:
+            return variables
+        variables = await asyncio.to_thread(with_pip, own, variables, self._state_directory / "layers")
+        return await starting.activated(own, variables, self._program)
 
     async def _in_environment(
         self, environment: Environment, start: Callable[[KernelSpec], Coroutine[Any, Any, T]]

@@ -822,10 +822,15 @@ class KernelService:
         """A note, once, that a new kernel for the notebook would have another Python than its live one."""
         if path not in self._expected:
             return []
+        manager = await self._engine()
         try:
-            choice = await self.choose(path.parent, document=document)
+            choice = await self._pythons.choose(path.parent, manager.found, document=document)
         except InvalidArgumentError:  # the setting is wrong: that concerns new kernels
             return []
+        if choice.declaration is not None:  # its environment is made for a new kernel, not for a note
+            choice = choice.made((await self.maker()).planned(choice.declaration))
+            if kernel.environment is not None and kernel.environment.place == choice.packages_in.place:
+                return []
         if choice.label == self._expected[path] or choice.packages_in is None:
             return []
         self._expected[path] = choice.label

@@ -184,6 +184,35 @@ async def test_a_conda_environment_is_active_in_its_kernels(client: Connect, wor
     assert printed[1] == f"{conda}/bin/python"
 
 
+async def test_pip_of_a_shell_is_never_that_of_another_environment(
+    client: Connect, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A `pip` of the PATH would install elsewhere. One that is only a module of the environment serves."""
+    venv = project(workspace, 1) / ".venv"
+    for name in ("pip", "pip3"):
+        (tmp_path / name).write_text("#!/bin/sh\necho elsewhere\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    write_notebook(workspace / "n.ipynb", ["!pip install x\n!pip3 install x\nprint(_exit_code)"])
+    async with client() as c:
+        await call(c, "execute_notebook", path="n.ipynb")
+        without = stdout_in(read_json(workspace / "n.ipynb")["cells"][0])
+        put_modules(venv, {"pip": "import sys\nprint(sys.prefix, sys.argv[1:]) if __name__ == '__main__' else None"})
+        await call(c, "execute_notebook", path="n.ipynb")
+        module = stdout_in(read_json(workspace / "n.ipynb")["cells"][0])
+        put_modules(venv, {"pip": "raise SystemExit"})
+        (venv / "bin" / "pip").write_text("#!/bin/sh\necho its own\n")
+        (venv / "bin" / "pip").chmod(0o755)
+        await call(c, "execute_notebook", path="n.ipynb")
+        own = stdout_in(read_json(workspace / "n.ipynb")["cells"][0])
+    assert without.count(f"uv pip install --python {venv}/bin/python") == 2
+    assert without.count("install_packages") == 2
+    assert without.endswith("1\n")
+    assert "elsewhere" not in without
+    assert module == f"{venv} ['install', 'x']\n" * 2 + "0\n"
+    assert own.startswith("its own\n")
+
+
 #: Interpreters that are none, with a word of the error.
 _BAD: dict[str, tuple[str, str]] = {
     "python 2": ("#!/bin/sh\necho \"  File '<string>', line 3: SyntaxError\" >&2; exit 1\n", "SyntaxError"),
