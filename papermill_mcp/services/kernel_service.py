@@ -829,7 +829,7 @@ class KernelService:
             return []
         if choice.declaration is not None:  # its environment is made for a new kernel, not for a note
             choice = choice.made((await self.maker()).planned(choice.declaration))
-            if kernel.environment is not None and kernel.environment.place == choice.packages_in.place:
+            if kernel.environment is not None and kernel.environment == choice.packages_in:
                 return []
         if choice.label == self._expected[path] or choice.packages_in is None:
             return []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -365,6 +366,32 @@ async def test_no_module_of_the_start_directory_is_imported(
         await server.call("list_notebook_files")
 
     assert not (workspace / "ran").exists()
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("start", ["papermill_mcp", "papermill_mcp.main", "script"])
+async def test_modules_of_pythonpath_are_for_kernels_and_not_for_the_server(
+    start: str, workspace: Path, state_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user's `json.py` and another pydantic. A relative directory counts, too."""
+    for name in ("json", "pydantic", "logging", "asyncio", "anyio"):
+        (tmp_path / "theirs").mkdir(exist_ok=True)
+        (tmp_path / "theirs" / f"{name}.py").write_text("raise SystemExit('not this one')")
+    (workspace / "near").mkdir()
+    (workspace / "near" / "sqlite3.py").write_text("raise SystemExit('not this one')")
+    (workspace / "mine").mkdir()
+    (workspace / "mine" / "users_own.py").write_text("VALUE = 7")
+    script = Path(sys.executable).with_name("jupyter-papermill-mcp") if start == "script" else None
+    module = "papermill_mcp" if script else start
+    paths = [tmp_path / "theirs", "near", workspace / "mine"]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, paths)))
+    async with RawServer.running(workspace, state_directory, module=module, script=script) as server:
+        # The kernel is the user's: there the directories come first, and these modules would end it.
+        kernel = await server.call("start_kernel", env={"PYTHONPATH": str(workspace / "mine")})
+        run = await server.call(
+            "execute_cell", kernel_id=kernel["kernel_id"], code="import users_own; print(users_own.VALUE)"
+        )
+        assert stdout_of(run) == "7\n"
 
 
 @pytest.mark.slow
