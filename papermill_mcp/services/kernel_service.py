@@ -825,7 +825,7 @@ class KernelService:
         manager = await self._engine()
         try:
             choice = await self._pythons.choose(path.parent, manager.found, document=document)
-        except InvalidArgumentError:  # the setting is wrong: that concerns new kernels
+        except ServerError:  # the setting is wrong, for one: that concerns new kernels
             return []
         if choice.declaration is not None:  # its environment is made for a new kernel, not for a note
             choice = choice.made((await self.maker()).planned(choice.declaration))

@@ -25,9 +25,10 @@ from papermill_mcp.core.environments.reading import (
     python_of_kernel,
     seen_again,
 )
-from papermill_mcp.errors import InvalidArgumentError, KernelStartFailedError, listed
+from papermill_mcp.errors import InvalidArgumentError, KernelSpecNotFoundError, KernelStartFailedError, listed
 from papermill_mcp.services.workspace import Workspace
 from papermill_mcp.utils.lazy import lazy
+from papermill_mcp.utils.text_utils import one_line
 
 if TYPE_CHECKING:
     from jupyter_client.kernelspec import KernelSpec
@@ -44,6 +45,7 @@ GENERIC_KERNEL = "python3"
 NOTEBOOK_PYTHON = "notebook"
 
 _STATE = "nothing was run"
+_PYTHON_NAMES = ("python", "ipython", "python3")
 _ALLOWED = (
     "an interpreter, a virtual or conda environment, a project directory that has one, or the name of a conda "
     "environment; paths are relative to the workspace or absolute"
@@ -264,6 +266,7 @@ class Pythons:
 
         Raises:
             InvalidArgumentError: both are given, or `python` names no environment.
+            KernelSpecNotFoundError: the notebook is in another language, and names no kernel of that.
         """
         if python is not None and kernel_name is not None:
             raise InvalidArgumentError("give python or kernel_name, not both", state=_STATE)
@@ -274,11 +277,12 @@ class Pythons:
         if kernel_name is not None:
             return self._installed(kernel_name, await find(kernel_name), "named by the call")
         if document is not None and not _in_python(document):
-            return PythonChoice(document.kernel_name or GENERIC_KERNEL)
+            named = document.kernel_name
+            if named is None or named == GENERIC_KERNEL:
+                raise _another_language(document)
+            return PythonChoice(named)
         mode = self._config.notebook_environments
-        declaration = (
-            None if document is None or mode == "off" else await asyncio.to_thread(declared.declared_by, document)
-        )
+        declaration = None if document is None else await asyncio.to_thread(self.declared, document)
         if declaration is not None and mode == "auto" and self._config.python is None:
             return PythonChoice(GENERIC_KERNEL, declaration=declaration)
         choice = await self._undeclared(directory, find, document)
@@ -396,11 +400,22 @@ def _active_prefixes() -> list[Path]:
 
 
 def _in_python(document: NotebookDocument) -> bool:
+    """Whether one of the two places that name the language says so. A change of the kernel may leave one behind."""
+    spec = document.metadata.get("kernelspec")
+    generic = document.kernel_name in (None, GENERIC_KERNEL)
+    if generic and isinstance(spec, dict) and str(spec.get("language", "")).lower() in _PYTHON_NAMES:
+        return True
     language = document.language
-    return (
-        language.lower() in ("python", "ipython", "python3")
-        if language
-        else document.kernel_name in (None, GENERIC_KERNEL)
+    return language.lower() in _PYTHON_NAMES if language else generic
+
+
+def _another_language(document: NotebookDocument) -> KernelSpecNotFoundError:
+    named = "kernel 'python3', which runs Python" if document.kernel_name else "no kernel"
+    return KernelSpecNotFoundError(
+        f"the notebook is in {one_line(document.language or '', 40)} and names {named}",
+        state=_STATE,
+        advice="start a kernel of that language with start_kernel and pass its kernel_id, or name one by kernel_name; "
+        "list_kernels shows those that are installed. If the code is Python, name the environment by python",
     )
 
 

@@ -184,6 +184,29 @@ async def test_a_conda_environment_is_active_in_its_kernels(client: Connect, wor
     assert printed[1] == f"{conda}/bin/python"
 
 
+async def test_a_notebook_of_another_language_does_not_run_as_python(client: Connect, workspace: Path) -> None:
+    """Its outputs stay. The kernelspec counts where only the language of an earlier kernel is left."""
+    file = write_notebook(workspace / "n.ipynb", ["x <- 1"], language="R")
+    before = file.read_bytes()
+    async with client() as c:
+        messages = [
+            await refused(c, "execute_notebook", path="n.ipynb"),
+            await refused(c, "execute_notebook_papermill", input_path="n.ipynb"),
+        ]
+        assert file.read_bytes() == before
+        named = await call(c, "execute_notebook", path="n.ipynb", python=sys.executable)
+        notebook = read_json(write_notebook(workspace / "m.ipynb", ["1"], language="R"))
+        notebook["metadata"]["kernelspec"] |= {"language": "python"}
+        notebook["metadata"]["language_info"] = {"name": "R"}
+        (workspace / "m.ipynb").write_text(json.dumps(notebook))
+        changed = await call(c, "execute_notebook", path="m.ipynb")
+    for message in messages:
+        assert message.startswith("KERNELSPEC_NOT_FOUND: the notebook is in R and names kernel 'python3'"), message
+        assert "kernel_id" in message
+    assert named["status"] == "error"
+    assert changed["status"] == "ok"
+
+
 async def test_pip_of_a_shell_is_never_that_of_another_environment(
     client: Connect, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
