@@ -47,8 +47,8 @@ NOTEBOOK_PYTHON = "notebook"
 _STATE = "nothing was run"
 _PYTHON_NAMES = ("python", "ipython", "python3")
 _ALLOWED = (
-    "an interpreter, a virtual or conda environment, a project directory that has one, or the name of a conda "
-    "environment; paths are relative to the workspace or absolute"
+    "an interpreter, a virtual or conda environment, a project directory that has one, the name of a conda "
+    "environment, or the version of an interpreter that is known; paths are relative to the workspace or absolute"
 )
 
 #: Names of environments in the display names of kernels: VS Code's `.venv (3.12.3)` and `base (Python 3.11.5)`,
@@ -145,6 +145,9 @@ class Pythons:
         named = self._discovery.named(python) if Path(python).name == python else []
         if named:
             return named[0]
+        interpreter = self._discovery.interpreter(python)
+        if interpreter is not None:
+            return interpreter
         raise InvalidArgumentError(
             f"python {python[:200]!r} does not exist",
             allowed=f"{_ALLOWED}; known environments: {listed(self.known_names())}",

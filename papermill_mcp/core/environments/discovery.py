@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,9 @@ _LIST_BYTES = 100_000
 
 #: Names of the directories in which conda and its relatives are installed, below the home directory or /opt.
 _CONDAS = ("miniconda3", "anaconda3", "miniforge3", "mambaforge", "micromamba", "conda", ".conda", ".local/share/mamba")
+
+#: A version of Python with two or three parts, or the program of one.
+_VERSIONED = re.compile(r"(?:python)?(\d{1,3}(?:\.\d{1,4}){1,2})")
 
 _PYTHON = re.compile(r"python3(\.\d+)?(\.exe)?")
 
@@ -51,6 +55,24 @@ class Discovery:
             for environment in self.environments()
             if environment.prefix is not None and environment.prefix.name.casefold() == name.casefold()
         ]
+
+    def interpreter(self, name: str) -> Environment | None:
+        """The interpreter of a version (`3.10`, `python3.10`), the newest of several, or of a program in the PATH."""
+        match = _VERSIONED.fullmatch(name)
+        if match is None:
+            found = shutil.which(name) if name in ("python", "python3") else None
+            return environment_of(Path(found)) if found and Path(found).is_absolute() else None
+        wanted = _parts(match[1])
+        fitting = [
+            one
+            for one in self.environments()
+            if one.kind == "interpreter" and _parts(one.version or "")[: len(wanted)] == wanted
+        ]
+        return max(fitting, key=lambda one: _parts(one.version or ""), default=None)
+
+
+def _parts(version: str) -> list[int]:
+    return [int(part) for part in version.split(".") if part]
 
 
 def _home() -> Path | None:

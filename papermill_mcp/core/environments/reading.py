@@ -134,6 +134,7 @@ def environment_of(python: Path) -> Environment:
             return Environment(found.kind, python, prefix, found.version)
     # As pyenv names the directories of its interpreters, and as interpreters are named in the PATH.
     named = _VERSION.fullmatch(parent.parent.name) or _VERSION.search(python.name)
+    named = named or _VERSION.search(Path(os.path.realpath(python)).name)
     return Environment("interpreter", python, None, named[0] if named else None)
 
 

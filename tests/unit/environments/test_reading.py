@@ -266,3 +266,29 @@ def test_a_notebook_of_another_language_gets_no_python(pythons: Pythons, workspa
 def test_a_setting_that_names_no_python_is_shown_as_the_fault(config: MakeConfig, workspace: Path) -> None:
     pythons = Pythons(config(python="nowhere"), Workspace([workspace]))
     assert "the setting python is wrong" in str(pythons.glance(workspace, document()))
+
+
+def test_a_version_names_the_newest_known_interpreter_of_it(
+    pythons: Pythons, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its parts count, so 3.1 is not 3.10. Environments have names of their own."""
+    for version in ("3.10.2", "3.10.13", "3.1.9"):
+        python = tmp_path / "home" / ".pyenv" / "versions" / version / "bin" / "python3"
+        python.parent.mkdir(parents=True)
+        python.write_text("")
+    fake_venv(tmp_path / "home" / ".virtualenvs" / "geo", version="3.10.99")
+    usual = tmp_path / "usual"
+    usual.mkdir()
+    (usual / "python3.9").write_text("")
+    (usual / "python3.9").chmod(0o755)
+    (usual / "python3").symlink_to("python3.9")
+    monkeypatch.setenv("PATH", str(usual))
+
+    assert pythons.named("3.10").version == pythons.named("python3.10").version == "3.10.13"
+    assert pythons.named("3.10.2").version == "3.10.2"
+    assert pythons.named("3.1").version == "3.1.9"
+    assert pythons.named("python3").python == usual / "python3"
+    assert pythons.named("3.9").label == f"Python 3.9 at {usual}/python3"
+    for unknown in ("3.8", "3", "python", "python2"):
+        with pytest.raises(InvalidArgumentError, match="does not exist"):
+            pythons.named(unknown)
