@@ -107,7 +107,7 @@ class Environment:
     def has_package(self, module: str) -> bool:
         """Whether a top-level module or package of that name is installed."""
         return any(
-            (directory / module).is_dir() or (directory / f"{module}.py").is_file()
+            _has_modules(directory / module) or (directory / f"{module}.py").is_file()
             for directory in self.site_packages()
         )
 
@@ -212,6 +212,14 @@ def names_in(directory: Path) -> list[str]:
         return sorted(path.name for path in directory.iterdir())
     except OSError:
         return []
+
+
+def _has_modules(directory: Path) -> bool:
+    """Whether a directory is a package, and not only the rest of one that was removed."""
+    return any(
+        name.endswith((".py", ".so", ".pyd")) or (directory / name / "__init__.py").is_file()
+        for name in names_in(directory)
+    )
 
 
 def _python_in(directory: Path) -> Path | None:

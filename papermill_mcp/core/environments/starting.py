@@ -29,6 +29,7 @@ from packaging.requirements import Requirement
 
 from papermill_mcp.core.environments.reading import Environment, install_command, own_environment
 from papermill_mcp.core.environments.requirements import normal_name
+from papermill_mcp.core.processes.child import TAIL_BYTES
 from papermill_mcp.core.processes.program import Program
 from papermill_mcp.errors import KernelStartFailedError, Remedy
 from papermill_mcp.utils.file_utils import create_private_file, read_beginning
@@ -51,6 +52,9 @@ sys.path[:1] = [] if sys.path[:1] in ([""], [None]) else sys.path[:1]
 layers = sys.argv.pop(1)
 try:
     import ipykernel
+    if not getattr(ipykernel, "__file__", None):
+        del sys.modules["ipykernel"]
+        raise ImportError("No module named ipykernel")
 except ImportError:
     import os
     tag = getattr(getattr(sys, "implementation", None), "cache_tag", "")
@@ -69,6 +73,8 @@ import sys
 print("papermill-mcp %s.%s %s%s-%s" % (sys.version_info[0], sys.version_info[1],
     getattr(getattr(sys, "implementation", None), "cache_tag", ""), getattr(sys, "abiflags", ""), sys.maxsize > 2**32))
 import ipykernel
+if not getattr(ipykernel, "__file__", None):
+    raise ImportError("No module named ipykernel")
 """
 _ANSWER = re.compile(r"papermill-mcp (\d+\.\d+) (\S+)")
 
@@ -82,9 +88,9 @@ _STAMP = ".made-of"
 #: Days after which a layer that was not used is removed.
 _KEPT_DAYS = 30
 
-#: Lines and characters of a program that are quoted.
+#: Lines of a program that are quoted, and characters of each.
 _LAST_LINES = 5
-_QUOTED_CHARS = 2000
+_LINE_CHARS = 300
 
 #: Bytes of the variables after activation.
 _VARIABLE_BYTES = 10**6
@@ -195,7 +201,7 @@ async def mend(environment: Environment, layers: Path, make: MakeProgram) -> boo
         raise _no_interpreter(python, f"it did not answer within {_ANSWER_SECONDS:g} s") from problem
     except OSError as problem:
         raise _no_interpreter(python, problem.strerror or str(problem)) from problem
-    said = program.text(_QUOTED_CHARS)
+    said = program.text(TAIL_BYTES)
     answer = _ANSWER.search(said)
     if answer is None:
         raise _no_interpreter(python, f"it ended with code {code}. {_last_lines(program)}")
@@ -368,4 +374,6 @@ async def _code_of(program: Program, seconds: float) -> int:
 
 
 def _last_lines(program: Program, number: int = _LAST_LINES) -> str:
-    return "\n".join(program.text(_QUOTED_CHARS).splitlines()[-number:])
+    """The end of its output. A long line, such as a dump, is cut."""
+    lines = program.text(TAIL_BYTES).splitlines()[-number:]
+    return "\n".join(line if len(line) <= _LINE_CHARS else line[:_LINE_CHARS] + "…" for line in lines)

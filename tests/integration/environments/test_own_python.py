@@ -207,6 +207,32 @@ async def test_a_notebook_of_another_language_does_not_run_as_python(client: Con
     assert changed["status"] == "ok"
 
 
+async def test_the_rest_of_a_removed_ipykernel_is_none(client: Connect, workspace: Path) -> None:
+    venv = project(workspace, 1) / ".venv"
+    site = next(venv.glob("lib/python*/site-packages"))
+    (site / "ipykernel" / "__pycache__").mkdir(parents=True)
+    async with client() as c:
+        started = await call(c, "start_kernel")
+    assert started["python"].endswith("the project's")
+
+
+async def test_an_answer_is_found_in_what_an_interpreter_prints(
+    client: Connect, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A `sitecustomize` prints before and after it. A dump of it by uv is cut."""
+    noise = "import atexit\nprint('x' * 9000, end='')\natexit.register(lambda: print('\\n' + 'y' * 9000))"
+    put_modules(project(workspace, 1) / ".venv", {"sitecustomize": noise})
+    uv = tmp_path / "uv"
+    uv.write_text(f"#!/bin/sh\necho error: invalid response\necho {'z' * 9000}\nexit 2\n")
+    uv.chmod(0o755)
+    monkeypatch.setattr(starting, "own_layer", lambda layers: None)
+    monkeypatch.setattr(starting, "find_uv", lambda: str(uv))
+    async with client() as c:
+        message = await refused(c, "start_kernel")
+    assert "has no ipykernel, and uv could not provide ipykernel: error: invalid response" in message
+    assert len(message) < 1500
+
+
 async def test_pip_of_a_shell_is_never_that_of_another_environment(
     client: Connect, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -37,6 +37,7 @@ def fake_venv(directory: Path, *, version: str = "3.12.3", key: str = "version")
     python.chmod(0o755)
     (directory / "lib" / "python3.12" / "site-packages" / "numpy-2.1.0.dist-info").mkdir(parents=True)
     (directory / "lib" / "python3.12" / "site-packages" / "numpy").mkdir()
+    (directory / "lib" / "python3.12" / "site-packages" / "numpy" / "__init__.py").touch()
     return directory
 
 
