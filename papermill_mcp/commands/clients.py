@@ -209,6 +209,11 @@ def command_of(entry: Any) -> list[str] | None:
     return [command, *(str(argument) for argument in (arguments if isinstance(arguments, list) else []))]
 
 
+def is_disabled(entry: Any) -> bool:
+    """Whether the client is told not to start an entry, as Zed, Codex and Windsurf write it."""
+    return isinstance(entry, dict) and (entry.get("enabled") is False or entry.get("disabled") is True)
+
+
 def starts_this_server(entry: Any) -> bool:
     """Whether an entry starts this server, from whatever installation."""
     for word in command_of(entry) or []:

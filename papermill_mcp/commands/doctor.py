@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from papermill_mcp import __version__
 from papermill_mcp.commands import jsonc, toml_text
-from papermill_mcp.commands.clients import CLIENTS, Client, Machine, Scope, command_of, starts_this_server
+from papermill_mcp.commands.clients import CLIENTS, Client, Machine, Scope, command_of, is_disabled, starts_this_server
 from papermill_mcp.commands.config_files import ConfigFileError, read_config
 from papermill_mcp.commands.edit_error import EditError
 from papermill_mcp.config import ENV_PREFIX, PROGRAM, Config, ConfigError, build_parser, load_config
@@ -272,6 +272,8 @@ def _servers(client: Client, text: str, machine: Machine) -> list[tuple[str, Any
 
 def _entry(about: str, place: str, entry: Any) -> Check:
     command, *arguments = command_of(entry) or [""]
+    if is_disabled(entry):
+        return Check(about, "note", f"{place} is disabled, so the client does not start it")
     again = f"Write it anew with: {PROGRAM} install"
     if not Path(command).is_absolute():
         if shutil.which(command) is None:

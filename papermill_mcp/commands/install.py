@@ -18,7 +18,16 @@ from types import ModuleType
 from typing import Any, NoReturn, get_args
 
 from papermill_mcp.commands import jsonc, toml_text
-from papermill_mcp.commands.clients import CLIENTS, Client, Machine, Scope, client_of, command_of, starts_this_server
+from papermill_mcp.commands.clients import (
+    CLIENTS,
+    Client,
+    Machine,
+    Scope,
+    client_of,
+    command_of,
+    is_disabled,
+    starts_this_server,
+)
 from papermill_mcp.commands.command_line import NoLastingCommandError, lasting_command
 from papermill_mcp.commands.config_files import ConfigFile, ConfigFileError, read_config
 from papermill_mcp.commands.edit_error import EditError
@@ -112,6 +121,8 @@ def install(arguments: Sequence[str]) -> int:
         code = _fail(f"{error}. Nothing was changed. Add this entry by hand:")
         _say(target.editor.snippet(target.keys, entry), end="")
         return code
+    if is_disabled(old):
+        sys.stderr.write(f"{target.name!r} is disabled in {target.path}, and stays so. Enable it there.\n")
     if text == file.text:
         _say(f"{target.client.title}: {target.name!r} is up to date in {target.path}")
         return 0

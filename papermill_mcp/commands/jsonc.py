@@ -220,7 +220,7 @@ def find(text: str, path: Sequence[str]) -> Any:
 
 
 def put(text: str, path: Sequence[str], value: Any) -> str:
-    """The text with a value at a path of names. Missing objects on the way are made.
+    """The text with a value at a path of names. Missing objects on the way are made, also in place of `null`.
 
     Raises:
         EditError: the text cannot be read, or something on the way is not an object.
@@ -232,6 +232,9 @@ def put(text: str, path: Sequence[str], value: Any) -> str:
         gap = style.newline if before and not before.endswith("\n") else ""
         return before + gap + style.shown(_nested(path, value), "") + style.newline
     for depth, key in enumerate(path):
+        if node.value is None:
+            new = style.shown(_nested(path[depth:], value), _indent_at(text, node.start))
+            return text[: node.start] + new + text[node.end :]
         if node.members is None:
             place = ".".join(path[:depth]) or "the outermost value"
             raise EditError(f"{place} is not an object", text, node.start)

@@ -315,3 +315,15 @@ def test_without_a_home_directory_the_other_checks_go_on(checks: Checks, monkeyp
     assert code == 1
     assert _of(found, "clients")[0]["status"] == "fault"
     assert _of(found, "kernelspec")
+
+
+def test_a_disabled_entry_is_a_note(checks: Checks, home: Path, run: RunCommand) -> None:
+    assert run("install", "zed")[0] == 0
+    file = home / ".config" / "zed" / "settings.json"
+    file.write_text(file.read_text().replace('"command"', '"enabled": false, "command"'))
+
+    _, found = checks()
+
+    (check,) = _of(found, "Zed (user)")
+    assert check["status"] == "note"
+    assert "is disabled" in check["text"]

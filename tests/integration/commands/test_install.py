@@ -519,3 +519,28 @@ def test_the_command_of_a_new_entry_starts(home: Path, project: Path) -> None:
 
     assert started.returncode == 0
     assert "serving" in started.stderr
+
+
+def test_null_is_an_empty_table_of_servers(run: RunCommand, home: Path) -> None:
+    file = home / ".cursor" / "mcp.json"
+    file.parent.mkdir()
+    file.write_text('{\n  // mine\n  "mcpServers": null,\n  "other": null\n}\n')
+
+    code, _, _ = run("install", "cursor")
+
+    assert code == 0
+    written = file.read_text()
+    assert written.startswith('{\n  // mine\n  "mcpServers": {\n    "jupyter": {\n')
+    assert written.endswith('  },\n  "other": null\n}\n')
+
+
+def test_a_disabled_entry_stays_so_and_the_command_says_it(run: RunCommand, home: Path) -> None:
+    assert run("install", "zed")[0] == 0
+    file = home / ".config" / "zed" / "settings.json"
+    file.write_text(file.read_text().replace('"command"', '"enabled": false, "command"'))
+
+    code, _, err = run("install", "zed", "--roots", str(home))
+
+    assert code == 0
+    assert "is disabled in" in err
+    assert '"enabled": false' in file.read_text()

@@ -258,7 +258,7 @@ def test_no_text_is_read_that_the_standard_parser_reads_otherwise(text: str) -> 
     assert node.value == expected
 
 
-@pytest.mark.parametrize("text", ['{"mcpServers": []}', '{"mcpServers": null}', "[]", "1"])
+@pytest.mark.parametrize("text", ['{"mcpServers": []}', '{"mcpServers": ""}', "[]", "1"])
 def test_a_container_of_another_kind_is_refused(text: str) -> None:
     with pytest.raises(EditError, match="is not an object"):
         put(text, _PATH, 1)
