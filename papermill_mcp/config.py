@@ -15,6 +15,7 @@ import argparse
 import importlib.util
 import json
 import os
+import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -53,6 +54,10 @@ _MOST_FAULTS = 10
 
 class ConfigError(Exception):
     """The settings cannot be used. The message is for the person who starts the server."""
+
+
+#: A variable that a client should have replaced, such as `${workspaceFolder}`.
+_UNEXPANDED = re.compile(r"\$\{[^{}]*\}?|\$[A-Za-z_]\w*|%[A-Za-z_]\w*%")
 
 
 class MissingRootError(ConfigError):
@@ -431,9 +436,17 @@ def _settings_file(named: str | None) -> Path | None:
     # Unlike Path.is_file, os.path.isfile is false below a directory of another user.
     if file is None or not os.path.isfile(file):  # noqa: PTH113
         if named:
-            raise ConfigError(f"the settings file {named!r} does not exist")
+            kind = "does not exist" if file is None else _not_a_file(file)
+            raise ConfigError(f"the settings file {named!r} {kind}")
         return None
     return file.absolute()
+
+
+def _not_a_file(path: Path) -> str:
+    """The reason why a path is no file. It is not opened: a pipe could wait for ever."""
+    if os.path.isdir(path):  # noqa: PTH112 - as above
+        return f"is a directory; name a file in it, such as {str(path / 'config.json')!r}"
+    return "is not a regular file" if os.path.exists(path) else "does not exist"  # noqa: PTH110 - as above
 
 
 def _user_file() -> Path | None:
@@ -458,7 +471,7 @@ def real_root(root: Path, *, i_know: bool) -> Path:
 
     Raises:
         MissingRootError: it is no directory now.
-        ConfigError: it is the whole file system, a notebook, or relative to a directory that is gone.
+        ConfigError: it is the whole file system, a notebook, relative to a directory that is gone, or has a variable.
     """
     try:
         start = Path.cwd() if not root.is_absolute() else root
@@ -477,6 +490,12 @@ def real_root(root: Path, *, i_know: bool) -> Path:
         if root.suffix == ".ipynb":
             directory = str(Path(os.path.abspath(root)).parent)  # noqa: PTH100 - needs no directory to be there
             raise ConfigError(f"the root {str(root)!r} is a notebook, not a directory; give --roots {directory!r}")
+        variable = _UNEXPANDED.search(str(root))
+        if variable is not None:
+            raise ConfigError(
+                f"the client did not put in a value for {variable[0]!r} of the root {str(root)!r}; write the whole "
+                "path of the directory there, such as --roots /path/to/notebooks"
+            )
         place = "" if root.is_absolute() else f" in {str(start)!r}"
         raise MissingRootError(f"the root {str(root)!r} is not a directory that exists{place}")
     if real == Path(real.anchor) and not i_know:

@@ -324,6 +324,13 @@ def test_a_settings_file_that_is_missing_is_named(how: str) -> None:
     assert "does not exist" in message
 
 
+def test_a_settings_file_that_is_no_file_is_described_and_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+
+    assert "is a directory; name a file in it" in problem("--config", str(tmp_path))
+    assert "is not a regular file" in problem("--config", str(tmp_path / "pipe"))
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -459,6 +466,20 @@ def test_an_empty_list_of_roots_is_refused() -> None:
 
 def test_a_root_that_is_missing_is_named() -> None:
     assert "'nowhere' is not a directory that exists" in problem("--roots", "nowhere")
+
+
+@pytest.mark.parametrize("variable", ["${workspaceFolder}", "$HOME", "%USERPROFILE%"])
+def test_a_variable_that_the_client_did_not_replace_is_named(variable: str) -> None:
+    message = problem("--roots", f"/work/{variable}/notebooks")
+
+    assert f"the client did not put in a value for {variable!r}" in message
+    assert "--roots /path/to/notebooks" in message
+    assert "exists" not in message
+
+
+def test_a_directory_with_the_name_of_a_variable_is_a_root() -> None:
+    Path("${mine}").mkdir()
+    assert load("--roots", "${mine}").roots == [Path("${mine}")]
 
 
 @pytest.mark.case("P25")
