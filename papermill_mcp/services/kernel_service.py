@@ -11,6 +11,7 @@ import logging
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Self
@@ -32,7 +33,7 @@ from papermill_mcp.services.results import ROWS, Result
 from papermill_mcp.services.workspace import Workspace
 from papermill_mcp.utils.lazy import imported, lazy
 from papermill_mcp.utils.process_stats import usage
-from papermill_mcp.utils.text_utils import clean_text, count_noun, head_and_tail, iso_time
+from papermill_mcp.utils.text_utils import clean_text, count_noun, head_and_tail, iso_time, one_line
 
 if TYPE_CHECKING:
     from papermill_mcp.core import jupyter_manager
@@ -511,7 +512,7 @@ class KernelService:
         kernel_name, environment = choice.kernel_name, choice.environment
         spare = None if environment or env else await self._spare(kernel_name, cwd, variables)
         if spare is not None:
-            spare.python = choice.label
+            spare.python = _label(spare, choice.label, choice.packages_in)
             spare.died.connect(self._hand_on)
             self._kernels[spare.kernel_id] = spare
             logger.info("spare kernel used", extra={"kernel_id": spare.kernel_id})
@@ -525,7 +526,7 @@ class KernelService:
                 env=variables | (env or {}),
                 denied_env=list(self._config.kernel_env_deny),
             )
-        kernel.python = choice.label
+        kernel.python = _label(kernel, choice.label, environment or choice.packages_in)
         kernel.died.connect(self._hand_on)
         self._kernels[kernel.kernel_id] = kernel
         logger.info("kernel started", extra={"kernel_id": kernel.kernel_id, "kernel_name": kernel_name})
@@ -677,10 +678,11 @@ class KernelService:
                     denied_env=list(self._config.kernel_env_deny),
                 )
         if environment is not None and kernel.python is not None:
-            kernel.python = relabelled(kernel.python, environment)
+            label = relabelled(kernel.python, environment)
+            kernel.python = _label(kernel, label, environment)
             for path in self._expected:
                 if self._notebooks[path] == kernel_id:
-                    self._expected[path] = kernel.python
+                    self._expected[path] = label
         return RestartedKernel(
             kernel_id=kernel_id,
             kernel_name=kernel.kernel_name,
@@ -808,14 +810,14 @@ class KernelService:
             )
         choice = await self.choose(path.parent, document=document, python=python)
         before = self._kernels.get(bound or "")
-        if before is not None and before.python != choice.label:
-            notes.append(f"the earlier kernel had another Python: {before.python}")
         async with self.slot():
             kernel = await self.launch(choice, cwd=path.parent)
             self._given[kernel.kernel_id] = datetime.now(UTC)
         self.bind(path, kernel)
         if python is None:
             self._expected[path] = choice.label
+        if before is not None and before.python != kernel.python:
+            notes.append(f"the earlier kernel had another Python: {before.python}")
         return kernel, [*choice.notes, *notes], True
 
     async def _python_notes(self, kernel: Kernel, path: Path, document: NotebookDocument) -> list[str]:
@@ -975,3 +977,11 @@ class KernelService:
                     kernel,
                     f"was stopped after {idle / 60:.1f} min of idleness (kernel_idle_timeout); its variables are lost",
                 )
+
+
+def _label(kernel: Kernel, label: str | None, environment: Environment | None) -> str | None:
+    """The label of the Python of a kernel. The kernel knows the version where no file tells it."""
+    version = kernel.info.get("language_info", {}).get("version")
+    if label is None or environment is None or environment.version or not isinstance(version, str):
+        return label
+    return relabelled(label, replace(environment, version=one_line(version, 20)))

@@ -198,13 +198,13 @@ async def mend(environment: Environment, layers: Path, make: MakeProgram) -> boo
     try:
         code = await _code_of(program, _ANSWER_SECONDS)
     except TimeoutError as problem:
-        raise _no_interpreter(python, f"it did not answer within {_ANSWER_SECONDS:g} s") from problem
+        raise _no_interpreter(environment, f"it did not answer within {_ANSWER_SECONDS:g} s") from problem
     except OSError as problem:
-        raise _no_interpreter(python, problem.strerror or str(problem)) from problem
+        raise _no_interpreter(environment, problem.strerror or str(problem)) from problem
     said = program.text(TAIL_BYTES)
     answer = _ANSWER.search(said)
     if answer is None:
-        raise _no_interpreter(python, f"it ended with code {code}. {_last_lines(program)}")
+        raise _no_interpreter(environment, f"it ended with code {code}. {_last_lines(program)}")
     if code == 0:
         return False
     missing = "ModuleNotFoundError: No module named 'ipykernel'" in said or "No module named ipykernel" in said
@@ -226,11 +226,12 @@ async def mend(environment: Environment, layers: Path, make: MakeProgram) -> boo
 _STATE = "no kernel was started"
 
 
-def _no_interpreter(python: str, reason: str) -> KernelStartFailedError:
+def _no_interpreter(environment: Environment, reason: str) -> KernelStartFailedError:
+    place = environment.prefix
     return KernelStartFailedError(
-        f"{python!r} is not a Python interpreter that can be started: {reason}",
-        allowed="python takes an interpreter, a virtual or conda environment, or a project that has one",
+        f"{str(environment.python)!r} is not a Python interpreter that can be started: {reason}",
         state=_STATE,
+        advice=(f"remake the environment {str(place)!r}, or name" if place else "name") + " another one by python",
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import itertools
 import logging
 import os
 import signal
@@ -110,7 +111,8 @@ class KernelProcess:
             await asyncio.shield(self._launch)  # half a launch could not be cleaned up; `aclose` waits for the whole
         except Exception as error:
             full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-            command = f"check the command of its kernelspec: {' '.join(self.spec.argv[:3])}"
+            shown = itertools.takewhile(lambda part: part != "-c", self.spec.argv[:3])  # no script
+            command = f"check the command of its kernelspec: {' '.join(shown)}"
             raise KernelStartFailedError(
                 f"kernel {self._manager.kernel_name!r} could not be started: {error}",
                 state="nothing was started",

@@ -43,10 +43,14 @@ class Walk:
     skipped: Counter[str] = field(default_factory=Counter)
     cut: str | None = None
     """Why it ended early."""
+    directories: int = 0
+    """Directories that were not looked into, since the walk was not recursive. Hidden ones do not count."""
 
     def notes(self) -> list[str]:
         """The skipped places in words, with exact numbers."""
         notes = [f"{what}: {number} skipped" for what, number in self.skipped.items()]
+        if self.directories and not self.found:
+            notes.append(f"sub-directories: {self.directories} not looked into; recursive=true looks there")
         return [*notes, self.cut] if self.cut else notes
 
 
@@ -92,6 +96,7 @@ def walk(directory: Path, workspace: Workspace, *, recursive: bool, pattern: str
             continue
         if entry.kind == "directory":
             if not recursive:
+                result.directories += not entry.name.startswith(".")
                 continue
             path = parent / entry.name
             if entry.name.startswith(".") or workspace.is_private(path):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import Connect, StartRaw
+from conftest import AddKernelspec, Connect, StartRaw
 from environments import make_conda, make_venv, put_modules
 from helpers import Json, call, cell, read_json, refused, stdout_in, write_notebook
 
@@ -233,6 +233,29 @@ async def test_an_answer_is_found_in_what_an_interpreter_prints(
     assert len(message) < 1500
 
 
+async def test_a_kernel_tells_the_version_where_no_file_does(client: Connect, workspace: Path) -> None:
+    venv = project(workspace, 1) / ".venv"
+    (venv / "pyvenv.cfg").write_text((venv / "pyvenv.cfg").read_text().replace("version", "other"))
+    write_notebook(workspace / "n.ipynb", ["1"])
+    async with client() as c:
+        first = await call(c, "execute_notebook", path="n.ipynb")
+        restarted = await call(c, "restart_kernel", kernel_id=first["kernel_id"])
+        again = await call(c, "execute_notebook", path="n.ipynb")
+    version = ".".join(map(str, sys.version_info[:3]))
+    assert first["python"] == restarted["python"] == f".venv ({version}), the project's"
+    assert not again.get("notes")
+
+
+async def test_the_command_of_a_kernelspec_is_quoted_without_its_script(
+    client: Connect, kernelspec: AddKernelspec
+) -> None:
+    kernelspec("gone", ["/nowhere/python", "-c", "import sys; print(1)", "{connection_file}"])
+    async with client() as c:
+        message = await refused(c, "start_kernel", kernel_name="gone")
+    assert "its kernelspec: /nowhere/python" in message
+    assert "import sys" not in message
+
+
 async def test_pip_of_a_shell_is_never_that_of_another_environment(
     client: Connect, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -291,6 +314,8 @@ async def test_an_interpreter_that_is_none_is_named_with_its_last_lines(
             assert message.startswith("KERNEL_START_FAILED: "), message
             assert words in message, message
             assert str(python) in message
+            assert f"emake the environment '{venv}'" in message
+            assert "import sys" not in message
         assert (await call(c, "list_kernels"))["active"] == []
     assert read_json(workspace / "n.ipynb")["cells"][0]["outputs"] == []
 

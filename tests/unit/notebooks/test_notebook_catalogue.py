@@ -122,6 +122,20 @@ async def test_hidden_places_are_skipped_and_counted(catalogue: NotebookCatalogu
     assert sorted(found.notes or ()) == ["hidden directories: 2 skipped", "hidden notebooks: 1 skipped"]
 
 
+async def test_an_empty_list_says_that_there_are_directories_below(
+    catalogue: NotebookCatalogue, workspace: Path
+) -> None:
+    assert (await catalogue.list()).notes is None
+    (workspace / ".hidden").mkdir()
+    (workspace / "below").mkdir()
+    write_notebook(workspace / "below" / "n.ipynb", ["1"])
+
+    assert (await catalogue.list()).notes == ["sub-directories: 1 not looked into; recursive=true looks there"]
+    assert (await catalogue.list(recursive=True)).count == 1
+    write_notebook(workspace / "here.ipynb", ["1"])
+    assert (await catalogue.list()).notes is None
+
+
 @pytest.mark.case("P11", "P22")
 async def test_links_are_never_a_way_out(catalogue: NotebookCatalogue, workspace: Path, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
