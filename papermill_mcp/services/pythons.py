@@ -52,14 +52,18 @@ _ALLOWED = (
 )
 
 #: Names of environments in the display names of kernels: VS Code's `.venv (3.12.3)` and `base (Python 3.11.5)`,
-#: nb_conda's `Python [conda env:base] *`, and nothing but the name.
+#: before 2022 `Python 3.8.5 64-bit ('base': conda)`, nb_conda's `Python [conda env:base] *`, and nothing but the name.
 _DISPLAY_NAME = re.compile(
     r"(?:Python \[(?:conda env|conda root|env):)?(?P<name>[\w.+-][\w.+ -]*?)"
     r"(?:\](?: \*)?| \((?:Python )?\d+(\.\d+)*\))?"
+    r"|Python \d[\w.]*(?: \d+-bit)? \('(?:\./)?(?P<quoted>[\w.+-][\w.+ -]*)'(?:: \w+)?\)"
 )
 
 #: A display name with a version, which an environment has.
-_VERSIONED = re.compile(r"\] ?\*?$| \((?:Python )?\d+(\.\d+)+\)$")
+_VERSIONED = re.compile(r"\] ?\*?$| \((?:Python )?\d+(\.\d+)+\)$|'(?:: \w+)?\)$")
+
+#: A display name with nothing but the version of Python.
+_NAMELESS = re.compile(r"python *(\d[\w.]*)?( \d+-bit)?", re.IGNORECASE)
 
 #: The packages of modules that have another name.
 _PACKAGES = {
@@ -434,6 +438,5 @@ def _wanted_name(named: str | None, display: str | None) -> str | None:
     if conda is not None:
         return conda["name"] or "base"
     match = _DISPLAY_NAME.fullmatch(display or "")
-    if match is None or re.fullmatch(r"python *[\d.]*", match["name"], re.IGNORECASE):
-        return None
-    return match["name"]
+    name = None if match is None else match["quoted"] or match["name"]
+    return None if name is None or _NAMELESS.fullmatch(name) else str(name)

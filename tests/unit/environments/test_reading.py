@@ -22,7 +22,7 @@ from papermill_mcp.core.environments.reading import (
     own_environment,
 )
 from papermill_mcp.errors import InvalidArgumentError
-from papermill_mcp.services.pythons import Pythons
+from papermill_mcp.services.pythons import Pythons, _wanted_name
 from papermill_mcp.services.workspace import Workspace
 
 VERSION = ".".join(map(str, sys.version_info[:3]))
@@ -156,10 +156,52 @@ _NAMES = {
     ("conda-env-science-py", "Python [conda env:science]"): "science",
     ("conda-env-science-py", "Python [conda env:science] *"): "science",
     ("science", "science (3.11.5)"): "science",
+    ("python3", "Python 3.9.6 ('venv': venv)"): "venv",
+    ("python3", "Python 3.8.7 64-bit ('venv')"): "venv",
+    ("python3", "Python 3.8.1rc2 64-bit ('science': conda)"): "science",
+    ("python385jvsc74a57bd031f2aee4", "Python 3.8.5 64-bit ('science': conda)"): "science",
     ("gone", "gone (3.9.1)"): ".venv",
     ("python3", "/etc/passwd (3.9)"): ".venv",
     ("python3", "../science (3.9)"): ".venv",
 }
+
+
+@pytest.mark.case("V02")
+@pytest.mark.parametrize(
+    ("display", "wanted"),
+    {
+        ".venv": ".venv",
+        "base": "base",
+        "Python 3.9.6 ('venv': venv)": "venv",
+        "Python 3.9.6 ('.venv': poetry)": ".venv",
+        "Python 3.11.5 64-bit ('./venv': venv)": "venv",
+        "Python 3.8.5 64-bit ('base': conda)": "base",
+        "Python 3.8.5 64-bit ('3.8.5')": "3.8.5",
+        "Python 3.8.8 64-bit ('my env': conda)": "my env",
+        "Python 3.10.4 64-bit": None,
+        "Python 3.8.5 32-bit": None,
+        "Python 3.13.0rc1": None,
+        "Python 3.7.12 64-bit (conda)": None,
+        "Python 3.11.0 64-bit (microsoft store)": None,
+        "Python 3.9.6 ('../venv': venv)": None,
+        "Python 3.9.6 ('/etc/venv': venv)": None,
+        "Python 3.9.6 ('a' or 'b')": None,
+    }.items(),
+)
+def test_the_name_in_a_display_name(display: str, wanted: str | None) -> None:
+    """As VS Code writes it now, and as it wrote it before 2022."""
+    assert _wanted_name("python3", display) == wanted
+
+
+@pytest.mark.case("V02")
+def test_a_lost_environment_of_an_old_display_name_is_noted(pythons: Pythons, workspace: Path) -> None:
+    fake_venv(workspace / ".venv")
+    lost = pythons._found(workspace, "python3", "Python 3.8.5 64-bit ('lost': conda)")
+    plain = pythons._found(workspace, "python3", "Python 3.8.5 64-bit")
+
+    assert [choice.environment.name for choice in (lost, plain) if choice.environment] == [".venv"] * 2
+    assert "'lost'" in lost.notes[0]
+    assert plain.notes == ()
 
 
 @pytest.mark.case("V02")
