@@ -676,6 +676,38 @@ async def test_a_worker_that_comes_late_is_checked_when_it_gets_a_run(dask: Star
 
 
 @pytest.mark.slow
+async def test_a_run_that_came_to_an_unfit_worker_goes_on_to_a_fit_one(
+    dask: StartDask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker joined between the look at the workers and the start of the run. The other one has work of others."""
+    packages = packages_without(tmp_path / "packages")
+    async with (
+        dask(workers=1) as d,
+        d.connect() as cluster,
+        Client(d.address, asynchronous=True, set_as_default=False) as others,
+        asyncio.timeout(60),
+    ):
+        busy = others.submit(time.sleep, 4, pure=False)
+        await d.add_worker(python=bare_python(), packages=packages)
+        await d.ready()
+        looks: list[Any] = []
+        look = cluster._checks.look
+
+        async def late(tasks: Any) -> None:
+            looks.append(tasks)
+            if len(looks) > 1:
+                await look(tasks)
+
+        monkeypatch.setattr(cluster._checks, "look", late)
+        outcome = await cluster.run(d.task("a", _BEGIN))
+        await busy
+
+        assert outcome.status == "ok"
+        assert len(looks) >= 2, "the run came to the fit worker at once"
+        assert d.begun("a")[0][1] == d.workers[0].pid
+
+
+@pytest.mark.slow
 async def test_a_run_whose_only_fit_worker_is_lost_goes_to_a_new_one_or_ends(dask: StartDask, tmp_path: Path) -> None:
     packages = packages_without(tmp_path / "packages")
     async with dask(workers=1) as d, d.connect() as cluster, asyncio.timeout(90):
