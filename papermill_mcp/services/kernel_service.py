@@ -681,7 +681,7 @@ class KernelService:
             label = relabelled(kernel.python, environment)
             kernel.python = _label(kernel, label, environment)
             for path in self._expected:
-                if self._notebooks[path] == kernel_id:
+                if self._notebooks.get(path) == kernel_id:
                     self._expected[path] = label
         return RestartedKernel(
             kernel_id=kernel_id,

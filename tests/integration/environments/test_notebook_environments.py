@@ -60,6 +60,7 @@ def state(state_directory: Path) -> Path:
     return state_directory
 
 
+@pytest.mark.case("V21")
 async def test_a_notebook_gets_what_it_declares(client: Connect, workspace: Path, index: Path, state: Path) -> None:
     """In place, by Papermill and in a batch; two notebooks with two versions of a package live at once."""
     make_venv(workspace / ".venv")
@@ -89,6 +90,7 @@ async def test_a_notebook_gets_what_it_declares(client: Connect, workspace: Path
     nbformat.validate(nbformat.from_dict(read_json(workspace / "out.ipynb")))
 
 
+@pytest.mark.case("V21")
 async def test_a_declaration_is_reported_and_used_when_it_is_asked_for(
     client: Connect, workspace: Path, index: Path, state: Path
 ) -> None:
@@ -114,6 +116,7 @@ async def test_a_declaration_is_reported_and_used_when_it_is_asked_for(
     assert info["declares"] == "Python >=3.9, alone<2 (cell 0)"
 
 
+@pytest.mark.case("V21")
 async def test_the_setting_off_hides_and_forbids(client: Connect, workspace: Path, index: Path) -> None:
     write_notebook(workspace / "a.ipynb", [block("alone"), "1"])
     async with client(notebook_environments="off") as c:
@@ -126,6 +129,8 @@ async def test_the_setting_off_hides_and_forbids(client: Connect, workspace: Pat
     assert "notebook_environments is off" in error
 
 
+@pytest.mark.case("V21")
+@pytest.mark.case("V22")
 @pytest.mark.parametrize(
     ("source", "words"),
     [
@@ -154,6 +159,7 @@ async def test_what_cannot_be_made_says_why_and_leaves_nothing(
     assert made_in(state) == []
 
 
+@pytest.mark.case("V22")
 async def test_without_uv_the_way_out_is_told(
     client: Connect, workspace: Path, index: Path, state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,6 +171,7 @@ async def test_without_uv_the_way_out_is_told(
     assert made_in(state) == []
 
 
+@pytest.mark.case("V22")
 async def test_a_full_disk_leaves_no_half_environment(
     client: Connect, workspace: Path, index: Path, state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,6 +212,7 @@ def waiting_uv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return directory
 
 
+@pytest.mark.case("V22")
 async def test_a_call_does_not_wait_for_ever(
     client: Connect, workspace: Path, index: Path, state: Path, waiting_uv: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -224,6 +232,7 @@ async def test_a_call_does_not_wait_for_ever(
     assert (waiting_uv / "marks").read_text().split() == ["begun"]
 
 
+@pytest.mark.case("V22")
 async def test_two_servers_make_it_once(
     client: Connect, workspace: Path, index: Path, state: Path, waiting_uv: Path
 ) -> None:
@@ -243,6 +252,7 @@ async def test_two_servers_make_it_once(
     assert len(made_in(state)) == 1
 
 
+@pytest.mark.case("V22")
 async def test_the_end_of_the_server_in_the_middle_leaves_nothing(
     client: Connect, workspace: Path, index: Path, state: Path, waiting_uv: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -254,6 +264,7 @@ async def test_the_end_of_the_server_in_the_middle_leaves_nothing(
     assert made_in(state) == []  # that no process is left is checked after every test
 
 
+@pytest.mark.case("V22")
 async def test_environments_that_nobody_uses_are_removed(
     client: Connect, workspace: Path, index: Path, state: Path
 ) -> None:
@@ -303,6 +314,7 @@ async def test_packages_are_recorded_in_the_notebook(
     assert "nothing-like-it" not in json.dumps(notebook)
 
 
+@pytest.mark.case("V22")
 async def test_a_declared_environment_changes_by_what_is_declared(
     client: Connect, workspace: Path, index: Path, state: Path
 ) -> None:

@@ -72,6 +72,7 @@ def test_the_metadata_of_nteract_counts_where_no_cell_has_a_block() -> None:
     assert declared_by(notebook(metadata={"uv": {"dependencies": []}})) is None
 
 
+@pytest.mark.case("V21")
 @pytest.mark.parametrize(
     ("source", "words"),
     [
