@@ -765,7 +765,8 @@ async def test_a_batch_loses_no_run_and_counts_none_twice_when_a_worker_is_kille
     _batch_notebook(workspace)
     async with dask() as d, client(dask_scheduler=d.address) as c, asyncio.timeout(90):
         grid = {"n": list(range(6)), "hold": [0]}
-        begun = await call(c, "execute_notebook_batch", input_path="in.ipynb", grid=grid, wait=0)
+        # Two at a time: else any two of the six may be the first.
+        begun = await call(c, "execute_notebook_batch", input_path="in.ipynb", grid=grid, max_parallel=2, wait=0)
         await until(lambda: bool(_ran(workspace, 0) and _ran(workspace, 1)), seconds=20, what="two runs")
         kernel, worker = _ran(workspace, 0)[0]
         os.kill(worker, signal.SIGKILL)
