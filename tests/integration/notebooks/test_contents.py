@@ -202,7 +202,7 @@ async def test_metadata_of_papermill_lead_no_file_elsewhere(client: Connect, wor
         message = await refused(
             connected, "execute_notebook_papermill", input_path="language.ipynb", parameters={"x": 2}
         )
-        assert message.startswith("INVALID_PARAMETERS: ")
+        assert message.startswith("KERNELSPEC_NOT_FOUND: ")
         run = await call(connected, "execute_notebook_papermill", input_path="n.ipynb", parameters={"x": 2})
         assert run["status"] == "ok"
         assert (await call(connected, "execute_notebook", path="n.ipynb"))["status"] == "ok"
