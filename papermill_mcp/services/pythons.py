@@ -62,6 +62,9 @@ _DISPLAY_NAME = re.compile(
 #: A display name with a version, which an environment has.
 _VERSIONED = re.compile(r"\] ?\*?$| \((?:Python )?\d+(\.\d+)+\)$|'(?:: \w+)?\)$")
 
+#: The names of kernelspecs that an older VS Code made for one machine. They are installed nowhere else.
+_EDITORS = re.compile(r"python\d+jvsc74a57bd0[0-9a-f]{64}$")
+
 #: A display name with nothing but the version of Python.
 _NAMELESS = re.compile(r"python *(\d[\w.]*)?( \d+-bit)?", re.IGNORECASE)
 
@@ -336,7 +339,7 @@ class Pythons:
         choice = await asyncio.to_thread(self._found, directory, named, _display_name(document))
         if choice.environment is not None and choice.environment.prefix != self._own.prefix:
             return choice
-        if named is not None and named != GENERIC_KERNEL and choice.environment is None:
+        if named is not None and named != GENERIC_KERNEL and choice.environment is None and not _EDITORS.match(named):
             return choice  # its error says which there are
         # An installed kernelspec of the same Python is the same, and a spare kernel may be ready.
         spec = await find(GENERIC_KERNEL)

@@ -69,12 +69,12 @@ async def test_a_notebook_gets_what_it_declares(client: Connect, workspace: Path
     declared["metadata"]["uv"] = {"dependencies": ["alone>=2"]}
     (workspace / "b.ipynb").write_text(json.dumps(declared))
     async with client(notebook_environments="auto") as c:
+        info = await call(c, "get_notebook_info", path="a.ipynb")
         first = await call(c, "execute_notebook", path="a.ipynb", seconds=60)
         second = await call(c, "execute_notebook", path="b.ipynb", seconds=60)
         again = await call(c, "execute_notebook", path="a.ipynb")
         run = await call(c, "execute_notebook_papermill", input_path="a.ipynb", output_path="out.ipynb")
         batch = await call(c, "execute_notebook_batch", input_paths=["a.ipynb", "b.ipynb"], seconds=60)
-        info = await call(c, "get_notebook_info", path="a.ipynb")
 
     assert (first["status"], second["status"], again["status"], run["status"]) == ("ok",) * 4
     assert printed(first).startswith("1.0 ")

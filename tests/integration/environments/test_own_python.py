@@ -493,3 +493,17 @@ async def test_a_server_without_a_path_gives_kernels_their_own_programs(
             run = await server.call("execute_cell", kernel_id=kernel, code=_SHELL)
             found = run["outputs"][0]["text"].split()[0]
             assert Path(found) == directory
+
+
+@pytest.mark.case("V02")
+async def test_a_kernel_that_an_editor_made_for_another_machine_is_replaced(client: Connect, workspace: Path) -> None:
+    """An older VS Code gave each interpreter a name. It means nothing elsewhere, so the usual order decides."""
+    notebook = read_json(write_notebook(workspace / "a.ipynb", ["import sys\nprint(sys.prefix)"]))
+    name = "python385jvsc74a57bd0" + "0123456789abcdef" * 4
+    notebook["metadata"]["kernelspec"] = {"name": name, "display_name": "Python 3.8.5 64-bit", "language": "python"}
+    (workspace / "a.ipynb").write_text(json.dumps(notebook))
+    async with client() as c:
+        run = await call(c, "execute_notebook", path="a.ipynb")
+        output = await call(c, "execute_notebook_papermill", input_path="a.ipynb")
+    assert run["status"] == output["status"] == "ok"
+    assert any("Python 3.8.5 64-bit" in note for note in run["notes"])

@@ -72,7 +72,7 @@ async def test_no_call_waits_for_a_record_that_cannot_be_used(
     async with raw_server() as server:
         kernel_id = (await server.call("start_kernel"))["kernel_id"]
         with broken(state_directory / "executions.sqlite", kind):
-            await server.call("execute_cell", kernel_id=kernel_id, code="1")
+            await calls(server, kernel_id, "broken, first")  # imports
             seen, notes = await calls(server, kernel_id, "broken")
             assert all(note.startswith(_NOT_KEPT) for note in notes), notes
             longer = [now - before for now, before in zip(seen, usual, strict=True)]

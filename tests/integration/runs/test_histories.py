@@ -134,8 +134,8 @@ class Kernels:
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
 
-    async def for_notebook(self, *_: object, **__: object) -> tuple[Kernel, None]:
-        return self._kernel, None
+    async def for_notebook(self, *_: object, **__: object) -> tuple[Kernel, list[str], bool]:
+        return self._kernel, [], False
 
     async def choose(self, *_: object, **__: object) -> PythonChoice:
         return PythonChoice("python3")
