@@ -21,6 +21,7 @@ from pydantic import BaseModel
 from papermill_mcp.config import Config
 from papermill_mcp.core.documents.names import missing_module
 from papermill_mcp.errors import (
+    BusyError,
     InvalidArgumentError,
     KernelNotFoundError,
     LimitReachedError,
@@ -769,37 +770,53 @@ class KernelService:
             self._gone.popitem(last=False)
 
     async def for_notebook(
-        self, path: Path, document: NotebookDocument, *, kernel_id: str | None = None, python: str | None = None
+        self,
+        path: Path,
+        document: NotebookDocument,
+        *,
+        kernel_id: str | None = None,
+        python: str | None = None,
+        fresh: bool = False,
     ) -> tuple[Kernel, list[str], bool]:
         """The kernel that a notebook is bound to, started if need be.
 
         Args:
             kernel_id: bind the notebook to this kernel.
             python: the environment for a new kernel.
+            fresh: restart a live kernel. One of another Python than a new one would have is replaced.
 
         Returns:
             The kernel; notes about it and about an earlier kernel; and whether it is new.
 
         Raises:
             InvalidArgumentError: `python` is not the Python of the kernel.
+            BusyError: a kernel that is to be restarted runs code.
         """
         if kernel_id is not None and python is not None:
             raise InvalidArgumentError("give python or kernel_id, not both", state="nothing was run")
         if kernel_id is not None:
             kernel = self.get(kernel_id)
+            notes = [await self._restarted(kernel)] if fresh else []
             kernel.require_alive()
             self.bind(path, kernel)
-            return kernel, [], False
-        notes = []
+            return kernel, notes, fresh
+        notes, choice = [], None
         bound = self._notebooks.get(path)
-        if bound is not None:
-            known = self._kernels.get(bound)
-            if known is not None and known.alive:
-                if python is not None:
-                    await self._require_python(known, python, path, document)
-                if bound in self._given:
-                    self._given[bound] = datetime.now(UTC)
-                return known, await self._python_notes(known, path, document), False
+        known = self._kernels.get(bound or "")
+        if bound is not None and known is not None and known.alive and fresh:
+            _require_idle(known)
+            choice = await self.choose(path.parent, document=document, python=python)
+            if _has(known, choice):
+                return known, [*choice.notes, await self._restarted(known)], True
+            await self.end(known, "was replaced by a fresh one of another Python")
+            notes.append(f"kernel {bound} was stopped and its variables are lost: fresh=true started another one")
+        elif bound is not None and known is not None and known.alive:
+            if python is not None:
+                await self._require_python(known, python, path, document)
+            if bound in self._given:
+                self._given[bound] = datetime.now(UTC)
+            return known, await self._python_notes(known, path, document), False
+        elif bound is not None:
             stop_reason = self._gone.get(bound, "is gone")
             if known is not None:
                 ended = known.exit_code is not None
@@ -808,17 +825,22 @@ class KernelService:
                 f"the notebook's earlier kernel {bound} {stop_reason}; "
                 "a new one was started, so earlier variables are gone"
             )
-        choice = await self.choose(path.parent, document=document, python=python)
-        before = self._kernels.get(bound or "")
+        choice = choice or await self.choose(path.parent, document=document, python=python)
         async with self.slot():
             kernel = await self.launch(choice, cwd=path.parent)
             self._given[kernel.kernel_id] = datetime.now(UTC)
         self.bind(path, kernel)
         if python is None:
             self._expected[path] = choice.label
-        if before is not None and before.python != kernel.python:
-            notes.append(f"the earlier kernel had another Python: {before.python}")
+        if known is not None and known.python != kernel.python:
+            notes.append(f"the earlier kernel had another Python: {known.python}")
         return kernel, [*choice.notes, *notes], True
+
+    async def _restarted(self, kernel: Kernel) -> str:
+        """Restart an idle kernel. Returns a note about it."""
+        _require_idle(kernel)
+        await self.restart(kernel.kernel_id)
+        return f"kernel {kernel.kernel_id} was restarted before the run, so its variables are lost"
 
     async def _python_notes(self, kernel: Kernel, path: Path, document: NotebookDocument) -> list[str]:
         """A note, once, that a new kernel for the notebook would have another Python than its live one."""
@@ -957,7 +979,7 @@ class KernelService:
             raise InvalidArgumentError(
                 f"the kernel of the notebook has another Python than {python[:200]!r}: {kernel.python or 'unknown'}",
                 state=f"nothing was run; kernel {kernel.kernel_id} stays with its variables",
-                advice="stop that kernel with stop_kernel, then call again; or leave python out",
+                advice="execute_notebook with fresh=true starts a kernel in the named one; or leave python out",
             )
 
     def bind(self, path: Path, kernel: Kernel) -> None:
@@ -985,3 +1007,19 @@ def _label(kernel: Kernel, label: str | None, environment: Environment | None) -
     if label is None or environment is None or environment.version or not isinstance(version, str):
         return label
     return relabelled(label, replace(environment, version=one_line(version, 20)))
+
+
+def _require_idle(kernel: Kernel) -> None:
+    if kernel.running is not None or kernel.queue_length:
+        raise BusyError(
+            f"kernel {kernel.kernel_id} runs code, so it is not restarted",
+            state="nothing was run",
+            advice="wait for that run, or end it with cancel_execution or interrupt_kernel",
+        )
+
+
+def _has(kernel: Kernel, choice: PythonChoice) -> bool:
+    """Whether a kernel is one of this Python, or of this kernelspec."""
+    if kernel.interpreter is None or choice.packages_in is None:
+        return kernel.kernel_name == choice.kernel_name
+    return kernel.interpreter == choice.packages_in.python

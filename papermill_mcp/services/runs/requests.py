@@ -133,6 +133,7 @@ class NotebookRequest(RunRequest):
     cells: Annotated[
         str | None, Field(description='Cells to run: "0-9", "3,5,-1", "12-" or cell ids. Default: all.')
     ] = None
+    fresh: Annotated[bool, Field(description="Restart the kernel first. Default false.")] = False
     timeout: Timeout = None
     continue_on_error: ContinueOnError = None
     save: Annotated[bool, Field(description="Save outputs into the notebook as the run goes on. Default true.")] = True

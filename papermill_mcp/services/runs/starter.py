@@ -116,7 +116,7 @@ class RunStarter:
         try:
             run.notes += await bench.notebooks.undone(notebook, outputs=False)
             kernel, notes, new = await bench.kernels.for_notebook(
-                notebook.path, document, kernel_id=options.kernel_id, python=options.python
+                notebook.path, document, kernel_id=options.kernel_id, python=options.python, fresh=options.fresh
             )
             run.notes += notes
             run.notes += filter(None, [_not_yet_run(document, cells) if new else None])
