@@ -20,6 +20,7 @@ from weakref import WeakSet, WeakValueDictionary
 
 import anyio
 import anyio.to_thread
+from pydantic import PrivateAttr
 
 from papermill_mcp.config import Config
 from papermill_mcp.core.documents.check import content_problems, is_valid
@@ -134,18 +135,29 @@ class EditedNotebook(Result):
     diff: str
     outline: Outline
     notes: list[str] | None = None
+    _code_cells: list[tuple[int, str | None]] = PrivateAttr(default_factory=list)
+
+    @property
+    def code_cells(self) -> list[tuple[int, str | None]]:
+        """Index and id of the code cells to which the edit gave a source."""
+        return self._code_cells
 
 
-class AddedCell(EditedNotebook):
+class _EditedCell(EditedNotebook):
+    cell: _Cell
+
+    @property
+    def code_cells(self) -> list[tuple[int, str | None]]:
+        """The cell, if it is one of code."""
+        return [(self.cell.index, self.cell.id)] if self.cell.cell_type == "code" else []
+
+
+class AddedCell(_EditedCell):
     """A new cell and the outline around it."""
 
-    cell: _Cell
 
-
-class UpdatedCell(EditedNotebook):
+class UpdatedCell(_EditedCell):
     """A cell after a change, without its outputs."""
-
-    cell: _Cell
 
 
 class RemovedCell(EditedNotebook):
@@ -758,6 +770,7 @@ class NotebookService:
                 return data, edited, facts
 
             data, edited, facts = await work.run(change)
+            edited._code_cells = [(place, edit.document.cells[place].cell_id) for place in edit.code_to_run()]
             notes = self._run_notes(file, edit.before, edit.document.cells)
             notes += await self.undone(notebook, Version(edit.before, edit.metadata_before))
             notebook.document = edit.document

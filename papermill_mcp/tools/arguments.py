@@ -86,6 +86,7 @@ IdempotencyKey = Annotated[
 CellType = Annotated[Literal["code", "markdown", "raw"], Field(description='"code", "markdown" or "raw".')]
 CellId = Annotated[str | None, Field(description="Id of the cell. Give this or index.")]
 CellIndex = Annotated[int | None, Field(description="Index of the cell, 0-based; negative counts from the end.")]
+RunIt = Annotated[bool, Field(description="Run it at once, as execute_notebook_cell. Default false.")]
 Overwrite = Annotated[bool, Field(description="Replace a notebook that is there. Default false.")]
 Directory = Annotated[str, Field(description='Directory, as for path. Default ".", the workspace.')]
 

@@ -1,4 +1,4 @@
-"""Tools that find, read and edit notebook files. None of them runs code."""
+"""Tools that find, read and edit notebook files. Edits run the cells if the call asks for it."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ from pydantic import Field
 
 from papermill_mcp.services.catalogue import NotebookInfo, NotebookList, SearchResult
 from papermill_mcp.services.notebook_service import (
-    AddedCell,
     CreatedNotebook,
     EditedNotebook,
     RemovedCell,
-    UpdatedCell,
     WrittenNotebook,
 )
 from papermill_mcp.services.notebooks.edits import Add, CellRef, NewCell, Update
 from papermill_mcp.services.notebooks.view import NotebookView
 from papermill_mcp.services.results import Request
+from papermill_mcp.services.runs.edit_run import EditRun, run_edited
 from papermill_mcp.services.runs.requests import NotebookPath
 from papermill_mcp.tools.arguments import (
     Catalogue,
@@ -27,13 +26,17 @@ from papermill_mcp.tools.arguments import (
     CellType,
     Directory,
     EditOperation,
+    Executions,
     IfRevision,
     Kernels,
     Notebooks,
     Overwrite,
+    ReportProgress,
+    RunIt,
+    Runs,
     Tags,
 )
-from papermill_mcp.tools.toolset import ADDS, EDITS, READS, Toolset
+from papermill_mcp.tools.toolset import ADDS_AND_RUNS, EDITS, EDITS_AND_RUNS, READS, Toolset
 
 toolset = Toolset("notebook")
 
@@ -97,12 +100,21 @@ class CellAddition(Request):
     metadata: Annotated[dict[str, Any] | None, Field(description="Further cell metadata.")] = None
 
 
-@toolset.tool("Add a cell", ADDS)
-async def add_cell(request: CellAddition, notebooks: Notebooks, if_revision: IfRevision = None) -> AddedCell:
-    """Insert one cell and save. Does not run it. All other bytes of the file stay as they are."""
+@toolset.tool("Add a cell", ADDS_AND_RUNS, images=True)
+async def add_cell(
+    request: CellAddition,
+    notebooks: Notebooks,
+    runs: Runs,
+    executions: Executions,
+    progress: ReportProgress,
+    run: RunIt = False,
+    if_revision: IfRevision = None,
+) -> EditedNotebook | EditRun:
+    """Insert one cell, save, and run it if asked. All other bytes of the file stay as they are."""
     cell = NewCell(request.cell_type, request.source, request.tags or (), request.metadata)
     addition = Add(cell, request.index, request.after_cell_id)
-    return await notebooks.add_cell(request.path, addition, if_revision=if_revision)
+    added = await notebooks.add_cell(request.path, addition, if_revision=if_revision)
+    return await run_edited(added, request.path, runs, executions, progress) if run else added
 
 
 class CellChange(Request):
@@ -119,9 +131,17 @@ class CellChange(Request):
     metadata: Annotated[dict[str, Any] | None, Field(description="Metadata keys to set; null removes one.")] = None
 
 
-@toolset.tool("Update a cell", EDITS)
-async def update_cell(request: CellChange, notebooks: Notebooks, if_revision: IfRevision = None) -> UpdatedCell:
-    """Change one cell and save. Does not run it. A code cell whose source changes loses its outputs."""
+@toolset.tool("Update a cell", EDITS_AND_RUNS, images=True)
+async def update_cell(
+    request: CellChange,
+    notebooks: Notebooks,
+    runs: Runs,
+    executions: Executions,
+    progress: ReportProgress,
+    run: RunIt = False,
+    if_revision: IfRevision = None,
+) -> EditedNotebook | EditRun:
+    """Change one cell, save, and run it if asked. A code cell whose source changes loses its outputs."""
     change = Update(
         CellRef(request.index, request.cell_id),
         request.source,
@@ -131,7 +151,8 @@ async def update_cell(request: CellChange, notebooks: Notebooks, if_revision: If
         request.tags,
         request.metadata,
     )
-    return await notebooks.update_cell(request.path, change, if_revision=if_revision)
+    updated = await notebooks.update_cell(request.path, change, if_revision=if_revision)
+    return await run_edited(updated, request.path, runs, executions, progress) if run else updated
 
 
 @toolset.tool("Remove a cell", EDITS)
@@ -146,7 +167,7 @@ async def remove_cell(
     return await notebooks.remove_cell(path, CellRef(index, cell_id), if_revision=if_revision)
 
 
-@toolset.tool("Edit a notebook", EDITS)
+@toolset.tool("Edit a notebook", EDITS_AND_RUNS, images=True)
 async def edit_notebook(
     path: NotebookPath,
     operations: Annotated[
@@ -161,10 +182,15 @@ async def edit_notebook(
         ),
     ],
     notebooks: Notebooks,
+    runs: Runs,
+    executions: Executions,
+    progress: ReportProgress,
+    run: Annotated[bool, Field(description="Run the code cells that are new or changed. Default false.")] = False,
     if_revision: IfRevision = None,
-) -> EditedNotebook:
-    """Make several changes, all or none, with one save. Does not run anything."""
-    return await notebooks.edit(path, operations, if_revision=if_revision)
+) -> EditedNotebook | EditRun:
+    """Make several changes, all or none, with one save, and run the cells if asked."""
+    edited = await notebooks.edit(path, operations, if_revision=if_revision)
+    return await run_edited(edited, path, runs, executions, progress) if run else edited
 
 
 @toolset.tool("Read a notebook", READS, images=True)

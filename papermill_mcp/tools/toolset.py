@@ -45,7 +45,11 @@ _F = TypeVar("_F", bound=Callable[..., Awaitable[BaseModel]])
 
 @dataclass(frozen=True)
 class Hints:
-    """The effects of a tool, as hints for the client and as reasons not to register it."""
+    """The effects of a tool, as hints for the client and as reasons not to register it.
+
+    Attributes:
+        without_run: those of the same tool without the argument `run`, which it lacks where no code may run.
+    """
 
     read_only: bool = False
     destructive: bool = False
@@ -53,6 +57,7 @@ class Hints:
     open_world: bool = False
     writes_files: bool = False
     runs_code: bool = False
+    without_run: Hints | None = None
 
     def annotations(self) -> ToolAnnotations:
         """The same as MCP tool annotations."""
@@ -72,6 +77,9 @@ LOOKS_INSIDE = Hints(read_only=True, idempotent=True, runs_code=True)
 ADDS = Hints(writes_files=True)
 #: May replace a notebook or a part of one.
 EDITS = Hints(destructive=True, writes_files=True)
+#: The same, and with the argument `run` the cells are run.
+ADDS_AND_RUNS = Hints(destructive=True, open_world=True, writes_files=True, without_run=ADDS)
+EDITS_AND_RUNS = Hints(destructive=True, open_world=True, writes_files=True, without_run=EDITS)
 #: Makes a kernel, which is a process.
 STARTS = Hints(runs_code=True)
 #: Makes a process unless it is there already.
@@ -164,7 +172,7 @@ class Toolset:
         if self.name not in config.toolsets:
             return []
         return [
-            _described(_build(entry), config)
+            _described(_build(entry, may_run=not config.no_execute), config)
             for entry in self._entries
             if not (config.read_only and entry.hints.writes_files) and not (config.no_execute and entry.hints.runs_code)
         ]
@@ -191,12 +199,15 @@ def _plain(value: object) -> str:
 
 
 @functools.cache  # the same in every server of a process but for the settings, and takes milliseconds to make
-def _build(entry: _Entry) -> Tool:
+def _build(entry: _Entry, *, may_run: bool) -> Tool:
+    function, hints = _flattened(entry.function), entry.hints
+    if hints.without_run is not None and not may_run:
+        function, hints = _without_run(function), hints.without_run
     tool = ServiceTool.from_function(
-        _flattened(entry.function),
+        function,
         title=entry.title,
         description=inspect.getdoc(entry.function),
-        annotations=entry.hints.annotations(),
+        annotations=hints.annotations(),
         structured_output=not entry.images,
     )
     loose = tool.fn_metadata
@@ -242,6 +253,20 @@ def _flattened(function: Callable[..., Awaitable[BaseModel]]) -> Callable[..., A
         # Validated as arguments already; `model_validate` would convert where the tool is strict.
         made = request.model_construct(**{field: arguments.pop(field) for field in fields})
         return await function(**{name: made}, **arguments)
+
+    call.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    call.__annotations__ = {one.name: one.annotation for one in parameters} | {"return": signature.return_annotation}
+    return call
+
+
+def _without_run(function: Callable[..., Awaitable[BaseModel]]) -> Callable[..., Awaitable[BaseModel]]:
+    """A function that has no argument `run`."""
+    signature = inspect.signature(function, eval_str=True)
+    parameters = [one for one in signature.parameters.values() if one.name != "run"]
+
+    @functools.wraps(function)
+    async def call(**arguments: Any) -> BaseModel:
+        return await function(**arguments)
 
     call.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     call.__annotations__ = {one.name: one.annotation for one in parameters} | {"return": signature.return_annotation}

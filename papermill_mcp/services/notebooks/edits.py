@@ -355,6 +355,17 @@ class NotebookEdit:
                 places.append(place)
         return places
 
+    def code_to_run(self) -> list[int]:
+        """Where the code cells stand that are new, or have another source."""
+        places = []
+        for place, origin in enumerate(self._origins):
+            cell = self.document.cells[place]
+            old = None if origin is None else self._before[origin]
+            same = old is not None and (old.cell_type, old.source) == (cell.cell_type, cell.source)
+            if cell.cell_type == "code" and not same:
+                places.append(place)
+        return places
+
     @property
     def moved(self) -> list[str]:
         """The ids of the cells that were moved."""

@@ -11,6 +11,7 @@ from functools import singledispatch
 
 from pydantic import BaseModel
 
+from papermill_mcp.services.runs.edit_run import EditRun
 from papermill_mcp.tools.replies import kernels, notebooks, runs
 from papermill_mcp.tools.replies.text import header_lines
 
@@ -19,6 +20,15 @@ from papermill_mcp.tools.replies.text import header_lines
 def render(reply: BaseModel) -> str:
     """The text of a reply. Models without a form of their own are shown as `key: value` lines."""
     return "\n".join(header_lines(reply.model_dump(exclude_none=True)))
+
+
+@render.register
+def edit_run(reply: EditRun) -> str:
+    """An edit in short, and its run."""
+    head = notebooks.edit_head(reply.edit)
+    if reply.run is not None:
+        return "\n".join([*head, "", render(reply.run)])
+    return "\n".join([*head, f"not run: {reply.refusal}"])
 
 
 render.register(kernels.kernel_list)

@@ -56,6 +56,17 @@ def edited_notebook(reply: EditedNotebook) -> str:
     return "\n".join(lines)
 
 
+def edit_head(reply: EditedNotebook) -> list[str]:
+    """An edit in short, before its run."""
+    lines = header_lines({"path": reply.path, "revision": reply.revision})
+    cell: SourceView | None = getattr(reply, "cell", None)
+    if cell is not None:
+        lines.append(f"cell {cell_name(cell.index, cell.id)} · {_facts(cell)}")
+    if not reply.changed:
+        lines.append("changed: nothing; the file was not touched")
+    return lines + [f"note: {inline(note)}" for note in reply.notes or []]
+
+
 def notebook_list(reply: NotebookList) -> str:
     """Notebooks of a directory, a line each."""
     lines = [f"directory: {inline(reply.directory)}", f"notebooks: {len(reply.notebooks)} of {reply.count}"]

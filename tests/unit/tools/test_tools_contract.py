@@ -26,13 +26,16 @@ _MAX_TOKENS = 9500
 
 #: Tools that may return images, and so declare no output schema.
 _IMAGE_TOOLS = {
+    "add_cell",
     "cancel_execution",
+    "edit_notebook",
     "execute_cell",
     "execute_notebook",
     "execute_notebook_cell",
     "execute_notebook_papermill",
     "get_execution",
     "read_notebook",
+    "update_cell",
 }
 _WRITING = {
     "write_notebook",
