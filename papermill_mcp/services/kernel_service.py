@@ -203,6 +203,7 @@ class VariableList(Result):
     kernel_id: str
     variables: Annotated[list[Variable], ROWS]
     count: int
+    frame: str | None = None
 
 
 class StoppedKernel(Result):
@@ -732,16 +733,25 @@ class KernelService:
             note=note,
         )
 
-    async def variables(self, kernel_id: str, *, pattern: str = "*", limit: int = 50) -> VariableList:
+    async def variables(
+        self, kernel_id: str, *, pattern: str = "*", limit: int = 50, name: str | None = None, frame: int | None = None
+    ) -> VariableList:
         """The variables in a Python kernel, also while it runs code.
 
+        Args:
+            name: one variable, in depth.
+            frame: of the last failure: its local variables instead.
+
         Raises:
-            InvalidArgumentError: the kernel speaks another language.
+            InvalidArgumentError: the kernel speaks another language, or there is no such variable or frame.
             BusyError, KernelUnresponsiveError: it cannot be asked now.
         """
         await imported(kernel_variables)
-        rows, count = await kernel_variables.python_variables(self.get(kernel_id), pattern=pattern, limit=limit)
-        return VariableList(kernel_id=kernel_id, variables=[Variable(**row) for row in rows], count=count)
+        found = await kernel_variables.python_variables(
+            self.get(kernel_id), pattern=pattern, limit=limit, name=name, frame=frame
+        )
+        rows = [Variable(**row) for row in found.rows]
+        return VariableList(kernel_id=kernel_id, variables=rows, count=found.count, frame=found.frame)
 
     async def end(self, kernel: Kernel, stop_reason: str) -> None:
         """Stop a kernel, remembering why it is gone."""

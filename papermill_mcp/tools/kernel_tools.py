@@ -89,9 +89,13 @@ async def inspect_variables(
     kernels: Kernels,
     pattern: Annotated[str, Field(description='Names, with * and ?. Default "*".', max_length=200)] = "*",
     limit: Annotated[int, Field(ge=1, le=500, description="Variables shown, 1 to 500. Default 50.")] = 50,
+    name: Annotated[str | None, Field(description="One variable in depth.", max_length=200)] = None,
+    frame: Annotated[
+        int | None, Field(ge=0, description="Local variables of the last failure instead: 0 is its innermost frame.")
+    ] = None,
 ) -> VariableList:
-    """List the variables in a Python kernel: type, shape or size, preview. Also while it runs code."""
-    return await kernels.variables(kernel_id, pattern=pattern, limit=limit)
+    """List the variables in a Python kernel: type, shape or size, preview, columns of tables. Also while it runs."""
+    return await kernels.variables(kernel_id, pattern=pattern, limit=limit, name=name, frame=frame)
 
 
 @toolset.tool("Run code", RUNS_CODE, images=True)

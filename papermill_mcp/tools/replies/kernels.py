@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from papermill_mcp.services.kernel_service import KernelList, StoppedKernels, VariableList
 from papermill_mcp.services.runtime_files import RuntimeDirectory
-from papermill_mcp.tools.replies.text import header_lines, inline
+from papermill_mcp.tools.replies.text import fenced, header_lines, inline
 from papermill_mcp.utils.text_utils import clean_text, one_line
+
+#: Characters of a value that is shown in its line.
+_PREVIEW_CHARS = 200
 
 
 def kernel_list(reply: KernelList) -> str:
@@ -40,9 +43,15 @@ def stopped_kernels(reply: StoppedKernels) -> str:
 def variable_list(reply: VariableList) -> str:
     """Variables, a line each."""
     lines = [f"kernel_id: {reply.kernel_id}", f"variables: {len(reply.variables)} of {reply.count}"]
+    if reply.frame is not None:
+        lines.append(f"frame: {inline(reply.frame)}")
     for row in reply.variables:
         extent = f" {row.shape}" if row.shape is not None else f" ({row.size})" if row.size is not None else ""
-        lines.append(f"- {one_line(row.name, 100)}: {one_line(row.type, 60)}{extent} = {one_line(row.preview, 200)}")
+        head = f"- {one_line(row.name, 100)}: {one_line(row.type, 60)}{extent}"
+        if "\n" in row.preview or len(row.preview) > _PREVIEW_CHARS:
+            lines += [head, *fenced(row.preview)]
+        else:
+            lines.append(f"{head} = {one_line(row.preview, _PREVIEW_CHARS)}")
     return "\n".join(lines)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import sys
 import time
@@ -365,6 +366,69 @@ async def test_variables_are_shown_with_type_and_extent_and_nothing_is_left_behi
             )
             + " 4\n"
         )
+
+
+_TABLE = """
+import pandas as pd, numpy as np
+from collections import OrderedDict
+from os.path import join
+sales = pd.DataFrame({"month": ["Jan", "Feb|", None], "amount": [1.5, 2.5, 3.5]})
+sales["when"] = pd.to_datetime(["2026-01-02"] * 3)
+wide = pd.DataFrame(np.zeros((3, 100)))
+empty = pd.DataFrame()
+def own(): pass
+class Own: pass
+settings = {"rate": 0.25, "names": ["a", "b"]}
+"""
+
+
+async def test_a_table_is_shown_by_its_columns(client: Connect) -> None:
+    """With types and missing values; in depth also its first rows. Imported names are left out."""
+    async with client() as c:
+        kernel = await start(c)
+        await run(c, kernel, _TABLE)
+        shown = await call(c, "inspect_variables", kernel_id=kernel)
+        deep = await c.call_tool("inspect_variables", {"kernel_id": kernel, "name": "sales"})
+        settings = await call(c, "inspect_variables", kernel_id=kernel, name="settings")
+        wrong = await refused(c, "inspect_variables", kernel_id=kernel, name="sale")
+
+    rows = {row["name"]: row for row in shown["variables"]}
+    assert set(rows) == {"sales", "wide", "empty", "own", "Own", "settings"}
+    preview = rows["sales"]["preview"]
+    assert re.match(
+        r"month \w+ \(1 missing\); amount float64; when datetime64\[\w+\]\. first row: Jan, 1\.5, ", preview
+    )
+    assert "88 more columns" in rows["wide"]["preview"]
+    assert rows["empty"]["shape"] == [0, 0]
+    assert "\n| month | amount | when |\n|---|---|---|\n| Jan | 1.5 | 2026-01-02" in text_of(deep)
+    assert "Feb/" in text_of(deep)
+    assert settings["variables"][0]["preview"] == "{'names': ['a', 'b'], 'rate': 0.25}"
+    assert "did you mean 'sales'" in wrong
+
+
+async def test_the_frames_of_the_last_failure_are_shown(client: Connect) -> None:
+    async with client() as c:
+        kernel = await start(c)
+        none = await refused(c, "inspect_variables", kernel_id=kernel, frame=0)
+        await run(c, kernel, "import json\ndef parse(text, depth=2):\n    half = text[:3]\n    return json.loads(half)")
+        await run(c, kernel, "data = '[1, 2'\nparse(data)")
+        inner = await call(c, "inspect_variables", kernel_id=kernel, frame=0)
+        every = [await call(c, "inspect_variables", kernel_id=kernel, frame=number) for number in range(5)]
+        beyond = await refused(c, "inspect_variables", kernel_id=kernel, frame=50)
+        half = await call(c, "inspect_variables", kernel_id=kernel, frame=3, name="half")
+
+    assert "no code has failed" in none
+    assert "json" in inner["frame"]
+    own = next(facts for facts in every if facts["frame"].startswith("parse, line 4"))
+    assert {row["name"]: row["preview"] for row in own["variables"]} == {
+        "text": "'[1, 2'",
+        "depth": "2",
+        "half": "'[1,'",
+    }
+    outer = next(facts for facts in every if facts["frame"].startswith("<module>"))
+    assert {"data", "parse"} <= {row["name"] for row in outer["variables"]}
+    assert "has no frame 50" in beyond
+    assert half["variables"][0]["preview"] == "'[1,'"
 
 
 async def test_variables_can_be_seen_while_a_cell_runs_where_kernels_have_subshells(client: Connect) -> None:
