@@ -39,7 +39,8 @@ ENV_PREFIX = "JUPYTER_MCP_"
 _MISSPELT = 0.85
 
 #: The groups in which tools are registered.
-ToolsetName = Literal["notebook", "kernel", "execution", "server"]
+GroupName = Literal["notebook", "kernel", "execution", "server"]
+ToolsetName = Literal[GroupName, "core"]
 
 
 #: Settings that are paths. A `~` at their beginning stands for the home directory, except in `Path` objects.
@@ -121,7 +122,9 @@ class Config(BaseModel):
     read_only: bool = Field(False, description="register no tool that writes files")
     no_execute: bool = Field(False, description="register no tool that runs code")
     toolsets: list[ToolsetName] = Field(
-        [*get_args(ToolsetName)], min_length=1, description="which groups of tools to register"
+        [*get_args(GroupName)],
+        min_length=1,
+        description="which groups of tools to register; `core` are the few that do nearly all work",
     )
     state_directory: Path | None = Field(
         None, description="for connection files and other state; default: the user state directory of the platform"
@@ -135,6 +138,11 @@ class Config(BaseModel):
         description="address of a Dask scheduler for batches, tcp://host:port (extra `cluster`)",
     )
     i_know: bool = Field(False, description="allow the whole file system (/) as a root")
+
+    @property
+    def groups(self) -> set[str]:
+        """The groups of which tools are registered. The core has some of each."""
+        return set(get_args(GroupName)) if "core" in self.toolsets else set(self.toolsets)
 
     @field_validator("*", mode="before")
     @classmethod

@@ -71,7 +71,7 @@ class NotebookServer(SdkServer[Services]):
         self._config = config
         self.answer_completions(self._complete)
         self.answer_resource_list(self._list_resources)
-        if "notebook" in config.toolsets:
+        if "notebook" in config.groups:
             self.answer_subscriptions(Subscriptions(config))
         self._check = check
         self.check_first(NEED_SETTINGS, self._refusal)

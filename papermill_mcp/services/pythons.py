@@ -254,7 +254,7 @@ class Pythons:
         if own:
             return f"{note}; make an environment with {package} in the project (.venv), or name one by python"
         command = install_command(here, [package])
-        if self._config.read_only or "kernel" not in self._config.toolsets:
+        if self._config.read_only or "kernel" not in self._config.groups:
             return f"{note}; install it there: {command}"
         call = f'install_packages(python="{here.prefix or here.python}", packages=["{package}"])'
         return f"{note}; install it there: {call}, or by hand: {command}"

@@ -33,7 +33,7 @@ async def complete(
     if in_uri and "path" in known:
         known = {**known, "path": services.notebooks.located(unquote(known["path"]))}
     try:
-        values = await _candidates(argument, known, services, config.toolsets)
+        values = await _candidates(argument, known, services, config.groups)
     except ServerError:  # of a half-typed path, for one
         values = []
     # A file name that is not UTF-8 cannot be sent, and must not take the others with it.

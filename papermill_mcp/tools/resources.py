@@ -20,7 +20,7 @@ from mcp.shared.uri_template import UriTemplate
 from mcp_types import Annotations, Resource, ResourceTemplate
 from pydantic import BaseModel
 
-from papermill_mcp.config import Config, ToolsetName
+from papermill_mcp.config import Config, GroupName
 from papermill_mcp.errors import InvalidArgumentError, listed
 from papermill_mcp.services import Services
 from papermill_mcp.tools.replies import render
@@ -49,14 +49,12 @@ _CELL_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 @dataclass(frozen=True)
 class _Entry:
     template: UriTemplate
-    toolset: ToolsetName
+    toolset: GroupName
     listing: ResourceTemplate
     read: Read
 
 
-def _resource(
-    template: str, title: str, toolset: ToolsetName, mime_type: str | None = None
-) -> Callable[[Read], _Entry]:
+def _resource(template: str, title: str, toolset: GroupName, mime_type: str | None = None) -> Callable[[Read], _Entry]:
     """Make a function a resource."""
 
     def entry(function: Read) -> _Entry:
@@ -125,7 +123,7 @@ _RESOURCES = (output, cell, notebook, execution, kernel)
 
 def templates(config: Config) -> list[ResourceTemplate]:
     """The URI templates that the settings allow."""
-    return [entry.listing for entry in _RESOURCES if entry.toolset in config.toolsets]
+    return [entry.listing for entry in _RESOURCES if entry.toolset in config.groups]
 
 
 async def read(uri: str, services: Services, config: Config) -> list[ReadResourceContents]:
@@ -142,7 +140,7 @@ async def read(uri: str, services: Services, config: Config) -> list[ReadResourc
 
 async def recent(services: Services, config: Config) -> list[Resource]:
     """The notebooks that were modified last, the newest first."""
-    if "notebook" not in config.toolsets:
+    if "notebook" not in config.groups:
         return []
     return [
         Resource(
@@ -216,7 +214,7 @@ def _match(uri: str, config: Config) -> tuple[_Entry, dict[str, str]]:
         # There is no query and no fragment, so these characters can only belong to a name.
         canonical = _SCHEME + notebook[1].replace("#", "%23").replace("?", "%3F")
     for entry in _RESOURCES:
-        found = entry.template.match(canonical) if entry.toolset in config.toolsets else None
+        found = entry.template.match(canonical) if entry.toolset in config.groups else None
         if found is None or ("cell_id" in found and not _CELL_ID.fullmatch(str(found["cell_id"]))):
             continue
         return entry, {name: str(value) for name, value in found.items()}

@@ -30,9 +30,10 @@ from mcp_types import (
 )
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from papermill_mcp.config import Config, ToolsetName
+from papermill_mcp.config import Config, GroupName
 from papermill_mcp.errors import InvalidArgumentError, ServerError, UnknownArgumentError, listed, nearest
 from papermill_mcp.services.results import Request
+from papermill_mcp.tools.finding import CORE, hints_of
 from papermill_mcp.tools.remedies import CALLS
 from papermill_mcp.tools.replies import render
 from papermill_mcp.utils.file_utils import EXHAUSTED, exhausted
@@ -149,7 +150,7 @@ class _Entry:
 class Toolset:
     """A group of tools that is registered, or not, as a whole."""
 
-    def __init__(self, name: ToolsetName) -> None:
+    def __init__(self, name: GroupName) -> None:
         self.name = name
         self._entries: list[_Entry] = []
 
@@ -169,11 +170,14 @@ class Toolset:
 
     def tools(self, config: Config) -> list[Tool]:
         """The tools of this set that the settings allow."""
-        if self.name not in config.toolsets:
-            return []
+        entries = [
+            entry
+            for entry in self._entries
+            if self.name in config.toolsets or ("core" in config.toolsets and entry.function.__name__ in CORE)
+        ]
         return [
             _described(_build(entry, may_run=not config.no_execute), config)
-            for entry in self._entries
+            for entry in entries
             if not (config.read_only and entry.hints.writes_files) and not (config.no_execute and entry.hints.runs_code)
         ]
 
@@ -209,6 +213,7 @@ def _build(entry: _Entry, *, may_run: bool) -> Tool:
         description=inspect.getdoc(entry.function),
         annotations=hints.annotations(),
         structured_output=not entry.images,
+        meta=hints_of(entry.function.__name__, images=entry.images) or None,
     )
     loose = tool.fn_metadata
     arg_model: Any = loose.arg_model

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,11 @@ from papermill_mcp.config import Config
 from papermill_mcp.errors import ErrorCode
 from papermill_mcp.server.app import build_server
 from papermill_mcp.server.sdk import registered_tools
+from papermill_mcp.tools import finding
 
 _SNAPSHOTS = REPOSITORY / "tests" / "snapshots"
 _MAX_TOKENS = 9500
+_MAX_CORE_TOKENS = 5500
 
 #: Tools that may return images, and so declare no output schema.
 _IMAGE_TOOLS = {
@@ -105,6 +107,7 @@ def _listed(config: Config) -> list[Tool]:
             input_schema=tool.parameters,
             output_schema=tool.output_schema,
             annotations=tool.annotations,
+            _meta=tool.meta,
         )
         for tool in registered_tools(build_server(config))
     ]
@@ -147,8 +150,13 @@ async def test_all_tools_together_cost_no_more_than_they_may(client: Connect) ->
     async with client() as connected:
         listing = await connected.list_tools()
 
-    data = json.dumps(listing.model_dump(by_alias=True, exclude_none=True)["tools"], separators=(",", ":"))
-    assert len(data.encode()) / 4 <= _MAX_TOKENS
+    assert _tokens(listing.tools) <= _MAX_TOKENS
+
+
+def _tokens(tools: Sequence[Tool]) -> float:
+    """The tokens of a list of tools, a fourth of its bytes. `_meta` is for the client."""
+    rows = [tool.model_dump(by_alias=True, exclude_none=True, exclude={"meta"}) for tool in tools]
+    return len(json.dumps(rows, separators=(",", ":")).encode()) / 4
 
 
 # Descriptions
@@ -468,6 +476,34 @@ def test_the_toolsets_together_hold_every_tool_once(config: MakeConfig) -> None:
     ]
 
     assert sorted(found) == sorted(_NAMES)
+
+
+def test_the_core_has_the_tools_for_nearly_all_work(config: MakeConfig) -> None:
+    core = _listed(config(toolsets=["core"]))
+
+    assert {tool.name for tool in core} == finding.CORE
+    assert _tokens(core) <= _MAX_CORE_TOKENS
+    assert names(config(toolsets=["core", "server"])) == finding.CORE | _SERVER
+    assert config(toolsets=["core"]).groups == {"notebook", "kernel", "execution", "server"}
+
+
+def test_clients_that_defer_tools_find_them(config: MakeConfig) -> None:
+    """Nine at most are always loaded, and each of the others has words to search by."""
+    metas = {tool.name: tool.meta or {} for tool in _listed(config())}
+    always = {name for name, meta in metas.items() if meta.get("anthropic/alwaysLoad")}
+
+    assert len(always) == 9
+    assert always <= finding.CORE
+    for name, meta in metas.items():
+        words = str(meta.get("anthropic/searchHint"))
+        assert (name in always) or name in _SERVER or ("jupyter" in words and len(words) <= 100)
+        assert (meta.get("anthropic/maxResultSizeChars") is not None) is (name in _IMAGE_TOOLS)
+
+
+def test_the_instructions_are_short(config: MakeConfig) -> None:
+    instructions = build_server(config()).instructions
+    assert instructions is not None
+    assert len(instructions.split()) <= 160
 
 
 async def test_a_tool_that_is_left_out_cannot_be_called_either(client: Connect, workspace: Path) -> None:
