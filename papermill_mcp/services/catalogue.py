@@ -47,6 +47,9 @@ _CONTEXT_CHARS = 120  # of the lines beside it
 _FOLDED_CHARS = 1_000_000  # of a line, at a time: longer ones would hold up other threads
 _BATCH_CHARS = 4_000_000
 _HEADINGS = 100
+
+#: Lines of one output that a search shows.
+_MATCHES_OF_OUTPUT = 3
 _PARAMETER_CHARS = 20_000  # papermill looks for parameters with patterns that are slow for long lines
 _PARAMETER_LINE_CHARS = 1000
 _PROBLEM_CHARS = 400
@@ -92,6 +95,8 @@ class Match(BaseModel):
     text: str
     context: list[str] | None = None
     """The lines before and after it."""
+    more: int | None = None
+    """Further lines of this output that match."""
 
 
 class SearchResult(Result):
@@ -178,7 +183,9 @@ class _Text:
 
 
 class _Matcher(Protocol):
-    async def lines(self, texts: Sequence[str], *, keep: int) -> tuple[list[tuple[int, int]], int]: ...
+    async def lines(
+        self, texts: Sequence[str], *, keep: int, each: Sequence[int]
+    ) -> tuple[list[tuple[int, int]], list[int]]: ...
 
 
 class NotebookCatalogue:
@@ -328,7 +335,8 @@ class NotebookCatalogue:
                     problems += 1
         if problems:
             notes.append(f"{count_noun(problems, 'notebook')} could not be read: list_notebook_files tells why")
-        result.truncated = result.total > len(result.matches)
+        shown = sum(1 + (match.more or 0) for match in result.matches)
+        result.truncated = result.total > shown
         result.notes = notes or None
         return result
 
@@ -373,7 +381,9 @@ class NotebookCatalogue:
 
         for batch, texts in await asyncio.to_thread(batches):
             try:
-                lines, number = await matcher.lines(texts, keep=limit - len(result.matches))
+                keep = limit - len(result.matches)
+                each = [keep if text.output is None else _MATCHES_OF_OUTPUT for text in batch]
+                lines, numbers = await matcher.lines(texts, keep=keep, each=each)
             except RegexTimeoutError:
                 raise SearchTimeoutError(
                     f"the regular expression took too long on {display_path}",
@@ -381,9 +391,14 @@ class NotebookCatalogue:
                     state="the search was stopped",
                     advice="write it without nested repeats such as (a+)+, or search for a text",
                 ) from None
-            result.total += number
-            for place, line in lines:
-                result.matches.append(_match(document, display_path, batch[place], line))
+            result.total += sum(numbers)
+            shown = Counter(place for place, _ in lines)
+            for at, (place, line) in enumerate(lines):
+                match = _match(document, display_path, batch[place], line)
+                last = at + 1 == len(lines) or lines[at + 1][0] != place
+                if last and batch[place].output is not None and numbers[place] > shown[place]:
+                    match.more = numbers[place] - shown[place]
+                result.matches.append(match)
 
     async def info(self, path: str) -> NotebookInfo:
         """The facts of a notebook: headings, parameters, the last run by papermill, and problems.
@@ -423,21 +438,23 @@ class _PlainText:
         self._query = query.casefold()
         self._overlap = 4 * len(query)  # folding may make a text three times as long
 
-    async def lines(self, texts: Sequence[str], *, keep: int) -> tuple[list[tuple[int, int]], int]:
-        return await asyncio.to_thread(self._find, texts, keep)
+    async def lines(
+        self, texts: Sequence[str], *, keep: int, each: Sequence[int]
+    ) -> tuple[list[tuple[int, int]], list[int]]:
+        return await asyncio.to_thread(self._find, texts, keep, each)
 
-    def _find(self, texts: Sequence[str], keep: int) -> tuple[list[tuple[int, int]], int]:
+    def _find(self, texts: Sequence[str], keep: int, each: Sequence[int]) -> tuple[list[tuple[int, int]], list[int]]:
         found: list[tuple[int, int]] = []
-        number = 0
+        numbers: list[int] = []
         for place, text in enumerate(texts):
-            if not self._in(text):
-                continue
-            for line, content in enumerate(text.split("\n")):
+            number = 0
+            for line, content in enumerate(text.split("\n") if self._in(text) else ()):
                 if self._in(content):
                     number += 1
-                    if len(found) < keep:
+                    if len(found) < keep and number <= each[place]:
                         found.append((place, line))
-        return found, number
+            numbers.append(number)
+        return found, numbers
 
     def _in(self, text: str) -> bool:
         if len(text) <= _FOLDED_CHARS:

@@ -838,7 +838,7 @@ class NotebookService:
                 nbformat_minor=document.nbformat_minor,
                 kernel_name=document.kernel_name,
                 language=document.language,
-                metadata=short_metadata(document.metadata),
+                metadata=short_metadata({key: value for key, value in document.metadata.items() if key != "papermill"}),
                 cell_count=len(document.cells),
                 cells=[],
             )

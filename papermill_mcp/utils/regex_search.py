@@ -65,8 +65,13 @@ class RegexSearch:
             # A caller that is cancelled leaves at once; the process is dead, and asyncio reaps it.
             await asyncio.shield(process.wait())
 
-    async def lines(self, texts: Sequence[str], *, keep: int) -> tuple[list[tuple[int, int]], int]:
-        """The first `keep` lines that match, as numbers of text and line from 0, and how many match in all.
+    async def lines(
+        self, texts: Sequence[str], *, keep: int, each: Sequence[int]
+    ) -> tuple[list[tuple[int, int]], list[int]]:
+        """The first `keep` lines that match, as numbers of text and line from 0, and how many of each text match.
+
+        Args:
+            each: how many lines of each text are kept, at most.
 
         Raises:
             RegexTimeoutError: the time is over.
@@ -77,8 +82,8 @@ class RegexSearch:
             return [len(text) for text in encoded], b"".join(encoded)
 
         sizes, data = await asyncio.to_thread(encode)
-        found, number = await self._ask([keep, sizes], data)
-        return [(text, line) for text, line in found], number
+        found, numbers = await self._ask([keep, list(each), sizes], data)
+        return [(text, line) for text, line in found], numbers
 
     async def _ask(self, request: Any, data: bytes) -> Any:
         assert self._process.stdin is not None

@@ -3,9 +3,10 @@
 `re` holds the interpreter lock while it matches, and a hostile pattern matches for years. So it does that here, where
 it can be killed. A timer of the system ends this process even if its parent is gone.
 
-Standard input: a line of JSON with `pattern` and `seconds`; then for each request a line `[keep, sizes]` and texts of
-so many bytes. Standard output: a line of JSON for each, `{}` or `{"error": …}` for the first, then `[matches, number]`
-with at most `keep` matches `[text, line]`, both counted from 0.
+Standard input: a line of JSON with `pattern` and `seconds`; then for each request a line `[keep, each, sizes]` and the
+texts of so many bytes. Standard output: a line of JSON for each, `{}` or `{"error": …}` for the first, then `[matches,
+numbers]` with at most `keep` matches `[text, line]`, both counted from 0, of one text at most as many as `each` says.
+`numbers` has the lines of each text that match.
 """
 
 from __future__ import annotations
@@ -48,17 +49,19 @@ def main() -> None:
         return
     _answer({})
     while request := stdin.readline():
-        keep, sizes = json.loads(request)
+        keep, each, sizes = json.loads(request)
         found: list[list[int]] = []
-        number = 0
+        numbers: list[int] = []
         for place, size in enumerate(sizes):
+            number = 0
             text = stdin.read(size).decode("utf-8", "surrogatepass")
             for line, content in enumerate(text.split("\n")):
                 if search(content):
                     number += 1
-                    if len(found) < keep:
+                    if len(found) < keep and number <= each[place]:
                         found.append([place, line])
-        _answer([found, number])
+            numbers.append(number)
+        _answer([found, numbers])
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from papermill_mcp.services.catalogue import Match, NotebookInfo, NotebookList, SearchResult
 from papermill_mcp.services.notebook_service import EditedNotebook, RemovedCell
@@ -90,11 +90,12 @@ def search_result(reply: SearchResult) -> str:
     lines = [f"query: {inline(reply.query)}", f"matches: {len(reply.matches)} of {reply.total} lines"]
     lines.append(f"searched: {count_noun(reply.searched, 'notebook')}")
     path = None
-    for match in reply.matches:
+    for place, match in enumerate(reply.matches):
         if match.path != path:
             path = match.path
             lines.append(f"{inline(path)}:")
-        lines += _match(match)
+        beside = reply.matches[max(place - 1, 0) : place] + reply.matches[place + 1 : place + 2]
+        lines += _match(match, {one.line for one in beside if _of_one_text(one, match)})
     if reply.truncated:
         lines.append("truncated: raise limit, or search a part: one notebook, a cell type, a longer query")
     return "\n".join([*lines, *(f"note: {inline(note)}" for note in reply.notes or [])])
@@ -102,7 +103,7 @@ def search_result(reply: SearchResult) -> str:
 
 def notebook_info(reply: NotebookInfo) -> str:
     """A description of a notebook without its cells."""
-    plain = {"path", "revision", "size", "modified", "kernel_name", "language", "python"}
+    plain = {"path", "revision", "size", "modified", "kernel_name", "language", "python", "declares"}
     lines = header_lines(reply.model_dump(exclude_none=True, include=plain))
     lines.append(f"nbformat: {reply.nbformat}.{reply.nbformat_minor}")
     if reply.metadata:
@@ -124,13 +125,25 @@ def notebook_info(reply: NotebookInfo) -> str:
     return "\n".join([*lines, *(f"- {inline(problem)}" for problem in reply.problems)])
 
 
-def _match(match: Match) -> list[str]:
+def _of_one_text(one: Match, other: Match) -> bool:
+    return (one.path, one.index, one.output) == (other.path, other.index, other.output)
+
+
+def _match(match: Match, others: Collection[int]) -> list[str]:
+    """A match between its neighbours, which are not repeated.
+
+    Args:
+        others: the lines of the matches before and after this one, in the same text.
+    """
     where = f"output {match.output} line" if match.output is not None else "line"
     name = f"{cell_name(match.index, match.id)} · {type_name(match.cell_type)} · {where} {match.line}"
     before, after = match.context or ("", "")
-    beside = [f"    | {line}" for line in (before, after)]
-    shown = [f"- {name}: {match.text}"]
-    return [*([beside[0]] if before else []), *shown, *([beside[1]] if after else [])]
+    lines = [f"- {name}: {match.text}"]
+    if before and not {match.line - 1, match.line - 2} & set(others):
+        lines.insert(0, f"    | {before}")
+    if after and match.line + 1 not in others:
+        lines.append(f"    | {after}")
+    return lines + ([f"    and {match.more} more in this output"] if match.more else [])
 
 
 def _cell(cell: CellView) -> str:

@@ -22,6 +22,7 @@ from papermill_mcp.services.notebook_service import NotebookService
 from papermill_mcp.services.notebooks import walk as notebook_walk
 from papermill_mcp.services.pythons import Pythons
 from papermill_mcp.services.workspace import Workspace
+from papermill_mcp.tools.replies import render
 
 
 @pytest.fixture
@@ -264,6 +265,32 @@ async def test_outputs_are_searched_as_they_are_shown(catalogue: NotebookCatalog
     assert found.matches[0].text == "the SUM is 3"
     both = await catalogue.search("sum", where="both")
     assert both.total == 6
+
+
+@pytest.mark.parametrize("regex", [False, True])
+async def test_a_chatty_output_leaves_room_for_the_others(
+    catalogue: NotebookCatalogue, workspace: Path, regex: bool
+) -> None:
+    """Three lines of an output are shown, each once, with the number of the others."""
+    chatty, last = cell("log()", cell_id="chatty"), cell("# gross\n# gross\n# gross\n# gross", cell_id="last")
+    chatty["outputs"] = [
+        {"name": "stdout", "output_type": "stream", "text": [f"gross {number}\n" for number in range(100)]},
+        {"name": "stderr", "output_type": "stream", "text": "gross\n"},
+    ]
+    write_notebook(workspace / "n.ipynb", [chatty, last])
+    found = await catalogue.search("gross", where="both", regex=regex)
+
+    assert [(one.id, one.output, one.more) for one in found.matches] == [
+        *[("chatty", 0, None)] * 2,
+        ("chatty", 0, 97),
+        ("chatty", 1, None),
+        *[("last", None, None)] * 4,
+    ]
+    assert (found.total, found.truncated) == (105, False)
+    text = render(found)
+    assert "    and 97 more in this output" in text
+    assert [text.count(f"gross {number}") for number in range(5)] == [1, 1, 1, 1, 0]
+    assert text.count("# gross") == 4
 
 
 async def test_cell_types_and_directories_narrow_a_search(catalogue: NotebookCatalogue, searched: Path) -> None:
