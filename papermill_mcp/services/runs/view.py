@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import singledispatch
@@ -13,7 +14,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, PrivateAttr
 
 from papermill_mcp.core.kernels.outputs import MAX_CELL_OUTPUTS, Output, is_error, only_records
-from papermill_mcp.core.kernels.request import CellError
+from papermill_mcp.core.kernels.request import CellError, RunStatus
 from papermill_mcp.core.runs.snapshot import (
     BatchSnapshot,
     CellSnapshot,
@@ -26,6 +27,7 @@ from papermill_mcp.core.runs.snapshot import (
     RunSnapshot,
 )
 from papermill_mcp.core.runs.store import ExecutionRecord
+from papermill_mcp.services.notebooks.view import ranges
 from papermill_mcp.services.outputs import (
     ErrorView,
     OutputBudget,
@@ -36,10 +38,19 @@ from papermill_mcp.services.outputs import (
 )
 from papermill_mcp.services.results import OBJECT, ROWS, Result
 from papermill_mcp.services.workspace import Workspace
-from papermill_mcp.utils.text_utils import iso_time
+from papermill_mcp.utils.text_utils import count_noun, iso_time
 
 #: Characters of output shown for one cell of a run that has many.
 _CELL_CHARS = 1500
+
+#: Characters, about, of the lines that tell of cells and their outputs in one reply, without the text of the outputs.
+#: Those of one output and of one cell.
+_ROWS_CHARS = 10_000
+_VIEW_CHARS = 80
+_ROW_CHARS = 60
+
+#: Characters of a list of cells.
+_RANGES_CHARS = 300
 
 #: Packages of an installation that are listed.
 _PACKAGES = 200
@@ -311,7 +322,18 @@ class RunViewer:
         view.counts = dict(cells.counts)
         view.cells_total, view.cells_failed = cells.total, cells.failed
         view.cells_done = cells.total - cells.counts.get("skipped", 0) - cells.counts.get("not_run", 0)
-        view.results = [self._row(view, cell) for cell in cells.rows]
+        view.results, unlisted = [], []
+        room = _ROWS_CHARS
+        for cell in cells.rows:
+            shows = cell.status != RunStatus.OK or bool(cell.outputs)
+            if room <= 0 and shows:
+                unlisted.append(cell)
+                continue
+            row = self._row(view, cell)
+            view.results.append(row)
+            room -= _cost(row) if shows else 0
+        if unlisted:
+            view.add_note(_unlisted(unlisted, str(getattr(view, "output_path", None) or getattr(view, "path", ""))))
         if cells.left_out:
             count = cells.left_out + sum(cell.status.final for cell in cells.rows)
             view.add_note(f"the first {cells.left_out} of {count} cells are not listed here")
@@ -493,6 +515,23 @@ def earlier_view(row: ExecutionRow) -> EarlierView:
         runs_total=row.cells_total if batch else None,
         runs_done=row.cells_done if batch else None,
         notes=notes,
+    )
+
+
+def _cost(row: CellResult) -> int:
+    """Characters of the lines of a cell, about."""
+    notes = sum(_VIEW_CHARS + len(view.note or "") for view in row.outputs or [])
+    return _ROW_CHARS + notes + (len(row.error.evalue) if row.error is not None else 0)
+
+
+def _unlisted(cells: Sequence[CellState], path: str) -> str:
+    """A sentence about the cells that a reply has no room for."""
+    counts = ", ".join(f"{number} {status}" for status, number in Counter(cell.status for cell in cells).items())
+    which = ranges([cell.index for cell in cells if cell.index is not None])
+    which = which if len(which) <= _RANGES_CHARS else which[:_RANGES_CHARS].rpartition(",")[0]
+    return (
+        f"{count_noun(len(cells), 'more cell')} not listed here ({counts}): "
+        f'read_notebook with path={path}, cells="{which}" and outputs="full" shows them'
     )
 
 
