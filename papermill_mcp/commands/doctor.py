@@ -334,6 +334,7 @@ async def _run(manager: jupyter_manager.JupyterManager, config: Config) -> Check
             cwd=workspace.roots[0],
             timeout_seconds=min(config.jupyter_timeout, _START_SECONDS),
             denied_env=config.kernel_env_deny,
+            patient=True,
         )
         started = time.monotonic() - began
         execution = kernel.submit("1+1", timeout_seconds=_RUN_SECONDS)

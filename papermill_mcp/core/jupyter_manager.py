@@ -12,6 +12,7 @@ import os
 import shutil
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar
 
@@ -19,15 +20,17 @@ import zmq.asyncio
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager, NoSuchKernel
 
 from papermill_mcp.core.environments import starting
+from papermill_mcp.core.environments.background import GoesOnError, SharedWork
 from papermill_mcp.core.environments.installing import Installation, installer_command, installer_variables
-from papermill_mcp.core.environments.making import EnvironmentMaker
+from papermill_mcp.core.environments.making import PATIENCE, EnvironmentMaker
 from papermill_mcp.core.environments.programs import with_pip
-from papermill_mcp.core.environments.reading import Environment, environment_of, python_of_kernel
+from papermill_mcp.core.environments.reading import Environment, environment_of, install_command, python_of_kernel
 from papermill_mcp.core.kernels.kernel import Kernel, kernel_environment
 from papermill_mcp.core.processes.child import TAIL_BYTES, private_directory
 from papermill_mcp.core.processes.program import Program
 from papermill_mcp.core.processes.watchdog import Watchdog
 from papermill_mcp.errors import (
+    BusyError,
     KernelSpecNotFoundError,
     KernelStartFailedError,
     listed,
@@ -63,15 +66,18 @@ class JupyterManager:
 
     Args:
         state_directory: where the private directory for connection files is made.
+        patience: seconds that a start waits for ipykernel to be fetched. The fetching goes on.
     """
 
-    def __init__(self, state_directory: Path) -> None:
+    def __init__(self, state_directory: Path, *, patience: float = PATIENCE) -> None:
         self._specs = KernelSpecManager()
         self._context = zmq.asyncio.Context()
         self._watchdog = Watchdog()
         self._state_directory = state_directory
         self._runtime: Path | None = None
         self._kernels: set[Kernel] = set()
+        self._patience = patience
+        self._layers = SharedWork[str | None](lambda: min(PATIENCE, patience))
 
     async def installed(self) -> list[InstalledKernel]:
         """All kernelspecs, by name. A broken one is listed with its problem."""
@@ -136,6 +142,7 @@ class JupyterManager:
         environment: Environment | None = None,
         env: dict[str, str] | None = None,
         denied_env: list[str] | None = None,
+        patient: bool = False,
     ) -> Kernel:
         """Start a kernel and wait until it answers.
 
@@ -143,8 +150,10 @@ class JupyterManager:
             environment: a Python that replaces the kernelspec, with or without ipykernel.
             env: variables on top of this server's environment.
             denied_env: names of this server's variables that the kernel must not see.
+            patient: wait for ipykernel to be fetched, as long as that takes.
 
         Raises:
+            BusyError: ipykernel is being fetched for this environment, and that takes long.
             KernelSpecNotFoundError: no such kernelspec.
             KernelStartFailedError: it cannot be executed, dies, or does not answer in time.
         """
@@ -161,7 +170,7 @@ class JupyterManager:
             variables = await self._variables(spec, environment, env, denied)
             return await self._start(spec.display_name, spec, cwd, variables, timeout_seconds)
 
-        kernel = await self._in_environment(environment, start)
+        kernel = await self._in_environment(environment, start, patient=patient)
         kernel.environment, kernel.extra_env = environment, env
         return kernel
 
@@ -197,19 +206,29 @@ class JupyterManager:
         return await starting.activated(own, variables, self._program)
 
     async def _in_environment(
-        self, environment: Environment, start: Callable[[KernelSpec], Coroutine[Any, Any, T]]
+        self, environment: Environment, start: Callable[[KernelSpec], Coroutine[Any, Any, T]], *, patient: bool = False
     ) -> T:
         """Start a kernel in an environment. Where ipykernel is missing, a layer with it is made first."""
         layers = self._state_directory / "layers"
         if not await asyncio.to_thread(environment.has_package, "ipykernel"):
-            await asyncio.to_thread(starting.own_layer, layers)
+            try:
+                await asyncio.to_thread(starting.own_layer, layers)
+            except OSError as error:
+                raise KernelStartFailedError(
+                    f"{environment.label} has no ipykernel, and {str(layers)!r}, where it would be kept, cannot be "
+                    f"used: {error.strerror or error}",
+                    state="no kernel was started",
+                    advice="let a person set state_directory to a directory that can be written, or install ipykernel: "
+                    f"{install_command(environment, ['ipykernel'])}",
+                ) from error
         spec = starting.spec_of(environment, layers)
+        make_layer = partial(self._layer, patient=patient)
         starts = asyncio.create_task(start(spec))
         try:
             await asyncio.wait([starts], timeout=_PATIENCE)
             if not starts.done():
                 # An interpreter that does not answer is not waited for.
-                await starting.mend(environment, layers, self._program)
+                await starting.mend(environment, layers, self._program, make_layer)
             return await starts
         except asyncio.CancelledError:
             await _cancelled(starts)
@@ -218,9 +237,31 @@ class JupyterManager:
             if not starts.done():
                 await _cancelled(starts)
                 raise
-            if not await starting.mend(environment, layers, self._program):
+            if not await starting.mend(environment, layers, self._program, make_layer):
                 raise
         return await start(spec)
+
+    async def _layer(self, environment: Environment, tag: str, *, patient: bool) -> str | None:
+        """Have uv fetch ipykernel for a version of Python. Returns the reason why it could not; None if it is there.
+
+        Raises:
+            BusyError: that takes long. It goes on.
+        """
+        layers = self._state_directory / "layers"
+
+        async def begin() -> str | None:
+            return await starting.made_layer(environment, layers, tag, self._program, self.guard_directory)
+
+        try:
+            return await self._layers.result(tag, begin, to_its_end=patient)
+        except GoesOnError:
+            raise BusyError(
+                f"{environment.label} has no ipykernel, and uv is fetching it to the state directory",
+                state="no kernel was started; the fetching goes on",
+                advice="send the same call again in a while",
+            ) from None
+        except asyncio.InvalidStateError:
+            return "the server was closed"
 
     async def _start(
         self, kernel_name: str, spec: KernelSpec, cwd: Path, variables: dict[str, str], timeout_seconds: float
@@ -267,10 +308,24 @@ class JupyterManager:
             **self._guarded(),
         )
 
-    def maker(self, *, denied_env: Sequence[str], in_use: Callable[[], Iterable[Path]]) -> EnvironmentMaker:
+    def maker(
+        self,
+        *,
+        denied_env: Sequence[str],
+        in_use: Callable[[], Iterable[Path]],
+        known: Callable[[], Iterable[Environment]],
+    ) -> EnvironmentMaker:
         """The maker of environments that notebooks declare. Its programs end with this server."""
         directory = self._state_directory / "environments"
-        return EnvironmentMaker(directory, self._program, self.guard_directory, denied=denied_env, in_use=in_use)
+        return EnvironmentMaker(
+            directory,
+            self._program,
+            self.guard_directory,
+            denied=denied_env,
+            in_use=in_use,
+            known=known,
+            patience=self._patience,
+        )
 
     def _program(self, command: Sequence[str], variables: Mapping[str, str], *, keep: int = TAIL_BYTES) -> Program:
         return Program(command, variables, keep=keep, **self._guarded())
@@ -295,6 +350,7 @@ class JupyterManager:
 
     async def aclose(self) -> None:
         """End every kernel, in parallel, and remove their files. A second call does nothing."""
+        await self._layers.aclose()
         kernels, self._kernels = list(self._kernels), set()
         for result in await asyncio.gather(*(kernel.aclose() for kernel in kernels), return_exceptions=True):
             if isinstance(result, BaseException):

@@ -29,7 +29,7 @@ from papermill_mcp.errors import (
     listed,
 )
 from papermill_mcp.observability import Metrics
-from papermill_mcp.services.pythons import GENERIC_KERNEL, PythonChoice, Pythons, relabelled
+from papermill_mcp.services.pythons import GENERIC_KERNEL, NOTEBOOK_PYTHON, PythonChoice, Pythons, relabelled
 from papermill_mcp.services.results import ROWS, Result
 from papermill_mcp.services.workspace import Workspace
 from papermill_mcp.utils.lazy import imported, lazy
@@ -280,7 +280,9 @@ class KernelService:
         async with self._manager_lock:
             if self._manager is None:
                 await imported(jupyter_manager)
-                self._manager = jupyter_manager.JupyterManager(self._state_directory)
+                self._manager = jupyter_manager.JupyterManager(
+                    self._state_directory, patience=self._config.response_wait
+                )
                 self._fill_spares(delay=0)
         return self._manager
 
@@ -354,7 +356,9 @@ class KernelService:
         """The maker of environments that notebooks declare."""
         if self._maker is None:
             manager = await self._engine()
-            self._maker = manager.maker(denied_env=self._config.kernel_env_deny, in_use=self._interpreters)
+            self._maker = manager.maker(
+                denied_env=self._config.kernel_env_deny, in_use=self._interpreters, known=self._pythons.everywhere
+            )
         return self._maker
 
     def _interpreters(self) -> list[Path]:
@@ -497,12 +501,14 @@ class KernelService:
         cwd: Path,
         env: dict[str, str] | None = None,
         variables: Mapping[str, str] | None = None,
+        patient: bool = False,
     ) -> Kernel:
         """Start a kernel. The caller holds a `slot` for it.
 
         Args:
             env: environment variables that the start of the kernel may depend on.
             variables: environment variables for the code alone. A spare kernel can get them, too.
+            patient: wait for ipykernel to be fetched, as long as that takes.
 
         Raises:
             KernelSpecNotFoundError, KernelStartFailedError: see `start`.
@@ -527,6 +533,7 @@ class KernelService:
                 environment=environment,
                 env=variables | (env or {}),
                 denied_env=list(self._config.kernel_env_deny),
+                patient=patient,
             )
         kernel.python = _label(kernel, choice.label, environment or choice.packages_in)
         kernel.died.connect(self._hand_on)
@@ -854,8 +861,8 @@ class KernelService:
 
     async def _python_notes(self, kernel: Kernel, path: Path, document: NotebookDocument) -> list[str]:
         """A note, once, that a new kernel for the notebook would have another Python than its live one."""
-        if path not in self._expected:
-            return []
+        if path not in self._expected or self._declared(kernel):
+            return await self._declaration_notes(kernel, document)
         manager = await self._engine()
         try:
             choice = await self._pythons.choose(path.parent, manager.found, document=document)
@@ -863,14 +870,26 @@ class KernelService:
             return []
         if choice.declaration is not None:  # its environment is made for a new kernel, not for a note
             choice = choice.made((await self.maker()).planned(choice.declaration))
-            if kernel.environment is not None and kernel.environment == choice.packages_in:
-                return []
         if choice.label == self._expected[path] or choice.packages_in is None:
             return []
         self._expected[path] = choice.label
         same = kernel.environment is not None and kernel.environment.place == choice.packages_in.place
         call = "restart_kernel" if same else "stop_kernel before the next run"
         return [f"the kernel runs in {kernel.python}; a new one would run in {choice.label}. {call} changes to that"]
+
+    async def _declaration_notes(self, kernel: Kernel, document: NotebookDocument) -> list[str]:
+        """A note that a notebook no longer declares the packages that its kernel has."""
+        if self._maker is None or not self._declared(kernel):
+            return []
+        declaration = await asyncio.to_thread(self._pythons.declared, document)
+        if declaration is not None and kernel.environment == self._maker.planned(declaration):
+            return []
+        now = "no packages now" if declaration is None else f"other packages now: {declaration}"
+        named = "" if self._config.notebook_environments == "auto" else f' and python="{NOTEBOOK_PYTHON}"'
+        return [
+            f"the kernel has the packages that the notebook declared when it started; it declares {now}. "
+            f"execute_notebook with fresh=true{named} changes to these"
+        ]
 
     def python_of(self, path: Path) -> str | None:
         """The Python of the live kernel that a notebook is bound to, and the id of that kernel; None without one."""
@@ -885,10 +904,17 @@ class KernelService:
         if kernel.interpreter is None:
             return []
         return [
-            await asyncio.to_thread(self._pythons.module_note, module, kernel.interpreter, kernel.cwd)
+            await asyncio.to_thread(
+                self._pythons.module_note, module, kernel.interpreter, kernel.cwd, declared=self._declared(kernel)
+            )
             for module in modules
             if module is not None
         ]
+
+    def _declared(self, kernel: Kernel) -> bool:
+        """Whether the environment of a kernel was made of a notebook's declaration."""
+        environment = kernel.environment
+        return self._maker is not None and environment is not None and self._maker.holds(environment)
 
     def environment_of(self, kernel: Kernel) -> Environment:
         """The environment of a Python kernel. Reads files.
@@ -938,13 +964,17 @@ class KernelService:
             return None
         return self._pythons.at(bound.interpreter)
 
+    def is_own(self, environment: Environment) -> bool:
+        """Whether it is the environment of this server. Reads files."""
+        return self._pythons.is_own(environment)
+
     async def require_changeable(self, environment: Environment, *, named: bool) -> None:
         """Refuse the environment of this server, unless the call names it, and those made of declarations.
 
         Raises:
             InvalidArgumentError: it is one of them.
         """
-        if not named and await asyncio.to_thread(self._pythons.is_own, environment):
+        if not named and await asyncio.to_thread(self.is_own, environment):
             raise InvalidArgumentError(
                 f"this would change {environment.label} at {environment.prefix or environment.python}, the environment "
                 "of the server itself",
@@ -987,7 +1017,9 @@ class KernelService:
         wanted = (await self.choose(path.parent, document=document, python=python)).packages_in
         if wanted is None or kernel.interpreter != wanted.python:
             raise InvalidArgumentError(
-                f"the kernel of the notebook has another Python than {python[:200]!r}: {kernel.python or 'unknown'}",
+                f"the kernel of the notebook has another Python than {python[:200]!r}"
+                + (" now stands for" if python == NOTEBOOK_PYTHON else "")
+                + f": {kernel.python or 'unknown'}",
                 state=f"nothing was run; kernel {kernel.kernel_id} stays with its variables",
                 advice="execute_notebook with fresh=true starts a kernel in the named one; or leave python out",
             )

@@ -76,8 +76,10 @@ from papermill_mcp.utils.lock_files import HeldLock, LockFiles, LocksUnavailable
 from papermill_mcp.utils.text_utils import cells_named, count_noun
 
 if TYPE_CHECKING:
-    from papermill_mcp.core.environments import recording
+    from papermill_mcp.core.environments import declared, recording, requirements
 else:
+    declared = lazy("papermill_mcp.core.environments.declared")
+    requirements = lazy("papermill_mcp.core.environments.requirements")
     recording = lazy("papermill_mcp.core.environments.recording")
 
 logger = logging.getLogger(__name__)
@@ -707,26 +709,29 @@ class NotebookService:
             requires_python: versions for a new block.
 
         Returns:
-            Where they stand now, for a person.
+            Where they stand now, and the requirements that they replace, for a person.
 
         Raises:
             ServerError: as for `edit`. Nothing was written.
         """
         where: list[str] = []
+        before: list[str] = []
 
         def apply(edit: NotebookEdit) -> None:
+            declaration = declared.declared_by(edit.document)
+            before.extend(declaration.packages if declaration is not None else ())
             cells, metadata = edit.document.cells, edit.document.metadata
             found = recording.recorded(cells, packages)
-            declared = metadata.get(METADATA_KEY)
+            of_nteract = metadata.get(METADATA_KEY)
             if found is not None:
                 index, source = found
                 where.append(f"cell {index}")
                 if source != cells[index].source:
                     edit.apply(Update(CellRef(index=index), source=source))
-            elif isinstance(declared, dict):
+            elif isinstance(of_nteract, dict):
                 where.append(f"metadata.{METADATA_KEY}")
-                changed = {"dependencies": recording.replaced(declared.get("dependencies", []), packages)}
-                edit.apply(SetNotebookMetadata({METADATA_KEY: declared | changed}))
+                changed = {"dependencies": requirements.merged(of_nteract.get("dependencies", []), packages)}
+                edit.apply(SetNotebookMetadata({METADATA_KEY: of_nteract | changed}))
             else:
                 where.append("the new cell 0")
                 cell = NewCell(
@@ -736,8 +741,10 @@ class NotebookService:
                 )
                 edit.apply(Add(cell, index=0))
 
-        await self._edit(path, apply, None)
-        return where[0]
+        _, edit = await self._edit(path, apply, None)
+        after = declared.declared_by(edit.document)
+        gone = [one for one in before if after is not None and one not in after.packages]
+        return where[0] + (f", in place of {', '.join(gone)}" if gone else "")
 
     async def _edit(
         self, path: str, apply: Callable[[NotebookEdit], None], if_revision: str | None

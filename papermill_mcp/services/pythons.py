@@ -68,6 +68,9 @@ _EDITORS = re.compile(r"python\d+jvsc74a57bd0[0-9a-f]{64}$")
 #: A display name with nothing but the version of Python.
 _NAMELESS = re.compile(r"python *(\d[\w.]*)?( \d+-bit)?", re.IGNORECASE)
 
+#: Environments as replies name them: `.venv (3.12.3)`, `Python 3.12.1 at /usr/bin/python3`.
+_SHOWN_NAME = re.compile(r"(?P<name>\S.*?) \((?:Python )?\d+(?:\.\d+)+\)|Python(?: \d[\d.]*)? at (?P<path>/.*)")
+
 #: The packages of modules that have another name.
 _PACKAGES = {
     "bs4": "beautifulsoup4",
@@ -136,6 +139,8 @@ class Pythons:
         """
         if not python.strip() or any(ord(char) < 32 for char in python) or "://" in python:
             raise InvalidArgumentError(f"python {python[:100]!r} is not a path", allowed=_ALLOWED, state=_STATE)
+        shown = _SHOWN_NAME.fullmatch(python)
+        python = python if shown is None else shown["path"] or shown["name"]
         path = (self._workspace.roots[0] / os.path.expanduser(python)).absolute()  # noqa: PTH111 - no error
         try:
             if path.is_file():
@@ -157,9 +162,25 @@ class Pythons:
             return interpreter
         raise InvalidArgumentError(
             f"python {python[:200]!r} does not exist",
-            allowed=f"{_ALLOWED}; known environments: {listed(self.known_names())}",
+            allowed=f"{_ALLOWED}; known: {listed(self.known_names(), limit=20)}",
             state=_STATE,
+            advice="list_kernels shows them with their paths",
         )
+
+    def _set(self) -> Environment:
+        """The environment that the settings name.
+
+        Raises:
+            InvalidArgumentError: there is none.
+        """
+        try:
+            return self.named(str(self._config.python))
+        except InvalidArgumentError as error:
+            raise InvalidArgumentError(
+                f"the setting python is wrong: {str(error).removeprefix(f'{error.code}: ')}",
+                state=_STATE,
+                advice="let a person correct the setting, or name a Python by python",
+            ) from error
 
     def at(self, interpreter: Path) -> Environment:
         """The environment of an interpreter that a kernel has. Reads files."""
@@ -186,8 +207,13 @@ class Pythons:
         return environment.place == self._own.place
 
     def known_names(self) -> list[str]:
-        """The names of the environments that discovery finds. Reads files."""
-        return [environment.prefix.name for environment in self._discovery.environments() if environment.prefix]
+        """The names of the environments that discovery finds, and the versions of interpreters. Reads files."""
+        names = [one.prefix.name if one.prefix else one.version for one in self._discovery.environments()]
+        return [*dict.fromkeys(filter(None, names))]
+
+    def everywhere(self) -> list[Environment]:
+        """The environments and interpreters that discovery finds. Reads files."""
+        return self._discovery.environments()
 
     def of_projects(self, directory: Path) -> tuple[list[Environment], list[str]]:
         """The environments of the nearest directory that has some, from this one up to its root. Reads files.
@@ -230,27 +256,33 @@ class Pythons:
             return None
         if self._config.python is not None:
             try:
-                return f"{self.named(self._config.python).label}, as the setting python says"
+                return f"{self._set().label}, as the setting python says"
             except InvalidArgumentError as error:
-                return f"none, since the setting python is wrong: {error}"
+                return f"none: {error}"
         return self._found(directory, named, _display_name(document)).label or f"{self._own.label}, the server's own"
 
-    def module_note(self, module: str, interpreter: Path, directory: Path) -> str:
+    def module_note(self, module: str, interpreter: Path, directory: Path, *, declared: bool = False) -> str:
         """Where a missing module could come from. Reads files.
 
         Args:
             interpreter: of the kernel that did not find it.
             directory: of the kernel.
+            declared: the environment was made of a notebook's declaration, so nothing is installed into it.
         """
         own = interpreter == self._own.python
         here = self.at(interpreter)
         note = (
             f"the code ran in {here.label}" + (", the server's own" if own else "") + f". It has no module {module!r}"
         )
+        package = _PACKAGES.get(module, module)
+        if declared:
+            return (
+                f"{note}; the notebook does not declare it: install_packages with path and record=true, "
+                f'packages=["{package}"]'
+            )
         for other in self.known(directory):
             if other.python != here.python and other.has_package(module):
                 return f'{note}; {other.label} has it: python="{other.prefix}" uses that'
-        package = _PACKAGES.get(module, module)
         if own:
             return f"{note}; make an environment with {package} in the project (.venv), or name one by python"
         command = install_command(here, [package])
@@ -280,6 +312,8 @@ class Pythons:
         """
         if python is not None and kernel_name is not None:
             raise InvalidArgumentError("give python or kernel_name, not both", state=_STATE)
+        if python is not None and document is not None:
+            _require_python(document, python)
         if python == NOTEBOOK_PYTHON:
             return PythonChoice(GENERIC_KERNEL, declaration=self._declared(document))
         if python is not None:
@@ -331,7 +365,7 @@ class Pythons:
         """The Python of a notebook that declares nothing."""
         named = document.kernel_name if document is not None else None
         if self._config.python is not None:
-            return _chosen(await asyncio.to_thread(self.named, self._config.python), "as the setting python says")
+            return _chosen(await asyncio.to_thread(self._set), "as the setting python says")
         if named is not None and named != GENERIC_KERNEL:
             spec = await find(named)
             if spec is not None:
@@ -386,6 +420,23 @@ class Pythons:
 
 def _chosen(environment: Environment, reason: str, notes: tuple[str, ...] = ()) -> PythonChoice:
     return PythonChoice(GENERIC_KERNEL, environment, f"{environment.label}, {reason}", environment, notes)
+
+
+def _require_python(document: NotebookDocument, python: str) -> None:
+    """Refuse a Python for a notebook whose kernel is that of another language.
+
+    Raises:
+        InvalidArgumentError: it is such a notebook. Without a kernel of another language, `python` decides.
+    """
+    named = document.kernel_name
+    if _in_python(document) or (named in (None, GENERIC_KERNEL) and python != NOTEBOOK_PYTHON):
+        return
+    raise InvalidArgumentError(
+        f"the notebook is in {one_line(document.language or 'another language', 40)} (kernel "
+        f"{one_line(named or 'none', 60)!r}), so it does not run in a Python",
+        state=_STATE,
+        advice="leave python out; or change the kernel of the notebook, if its code is Python",
+    )
 
 
 def _report(declaration: Declaration) -> str:

@@ -188,6 +188,7 @@ class _Bench:
             environment=task.environment,
             env=task.variables,
             denied_env=list(self._task.denied_env),
+            patient=True,
         )
 
     async def put_output(self, task: PapermillTask, document: NotebookDocument) -> RunFile:

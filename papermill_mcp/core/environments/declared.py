@@ -18,7 +18,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from papermill_mcp.core.documents.document import NotebookDocument
 from papermill_mcp.core.environments.reading import METADATA_KEY
-from papermill_mcp.core.environments.requirements import MAX_PACKAGES, checked, fault_of, name_of
+from papermill_mcp.core.environments.requirements import MAX_PACKAGES, checked, fault_of, merged
 
 START, END = "# /// script", "# ///"
 
@@ -68,9 +68,8 @@ class Declaration:
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:20]
 
     def with_packages(self, packages: Sequence[str]) -> Declaration:
-        """The same with more packages. One of the same name replaces the earlier one."""
-        new = {name_of(one): one for one in packages}
-        return replace(self, packages=(*(one for one in self.packages if name_of(one) not in new), *new.values()))
+        """The same with more packages: see `requirements.merged`."""
+        return replace(self, packages=tuple(merged(self.packages, packages)))
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from packaging.specifiers import SpecifierSet
+from packaging.version import Version
 
+from papermill_mcp.core.environments.background import GoesOnError, SharedWork
 from papermill_mcp.core.environments.declared import Declaration
 from papermill_mcp.core.environments.reading import Environment, environment_at
 from papermill_mcp.core.environments.starting import MakeProgram, find_uv, without_own
@@ -63,6 +65,8 @@ class EnvironmentMaker:
         guard: has a directory removed if this server ends before it is done.
         denied: names of this server's variables that installers must not see.
         in_use: the interpreters of living kernels; their environments stay.
+        known: the environments of this machine, for the version of Python that a notebook needs.
+        patience: seconds that a call waits, if they are fewer than usual.
     """
 
     def __init__(
@@ -73,15 +77,17 @@ class EnvironmentMaker:
         *,
         denied: Sequence[str] = (),
         in_use: Callable[[], Iterable[Path]] = tuple,
+        known: Callable[[], Iterable[Environment]] = tuple,
+        patience: float = PATIENCE,
     ) -> None:
         self._directory = directory
         self._make = make
         self._guard = guard
         self._denied = denied
         self._in_use = in_use
+        self._known = known
         self._locks = LockFiles(directory / ".locks")
-        self._tasks: dict[str, asyncio.Task[Environment]] = {}
-        self._waiting: dict[str, int] = {}
+        self._work = SharedWork[Environment](lambda: min(PATIENCE, patience))
         self._programs: dict[str, Program] = {}
 
     def found(self, declaration: Declaration) -> Environment | None:
@@ -115,29 +121,23 @@ class EnvironmentMaker:
                 advice="mend it there, or name another Python by python",
             )
         digest = declaration.digest
-        task = self._tasks.get(digest)
-        if task is None:
+        if digest not in self._work:
             found = await asyncio.to_thread(self._used, declaration)
             if found is not None:
                 return found
-            task = self._tasks.setdefault(digest, asyncio.create_task(self._made(declaration)))
-            task.add_done_callback(_retrieve)
-        self._waiting[digest] = self._waiting.get(digest, 0) + 1
         try:
-            await asyncio.wait([task], timeout=None if to_its_end else PATIENCE)
-        finally:
-            self._waiting[digest] -= 1
-        if not task.done():
+            return await self._work.result(digest, lambda: self._made(declaration), to_its_end=to_its_end)
+        except GoesOnError:
             raise BusyError(
                 f"the environment that the notebook declares ({declaration}) is being made. "
                 f"{self.progress(declaration)}",
                 state="nothing was run; the environment is made all the same",
                 advice="send the same call again in a while, or name another Python by python",
-            )
-        self._tasks.pop(digest, None)
-        if task.cancelled():
-            raise EnvironmentFailedError("the environment was given up", state=_STATE, advice="send the call again")
-        return task.result()
+            ) from None
+        except asyncio.InvalidStateError as error:
+            raise EnvironmentFailedError(
+                "the environment was given up", state=_STATE, advice="send the call again"
+            ) from error
 
     def progress(self, declaration: Declaration) -> str:
         """The last line of uv."""
@@ -147,18 +147,11 @@ class EnvironmentMaker:
 
     async def give_up(self, declaration: Declaration) -> None:
         """End the making of an environment, unless another call waits for it."""
-        task = self._tasks.get(declaration.digest)
-        if task is not None and self._waiting.get(declaration.digest, 0) <= 1:
-            task.cancel()
-            await asyncio.wait([task])
+        await self._work.give_up(declaration.digest)
 
     async def aclose(self) -> None:
         """End all that is being made."""
-        tasks = list(self._tasks.values())
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        await self._work.aclose()
 
     def _used(self, declaration: Declaration) -> Environment | None:
         """The environment, if it is there. It counts as used now."""
@@ -182,7 +175,12 @@ class EnvironmentMaker:
         except TimeoutError as error:
             raise _failed(declaration, f"it took longer than {_MAKE_SECONDS / 60:.0f} min") from error
         except OSError as error:
-            raise _failed(declaration, str(error)) from error
+            raise EnvironmentFailedError(
+                "the environment that the notebook declares could not be made: "
+                f"{str(self._directory)!r} cannot be used: {error.strerror or error}",
+                state=_STATE,
+                advice="let a person set state_directory to a directory that can be written",
+            ) from error
 
     async def _lock(self, declaration: Declaration) -> HeldLock | None:
         """The lock of an environment. Without locks two servers may make it twice, and one of the two is kept."""
@@ -214,9 +212,11 @@ class EnvironmentMaker:
             self._guard(making)
             await asyncio.to_thread(making.mkdir, mode=0o700)
             python = making / NAME
-            await self._run(
-                declaration, [uv, "venv", "--relocatable", "--no-project", *_python(declaration), str(python)]
-            )
+            # Without a known one, uv fetches a Python of that version.
+            base = await asyncio.to_thread(lambda: _fitting(declaration.requires_python, self._known()))
+            wanted = base or str(declaration.requires_python)
+            command = [uv, "venv", "--relocatable", "--no-project", "--python", wanted, str(python)]
+            await self._run(declaration, command)
             if declaration.packages:
                 options = [part for name, value in declaration.options for part in (f"--{name}", value)]
                 command = [uv, "pip", "install", "--python", str(python), *options, "--", *declaration.packages]
@@ -267,13 +267,18 @@ class EnvironmentMaker:
             shutil.rmtree(gone, ignore_errors=True)
 
 
-def _python(declaration: Declaration) -> list[str]:
-    """The argument of uv for the Python: that of this server where it fits, since it is there."""
-    own = ".".join(map(str, sys.version_info[:3]))
-    wanted = declaration.requires_python
-    if wanted is None or SpecifierSet(wanted).contains(own, prereleases=True):
-        return ["--python", getattr(sys, "_base_executable", None) or sys.executable]
-    return ["--python", wanted]
+def _fitting(wanted: str | None, known: Iterable[Environment]) -> str | None:
+    """The interpreter for a version: that of this server where it fits, else the newest that is known. Reads files."""
+    versions = SpecifierSet(wanted or "")
+    if versions.contains(".".join(map(str, sys.version_info[:3])), prereleases=True):
+        return getattr(sys, "_base_executable", None) or sys.executable
+    fitting = [
+        (Version(one.version), one.python)
+        for one in known
+        if one.kind == "interpreter" and one.version is not None and one.version.count(".") == 2
+        if versions.contains(one.version)
+    ]
+    return str(max(fitting)[1]) if fitting else None
 
 
 def _failed(declaration: Declaration, reason: str) -> EnvironmentFailedError:
@@ -286,10 +291,5 @@ def _failed(declaration: Declaration, reason: str) -> EnvironmentFailedError:
 
 
 def _last_lines(program: Program, number: int) -> str:
-    return "\n".join(program.text(_QUOTED_CHARS).splitlines()[-number:])
-
-
-def _retrieve(task: asyncio.Task[Environment]) -> None:
-    """Have no warning about a failure for which no call has waited."""
-    if not task.cancelled():
-        task.exception()
+    lines = [line for line in program.text(_QUOTED_CHARS).splitlines() if not line.startswith("Using Python")]
+    return "\n".join(lines[-number:])

@@ -92,16 +92,17 @@ class Environment:
 
     def site_packages(self) -> list[Path]:
         """The directories of installed packages, where the layout is that of Python itself."""
-        if self.prefix is None:
-            return []
+        prefix = self.prefix or Path(os.path.realpath(self.python)).parent.parent
         if sys.platform == "win32":
-            return [self.prefix / "Lib" / "site-packages"]
+            return [prefix / "Lib" / "site-packages"]
         return [
-            library / name / "site-packages"
-            for library in (self.prefix / "lib", self.prefix / "lib64")
+            packages
+            for library in (prefix / "lib", prefix / "lib64")
             if not library.is_symlink()
             for name in names_in(library)
             if _EXECUTABLE.fullmatch(name)
+            if self.prefix is not None or _of_version(name, self.version)
+            if (packages := library / name / "site-packages").is_dir()
         ]
 
     def has_package(self, module: str) -> bool:
@@ -220,6 +221,11 @@ def _has_modules(directory: Path) -> bool:
         name.endswith((".py", ".so", ".pyd")) or (directory / name / "__init__.py").is_file()
         for name in names_in(directory)
     )
+
+
+def _of_version(name: str, version: str | None) -> bool:
+    """Whether a directory `python3.12` is that of a version, where the version is known."""
+    return version is None or name.removeprefix("python") == ".".join(version.split(".")[:2])
 
 
 def _python_in(directory: Path) -> Path | None:

@@ -6,7 +6,6 @@ Comments and order stay.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import tomlkit
 from tomlkit.exceptions import TOMLKitError
@@ -14,7 +13,7 @@ from tomlkit.items import Array
 
 from papermill_mcp.core.documents.document import NotebookCell
 from papermill_mcp.core.environments.declared import END, START, BlockError, block_in
-from papermill_mcp.core.environments.requirements import fault_of, name_of
+from papermill_mcp.core.environments.requirements import merged
 
 
 def recorded(cells: Sequence[NotebookCell], packages: Sequence[str]) -> tuple[int, str] | None:
@@ -41,15 +40,6 @@ def new_block(packages: Sequence[str], requires_python: str | None) -> str:
     return "\n".join(_lines(_with_packages(tomlkit.dumps(content), packages)))
 
 
-def replaced(packages: Sequence[Any], new: Sequence[str]) -> list[Any]:
-    """A list of requirements with more of them. One of the same name stands where the earlier one stood."""
-    found, left = list(packages), {name_of(one): one for one in new}
-    for place, one in enumerate(found):
-        if isinstance(one, str) and fault_of(one) is None and name_of(one) in left:
-            found[place] = left.pop(name_of(one))
-    return [*found, *left.values()]
-
-
 def _lines(text: str) -> list[str]:
     return [START, *(f"# {line}" if line else "#" for line in text.strip("\n").split("\n")), END]
 
@@ -67,13 +57,13 @@ def _with_packages(text: str, packages: Sequence[str]) -> str:
     array = content.get("dependencies")
     if not isinstance(array, Array):
         content["dependencies"] = array = tomlkit.array()
-    left = {name_of(one): one for one in packages}
-    for place, one in enumerate(list(array)):
-        name = name_of(str(one)) if fault_of(str(one)) is None else None
-        if name in left:
-            array[place] = left.pop(name)
-    for one in left.values():
-        array.append(one)
+    before = [str(one) for one in array]
+    after = merged(before, packages)
+    for place, one in enumerate(after):
+        if place >= len(before):
+            array.append(one)
+        elif one != before[place]:
+            array[place] = one
     if len(array) > 1:
         array.multiline(True)
     return tomlkit.dumps(content)

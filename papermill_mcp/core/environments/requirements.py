@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from packaging.requirements import InvalidRequirement, Requirement
 
@@ -70,6 +71,33 @@ def fault_of(text: str) -> str | None:
 def checked(text: str) -> str:
     """The normal form of a requirement without a fault."""
     return str(Requirement(text))
+
+
+def merged(old: Sequence[Any], new: Sequence[str]) -> list[Any]:
+    """A list of requirements with more of them. Each stands where the earlier one of its name stood.
+
+    A bare name changes nothing where the name is there. Extras are kept; versions and markers are those of the new one,
+    if it has some. Entries that are no requirements stay.
+    """
+    found = list(old)
+    for one in new:
+        names = [name_of(entry) if isinstance(entry, str) and fault_of(entry) is None else None for entry in found]
+        if name_of(one) in names:
+            place = names.index(name_of(one))
+            found[place] = _both(found[place], one)
+        else:
+            found.append(one)
+    return found
+
+
+def _both(old: str, new: str) -> str:
+    before, after = Requirement(old), Requirement(new)
+    if not (after.specifier or after.extras or after.marker):
+        return old
+    after.extras |= before.extras
+    after.specifier = after.specifier or before.specifier
+    after.marker = after.marker or before.marker
+    return old if Requirement(old) == after else str(after)
 
 
 def _taken(place: int, text: str) -> str:

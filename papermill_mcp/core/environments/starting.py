@@ -20,7 +20,7 @@ import shutil
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -184,7 +184,11 @@ def _scripts(prefix: Path) -> list[str]:
     return sorted(map(str, (prefix / "etc" / "conda" / "activate.d").glob("*.sh")))
 
 
-async def mend(environment: Environment, layers: Path, make: MakeProgram) -> bool:
+#: Has a layer made for an environment: its tag. Returns the reason why it was not, None if it is there.
+MakeLayer = Callable[[Environment, str], Awaitable[str | None]]
+
+
+async def mend(environment: Environment, layers: Path, make: MakeProgram, make_layer: MakeLayer) -> bool:
     """Find out why a kernel did not start in an environment. Where ipykernel is missing, make a layer with it.
 
     Returns:
@@ -210,7 +214,7 @@ async def mend(environment: Environment, layers: Path, make: MakeProgram) -> boo
     missing = "ModuleNotFoundError: No module named 'ipykernel'" in said or "No module named ipykernel" in said
     reason: str | None = "that of the server does not work there"
     if missing and not (layers / answer[2]).is_dir():
-        reason = await made_layer(environment, layers, answer[2], make)
+        reason = await make_layer(environment, answer[2])
         if reason is None:
             return True
     raise KernelStartFailedError(
@@ -265,18 +269,24 @@ def own_layer(layers: Path) -> None:
         shutil.rmtree(making, ignore_errors=True)
 
 
-async def made_layer(environment: Environment, layers: Path, tag: str, make: MakeProgram) -> str | None:
+async def made_layer(
+    environment: Environment, layers: Path, tag: str, make: MakeProgram, guard: Callable[[Path], None]
+) -> str | None:
     """Have uv make a layer for another version of Python.
+
+    Args:
+        guard: has a directory removed if this server ends before it is done.
 
     Returns:
         None if the layer is there now, else the reason, for a person.
     """
     uv = find_uv()
     if uv is None:
-        return "uv, which could provide ipykernel beside the environment, is not installed"
+        return "uv, which could provide it beside the environment, is not installed (extra environments)"
     await asyncio.to_thread(_clear_old, layers)
     making = layers / f".{uuid.uuid4().hex}"
     try:
+        guard(making)
         await asyncio.to_thread(making.mkdir, mode=0o700)
         command = [uv, "pip", "install", "--quiet", "--python", str(environment.python)]
         program = make([*command, "--target", str(making), "ipykernel"], os.environ)

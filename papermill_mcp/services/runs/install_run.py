@@ -41,12 +41,14 @@ class Recording:
         path: the notebook.
         declaration: that of the notebook afterwards, where its environment is made of that. No installer is run.
         earlier: the environment that was made of its declaration so far.
+        used: runs of the notebook use that environment by themselves.
     """
 
     notebooks: NotebookService
     path: str
     declaration: Declaration | None = None
     earlier: Environment | None = None
+    used: bool = False
 
 
 class InstallRun(BaseRun):
@@ -124,13 +126,14 @@ class InstallRun(BaseRun):
             return RunStatus.ERROR
         await self._kernels.renew_spares(self._environment)
         after = await asyncio.to_thread(self._environment.packages)
-        self._rows = rows_of(self._packages, before, after)
+        if self._environment.site_packages():
+            self._rows = rows_of(self._packages, before, after)
         self._note_kernels(earlier)
         if self.cancelled:
             self.notes.append(_INTERRUPTED)
             return RunStatus.INTERRUPTED
         if code == 0:
-            if self._environment.prefix is None:
+            if not self._rows:
                 self.notes.append("the versions of this Python cannot be read from its files")
             return await self._record()
         assert self._installation is not None
@@ -162,7 +165,9 @@ class InstallRun(BaseRun):
             text = str(error).removeprefix(f"{error.code}: ")
             self._error = CellError(error.code, f"the packages are installed, but not recorded: {text}", [])
             return RunStatus.ERROR
-        self.notes.append(f"recorded in {where} of the notebook")
+        self.notes.append(f"recorded in the notebook, {where}")
+        if self._declaration is not None and not self._recording.used:
+            self.notes.append('python="notebook" runs the notebook in this environment')
         return RunStatus.OK
 
     def _note_kernels(self, earlier: Environment | None) -> None:
@@ -171,8 +176,9 @@ class InstallRun(BaseRun):
             self._must_restart = bool(old)
             if old:
                 self.notes.append(
-                    f"a live kernel ({', '.join(old[:5])}) has the earlier environment; after stop_kernel the next run "
-                    "of the notebook takes the new one"
+                    f"a live kernel ({', '.join(old[:5])}) has the earlier environment, also after restart_kernel; "
+                    "execute_notebook with fresh=true starts one in the new environment"
+                    + ("" if self._recording is not None and self._recording.used else ', with python="notebook"')
                 )
             return
         using = self._kernels.kernels_in(self._environment)

@@ -105,18 +105,20 @@ class _Here:
     Args:
         owner: the id under which clients know the run.
         overwrite: the output may replace a notebook.
+        patient: no call waits for the start of the kernel.
     """
 
-    def __init__(self, bench: Bench, owner: str, *, overwrite: bool) -> None:
+    def __init__(self, bench: Bench, owner: str, *, overwrite: bool, patient: bool) -> None:
         self._bench = bench
         self._owner = owner
         self._overwrite = overwrite
+        self._patient = patient
 
     async def start_kernel(self, task: PapermillTask) -> Kernel:
         """Start a kernel in the directory of the notebook. The caller holds a slot for it."""
         cwd = Path(task.input_path).parent
         choice = PythonChoice(task.kernel_name, task.environment, task.python)
-        return await self._bench.kernels.launch(choice, cwd=cwd, variables=task.variables)
+        return await self._bench.kernels.launch(choice, cwd=cwd, variables=task.variables, patient=self._patient)
 
     async def put_output(self, task: PapermillTask, document: NotebookDocument) -> RunFile:
         """Write the output where it stays."""
@@ -182,7 +184,8 @@ class PapermillRun(BaseRun):
                     owner=self._owner,
                     changed=self.changed,
                 )
-                await recipe.begin(self._plan.notebook.document, _Here(bench, self._owner, overwrite=self._overwrite))
+                here = _Here(bench, self._owner, overwrite=self._overwrite, patient=queue)
+                await recipe.begin(self._plan.notebook.document, here)
         except BaseException:
             if self._owner == self.execution_id:
                 bench.claims.release(self._owner)

@@ -271,14 +271,17 @@ class RunStarter:
                 advice="mend it there first",
             )
         maker = await kernels.maker()
+        used = self._config.notebook_environments == "auto" and self._config.python is None
         bound = await asyncio.to_thread(kernels.bound_environment, notebook.path)
-        if self._config.notebook_environments != "auto" and (bound is None or not maker.holds(bound)):
+        if not used and (bound is None or not maker.holds(bound)):
             environment = await kernels.environment_for(notebook.path, document)
-            return environment, Recording(notebooks, notebook.display_path)
+            if not await asyncio.to_thread(kernels.is_own, environment):
+                return environment, Recording(notebooks, notebook.display_path)
+            bound = None  # the server's own environment stays as it is: the notebook gets one for itself
         fresh = declared.Declaration("the new cell 0", requires_python=f">={sys.version_info[0]}.{sys.version_info[1]}")
         declaration = (found or fresh).with_packages(packages)
         earlier = bound or (maker.found(found) if found is not None else None)
-        return maker.planned(declaration), Recording(notebooks, notebook.display_path, declaration, earlier)
+        return maker.planned(declaration), Recording(notebooks, notebook.display_path, declaration, earlier, used)
 
     def _output_file(self, request: PapermillRequest, notebook: RunInput) -> Path:
         """The output as the client named it, else a name with the time in the output directory.

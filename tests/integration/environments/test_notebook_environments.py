@@ -18,7 +18,7 @@ from helpers import Json, call, read_json, until, write_notebook
 from helpers import refused as refused_with_text
 from mcp import Client
 
-from papermill_mcp.core.environments import making
+from papermill_mcp.core.environments import making, starting
 from papermill_mcp.core.environments.starting import find_uv
 
 pytestmark = [pytest.mark.kernel]
@@ -108,7 +108,7 @@ async def test_a_declaration_is_reported_and_used_when_it_is_asked_for(
 
     assert run["status"] == "error"
     assert any("alone<2 (cell 0)" in note and 'python="notebook"' in note for note in run["notes"])
-    assert "stop_kernel" in bound
+    assert "fresh=true" in bound
     assert (asked["status"], output["status"]) == ("ok", "ok")
     assert printed(asked).startswith("1.0 ")
     assert "declares no packages" in nothing
@@ -303,10 +303,10 @@ async def test_packages_are_recorded_in_the_notebook(
         failed = await call(c, "install_packages", path="a.ipynb", packages=["nothing-like-it"], record=True)
 
     assert first["status"] == second["status"] == run["status"] == "ok"
-    assert any("recorded in the new cell 0" in note for note in first["notes"])
-    assert any("recorded in cell 0" in note for note in second["notes"])
+    assert any("recorded in the notebook, the new cell 0" in note for note in first["notes"])
+    assert any("recorded in the notebook, cell 0" in note for note in second["notes"])
     assert first["python"] == f"{project}/bin/python"
-    assert info["declares"] == f"Python >={sys.version_info[0]}.{sys.version_info[1]}, Alone, other (cell 0)"
+    assert info["declares"] == f"Python >={sys.version_info[0]}.{sys.version_info[1]}, alone<2, other (cell 0)"
     assert "needs path" in no_path
     assert failed["status"] == "error"
     notebook = read_json(workspace / "a.ipynb")
@@ -326,17 +326,113 @@ async def test_a_declared_environment_changes_by_what_is_declared(
         into = await refused(c, "INVALID_ARGUMENT", "install_packages", path="a.ipynb", packages=["other"])
         done = await call(c, "install_packages", path="a.ipynb", packages=["other"], record=True, seconds=60)
         bad = await call(c, "install_packages", path="a.ipynb", packages=["alone==9"], record=True, seconds=60)
-        await call(c, "stop_kernel", kernel_id=before["kernel_id"])
-        after = await call(c, "execute_notebook", path="a.ipynb", seconds=60)
+        same = await call(c, "execute_notebook", path="a.ipynb", seconds=60)
+        after = await call(c, "execute_notebook", path="a.ipynb", fresh=True, seconds=60)
         untouched = await call(c, "execute_notebook", path="b.ipynb", seconds=60)
 
-    assert before["status"] == untouched["status"] == "error"
+    assert before["status"] == same["status"] == untouched["status"] == "error"
+    assert any("record=true" in note and "python=" not in note for note in before["notes"])
+    assert any("a new one would run in" in note or "other packages now" in note for note in same["notes"])
     assert "record=true" in into
     assert done["status"] == "ok"
     assert {row["name"]: (row.get("before"), row.get("after")) for row in done["installed"]} == {"other": (None, "1.0")}
     assert done["kernel_must_restart"] is True
-    assert any("stop_kernel" in note for note in done["notes"])
+    assert any("fresh=true" in note for note in done["notes"])
     assert bad["status"] == "error"
     assert "alone==9" in bad["error"]["evalue"]
     assert after["status"] == "ok"
     assert len(made_in(state)) == 2
+
+
+async def test_a_call_waits_no_longer_than_the_client_may(
+    client: Connect, workspace: Path, index: Path, state: Path, waiting_uv: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also while ipykernel is fetched for an environment; a later call has the result."""
+    monkeypatch.setattr(starting, "find_uv", lambda: str(waiting_uv / "uv"))
+    monkeypatch.setattr(starting, "own_layer", lambda layers: layers.mkdir(parents=True, exist_ok=True))
+    make_venv(workspace / ".venv")
+    write_notebook(workspace / "a.ipynb", [block("alone"), "1"])
+    async with client(response_wait=0.3) as c:
+        busy = [
+            await refused(c, "BUSY", "execute_notebook", path="a.ipynb", wait=60),
+            await refused(c, "BUSY", "execute_notebook_papermill", input_path="a.ipynb"),
+            await refused(c, "BUSY", "start_kernel"),
+            await refused(c, "BUSY", "execute_notebook", path="a.ipynb", python="notebook"),
+        ]
+        (waiting_uv / "go").touch()
+        await until(lambda: len((waiting_uv / "marks").read_text().split()) == 2, seconds=20)
+        async with asyncio.timeout(30):
+            while (text := await refused_with_text(c, "start_kernel")).startswith("BUSY"):
+                await asyncio.sleep(0.05)
+    assert all("same call again" in message for message in busy)
+    assert "fetching" in busy[0]
+    assert "uv could not provide ipykernel" in text
+
+
+async def test_the_python_of_a_declaration_is_one_that_is_known(
+    client: Connect, workspace: Path, index: Path, state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """uv is named the interpreter, so it fetches none. The newest that fits is taken."""
+    versions = tmp_path / "pyenv" / "versions"
+    for version in ("3.95.1", "3.95.10", "3.94.2"):
+        (versions / version / "bin").mkdir(parents=True)
+        (versions / version / "bin" / "python3").write_text("")
+    monkeypatch.setenv("PYENV_ROOT", str(tmp_path / "pyenv"))
+    uv = tmp_path / "uv"
+    uv.write_text('#!/bin/sh\necho "error: called with $*" >&2\nexit 2\n')
+    uv.chmod(0o755)
+    monkeypatch.setattr(making, "find_uv", lambda: str(uv))
+    write_notebook(workspace / "a.ipynb", [block("alone", python="==3.95.*"), "1"])
+    async with client() as c:
+        error = await refused(c, "ENVIRONMENT_FAILED", "execute_notebook", path="a.ipynb", python="notebook")
+    assert f"--python {versions}/3.95.10/bin/python3" in error
+
+
+async def test_a_notebook_of_another_language_has_no_python(
+    client: Connect, workspace: Path, index: Path, tmp_path: Path
+) -> None:
+    path = write_notebook(workspace / "r.ipynb", [block("alone"), "x <- 3"], kernel="ir", language="R")
+    before = path.read_bytes()
+    async with client() as c:
+        for python in ("notebook", sys.prefix):
+            for tool, given in (
+                ("execute_notebook", {"path": "r.ipynb"}),
+                ("execute_notebook_papermill", {"input_path": "r.ipynb"}),
+            ):
+                error = await refused(c, "INVALID_ARGUMENT", tool, python=python, **given)
+                assert "the notebook is in R (kernel 'ir')" in error
+    assert path.read_bytes() == before
+
+
+async def test_a_notebook_without_any_environment_gets_one_of_its_own(
+    client: Connect, workspace: Path, index: Path, state: Path
+) -> None:
+    """The server's own environment is never changed, so recording makes one for the notebook."""
+    write_notebook(workspace / "a.ipynb", [_USE])
+    async with client() as c:
+        done = await call(c, "install_packages", path="a.ipynb", packages=["alone<2"], record=True, seconds=60)
+        run = await call(c, "execute_notebook", path="a.ipynb", python="notebook", seconds=60)
+    assert done["status"] == "ok"
+    assert any('python="notebook"' in note for note in done["notes"])
+    assert run["status"] == "ok"
+    assert printed(run).startswith("1.0 ")
+    assert len(made_in(state)) == 1
+
+
+@pytest.mark.parametrize("kind", ["a file", "no rights"])
+async def test_a_state_directory_that_cannot_be_used_is_named(
+    client: Connect, workspace: Path, index: Path, tmp_path: Path, kind: str
+) -> None:
+    broken = tmp_path / "broken"
+    if kind == "a file":
+        broken.write_text("")
+    else:
+        broken = Path("/proc/no-such-directory")
+    make_venv(workspace / ".venv")
+    write_notebook(workspace / "a.ipynb", [block("alone"), "1"])
+    async with client(state_directory=broken) as c:
+        layer = await refused(c, "KERNEL_START_FAILED", "execute_notebook", path="a.ipynb")
+        made = await refused(c, "ENVIRONMENT_FAILED", "execute_notebook", path="a.ipynb", python="notebook")
+    for message in (layer, made):
+        assert str(broken) in message
+        assert "state_directory" in message

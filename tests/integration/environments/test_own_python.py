@@ -90,7 +90,7 @@ async def test_a_call_may_name_the_python_and_a_bound_kernel_is_not_exchanged(
     assert first["kernel_id"] == again["kernel_id"] == same["kernel_id"]
     assert message.startswith("INVALID_ARGUMENT: ")
     assert first["kernel_id"] in message
-    assert "stop_kernel" in message
+    assert "fresh=true" in message
     assert both.startswith("INVALID_ARGUMENT: ")
     assert after["python"].endswith("the project's")
     assert stdout_in(read_json(workspace / "one" / "n.ipynb")["cells"][0]).startswith("1 ")

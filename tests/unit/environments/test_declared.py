@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from papermill_mcp.core.documents.document import NotebookDocument
 from papermill_mcp.core.environments.declared import BlockError, block_in, declared_by
-from papermill_mcp.core.environments.recording import new_block, recorded, replaced
+from papermill_mcp.core.environments.recording import new_block, recorded
+from papermill_mcp.core.environments.requirements import merged
 
 
 def notebook(*sources: str, metadata: dict[str, Any] | None = None) -> NotebookDocument:
@@ -156,8 +157,21 @@ def test_a_new_block_is_one_that_is_read() -> None:
         assert (found.problem, list(found.packages), found.requires_python) == (None, packages, python)
 
 
-def test_metadata_keeps_the_place_of_a_package() -> None:
-    assert replaced(["a", "b>1", 3], ["B>2", "c"]) == ["a", "B>2", 3, "c"]
+@pytest.mark.parametrize(
+    ("old", "new", "both"),
+    [
+        (["a", "b>1", 3], ["B>2", "c"], ["a", "B>2", 3, "c"]),
+        (["six==1.16.0", "requests[socks]>=2"], ["six", "requests"], ["six==1.16.0", "requests[socks]>=2"]),
+        ([], ["requests[socks]>=2", "Requests"], ["requests[socks]>=2"]),
+        ([], ["Requests", "requests[socks]>=2"], ["requests[socks]>=2"]),
+        (["requests[socks]>=2"], ["requests>=3"], ["requests[socks]>=3"]),
+        (["a>=1"], ["a[x]"], ["a[x]>=1"]),
+        (["a>=1; python_version > '3'"], ["a>=2"], ['a>=2; python_version > "3"']),
+    ],
+)
+def test_a_requirement_takes_nothing_from_an_earlier_one(old: list[Any], new: list[str], both: list[Any]) -> None:
+    """A bare name changes nothing; extras stay; the newer versions count."""
+    assert merged(old, new) == both
 
 
 @given(st.lists(st.sampled_from(["a", "b>=1", "c[x]", "d<2"]), min_size=1, unique=True))
