@@ -84,6 +84,9 @@ IdempotencyKey = Annotated[
 ]
 
 CellType = Annotated[Literal["code", "markdown", "raw"], Field(description='"code", "markdown" or "raw".')]
+NewCellType = Annotated[
+    Literal["code", "markdown", "raw"], Field(description='"code", "markdown" or "raw". Default "code".')
+]
 CellId = Annotated[str | None, Field(description="Id of the cell. Give this or index.")]
 CellIndex = Annotated[int | None, Field(description="Index of the cell, 0-based; negative counts from the end.")]
 RunIt = Annotated[bool, Field(description="Run it at once, as execute_notebook_cell. Default false.")]
@@ -96,9 +99,11 @@ class CellToMake(TypedDict):
 
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # type: ignore[misc]
 
-    cell_type: CellType
     source: str
+    cell_type: NotRequired[CellType]
     tags: NotRequired[list[str]]
+    metadata: NotRequired[dict[str, Any]]
+    cell_id: NotRequired[str]
 
 
 class EditOperation(TypedDict):

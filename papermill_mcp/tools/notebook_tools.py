@@ -13,7 +13,7 @@ from papermill_mcp.services.notebook_service import (
     RemovedCell,
     WrittenNotebook,
 )
-from papermill_mcp.services.notebooks.edits import Add, CellRef, NewCell, Update
+from papermill_mcp.services.notebooks.edits import Add, CellRef, NewCell, Update, new_cell
 from papermill_mcp.services.notebooks.view import NotebookView
 from papermill_mcp.services.results import Request
 from papermill_mcp.services.runs.edit_run import EditRun, run_edited
@@ -29,6 +29,7 @@ from papermill_mcp.tools.arguments import (
     Executions,
     IfRevision,
     Kernels,
+    NewCellType,
     Notebooks,
     Overwrite,
     ReportProgress,
@@ -49,7 +50,7 @@ async def create_notebook(
     kernel: Annotated[str, Field(description='Kernel name, as list_kernels shows it. Default "python3".')] = "python3",
     cells: Annotated[
         list[CellToMake] | None,
-        Field(description="Cells in order: {cell_type, source, tags?}. Default: none."),
+        Field(description="Cells in order: {cell_type, source, tags?}. cell_type: code if absent. Default: none."),
     ] = None,
     overwrite: Overwrite = False,
 ) -> CreatedNotebook:
@@ -58,7 +59,7 @@ async def create_notebook(
     Tag the cell that sets the defaults with "parameters" to run the notebook with other values later.
     """
     spec = await kernels.installed(kernel)
-    made = [NewCell(cell["cell_type"], cell["source"], cell.get("tags", ())) for cell in cells or []]
+    made = [new_cell(cell) for cell in cells or []]
     return await notebooks.create(
         path,
         kernel_name=spec.name,
@@ -87,8 +88,8 @@ class CellAddition(Request):
     """A cell to be added, and its place."""
 
     path: NotebookPath
-    cell_type: CellType
     source: Annotated[str, Field(description="The text of the cell.")]
+    cell_type: NewCellType = "code"
     index: Annotated[
         int | None,
         Field(description="Where the cell will stand, 0-based; negative counts from the end. Default: last."),
@@ -175,7 +176,7 @@ async def edit_notebook(
         Field(
             max_length=1000,
             description="1 to 1000 steps {op, …} in order; indexes count after the steps before. Most take cell_id or "
-            "index. add: cell_type, source, index | after_cell_id, cell_id (its new id). update: source, cell_type, "
+            "index. add: source, cell_type (code), index | after_cell_id, cell_id (its new id). update: source, cell_type, "
             "tags, metadata. replace_text: old_text (found once), new_text. move: to (index) | after_cell_id. "
             "set_metadata (null removes a key), clear_outputs: without a cell, of the notebook. add_ids: where missing "
             "or doubled. convert: version 3 to 4.5.",
@@ -247,9 +248,7 @@ async def list_notebook_files(
 async def search_notebooks(
     query: Annotated[str, Field(max_length=1000, description="Text, in any case; or a regular expression.")],
     catalogue: Catalogue,
-    directory: Annotated[
-        str, Field(description='Directory, searched with all below; or a notebook. Default ".".')
-    ] = ".",
+    path: Annotated[str, Field(description='Directory, searched with all below; or a notebook. Default ".".')] = ".",
     regex: Annotated[bool, Field(description="Read query as a Python regular expression. Default false.")] = False,
     cell_types: Annotated[list[Literal["code", "markdown", "raw"]] | None, Field(description="Default: all.")] = None,
     where: Annotated[
@@ -259,4 +258,4 @@ async def search_notebooks(
     limit: Annotated[int, Field(ge=1, le=500, description="Matches shown, 1 to 500. Default 50.")] = 50,
 ) -> SearchResult:
     """Find lines in the cells of notebooks, with the lines beside them. All matches are counted."""
-    return await catalogue.search(query, directory, regex=regex, cell_types=cell_types, where=where, limit=limit)
+    return await catalogue.search(query, path, regex=regex, cell_types=cell_types, where=where, limit=limit)

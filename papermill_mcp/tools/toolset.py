@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from string import Template
 from typing import Annotated, Any, TypeVar
 
+import anyio.to_thread
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.mcpserver.tools import Tool
@@ -32,14 +33,19 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from papermill_mcp.config import Config, GroupName
 from papermill_mcp.errors import InvalidArgumentError, ServerError, UnknownArgumentError, listed, nearest
+from papermill_mcp.services.notebooks.edits import fields_of
 from papermill_mcp.services.results import Request
 from papermill_mcp.tools.finding import CORE, hints_of
+from papermill_mcp.tools.names import meant
+from papermill_mcp.tools.reading import read_arguments
 from papermill_mcp.tools.remedies import CALLS
 from papermill_mcp.tools.replies import render
 from papermill_mcp.utils.file_utils import EXHAUSTED, exhausted
 from papermill_mcp.utils.text_utils import json_kind, safe_utf8
 
 logger = logging.getLogger("papermill_mcp.tools")
+
+_LONG_TEXT = 100_000
 
 _F = TypeVar("_F", bound=Callable[..., Awaitable[BaseModel]])
 
@@ -97,11 +103,10 @@ INSTALLS = Hints(destructive=True, open_world=True, runs_code=True, writes_files
 
 
 class _StrictMetadata(FuncMetadata):
-    """Arguments as they were sent: no JSON is read out of strings, `null` means not given, nothing is converted."""
+    """Arguments that are validated as they are: `read_arguments` has read them."""
 
     def pre_parse_json(self, data: dict[str, Any]) -> dict[str, Any]:
-        required = {name for name, field in self.arg_model.model_fields.items() if field.is_required()}
-        return {name: value for name, value in data.items() if value is not None or name in required}
+        return data
 
 
 class ServiceTool(Tool):
@@ -112,20 +117,24 @@ class ServiceTool(Tool):
         began = time.perf_counter()
         outcome = "failed"
         try:
+            arguments = await self._read(arguments)
             reply = await super().run(arguments, context, convert_result=False)
             outcome = str(getattr(reply, "status", "ok"))
             return _result(reply, images_possible=self.output_schema is None)
+        except InvalidArgumentError as error:
+            outcome = str(error.code)
+            return _refusal(error)
         except ToolError as error:
             cause = error.__cause__
             if isinstance(cause, ValidationError):
-                cause = _argument_error(self.name, cause, self.parameters)
+                cause = _argument_error(self.name, cause, self.parameters, arguments)
             elif isinstance(cause, OSError) and cause.errno in EXHAUSTED:
                 logger.warning("the system is exhausted: %s", cause)
                 cause = exhausted(cause)
             if not isinstance(cause, ServerError):
                 raise
             outcome = str(cause.code)
-            return CallToolResult(content=[text_content(cause.message(CALLS))], is_error=True)
+            return _refusal(cause)
         finally:
             path = arguments.get("path") or arguments.get("input_path")
             logger.info(
@@ -137,6 +146,16 @@ class ServiceTool(Tool):
                     "outcome": outcome,
                 },
             )
+
+    async def _read(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        read = functools.partial(read_arguments, self.name, self.parameters, arguments)
+        if any(isinstance(value, str) and len(value) > _LONG_TEXT for value in arguments.values()):
+            return await anyio.to_thread.run_sync(read)  # JSON of megabytes takes a second to read
+        return read()
+
+
+def _refusal(error: ServerError) -> CallToolResult:
+    return CallToolResult(content=[text_content(error.message(CALLS))], is_error=True)
 
 
 @dataclass(frozen=True)
@@ -314,18 +333,23 @@ def _portable(schema: dict[str, Any], *, terse: bool = False) -> dict[str, Any]:
     return portable
 
 
-def _argument_error(tool: str, error: ValidationError, schema: Mapping[str, Any]) -> ServerError:
+def _argument_error(
+    tool: str, error: ValidationError, schema: Mapping[str, Any], arguments: Mapping[str, Any]
+) -> ServerError:
     """The first fault of the arguments as one of our errors, since the others often follow from it."""
-    known = list(schema.get("properties", {}))
-    first = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
+    problems = error.errors()
+    first = min(problems, key=lambda problem: problem["type"] != "extra_forbidden")
     place = [str(part) for part in first["loc"]]
     name = place[0] + "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in place[1:])
+    known = _known(first["loc"][:-1], schema, arguments)
     if first["type"] == "extra_forbidden":
-        near = nearest(place[0], known) if len(place) == 1 else None
+        unknown = [str(problem["loc"][0]) for problem in problems if problem["type"] == "extra_forbidden"]
+        near = next(iter(meant(tool, place[-1], known)), None) or nearest(place[-1], known)
         return UnknownArgumentError(
             f"{tool} has no argument {name[:200]!r}" + (f"; did you mean {near!r}?" if near else ""),
-            allowed=f"its arguments: {listed(known, limit=40)}" if len(place) == 1 else "",
+            allowed=f"its {'arguments' if len(place) == 1 else 'fields'}: {listed(known, limit=40)}",
             state="nothing was done",
+            advice=_other_tool(tool, unknown),
         )
     if first["type"] in ("missing", "missing_argument"):
         return InvalidArgumentError(
@@ -334,11 +358,28 @@ def _argument_error(tool: str, error: ValidationError, schema: Mapping[str, Any]
             state="nothing was done",
         )
     rule = re.sub(r"^\w+ should", "must", first["msg"])
+    near = nearest(str(first["input"])[:100].lower(), known.get(place[-1], {}).get("enum", ()))
     return InvalidArgumentError(
-        f"argument {name!r} {rule}, got {_kind(first['input'])}",
+        f"argument {name!r} {rule}, got {_kind(first['input'])}" + (f"; did you mean {near!r}?" if near else ""),
         allowed=_about(place[0], schema),
         state="nothing was done",
     )
+
+
+def _known(place: Sequence[str | int], schema: Mapping[str, Any], value: Any) -> dict[str, Any]:
+    """The members that an object of the arguments takes, with their schemas."""
+    for part in place:
+        schema = schema.get("items", {}) if isinstance(part, int) else schema.get("properties", {}).get(part, {})
+        value = value[part]
+    members = schema.get("properties", {})
+    fields = fields_of(value.get("op")) if isinstance(value, dict) else None
+    return {name: member for name, member in members.items() if fields is None or name in fields}
+
+
+def _other_tool(tool: str, unknown: Sequence[str]) -> str:
+    if tool == "execute_cell" and any(meant(tool, name, ("index", "cell_id", "cells")) for name in unknown):
+        return "execute_notebook_cell runs a cell of a notebook"
+    return ""
 
 
 def _about(name: str, schema: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from papermill_mcp.core.documents.check import upgraded
 from papermill_mcp.core.documents.document import NotebookCell, NotebookDocument
-from papermill_mcp.errors import InvalidArgumentError, ServerError
+from papermill_mcp.errors import InvalidArgumentError, ServerError, nearest
 from papermill_mcp.services.notebooks.view import insertion_point, ranges
 from papermill_mcp.utils.diff_text import unified_diff
 from papermill_mcp.utils.text_utils import cell_name, count_noun, one_line
@@ -51,8 +51,8 @@ class NewCell:
     def data(self) -> dict[str, Any]:
         """The cell as nbformat 4 has it; without an id, unless one is wanted."""
         metadata = dict(self.metadata or {})
-        if self.tags:
-            metadata["tags"] = checked_tags(self.tags)
+        if tags := self.tags or metadata.get("tags"):
+            metadata["tags"] = checked_tags(tags)
         data: dict[str, Any] = {"cell_type": self.cell_type, "metadata": metadata, "source": self.source}
         if self.cell_id is not None:
             data["id"] = self.cell_id
@@ -128,7 +128,7 @@ Operation = Add | Update | Remove | Move | ClearOutputs | SetNotebookMetadata | 
 # The arguments of each operation beside `op`, and the required ones among them.
 _CELL = {"index", "cell_id"}
 _FIELDS: dict[str, tuple[set[str], set[str]]] = {
-    "add": ({"cell_type", "source", "tags", "metadata", "after_cell_id"} | _CELL, {"cell_type", "source"}),
+    "add": ({"cell_type", "source", "tags", "metadata", "after_cell_id"} | _CELL, {"source"}),
     "update": ({"source", "cell_type", "tags", "metadata"} | _CELL, set()),
     "replace_text": ({"old_text", "new_text"} | _CELL, {"old_text", "new_text"}),
     "remove": (_CELL, set()),
@@ -142,6 +142,22 @@ _FIELDS: dict[str, tuple[set[str], set[str]]] = {
 }
 
 
+def new_cell(fields: Mapping[str, Any]) -> NewCell:
+    """The cell that fields of a client describe; a code cell unless they say otherwise."""
+    return NewCell(
+        fields.get("cell_type", "code"),
+        fields["source"],
+        fields.get("tags", ()),
+        fields.get("metadata"),
+        fields.get("cell_id"),
+    )
+
+
+def fields_of(op: object) -> set[str] | None:
+    """The fields of an operation, `op` included; None if there is no such operation."""
+    return _FIELDS[op][0] | {"op"} if isinstance(op, str) and op in _FIELDS else None
+
+
 def operation(fields: Mapping[str, Any]) -> Operation:
     """The operation that a flat object with `op` stands for.
 
@@ -153,16 +169,15 @@ def operation(fields: Mapping[str, Any]) -> Operation:
     allowed, required = _FIELDS[op]
     takes = f"{op} takes {', '.join(sorted(allowed)) or 'no further fields'}"
     if wrong := sorted(given.keys() - allowed):
-        raise InvalidArgumentError(f"{op} has no field {wrong[0]!r}", allowed=takes)
+        near = nearest(wrong[0], allowed)
+        guess = f"; did you mean {near!r}?" if near else ""
+        raise InvalidArgumentError(f"{op} has no field {wrong[0]!r}{guess}", allowed=takes)
     if missing := sorted(required - given.keys()):
         raise InvalidArgumentError(f"{op} needs the field {missing[0]!r}", allowed=takes)
     at = CellRef(given.get("index"), given.get("cell_id"))
     match op:
         case "add":
-            cell = NewCell(
-                given["cell_type"], given["source"], given.get("tags", ()), given.get("metadata"), given.get("cell_id")
-            )
-            return Add(cell, given.get("index"), given.get("after_cell_id"))
+            return Add(new_cell(given), given.get("index"), given.get("after_cell_id"))
         case "remove":
             return Remove(at)
         case "move":
@@ -480,8 +495,12 @@ def checked_tags(tags: Sequence[str]) -> list[str]:
     """Tags as nbformat allows them.
 
     Raises:
-        InvalidArgumentError: one is empty, has a comma or stands there twice.
+        InvalidArgumentError: they are no list of texts, or one is empty, has a comma or stands there twice.
     """
+    if not isinstance(tags, list | tuple) or not all(isinstance(tag, str) for tag in tags):
+        raise InvalidArgumentError(
+            f"{str(tags)[:60]!r} cannot be the tags of a cell", allowed="tags are a list of texts"
+        )
     for number, tag in enumerate(tags):
         if not tag or "," in tag or tag in tags[:number]:
             raise InvalidArgumentError(

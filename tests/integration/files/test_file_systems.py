@@ -97,7 +97,7 @@ async def test_a_directory_exchanged_for_a_link_10_000_times_leads_nowhere(
         ("list_notebook_files", {"directory": "d"}),
         ("list_notebook_files", {"recursive": True}),
         ("search_notebooks", {"query": "CANARY"}),
-        ("search_notebooks", {"query": "CANARY", "directory": "d/only.ipynb"}),
+        ("search_notebooks", {"query": "CANARY", "path": "d/only.ipynb"}),
         ("add_cell", {"path": "d/n.ipynb", "cell_type": "raw", "source": "x"}),
         ("remove_cell", {"path": "d/n.ipynb", "index": -1}),
         ("write_notebook", {"path": "d/n.ipynb", "overwrite": True, "content": {"cells": []}}),

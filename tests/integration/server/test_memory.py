@@ -28,7 +28,7 @@ _REQUESTS: dict[str, tuple[str, Json]] = {
     "reads": ("tools/call", {"name": "read_notebook", "arguments": {"path": "big.ipynb", "cells": "0"}}),
     "facts": ("tools/call", {"name": "get_notebook_info", "arguments": {"path": "big.ipynb"}}),
     "lists": ("tools/call", {"name": "list_notebook_files", "arguments": {}}),
-    "searches": ("tools/call", {"name": "search_notebooks", "arguments": {"query": "x", "directory": "big.ipynb"}}),
+    "searches": ("tools/call", {"name": "search_notebooks", "arguments": {"query": "x", "path": "big.ipynb"}}),
     "resources": ("resources/read", {"uri": "notebook://big.ipynb/cells/c0"}),
     "edits": (
         "tools/call",

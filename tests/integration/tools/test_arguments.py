@@ -135,7 +135,7 @@ async def test_parameters_are_an_object_and_never_a_file_or_an_address(
     (workspace / "parameters.yaml").write_text("CANARY: 1")
     watched.clear()
     bomb = "a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\nd: [*c, *c]"
-    texts = ["/etc/hostname", "parameters.yaml", "http://canary.invalid/p.yaml", "s3://canary.invalid/p", bomb, "{}"]
+    texts = ["/etc/hostname", "parameters.yaml", "http://canary.invalid/p.yaml", "s3://canary.invalid/p", bomb, "3"]
     async with client() as connected:
         for value in (*texts, ["x"], 3, True):
             for tool in ("execute_notebook_papermill", "execute_notebook_batch"):

@@ -53,7 +53,9 @@ def _parameters() -> list[tuple[str, str]]:
 
 PARAMETERS = _parameters()
 MAKES = {"create_notebook", "write_notebook"}
-NOTEBOOKS = [(tool, name) for tool, name in PARAMETERS if name in ("path", "input_path", "input_paths")]
+#: May be a directory as well.
+_SEARCHED = ("search_notebooks", "path")
+NOTEBOOKS = [one for one in PARAMETERS if one[1] in ("path", "input_path", "input_paths") and one != _SEARCHED]
 WRITTEN = [(tool, name) for tool, name in NOTEBOOKS if name == "path" and tool not in _ONLY_READS]
 each_parameter = pytest.mark.parametrize(("tool", "name"), PARAMETERS, ids=[".".join(one) for one in PARAMETERS])
 each_notebook = pytest.mark.parametrize(("tool", "name"), NOTEBOOKS, ids=[".".join(one) for one in NOTEBOOKS])
@@ -374,7 +376,7 @@ async def test_p13_a_directory_that_is_swapped_for_a_link_leads_nowhere(
             while time.monotonic() < until:
                 read = await connected.call_tool("read_notebook", {"path": "d/secret.ipynb"})
                 await connected.call_tool("add_cell", {"path": "d/secret.ipynb", "cell_type": "raw", "source": "x"})
-                found = await connected.call_tool("search_notebooks", {"query": "CANARY", "directory": "."})
+                found = await connected.call_tool("search_notebooks", {"query": "CANARY", "path": "."})
                 assert "CANARY = 1" not in text_of(read) + text_of(found)
     finally:
         end.set()
