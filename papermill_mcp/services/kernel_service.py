@@ -15,6 +15,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Self
+from weakref import WeakValueDictionary
 
 from pydantic import BaseModel
 
@@ -68,6 +69,7 @@ _GIVEN_UP = "was stopped, since another kernel was needed and it was idle longes
 #: Environments in the list of kernels, at most.
 _SHOWN_ENVIRONMENTS = 20
 
+_NOTHING = "nothing was done"
 #: Kernels that are gone, of which we still know why.
 _REMEMBERED = 200
 
@@ -237,6 +239,7 @@ class KernelService:
         self._gone: OrderedDict[str, str] = OrderedDict()
         self._notebooks: dict[Path, str] = {}
         self._expected: dict[Path, str | None] = {}  # the Python of a notebook's kernel, if no call named it
+        self._beginning: WeakValueDictionary[Path, asyncio.Lock] = WeakValueDictionary()
         self._given: dict[str, datetime] = {}  # kernels that were started for a notebook, and when a run last got them
         self._tasks: list[asyncio.Task[None]] = []
         self._spares: list[Kernel] = []
@@ -614,6 +617,37 @@ class KernelService:
             advice="start one with start_kernel",
         )
 
+    def named(self, kernel_id: str | None, path: str | None) -> str:
+        """The id of a kernel that is named by its id, or by the notebook that uses it.
+
+        Raises:
+            InvalidArgumentError: neither is given, or the notebook does not use that kernel.
+            KernelNotFoundError: the notebook has no kernel.
+        """
+        if path is None:
+            if kernel_id is None:
+                raise InvalidArgumentError(
+                    "no kernel is named", allowed="kernel_id, or the path of the notebook that uses it", state=_NOTHING
+                )
+            return kernel_id
+        file = self._workspace.notebook(path)
+        bound = self._notebooks.get(file)
+        if kernel_id is not None and kernel_id != bound:
+            raise InvalidArgumentError(
+                f"kernel {kernel_id[:64]!r} is not that of {self._workspace.display_path(file)}",
+                allowed=f"its kernel: {bound or 'none'}",
+                state=_NOTHING,
+                advice="give kernel_id or path",
+            )
+        if bound is None:
+            raise KernelNotFoundError(
+                f"{self._workspace.display_path(file)} has no kernel",
+                allowed=f"kernels: {listed(self._kernels)}",
+                state=_NOTHING,
+                advice="execute_notebook, or execute_cell with this path, starts it",
+            )
+        return bound
+
     async def stop(self, kernel_id: str) -> StoppedKernel:
         """Stop a kernel and forget it.
 
@@ -809,6 +843,12 @@ class KernelService:
             InvalidArgumentError: `python` is not the Python of the kernel.
             BusyError: a kernel that is to be restarted runs code.
         """
+        async with self._beginning.setdefault(path, asyncio.Lock()):  # two calls at once start one kernel
+            return await self._for_notebook(path, document, kernel_id, python)
+
+    async def _for_notebook(
+        self, path: Path, document: NotebookDocument, kernel_id: str | None, python: str | None
+    ) -> tuple[Kernel, list[str], bool]:
         if kernel_id is not None and python is not None:
             raise InvalidArgumentError("give python or kernel_id, not both", state="nothing was run")
         if kernel_id is not None:

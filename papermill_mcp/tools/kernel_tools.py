@@ -16,7 +16,7 @@ from papermill_mcp.services.kernel_service import (
     StoppedKernels,
     VariableList,
 )
-from papermill_mcp.services.runs.requests import CodeRequest, InstallRequest, KernelId
+from papermill_mcp.services.runs.requests import CodeRequest, InstallRequest, KernelId, KernelPath
 from papermill_mcp.services.runs.view import InstallView, RunView
 from papermill_mcp.tools.arguments import Executions, IdempotencyKey, Kernels, ReportProgress, Runs, Wait
 from papermill_mcp.tools.toolset import INSTALLS, LOOKS_INSIDE, READS, RUNS_CODE, STARTS, STOPS, Toolset
@@ -54,27 +54,27 @@ async def start_kernel(
 
 
 @toolset.tool("Stop a kernel", STOPS)
-async def stop_kernel(kernel_id: KernelId, kernels: Kernels) -> StoppedKernel:
+async def stop_kernel(kernels: Kernels, kernel_id: KernelId = None, path: KernelPath = None) -> StoppedKernel:
     """End a kernel and the processes it started. Its variables are lost."""
-    return await kernels.stop(kernel_id)
+    return await kernels.stop(kernels.named(kernel_id, path))
 
 
 @toolset.tool("Interrupt a kernel", STOPS)
-async def interrupt_kernel(kernel_id: KernelId, kernels: Kernels) -> InterruptedKernel:
+async def interrupt_kernel(kernels: Kernels, kernel_id: KernelId = None, path: KernelPath = None) -> InterruptedKernel:
     """Interrupt the code that runs in a kernel; variables stay. Tells within 5 s what really happened."""
-    return await kernels.interrupt(kernel_id)
+    return await kernels.interrupt(kernels.named(kernel_id, path))
 
 
 @toolset.tool("Restart a kernel", STOPS)
-async def restart_kernel(kernel_id: KernelId, kernels: Kernels) -> RestartedKernel:
+async def restart_kernel(kernels: Kernels, kernel_id: KernelId = None, path: KernelPath = None) -> RestartedKernel:
     """Give a kernel, busy or dead, a new process under the same id. Variables are lost; what runs ends as aborted."""
-    return await kernels.restart(kernel_id)
+    return await kernels.restart(kernels.named(kernel_id, path))
 
 
 @toolset.tool("Look at a kernel", READS)
-async def get_kernel_status(kernel_id: KernelId, kernels: Kernels) -> KernelStatus:
+async def get_kernel_status(kernels: Kernels, kernel_id: KernelId = None, path: KernelPath = None) -> KernelStatus:
     """Show what a kernel is doing, what it uses, how it ended if it is dead, and output that came late."""
-    return await kernels.status(kernel_id)
+    return await kernels.status(kernels.named(kernel_id, path))
 
 
 @toolset.tool("Stop all kernels", STOPS)
@@ -85,8 +85,9 @@ async def cleanup_all_kernels(kernels: Kernels) -> StoppedKernels:
 
 @toolset.tool("Look at variables", LOOKS_INSIDE)
 async def inspect_variables(
-    kernel_id: KernelId,
     kernels: Kernels,
+    kernel_id: KernelId = None,
+    path: KernelPath = None,
     pattern: Annotated[str, Field(description='Names, with * and ?. Default "*".', max_length=200)] = "*",
     limit: Annotated[int, Field(ge=1, le=500, description="Variables shown, 1 to 500. Default 50.")] = 50,
     name: Annotated[str | None, Field(description="One variable in depth.", max_length=200)] = None,
@@ -95,7 +96,8 @@ async def inspect_variables(
     ] = None,
 ) -> VariableList:
     """List the variables in a Python kernel: type, shape or size, preview, columns of tables. Also while it runs."""
-    return await kernels.variables(kernel_id, pattern=pattern, limit=limit, name=name, frame=frame)
+    named = kernels.named(kernel_id, path)
+    return await kernels.variables(named, pattern=pattern, limit=limit, name=name, frame=frame)
 
 
 @toolset.tool("Run code", RUNS_CODE, images=True)

@@ -105,7 +105,7 @@ class _Reader:
 def _is_empty(name: str, value: Any, schema: Schema) -> bool:
     """Whether an optional argument was sent without a value."""
     typed = "type" in schema or "anyOf" in schema
-    return value is None or (isinstance(value, str) and typed and name not in _FREE_TEXT and value.strip() in _EMPTY)
+    return value is None or (isinstance(value, str) and typed and name not in _FREE_TEXT and value in _EMPTY)
 
 
 def _chosen(value: Any, schema: Schema) -> Schema:

@@ -356,6 +356,7 @@ def _argument_error(
             f"{tool} needs the argument {name!r}",
             allowed=_about(place[0], schema),
             state="nothing was done",
+            advice=_other_tool(tool, place),
         )
     rule = re.sub(r"^\w+ should", "must", first["msg"])
     near = nearest(str(first["input"])[:100].lower(), known.get(place[-1], {}).get("enum", ()))
@@ -376,8 +377,8 @@ def _known(place: Sequence[str | int], schema: Mapping[str, Any], value: Any) ->
     return {name: member for name, member in members.items() if fields is None or name in fields}
 
 
-def _other_tool(tool: str, unknown: Sequence[str]) -> str:
-    if tool == "execute_cell" and any(meant(tool, name, ("index", "cell_id", "cells")) for name in unknown):
+def _other_tool(tool: str, faults: Sequence[str]) -> str:
+    if tool == "execute_cell" and any(meant(tool, name, ("index", "cell_id", "cells", "code")) for name in faults):
         return "execute_notebook_cell runs a cell of a notebook"
     return ""
 

@@ -26,7 +26,8 @@ from papermill_mcp.services.workspace import Workspace
 NotebookPath = Annotated[
     str, Field(description="Notebook (.ipynb), relative to the workspace or absolute inside a root.")
 ]
-KernelId = Annotated[str, Field(description="A kernel_id from start_kernel or list_kernels.")]
+KernelId = Annotated[str | None, Field(description="A kernel_id from start_kernel or list_kernels; or give path.")]
+KernelPath = Annotated[str | None, Field(description="The notebook whose kernel is meant, instead of kernel_id.")]
 OwnKernel = Annotated[
     str | None, Field(description="Kernel to run in. Default: the notebook's own, started if needed.")
 ]
@@ -111,9 +112,14 @@ class CodeRequest(RunRequest):
 
     operation: ClassVar[str] = "execute_cell"
     kind: ClassVar[str] = CellSnapshot.kind
+    paths: ClassVar[tuple[str, ...]] = ("path",)
 
-    kernel_id: KernelId
     code: Annotated[str, Field(description="Code in the kernel's language.")]
+    kernel_id: KernelId = None
+    path: Annotated[
+        str | None, Field(description="The notebook whose kernel is meant, instead of kernel_id. Started if needed.")
+    ] = None
+    python: Annotated[str | None, Field(description="With path: as for execute_notebook.")] = None
     timeout: Timeout = None
     store_history: Annotated[
         bool, Field(description="Count it as In [n] and keep it in the kernel's history. Default true.")

@@ -56,13 +56,26 @@ class RunStarter:
         self._bench = bench
 
     async def code(self, request: CodeRequest) -> CellRun:
-        """Run code in a kernel.
+        """Run code in a kernel. The kernel of a notebook is started, if need be.
 
         Raises:
+            InvalidArgumentError: no kernel is named, or the arguments name two.
             KernelNotFoundError, KernelDiedError: there is no kernel to run it.
         """
-        kernel = self._bench.kernels.get(request.kernel_id)
-        return CellRun(request, kernel, self._bench.kernels, timeout_seconds=self._timeout_seconds(request.timeout))
+        kernels = self._bench.kernels
+        notes: list[str] = []
+        if request.path is not None and request.kernel_id is None:
+            notebook = await self._bench.notebooks.open(request.path)
+            kernel, notes, new = await kernels.for_notebook(notebook.path, notebook.document, python=request.python)
+            if new:
+                notes.insert(0, f"a kernel was started for {notebook.display_path}; no cell of it has run there")
+        else:
+            kernel = kernels.get(kernels.named(request.kernel_id, request.path))
+            if request.python is not None:
+                raise InvalidArgumentError("give python or kernel_id, not both", state="nothing was run")
+        run = CellRun(request, kernel, kernels, timeout_seconds=self._timeout_seconds(request.timeout))
+        run.notes += notes
+        return run
 
     async def notebook_cell(self, request: NotebookCellRequest) -> InPlaceRun:
         """Run one code cell of a notebook in its kernel and save the result into it.

@@ -502,6 +502,58 @@ async def test_a_notebook_whose_kernel_was_stopped_gets_a_new_one_and_is_told(cl
         assert any("earlier variables are gone" in note for note in second["notes"])
 
 
+# A kernel named by its notebook
+
+
+async def test_a_kernel_is_named_by_the_notebook_that_uses_it(client: Connect, workspace: Path) -> None:
+    write_notebook(workspace / "a.ipynb", ["x = 41"])
+    async with client() as c:
+        kernel_id = (await call(c, "execute_notebook", path="a.ipynb"))["kernel_id"]
+        ran = await call(c, "execute_cell", path=str(workspace / "a.ipynb"), code="print(x + 1)")
+        assert (ran["kernel_id"], stdout_of(ran)) == (kernel_id, "42\n")
+        assert not ran.get("notes")
+        variables = await call(c, "inspect_variables", notebook_path="a.ipynb")
+        assert [one["name"] for one in variables["variables"]] == ["x"]
+        for tool in ("get_kernel_status", "interrupt_kernel", "restart_kernel", "stop_kernel"):
+            assert (await call(c, tool, path="a.ipynb"))["kernel_id"] == kernel_id
+        gone = await refused(c, "get_kernel_status", path="a.ipynb")
+        assert gone.startswith("KERNEL_NOT_FOUND: ")
+        assert "was stopped" in gone
+
+
+async def test_code_starts_the_kernel_of_its_notebook_and_says_so(client: Connect, workspace: Path) -> None:
+    """Two calls at once start one kernel."""
+    write_notebook(workspace / "a.ipynb", ["x = 41"])
+    async with client() as c:
+        one, two = await asyncio.gather(*(call(c, "execute_cell", path="a.ipynb", code=f"y{n} = {n}") for n in (1, 2)))
+        assert one["kernel_id"] == two["kernel_id"]
+        notes = [*one.get("notes", ()), *two.get("notes", ())]
+        assert notes == ["a kernel was started for a.ipynb; no cell of it has run there"]
+        assert (await call(c, "execute_notebook", path="a.ipynb"))["kernel_id"] == one["kernel_id"]
+
+
+async def test_a_kernel_that_is_named_badly_is_refused(client: Connect, workspace: Path) -> None:
+    for name in ("a.ipynb", "b.ipynb"):
+        write_notebook(workspace / name, ["x = 41"])
+    async with client() as c:
+        kernel_id = (await call(c, "execute_cell", path="a.ipynb", code="1"))["kernel_id"]
+        await call(c, "execute_cell", path="b.ipynb", code="1")
+        for tool in ("get_kernel_status", "inspect_variables", "interrupt_kernel", "restart_kernel", "stop_kernel"):
+            assert (await refused(c, tool)).startswith("INVALID_ARGUMENT: ")
+        for tool, more in (("stop_kernel", {}), ("execute_cell", {"code": "1"})):
+            message = await refused(c, tool, kernel_id=kernel_id, path="b.ipynb", **more)
+            assert message.startswith("INVALID_ARGUMENT: ")
+            assert kernel_id in message
+        assert (await refused(c, "execute_cell", code="1")).startswith("INVALID_ARGUMENT: ")
+        python = await refused(c, "execute_cell", kernel_id=kernel_id, python=sys.executable, code="1")
+        assert python.startswith("INVALID_ARGUMENT: ")
+        write_notebook(workspace / "c.ipynb", ["1"])
+        message = await refused(c, "stop_kernel", path="c.ipynb")
+        assert message.startswith("KERNEL_NOT_FOUND: ")
+        assert "execute_notebook" in message
+        assert (await refused(c, "stop_kernel", path="none.ipynb")).startswith("NOT_FOUND: ")
+
+
 # Notebooks in place
 
 

@@ -37,12 +37,13 @@ _PATH_ARGUMENTS = [
     for argument in _PATHS
     if argument in tool.input_schema.get("properties", {})
 ]
+_ASKING = ["get_kernel_status", "inspect_variables", "interrupt_kernel", "restart_kernel", "stop_kernel"]
+_KERNEL_TOOLS = ["execute_cell", *_ASKING]
 _NOTEBOOK_ARGUMENTS = [
     (name, argument)
     for name, argument in _PATH_ARGUMENTS
-    if argument in ("path", "input_path") and name not in _WRITES and name != "search_notebooks"
+    if argument in ("path", "input_path") and name not in (*_WRITES, *_ASKING, "search_notebooks")
 ]
-_KERNEL_TOOLS = [name for name, tool in _TOOLS.items() if "kernel_id" in tool.input_schema.get("required", [])]
 _EXECUTION_TOOLS = [name for name, tool in _TOOLS.items() if "execution_id" in tool.input_schema.get("required", [])]
 
 #: Arguments that make a call complete, for those that a tool may need.
@@ -264,7 +265,7 @@ async def test_a_kernel_that_cannot_start_is_told_and_the_notebook_stays(
 @pytest.mark.parametrize("tool", _KERNEL_TOOLS)
 async def test_an_unknown_kernel_is_not_found(tool: str, client: Connect) -> None:
     async with client() as connected:
-        for kernel_id in ("", "x", "0" * 24, "../x", "a" * 5000, "python3"):
+        for kernel_id in ("x", "0" * 24, "../x", "a" * 5000, "python3"):
             message = await refused(connected, tool, **arguments(tool, kernel_id=kernel_id))
             check_form(message, "KERNEL_NOT_FOUND")
             assert "start_kernel" in message

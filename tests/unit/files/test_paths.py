@@ -30,6 +30,7 @@ from papermill_mcp.utils.file_utils import read_file, write_file
 _OTHER: dict[str, dict[str, Any]] = {
     "add_cell": {"cell_type": "code", "source": "x"},
     "edit_notebook": {"operations": [{"op": "add", "cell_type": "code", "source": "x"}]},
+    "execute_cell": {"code": "1"},
     "execute_notebook_batch": {"input_path": "n.ipynb", "parameters": [{}]},
     "execute_notebook_cell": {"index": 0},
     "execute_notebook_papermill": {"input_path": "n.ipynb"},
@@ -44,6 +45,8 @@ _OTHER: dict[str, dict[str, Any]] = {
 }
 _PATHS = re.compile(r"(^|_)(paths?|directory)$|^cwd$")
 _ONLY_READS = {"read_notebook", "get_notebook_info", "list_notebook_files", "search_notebooks", "install_packages"}
+_OF_KERNELS = {"get_kernel_status", "inspect_variables", "interrupt_kernel", "restart_kernel", "stop_kernel"}
+_ONLY_READS |= _OF_KERNELS | {"execute_cell"}
 
 
 def _parameters() -> list[tuple[str, str]]:
