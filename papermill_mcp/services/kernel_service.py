@@ -844,10 +844,10 @@ class KernelService:
             BusyError: a kernel that is to be restarted runs code.
         """
         async with self._beginning.setdefault(path, asyncio.Lock()):  # two calls at once start one kernel
-            return await self._for_notebook(path, document, kernel_id, python)
+            return await self._for_notebook(path, document, kernel_id, python, fresh)
 
     async def _for_notebook(
-        self, path: Path, document: NotebookDocument, kernel_id: str | None, python: str | None
+        self, path: Path, document: NotebookDocument, kernel_id: str | None, python: str | None, fresh: bool
     ) -> tuple[Kernel, list[str], bool]:
         if kernel_id is not None and python is not None:
             raise InvalidArgumentError("give python or kernel_id, not both", state="nothing was run")

@@ -54,30 +54,32 @@ class _Reader:
         cell = place != "" and _is_cell(given, properties)
         if cell:
             given = _with_cell(given, place)
-        required = schema.get("required", ())
         made: Json = {}
-        for exact in (True, False):  # a name of the schema first, the others after it
-            for name, value in given.items():
-                if (name in properties) is not exact or (value is None and name not in required):
-                    continue
-                ours = name if exact else self._ours(name, value, made, properties)
-                if ours is None:
-                    made[name] = value
-                    continue
-                if _is_empty(ours, value, properties[ours]) and ours not in required:
-                    continue
-                where = f"{place}.{ours}" if place else ours
-                read = self._value(ours, value, properties[ours], where)
-                if ours in made and made[ours] != read:
-                    raise InvalidArgumentError(
-                        f"{where!r} and {name[:100]!r} are one argument with two values",
-                        allowed="give one of them",
-                        state="nothing was done",
-                    )
-                made[ours] = read
+        for name in sorted(given, key=lambda name: name not in properties):  # names of the schema first
+            self._take(name, given[name], made, schema, place)
         if cell and isinstance(made.get("source"), list):
             made["source"] = _joined(made["source"], f"{place}.source")
         return made
+
+    def _take(self, name: str, value: Any, made: Json, schema: Schema, place: str) -> None:
+        """Add one member to those that were read, under the name that it has in the schema."""
+        properties, required = schema["properties"], schema.get("required", ())
+        ours = name if name in properties else self._ours(name, value, made, properties)
+        if ours is None:
+            if value is not None:
+                made[name] = value
+            return
+        if ours not in required and _is_empty(ours, value, properties[ours]):
+            return
+        where = f"{place}.{ours}" if place else ours
+        read = self._value(ours, value, properties[ours], where)
+        if ours in made and made[ours] != read:
+            raise InvalidArgumentError(
+                f"{where!r} and {name[:100]!r} are one argument with two values",
+                allowed="give one of them",
+                state="nothing was done",
+            )
+        made[ours] = read
 
     def _ours(self, name: str, value: Any, made: Json, properties: Schema) -> str | None:
         """The argument that another name stands for, or None."""

@@ -11,9 +11,8 @@ import functools
 import inspect
 import json
 import logging
-import re
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from string import Template
 from typing import Annotated, Any, TypeVar
@@ -32,16 +31,15 @@ from mcp_types import (
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from papermill_mcp.config import Config, GroupName
-from papermill_mcp.errors import InvalidArgumentError, ServerError, UnknownArgumentError, listed, nearest
-from papermill_mcp.services.notebooks.edits import fields_of
+from papermill_mcp.errors import InvalidArgumentError, ServerError
 from papermill_mcp.services.results import Request
+from papermill_mcp.tools.argument_errors import argument_error
 from papermill_mcp.tools.finding import CORE, hints_of
-from papermill_mcp.tools.names import meant
 from papermill_mcp.tools.reading import read_arguments
 from papermill_mcp.tools.remedies import CALLS
 from papermill_mcp.tools.replies import render
 from papermill_mcp.utils.file_utils import EXHAUSTED, exhausted
-from papermill_mcp.utils.text_utils import json_kind, safe_utf8
+from papermill_mcp.utils.text_utils import safe_utf8
 
 logger = logging.getLogger("papermill_mcp.tools")
 
@@ -127,7 +125,7 @@ class ServiceTool(Tool):
         except ToolError as error:
             cause = error.__cause__
             if isinstance(cause, ValidationError):
-                cause = _argument_error(self.name, cause, self.parameters, arguments)
+                cause = argument_error(self.name, cause, self.parameters, arguments)
             elif isinstance(cause, OSError) and cause.errno in EXHAUSTED:
                 logger.warning("the system is exhausted: %s", cause)
                 cause = exhausted(cause)
@@ -331,68 +329,6 @@ def _portable(schema: dict[str, Any], *, terse: bool = False) -> dict[str, Any]:
 
     portable: dict[str, Any] = walk(schema)
     return portable
-
-
-def _argument_error(
-    tool: str, error: ValidationError, schema: Mapping[str, Any], arguments: Mapping[str, Any]
-) -> ServerError:
-    """The first fault of the arguments as one of our errors, since the others often follow from it."""
-    problems = error.errors()
-    first = min(problems, key=lambda problem: problem["type"] != "extra_forbidden")
-    place = [str(part) for part in first["loc"]]
-    name = place[0] + "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in place[1:])
-    known = _known(first["loc"][:-1], schema, arguments)
-    if first["type"] == "extra_forbidden":
-        unknown = [str(problem["loc"][0]) for problem in problems if problem["type"] == "extra_forbidden"]
-        near = next(iter(meant(tool, place[-1], known)), None) or nearest(place[-1], known)
-        return UnknownArgumentError(
-            f"{tool} has no argument {name[:200]!r}" + (f"; did you mean {near!r}?" if near else ""),
-            allowed=f"its {'arguments' if len(place) == 1 else 'fields'}: {listed(known, limit=40)}",
-            state="nothing was done",
-            advice=_other_tool(tool, unknown),
-        )
-    if first["type"] in ("missing", "missing_argument"):
-        return InvalidArgumentError(
-            f"{tool} needs the argument {name!r}",
-            allowed=_about(place[0], schema),
-            state="nothing was done",
-            advice=_other_tool(tool, place),
-        )
-    rule = re.sub(r"^\w+ should", "must", first["msg"])
-    near = nearest(str(first["input"])[:100].lower(), known.get(place[-1], {}).get("enum", ()))
-    return InvalidArgumentError(
-        f"argument {name!r} {rule}, got {_kind(first['input'])}" + (f"; did you mean {near!r}?" if near else ""),
-        allowed=_about(place[0], schema),
-        state="nothing was done",
-    )
-
-
-def _known(place: Sequence[str | int], schema: Mapping[str, Any], value: Any) -> dict[str, Any]:
-    """The members that an object of the arguments takes, with their schemas."""
-    for part in place:
-        schema = schema.get("items", {}) if isinstance(part, int) else schema.get("properties", {}).get(part, {})
-        value = value[part]
-    members = schema.get("properties", {})
-    fields = fields_of(value.get("op")) if isinstance(value, dict) else None
-    return {name: member for name, member in members.items() if fields is None or name in fields}
-
-
-def _other_tool(tool: str, faults: Sequence[str]) -> str:
-    if tool == "execute_cell" and any(meant(tool, name, ("index", "cell_id", "cells", "code")) for name in faults):
-        return "execute_notebook_cell runs a cell of a notebook"
-    return ""
-
-
-def _about(name: str, schema: Mapping[str, Any]) -> str:
-    description = schema["properties"].get(name, {}).get("description", "")
-    return f"about {name}: {description}" if description else ""
-
-
-def _kind(value: Any) -> str:
-    noun = json_kind(value).partition(" ")[2]
-    shown = json.dumps(value, ensure_ascii=True, default=str)
-    shown = shown if len(shown) <= 80 else shown[:80] + "…"
-    return f"the {noun} {shown}" if noun else shown
 
 
 def _result(reply: BaseModel, *, images_possible: bool) -> CallToolResult:

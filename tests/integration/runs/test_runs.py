@@ -53,6 +53,7 @@ _OTHER: Json = {
     "kernel_name": "bash",
     "language": "bash",
     "python": "other",
+    "fresh": True,
     "strict_parameters": False,
     "keep_kernel": True,
     "report_mode": True,

@@ -14,9 +14,9 @@ from papermill_mcp.config import Config
 from papermill_mcp.errors import InvalidArgumentError, ServerError
 from papermill_mcp.server.app import build_server
 from papermill_mcp.server.sdk import registered_tools
+from papermill_mcp.tools.argument_errors import argument_error
 from papermill_mcp.tools.names import OTHER_NAMES
 from papermill_mcp.tools.reading import read_arguments
-from papermill_mcp.tools.toolset import _argument_error
 from papermill_mcp.utils.json_text import MAX_DEPTH, read_json
 
 _TOOLS = {tool.name: tool for tool in registered_tools(build_server(Config()))}
@@ -42,7 +42,7 @@ def outcome(tool: str, arguments: dict[str, Any]) -> object:
         arguments = read_arguments(tool, schema, arguments)
         return _TOOLS[tool].fn_metadata.validate_arguments(arguments)
     except ValidationError as error:
-        return str(_argument_error(tool, error, schema, arguments))
+        return str(argument_error(tool, error, schema, arguments))
     except ServerError as error:
         return str(error)
 
@@ -278,6 +278,7 @@ def test_lines_without_ends_have_two_readings() -> None:
         ("create_notebook", {"path": "a", "cells": [{"source": "", "cell_type": "Markdown"}]},
          ["did you mean 'markdown'?"]),
         ("execute_cell", {"path": "a", "cell_index": 1}, ["execute_notebook_cell runs a cell of a notebook"]),
+        ("search_notebooks", {"query": "x", "cell_types": ["Code"]}, ["'cell_types[0]'", "did you mean 'code'?"]),
         ("execute_cell", {"path": "a"}, ["'code'", "execute_notebook_cell runs a cell of a notebook"]),
         ("update_cell", {"path": "a", "cell_index": "one"}, ["argument 'index' must be", 'the string "one"']),
     ],
