@@ -55,10 +55,11 @@ def _schema_at(place: Sequence[str | int], schema: Mapping[str, Any]) -> Mapping
     return schema
 
 
-def _known(place: Sequence[str | int], schema: Mapping[str, Any], value: Any) -> list[str]:
+def _known(place: Sequence[str | int], schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> list[str]:
     """The members that an object of the arguments takes."""
+    value: Any = arguments
     for part in place:
-        value = value[part] if isinstance(value, dict | list) else None
+        value = value[part]
     fields = fields_of(value.get("op")) if isinstance(value, dict) else None
     return [name for name in _schema_at(place, schema).get("properties", {}) if fields is None or name in fields]
 
