@@ -25,6 +25,7 @@ from papermill_mcp.errors import InvalidArgumentError, SearchTimeoutError, Serve
 from papermill_mcp.services.notebook_service import SMALL_BYTES, NotebookService, OpenNotebook
 from papermill_mcp.services.notebooks.view import outline_headings, short_metadata
 from papermill_mcp.services.notebooks.walk import FoundNotebook, Walk, walk
+from papermill_mcp.services.output_text import searched_texts
 from papermill_mcp.services.pythons import Pythons
 from papermill_mcp.services.results import OBJECT, ROWS, Result
 from papermill_mcp.services.workspace import Workspace
@@ -53,7 +54,6 @@ _MATCHES_OF_OUTPUT = 3
 _PARAMETER_CHARS = 20_000  # papermill looks for parameters with patterns that are slow for long lines
 _PARAMETER_LINE_CHARS = 1000
 _PROBLEM_CHARS = 400
-_TEXT_TYPES = ("text/plain", "text/markdown", "text/latex")
 
 _T = TypeVar("_T")
 
@@ -484,9 +484,7 @@ def _output_texts(output: dict[str, Any]) -> Iterator[str]:
         lines = [line for line in traceback if isinstance(line, str)] if isinstance(traceback, list) else []
         yield "\n".join(lines) or f"{joined(output.get('ename'))}: {joined(output.get('evalue'))}"
     elif isinstance(data := output.get("data"), dict):
-        for mime in _TEXT_TYPES:
-            if mime in data:
-                yield joined(data[mime])
+        yield from searched_texts(data)
 
 
 def _batches(texts: Iterable[_Text]) -> Iterator[list[_Text]]:

@@ -10,8 +10,6 @@ Outputs are numbered by their place in the cell, from 0, as the `outputs/{n}` re
 from __future__ import annotations
 
 import binascii
-import json
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,18 +28,16 @@ from papermill_mcp.core.images import (
     too_large,
     type_of,
 )
+from papermill_mcp.services.output_text import WRITTEN, json_text, text_of
+from papermill_mcp.services.tracebacks import trimmed
 from papermill_mcp.utils.text_utils import clean_text, count_noun, head_and_tail, human_size, one_line
 
 MAX_VIEWS = 100  # outputs of one cell that are listed one by one; the others are counted
 SUMMARY_CHARS = 200
+_NEARLY_WHOLE = 1.5  # a text of so many times the limit is not cut
 MESSAGE_CHARS = 500  # of an `evalue`
 
-_TEXT_TYPES = ("text/plain", "text/markdown", "text/latex", "application/json")
 _LISTED_TYPES = 20
-
-# Forms of text/plain that carry no information.
-_PLACEHOLDER = re.compile(r"<IPython\.core\.display\.\w+ object>|<Figure size [^<>\n]{1,60}>")
-_DATA_URI = re.compile(r"data:[\w/+.\-]{1,80};base64,[A-Za-z0-9+/=]{64,}+")
 
 
 class OutputView(BaseModel):
@@ -52,8 +48,6 @@ class OutputView(BaseModel):
     """Place of the (first) output in its cell."""
     name: str | None = None
     text: str | None = None
-    mime_types: list[str] | None = None
-    """The other forms in the bundle."""
     omitted_chars: int | None = None
     """Counted after cleaning."""
     note: str | None = None
@@ -110,7 +104,7 @@ class OutputBudget:
             chars=limits.max_output_chars if chars is None else chars,
             images=limits.max_images if images is None else images,
             image_pixels=limits.max_image_pixels,
-            error_chars=limits.max_error_output,
+            error_chars=max(limits.max_error_output, chars or 0),
             error_type=limits.error_output_type,
         )
 
@@ -130,7 +124,7 @@ def show_outputs(
     rest = _Rest()
     for index, output_type, output in _merged(outputs):
         if len(views) >= MAX_VIEWS:
-            rest.add(index, output_type, len(_all_text(output_type, output)))
+            rest.add(index, output_type, len(_all_text(output_type, output, make=False)))
         elif output_type == "error":
             views.append(_show_error_output(index, output, budget))
         elif output_type == "stream":
@@ -152,8 +146,8 @@ def show_error(error: Mapping[str, Any], budget: OutputBudget) -> ErrorView:
     Does not use the budget up: the error of a run is shown however much it printed before.
     """
     ename, evalue, entries = _error_parts(error)
-    limit = 0 if budget.error_type == "brief" else max(budget.error_chars, 0)
-    return ErrorView(ename=ename, evalue=head_and_tail(evalue, MESSAGE_CHARS)[0], traceback=_trim(entries, limit)[0])
+    limit = 0 if _is_brief(ename, budget) else max(budget.error_chars, 0)
+    return ErrorView(ename=ename, evalue=head_and_tail(evalue, MESSAGE_CHARS)[0], traceback=trimmed(entries, limit)[0])
 
 
 def summarise_outputs(outputs: Sequence[Mapping[str, Any]]) -> list[OutputView]:
@@ -161,22 +155,21 @@ def summarise_outputs(outputs: Sequence[Mapping[str, Any]]) -> list[OutputView]:
     views: list[OutputView] = []
     rest = _Rest()
     for index, output_type, output in _merged(outputs):
-        text = _all_text(output_type, output)
         if len(views) >= MAX_VIEWS:
-            rest.add(index, output_type, len(text))
+            rest.add(index, output_type, len(_all_text(output_type, output, make=False)))
             continue
+        text = _all_text(output_type, output)
         view = OutputView(output_type=output_type, index=index)
         if output_type == "stream":
             view.name = _stream_name(output)
         elif output_type != "error":
             data = _mapping(output.get("data"))
-            chosen, _ = _choose_text(data)
-            view.mime_types = _mime_names(data, shown={chosen} if chosen else set())
-            sizes = [_measure(mime, value) for mime, value in data.items() if mime != chosen]
-            view.note = "; ".join(sizes[:_LISTED_TYPES]) or None
+            pictures = {mime: value for mime, value in data.items() if mime in IMAGE_TYPES}
+            view.note = "; ".join(_measures(pictures if text else data)) or None
         if text:
-            view.text = text[:SUMMARY_CHARS]
-            view.omitted_chars = len(text) - len(view.text) or None
+            limit = len(text) if len(text) <= _NEARLY_WHOLE * SUMMARY_CHARS else SUMMARY_CHARS
+            view.text, omitted = head_and_tail(text, limit)
+            view.omitted_chars = omitted or None
         views.append(view)
     views.extend(rest.views())
     return views
@@ -200,7 +193,7 @@ def whole_output(outputs: Sequence[Mapping[str, Any]], index: int) -> list[tuple
 def _whole_form(mime: str, value: object) -> tuple[str, str | bytes]:
     name = one_line(mime, 100)
     if not isinstance(value, str | list | tuple) or name == "application/json":
-        return name, clean_text(_json_text(value))
+        return name, clean_text(json_text(value))
     text = joined(value)
     if mime not in IMAGE_TYPES:
         return name, clean_text(text)
@@ -280,7 +273,8 @@ def _spend(view: OutputView, text: str, budget: OutputBudget) -> None:
         view.omitted_chars = len(text)
         _add_note(view, f"Text not shown: the text budget of this reply is used up. {_whole(view.index)}")
         return
-    view.text, omitted = head_and_tail(text, budget.chars)
+    nearly_whole = len(text) <= budget.chars + budget.chars // 10
+    view.text, omitted = (text, 0) if nearly_whole else head_and_tail(text, budget.chars)
     view.omitted_chars = omitted or None
     budget.chars -= len(text) - omitted
 
@@ -293,33 +287,38 @@ def _whole(index: int | None) -> str:
     return f"For the whole of output {index}, read this cell alone with a larger max_chars."
 
 
-def _all_text(output_type: str, output: Mapping[str, Any]) -> str:
+def _all_text(output_type: str, output: Mapping[str, Any], *, make: bool = True) -> str:
     """All text that the output could show, cleaned."""
     if output_type == "stream":
         return clean_text(joined(output.get("text")))
     if output_type == "error":
         ename, evalue, _ = _error_parts(output)
         return _error_line(ename, evalue)
-    return _choose_text(_mapping(output.get("data")))[1]
+    return text_of(_mapping(output.get("data")), make=make)[1]
 
 
 def _show_error_output(index: int, output: Mapping[str, Any], budget: OutputBudget) -> OutputView:
     """An error among the outputs. Its one-line message is shown even when the text budget is used up."""
     ename, evalue, entries = _error_parts(output)
     view = OutputView(output_type="error", index=index)
-    limit = 0 if budget.error_type == "brief" else max(min(budget.error_chars, budget.chars), 0)
-    view.text, omitted = _trim(entries, limit)
+    limit = 0 if _is_brief(ename, budget) else max(min(budget.error_chars, budget.chars), 0)
+    view.text, omitted = trimmed(entries, limit)
     if not view.text:
         line = _error_line(ename, evalue)
         view.text, left_out = head_and_tail(line, MESSAGE_CHARS)
         budget.chars = max(budget.chars - len(line) + left_out, 0)
         omitted += left_out
-        if omitted and budget.error_type == "full" and limit < budget.error_chars:
+        if omitted and not _is_brief(ename, budget) and limit < budget.error_chars:
             _add_note(view, f"Traceback not shown: the text budget of this reply is used up. {_whole(index)}")
     else:
         budget.chars -= sum(map(len, entries)) + len(entries) - 1 - omitted
     view.omitted_chars = omitted or None
     return view
+
+
+def _is_brief(ename: str, budget: OutputBudget) -> bool:
+    """Whether the traceback is left out. Of an interrupt it only says where the code happened to be."""
+    return budget.error_type == "brief" or ename == "KeyboardInterrupt"
 
 
 def _error_parts(error: object) -> tuple[str, str, list[str]]:
@@ -338,41 +337,11 @@ def _error_line(ename: str, evalue: str) -> str:
     return f"{ename}: {evalue}" if evalue else ename
 
 
-def _trim(entries: list[str], limit: int) -> tuple[str, int]:
-    """The end of a traceback in `limit` characters, and how many are left out.
-
-    IPython sends an entry for each frame and the message as the last one. A long message is cut in its middle and
-    gets at most half of the room; whole frames are preferred to parts.
-    """
-    whole = "\n".join(entries)
-    if len(whole) <= limit:
-        return whole, 0
-    if limit <= 0:
-        return "", len(whole)
-    *frames, message = entries if len(entries) > 1 else whole.rsplit("\n", 1)
-    last, cut = head_and_tail(message, max(limit // 2, 1) if frames else limit)
-    room = limit - (len(message) - cut)
-    above = "".join([f"{frame}\n" for frame in frames])
-    start = len(above)
-    for frame in reversed(frames):
-        if len(above) - start + len(frame) + 1 > room:
-            break
-        start -= len(frame) + 1
-    if start == len(above):  # not one whole frame: its last lines
-        start = above.find("\n", max(len(above) - room - 1, 0)) + 1
-    if start == 0:
-        return above + last, cut
-    left_out = f"… {count_noun(start, 'character')} ({count_noun(above.count(chr(10), 0, start), 'line')}) left out …"
-    return f"{left_out}\n{above[start:]}{last}", start + cut
-
-
 def _show_bundle(
     index: int, output_type: str, output: Mapping[str, Any], budget: OutputBudget, label: str
 ) -> tuple[OutputView, ShownImage | None]:
     view = OutputView(output_type=output_type, index=index)
     data = _mapping(output.get("data"))
-    chosen, text = _choose_text(data)
-    shown = {chosen} if chosen else set()
     image: ShownImage | None = None
     withheld: list[str] = []
     for mime in [mime for mime in IMAGE_TYPES if mime in data]:
@@ -386,7 +355,6 @@ def _show_bundle(
             withheld.append(str(error))
             continue
         budget.images -= 1
-        shown.add(mime)
         caption = " · ".join(part for part in (label, f"output {index}", result.facts) if part)
         image = ShownImage(mime_type=result.mime_type, data=result.data, label=caption)
         withheld.clear()  # the same picture in another type
@@ -394,53 +362,20 @@ def _show_bundle(
         break
     for reason in withheld:
         _add_note(view, reason)
-    if text:
+    form, text = text_of(data, make=image is None and budget.chars > 0)
+    if text and (image is None or form in WRITTEN):
         _spend(view, text, budget)
-    view.mime_types = _mime_names(data, shown)
-    if not text and not image and not withheld:
-        sizes = [_measure(mime, value) for mime, value in data.items() if mime != chosen][:_LISTED_TYPES]
-        if sizes:
-            _add_note(view, f"Not shown: {'; '.join(sizes)}.")
-        else:
-            _add_note(view, "No data.")
+    elif not image and not withheld:
+        sizes = _measures(data)
+        _add_note(view, f"Not shown: {'; '.join(sizes)}." if sizes else "No data.")
+        if sizes and budget.chars <= 0:
+            _add_note(view, f"The text budget of this reply is used up. {_whole(index)}")
     return view, image
 
 
-def _choose_text(data: Mapping[str, Any]) -> tuple[str | None, str]:
-    """The mime type that is shown as text, and that text, cleaned. No text if it only stands for another type."""
-    placeholder: str | None = None
-    placeholder_text = ""
-    for mime in _TEXT_TYPES:
-        if mime not in data:
-            continue
-        text = _json_text(data[mime]) if mime == "application/json" else joined(data[mime])
-        if mime == "text/plain" and len(text) < 200 and _PLACEHOLDER.fullmatch(text.strip()):
-            placeholder = mime
-            placeholder_text = clean_text(text) if len(data) == 1 else ""
-        elif text:
-            return mime, _without_data_uris(clean_text(text))
-    return placeholder, placeholder_text
-
-
-def _json_text(value: object) -> str:
-    try:
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    except (TypeError, ValueError, RecursionError):  # an integer of 5,000 digits, a depth of 100,000
-        return ""
-
-
-def _without_data_uris(text: str) -> str:
-    """Never base64 inside text: it costs thousands of tokens and says nothing."""
-    if ";base64," not in text:
-        return text
-    return _DATA_URI.sub(lambda match: f"⟨data URI of {len(match[0])} characters⟩", text)
-
-
-def _mime_names(data: Mapping[str, Any], shown: set[str]) -> list[str] | None:
-    names = [one_line(mime, 100) for mime in data if mime not in shown]
-    if len(names) > _LISTED_TYPES:
-        names[_LISTED_TYPES:] = [f"… {len(names) - _LISTED_TYPES} more"]
-    return names or None
+def _measures(data: Mapping[str, Any]) -> list[str]:
+    """The forms of a display with their sizes. Plain text that stands for another form does not count."""
+    return [_measure(mime, value) for mime, value in data.items() if mime != "text/plain"][:_LISTED_TYPES]
 
 
 def _measure(mime: str, value: object) -> str:

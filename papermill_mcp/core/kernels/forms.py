@@ -6,6 +6,7 @@ beside it stays. So all that comes from a kernel and may reach a file passes thr
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -141,7 +142,7 @@ class Bundle:
             cleaner = Cleaner()
             mime = cleaner.text(str(name))
             try:
-                data[mime] = cleaner.value(value) if _JSON_TYPE.fullmatch(mime) else cleaner.lines(value)
+                data[mime] = _form(mime, value, cleaner)
                 sizes[mime] = cleaner.size
             except UnfitError as error:
                 _replace(data, mime, str(error), faults)
@@ -165,6 +166,15 @@ class Bundle:
             del data[mime]
             _replace(data, mime, reason, faults)
         return Bundle(data, self.metadata, sizes, self.rest, faults)
+
+
+def _form(mime: str, value: Any, cleaner: Cleaner) -> Any:
+    """One form of a display. Altair 6 sends `application/vnd.vegalite.v6.json`, which nbformat keeps as text."""
+    if _JSON_TYPE.fullmatch(mime):
+        return cleaner.value(value)
+    if mime.endswith(".json") and isinstance(value, dict):
+        return cleaner.text(json.dumps(cleaner.value(value), ensure_ascii=False))
+    return cleaner.lines(value)
 
 
 def _replace(data: dict[str, Any], mime: str, reason: str, faults: list[str]) -> None:

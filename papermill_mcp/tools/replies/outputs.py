@@ -11,9 +11,7 @@ def output_blocks(outputs: list[OutputView] | None) -> list[str]:
     lines = []
     for output in outputs or []:
         facts = [output.name or output.output_type]
-        if output.mime_types:
-            facts.append("also " + ", ".join(one_line(mime, 80) for mime in output.mime_types))
-        if output.omitted_chars:
+        if output.omitted_chars and not output.text:  # a text that is cut says so itself
             facts.append(f"{output.omitted_chars} characters left out")
         if output.note:
             facts.append(clean_text(output.note))

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from papermill_mcp.core.displays.made_text import made_text
 from papermill_mcp.core.kernels.forms import (
     MAX_ERROR_BYTES,
     MAX_JSON_DEPTH,
@@ -149,3 +150,12 @@ def test_json_that_python_cannot_read_loses_the_unreadable_values_only() -> None
     assert found["m"] == [-12]
     with pytest.raises(UnfitError):
         Cleaner().value(found["data"]["application/json"])
+
+
+def test_an_altair_chart_is_kept_as_text_that_a_notebook_may_hold() -> None:
+    chart = {"application/vnd.vegalite.v6.json": {"mark": "bar", "title": "Rain"}}
+    bundle = Bundle.of({"data": chart})
+
+    assert bundle.faults == []
+    assert bundle.data == {"application/vnd.vegalite.v6.json": '{"mark": "bar", "title": "Rain"}'}
+    assert made_text(bundle.data)[1].splitlines()[0] == "Vega-Lite chart: Rain"
