@@ -19,7 +19,7 @@ def bokeh_text(documents: Any, allowance: Allowance) -> str:
     if not any("attributes" in model for model in models.values()):
         return ""
     titles = [_text(attributes.get("text")) for name, attributes in map(_parts, models.values()) if name == "Title"]
-    titles = [title for title in titles if title]
+    titles = [title for title in titles if title][:_MAX_GLYPHS]
     lines = [f"Bokeh plot: {'; '.join(titles)}" if titles else "Bokeh plot"]
     if axes := list(dict.fromkeys(_axes(models))):
         lines.append(f"axes: {'; '.join(axes[:_MAX_GLYPHS])}")

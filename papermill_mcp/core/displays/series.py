@@ -23,6 +23,7 @@ _WHOLE = 15
 
 _MAX_NAMES = 8
 _VALUE_CHARS = 60
+_MAX_SHAPED = 10_000  # rows of a matrix
 _MAX_ENCODED = 48_000_000
 
 #: Type codes of `array` by the names of numpy and of plotly.
@@ -38,6 +39,8 @@ class Allowance:
     """Values that may still be read for one display, so that its text takes a bounded time."""
 
     values: int = 400_000
+    script_chars: int = 20_000_000
+    """Characters of scripts that may still be read as JSON."""
     whole_tables: bool = False
     """Whether tables of pages keep all their rows."""
 
@@ -76,7 +79,7 @@ def values_of(raw: Any) -> Values | None:
 def _shaped(values: Values, shape: Any) -> Values:
     sizes = shape if isinstance(shape, list) else str(shape or "").split(",")
     width = str(sizes[1]).strip() if len(sizes) == 2 else ""
-    if not width.isdecimal() or len(width) > 9 or not 0 < int(width) <= len(values):
+    if not width.isdecimal() or len(width) > 9 or not 0 < int(width) <= len(values) <= _MAX_SHAPED * int(width):
         return values
     return [values[at : at + int(width)] for at in range(0, len(values), int(width))]
 

@@ -7,6 +7,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from papermill_mcp.core.displays.json_parts import list_of, object_of
@@ -17,6 +18,8 @@ _MAX_VIEWS = 20
 _MAX_DEPTH = 20
 _MAX_GROUPS = 10
 _MAX_FIELDS = 8
+_MAX_LINES = 300
+_MAX_CHANNELS = 30
 _TITLE_CHARS = 200
 _MAX_CHARS = 10_000_000
 
@@ -77,16 +80,17 @@ def vega_text(spec: Any, allowance: Allowance) -> str:
 
 def _view(chart: _Chart, spec: Mapping[str, Any], above: _Inherited, depth: int) -> None:
     """Add a view, or the views that it is composed of."""
-    if depth > _MAX_DEPTH:
+    if depth > _MAX_DEPTH or len(chart.lines) > _MAX_LINES:
         return
     if title := _title(spec.get("title")):
         chart.lines.append(f"title: {title}")
-    here = _Inherited(spec.get("data") or above.data, {**above.encoding, **object_of(spec.get("encoding"))})
+    own = islice(object_of(spec.get("encoding")).items(), _MAX_CHANNELS)
+    here = _Inherited(spec.get("data") or above.data, {**above.encoding, **dict(own)})
     parts = [part for name in _COMPOSITIONS for part in list_of(spec.get(name))]
     if isinstance(spec.get("spec"), dict):
         parts.append(spec["spec"])
         facet = object_of(spec.get("facet"))
-        channels = {"facet": facet} if "field" in facet else facet
+        channels = {"facet": facet} if "field" in facet else dict(islice(facet.items(), _MAX_CHANNELS))
         here = _Inherited(here.data, {**here.encoding, **channels})
     for part in parts:
         _view(chart, object_of(part), here, depth + 1)

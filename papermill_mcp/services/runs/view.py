@@ -28,6 +28,7 @@ from papermill_mcp.core.runs.snapshot import (
 )
 from papermill_mcp.core.runs.store import ExecutionRecord
 from papermill_mcp.services.notebooks.view import ranges
+from papermill_mcp.services.output_text import WRITTEN
 from papermill_mcp.services.outputs import (
     ErrorView,
     OutputBudget,
@@ -536,14 +537,15 @@ def _unlisted(cells: Sequence[CellState], path: str) -> str:
 
 
 def shown_at_once(run: RunSnapshot) -> bool:
-    """Whether showing takes less than handing it to a thread: code with little output and no image."""
+    """Whether showing takes less than handing it to a thread: code with little output, all of it text."""
     if not isinstance(run, CellSnapshot):
         return False
     outputs = run.cell.outputs
     return len(outputs) < 20 and all(
         len(str(output.get("text", ""))) < 20_000
-        and not any(
-            name.startswith("image/") or len(str(value)) > 20_000 for name, value in (output.get("data") or {}).items()
+        and all(
+            name in WRITTEN and isinstance(value, str) and len(value) < 20_000
+            for name, value in (output.get("data") or {}).items()
         )
         for output in outputs
     )

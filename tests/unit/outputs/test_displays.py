@@ -114,6 +114,8 @@ HOSTILE = {
     "vega-calls": "<script>" + ")({" * 500_000 + "</script>",
     "spaces": "<script>" + "spec = " + " " * 1_000_000 + "x" + "</script>" + "<p" + " " * 1_000_000,
     "ticks": "<script>L.map(" + "$(`" * 300_000 + "</script>",
+    "overlapping-json": "<script>" + ')({"a":"' * 300_000 + "</script>",
+    "popups": "<script>L.map(" + "$(`<b>x</b>`)" * 100_000 + "</script>",
     "attributes": "<td span " + "a=" * 500_000 + ">",
     "long": "<p>word</p>" * 900_000,
     "fifty-megabytes": "<b>x</b>" * 6_250_000,
@@ -127,7 +129,7 @@ def test_a_hostile_page_takes_a_bounded_time_and_has_a_bounded_text(name: str) -
     started = time.monotonic()
     (view,), _ = show_outputs([output], budget())
 
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 2
     assert len(view.text or view.note or "") < 11_000
 
 
@@ -148,6 +150,9 @@ HOSTILE_FORMS: dict[str, dict[str, Any]] = {
     "many-rows": {"mark": "bar", "encoding": {"x": {"field": "a"}}, "data": {"values": [{"a": 1}] * 1_000_000}},
     "many-layers": {"layer": [{"mark": "bar", "encoding": {"x": {"field": "a"}}}] * 100_000},
     "odd-rows": {"mark": 3, "encoding": {"x": {"field": 1, "aggregate": []}, "y": 1}, "data": {"values": [1, "a", None]}},
+    "many-channels": {"encoding": {f"c{n}": {"field": "a"} for n in range(50_000)}, "layer": [{"mark": "bar"}] * 50_000},
+    "many-named-views": {"hconcat": [{"title": "t" * 100, "mark": "bar"}] * 100_000},
+    "narrow-matrix": {"data": [{"z": {"dtype": "i1", "bdata": "AAAA" * 3_000_000, "shape": "9000000, 1"}}]},
     "coordinates": {"type": "LineString", "coordinates": [[1, 2]] * 1_000_000},
 }  # fmt: skip
 
@@ -160,7 +165,7 @@ def test_a_hostile_form_takes_a_bounded_time_and_has_a_bounded_text(name: str, m
     started = time.monotonic()
     _, text = made_text({full: HOSTILE_FORMS[name]})
 
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 2
     assert len(text) < 50_000
 
 
