@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 from papermill_mcp.utils.text_utils import count_noun, head_and_tail
@@ -31,8 +32,12 @@ def trimmed(entries: Sequence[str], limit: int) -> tuple[str, int]:
     *frames, message = entries if len(entries) > 1 else whole.rsplit("\n", 1)
     last, cut = head_and_tail(message, max(limit // 2, 1) if frames else limit)
     kept_frames, start = _split(frames, limit - (len(message) - cut))
-    kept = {*_own_frames(kept_frames[:start], _OWN_SHARE * limit), *range(start, len(kept_frames))}
-    lines, left_out = _with_gaps(kept_frames, kept)
+    own = _own_frames(kept_frames[:start], _OWN_SHARE * limit)
+    repeats = Counter(kept_frames[:start])
+    for place in own:
+        if repeats[frame := kept_frames[place]] > 1:
+            kept_frames[place] = f"{frame}\n… this frame {repeats[frame]} times …"
+    lines, left_out = _with_gaps(kept_frames, {*own, *range(start, len(kept_frames))})
     return "\n".join([*lines, last]), cut + left_out
 
 

@@ -12,6 +12,8 @@ from helpers import call, cell, digest, facts_of, images_of, read_json, refused,
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 
+MIMEBUNDLES = Path(__file__).parents[2] / "mimebundles"
+
 
 @pytest.fixture
 def path(workspace: Path) -> Path:
@@ -231,3 +233,25 @@ async def test_a_lone_surrogate_is_stored_or_refused_and_never_breaks_the_answer
     assert view["cells"][0]["source"].endswith(" old")
     assert found["total"] == 1
     assert b"\\ud800 new" in path.read_bytes()
+
+
+async def test_charts_and_tables_are_read_and_found(client: Connect, workspace: Path) -> None:
+    """The displays of real libraries, through the tools that show and search outputs."""
+    cells = []
+    for name in ("plotly_bars", "pandas_styler", "altair_html"):
+        bundles = json.loads((MIMEBUNDLES / f"{name}.json").read_text(encoding="utf-8"))
+        outputs = [{"output_type": "display_data", "data": data, "metadata": {}} for data in bundles]
+        cells.append(cell("show()", cell_id=name) | {"outputs": outputs})
+    write_notebook(workspace / "charts.ipynb", cells)
+    async with client() as connected:
+        full = text_of(await connected.call_tool("read_notebook", {"path": "charts.ipynb", "outputs": "full"}))
+        summary = text_of(await connected.call_tool("read_notebook", {"path": "charts.ipynb"}))
+        found = await call(
+            connected, "search_notebooks", query="Rain by month", directory="charts.ipynb", **{"in": "outputs"}
+        )
+
+    assert full.count("Rain by month") == 3
+    assert full.count("Jul") == 3
+    assert summary.count("Rain by month") == 3
+    assert "text/html" not in full + summary
+    assert [match["index"] for match in found["matches"]] == [0, 1, 2]

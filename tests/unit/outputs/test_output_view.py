@@ -436,6 +436,7 @@ def test_own_frames_have_a_limit_and_repeated_ones_count_once() -> None:
     assert trimmed.startswith("Cell In[3], line 0\n")
     assert len(trimmed) < 5 * 500 + 200
     assert repeated.count("line 0\n") == 2
+    assert repeated.count("… this frame 99 times …") == 1
 
 
 def test_an_interrupt_has_no_traceback() -> None:
