@@ -38,11 +38,12 @@ _CALL = re.compile(r"[A-Za-z_][\w.]{0,80}\(")
 _DATA_URI = re.compile(r"data:[\w/+.\-]{1,80};base64,[A-Za-z0-9+/=]{64,}+")
 
 
-def text_of(data: Mapping[str, Any], *, make: bool = True) -> tuple[str | None, str]:
+def text_of(data: Mapping[str, Any], *, make: bool = True, whole: bool = False) -> tuple[str | None, str]:
     """The form that is read as text, and that text, cleaned. No text if the form only stands for another one.
 
     Args:
         make: also make a text of forms that are none. This may take some tenths of a second.
+        whole: with all rows of the tables of a page.
     """
     plain = joined(data.get(_PLAIN))
     if text := joined(data.get(_FOR_MODELS)):
@@ -52,7 +53,7 @@ def text_of(data: Mapping[str, Any], *, make: bool = True) -> tuple[str | None, 
     for mime in _MARKED_UP:
         if text := joined(data.get(mime)):
             return mime, _shown(text)
-    made, text = displays.made_text(data) if make and _has_more(data) else (None, "")
+    made, text = displays.made_text(data, whole=whole) if make and _has_more(data) else (None, "")
     if text:
         return made, _shown(text)
     if _DATA in data and (text := json_text(data[_DATA])):

@@ -17,6 +17,7 @@ from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel
 
+from papermill_mcp.core.displays.tables import LEFT_OUT
 from papermill_mcp.core.documents.reading import joined
 from papermill_mcp.core.images import (
     IMAGE_TYPES,
@@ -96,6 +97,8 @@ class OutputBudget:
     error_chars: int
     """Of each traceback."""
     error_type: Literal["full", "brief"]
+    whole_tables: bool = False
+    """Whether tables of pages are shown with all their rows, as far as `chars` reaches."""
 
     @classmethod
     def of(cls, limits: OutputLimits, *, chars: int | None = None, images: int | None = None) -> OutputBudget:
@@ -106,6 +109,7 @@ class OutputBudget:
             image_pixels=limits.max_image_pixels,
             error_chars=max(limits.max_error_output, chars or 0),
             error_type=limits.error_output_type,
+            whole_tables=chars is not None and chars > limits.max_output_chars,
         )
 
 
@@ -362,9 +366,11 @@ def _show_bundle(
         break
     for reason in withheld:
         _add_note(view, reason)
-    form, text = text_of(data, make=image is None and budget.chars > 0)
+    form, text = text_of(data, make=image is None and budget.chars > 0, whole=budget.whole_tables)
     if text and (image is None or form in WRITTEN):
         _spend(view, text, budget)
+        if label and form not in WRITTEN and LEFT_OUT in text and not budget.whole_tables:
+            _add_note(view, _whole(index))
     elif not image and not withheld:
         sizes = _measures(data)
         _add_note(view, f"Not shown: {'; '.join(sizes)}." if sizes else "No data.")

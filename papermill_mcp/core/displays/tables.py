@@ -10,6 +10,9 @@ from papermill_mcp.utils.text_utils import count_noun
 MAX_ROWS = 20
 MAX_COLUMNS = 12
 
+#: The end of the line that tells the size of a table of which a part is missing.
+LEFT_OUT = " left out"
+
 _LAST_ROWS = 7
 _LAST_COLUMNS = 2
 _FIRST_ROWS = MAX_ROWS - _LAST_ROWS
@@ -73,7 +76,7 @@ class Table:
         if self._whole or (not hidden and number <= _COUNTED_ROWS):
             return []
         size = f"{count_noun(number, 'row')} × {count_noun(self._width, 'column')}"
-        return [f"{size}, {' and '.join(hidden)} left out" if hidden else size]
+        return [f"{size}, {' and '.join(hidden)}{LEFT_OUT}" if hidden else size]
 
 
 def table_lines(rows: Iterable[Sequence[str]]) -> list[str]:

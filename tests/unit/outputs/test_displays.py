@@ -7,6 +7,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,17 @@ def test_a_search_finds_the_rows_that_are_not_shown() -> None:
 
     assert "value 500" not in text_of(data)[1]
     assert any("value 500" in text for text in searched_texts(data))
+
+
+def test_a_larger_budget_shows_all_rows_of_a_table() -> None:
+    outputs = outputs_of("pandas_html_long")
+    (cut,), _ = show_outputs(outputs, budget(), label="cell 1")
+    (alone,), _ = show_outputs(outputs, budget())
+    (whole,), _ = show_outputs(outputs, replace(budget(), chars=50_000, whole_tables=True), label="cell 1")
+
+    assert cut.note == "For the whole of output 0, read this cell alone with a larger max_chars."
+    assert (alone.note, whole.note) == (None, None)
+    assert "| 75 | 75 | 150 |" in (whole.text or "")
 
 
 @pytest.mark.parametrize(

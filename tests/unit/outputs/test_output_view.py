@@ -89,6 +89,7 @@ def test_the_budget_comes_from_the_settings() -> None:
     assert OutputBudget.of(limits) == budget_of(chars=10, images=2, pixels=100, error_chars=50, brief=True)
     assert OutputBudget.of(limits, chars=7).chars == 7
     assert OutputBudget.of(limits, chars=50_000).error_chars == 50_000
+    assert OutputBudget.of(limits, chars=50_000).whole_tables
 
 
 def test_consecutive_streams_of_one_name_are_shown_as_one() -> None:
