@@ -30,7 +30,7 @@ from papermill_mcp.core.images import (
     type_of,
 )
 from papermill_mcp.services.output_text import WRITTEN, json_text, text_of
-from papermill_mcp.services.tracebacks import trimmed
+from papermill_mcp.services.tracebacks import folded, trimmed
 from papermill_mcp.utils.text_utils import clean_text, count_noun, head_and_tail, human_size, one_line
 
 MAX_VIEWS = 100  # outputs of one cell that are listed one by one; the others are counted
@@ -151,7 +151,9 @@ def show_error(error: Mapping[str, Any], budget: OutputBudget) -> ErrorView:
     """
     ename, evalue, entries = _error_parts(error)
     limit = 0 if _is_brief(ename, budget) else max(budget.error_chars, 0)
-    return ErrorView(ename=ename, evalue=head_and_tail(evalue, MESSAGE_CHARS)[0], traceback=trimmed(entries, limit)[0])
+    return ErrorView(
+        ename=ename, evalue=head_and_tail(evalue, MESSAGE_CHARS)[0], traceback=trimmed(folded(entries), limit)[0]
+    )
 
 
 def summarise_outputs(outputs: Sequence[Mapping[str, Any]]) -> list[OutputView]:
@@ -304,6 +306,7 @@ def _all_text(output_type: str, output: Mapping[str, Any], *, make: bool = True)
 def _show_error_output(index: int, output: Mapping[str, Any], budget: OutputBudget) -> OutputView:
     """An error among the outputs. Its one-line message is shown even when the text budget is used up."""
     ename, evalue, entries = _error_parts(output)
+    entries = folded(entries)
     view = OutputView(output_type="error", index=index)
     limit = 0 if _is_brief(ename, budget) else max(min(budget.error_chars, budget.chars), 0)
     view.text, omitted = trimmed(entries, limit)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections import Counter
 from collections.abc import Sequence
 
 from papermill_mcp.utils.text_utils import count_noun, head_and_tail
@@ -12,10 +11,23 @@ from papermill_mcp.utils.text_utils import count_noun, head_and_tail
 _OWN_SHARE = 4
 """Frames of own code may take so many times the limit."""
 
+_FEW = 2
+"""So many equal frames in a row are all shown."""
+
 # The first line of a frame as IPython 7 to 9 write it.
 _CELL = re.compile(r"\s*(?:Cell |Input )?In ?\[\d+\]|\s*<ipython-input-|\s*(?:File )?[^\n]*ipykernel_\d+[/\\]\d+\.py")
 _FILE = re.compile(r"\s*(?:File )?(\S[^\n]*?\.(?:py|ipynb))\b")
 _LIBRARY = re.compile(r"(?:site|dist)-packages|[/\\]lib\d*[/\\]python|[/\\]Lib[/\\]|<frozen ")
+
+
+def folded(entries: Sequence[str]) -> list[str]:
+    """The entries of a traceback, with a frame that is repeated in a row once and the number of its repeats."""
+    found: list[str] = []
+    for entry, group in itertools.groupby(entries):
+        same = list(group)
+        is_frame = len(same) > _FEW and "\n" in entry
+        found += [f"{entry}\n… this frame {len(same)} times …"] if is_frame else same
+    return found
 
 
 def trimmed(entries: Sequence[str], limit: int) -> tuple[str, int]:
@@ -33,10 +45,6 @@ def trimmed(entries: Sequence[str], limit: int) -> tuple[str, int]:
     last, cut = head_and_tail(message, max(limit // 2, 1) if frames else limit)
     kept_frames, start = _split(frames, limit - (len(message) - cut))
     own = _own_frames(kept_frames[:start], _OWN_SHARE * limit)
-    repeats = Counter(kept_frames[:start])
-    for place in own:
-        if repeats[frame := kept_frames[place]] > 1:
-            kept_frames[place] = f"{frame}\n… this frame {repeats[frame]} times …"
     lines, left_out = _with_gaps(kept_frames, {*own, *range(start, len(kept_frames))})
     return "\n".join([*lines, last]), cut + left_out
 
@@ -73,7 +81,7 @@ def _with_gaps(frames: Sequence[str], kept: set[int]) -> tuple[list[str], int]:
 
 
 def _own_frames(frames: Sequence[str], room: int) -> set[int]:
-    """The places of the frames of own code: the outermost one, and the innermost ones that fit. Repeats count once."""
+    """The places of the frames of own code: the outermost one and the innermost ones that fit, equal ones once."""
     own = {frame: place for place, frame in enumerate(frames) if is_own(frame)}
     places = sorted(own.values())
     kept: set[int] = set()
