@@ -204,7 +204,7 @@ async def read_notebook(
     ] = None,
     outputs: Annotated[
         Literal["none", "summary", "full"],
-        Field(description='"none", "summary" (a line each) or "full" (with images). Default "summary".'),
+        Field(description='"none", "summary" (200 characters each) or "full" (with images). Default "summary".'),
     ] = "summary",
     outline: Annotated[bool, Field(description="One line per cell, for an overview. Default false.")] = False,
     max_chars: Annotated[
