@@ -817,6 +817,7 @@ class NotebookService:
         outline: bool = False,
         max_chars: int | None = None,
         max_images: int | None = None,
+        first_output: int | None = None,
     ) -> NotebookView:
         """Show a notebook, cell by cell, until the budget of characters ends the page.
 
@@ -826,9 +827,11 @@ class NotebookService:
             outline: a line for each cell in place of its source and outputs.
             max_chars: characters of sources and outputs; the default is the setting `max_output_chars`.
             max_images: images; the default is the setting of this name.
+            first_output: of the one cell that is chosen, outputs from this one on, in full.
 
         Raises:
             CellNotFoundError: the selection names a cell that is not there.
+            InvalidArgumentError: `first_output` is given and not exactly one cell is chosen.
         """
 
         def show(notebook: OpenNotebook) -> NotebookView:
@@ -837,6 +840,12 @@ class NotebookService:
                 chosen = [document.find(cell_id=cell_id, display_path=notebook.display_path)]
             else:
                 chosen = select(document, cells, notebook.display_path)
+            if first_output is not None and (len(chosen) != 1 or outline):
+                raise InvalidArgumentError(
+                    f"first_output is for one cell, and {count_noun(len(chosen), 'cell')} would be shown",
+                    allowed='one cell, such as cells="3"',
+                    state="nothing was read",
+                )
             budget = OutputBudget.of(self._config, chars=max_chars, images=max_images)
             view = NotebookView(
                 path=notebook.display_path,
@@ -852,7 +861,8 @@ class NotebookService:
             if outline:
                 view.outline, rest = outline_page(document, chosen, budget.chars)
             else:
-                view.cells, view._images, rest = page(document, chosen, outputs, budget)
+                form = outputs if first_output is None else "full"
+                view.cells, view._images, rest = page(document, chosen, form, budget, first_output=first_output or 0)
             if rest:
                 view.next_cells, view.cells_left = ranges(rest), len(rest)
             if document.nbformat < 4:

@@ -99,6 +99,8 @@ class OutputBudget:
     error_type: Literal["full", "brief"]
     whole_tables: bool = False
     """Whether tables of pages are shown with all their rows, as far as `chars` reaches."""
+    withheld: bool = False
+    """Whether a picture of the present cell was withheld already, so that the way to it was named."""
 
     @classmethod
     def of(cls, limits: OutputLimits, *, chars: int | None = None, images: int | None = None) -> OutputBudget:
@@ -114,7 +116,7 @@ class OutputBudget:
 
 
 def show_outputs(
-    outputs: Sequence[Mapping[str, Any]], budget: OutputBudget, *, label: str = ""
+    outputs: Sequence[Mapping[str, Any]], budget: OutputBudget, *, label: str = "", first: int = 0
 ) -> tuple[list[OutputView], list[ShownImage]]:
     """The outputs of one cell within `budget`, and the images among them.
 
@@ -122,11 +124,15 @@ def show_outputs(
 
     Args:
         label: names the cell in the labels of its images, such as `cell 3`.
+        first: the place of the first output to show.
     """
     views: list[OutputView] = []
     images: list[ShownImage] = []
     rest = _Rest()
+    budget.withheld = False
     for index, output_type, output in _merged(outputs):
+        if index < first:
+            continue
         if len(views) >= MAX_VIEWS:
             rest.add(index, output_type, len(_all_text(output_type, output, make=False)))
         elif output_type == "error":
@@ -290,7 +296,15 @@ def _add_note(view: OutputView, note: str) -> None:
 
 
 def _whole(index: int | None) -> str:
-    return f"For the whole of output {index}, read this cell alone with a larger max_chars."
+    return f"For the whole of output {index}, read this cell alone with first_output={index} and a larger max_chars."
+
+
+def _pictures(index: int, budget: OutputBudget) -> str:
+    """The way to a picture beyond the budget of a reply, and to those after it, once for a cell."""
+    if budget.withheld:
+        return ", too."
+    budget.withheld = True
+    return f": the image budget of this reply is used up. Read this cell alone with first_output={index} to see it."
 
 
 def _all_text(output_type: str, output: Mapping[str, Any], *, make: bool = True) -> str:
@@ -353,8 +367,7 @@ def _show_bundle(
     withheld: list[str] = []
     for mime in [mime for mime in IMAGE_TYPES if mime in data]:
         if budget.images <= 0:
-            measure = _measure(mime, data[mime])
-            withheld.append(f"{measure} withheld: the image budget of this reply is used up. {_whole(index)}")
+            withheld.append(f"{_measure(mime, data[mime])} withheld{_pictures(index, budget)}")
             continue
         try:
             result = ready(mime, joined(data[mime]), budget.image_pixels)

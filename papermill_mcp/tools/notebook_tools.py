@@ -206,6 +206,9 @@ async def read_notebook(
         Literal["none", "summary", "full"],
         Field(description='"none", "summary" (200 characters each) or "full" (with images). Default "summary".'),
     ] = "summary",
+    first_output: Annotated[
+        int | None, Field(ge=0, description="Of one cell: outputs from this one on, in full.")
+    ] = None,
     outline: Annotated[bool, Field(description="One line per cell, for an overview. Default false.")] = False,
     max_chars: Annotated[
         int | None,
@@ -220,7 +223,9 @@ async def read_notebook(
 
     A long one comes in pages: pass the next_cells of a reply as cells. Cell ids stay, indexes change with edits.
     """
-    return await notebooks.read(path, cells=cells, outputs=outputs, outline=outline, max_chars=max_chars)
+    return await notebooks.read(
+        path, cells=cells, outputs=outputs, outline=outline, max_chars=max_chars, first_output=first_output
+    )
 
 
 @toolset.tool("Notebook facts", READS)

@@ -85,12 +85,15 @@ class SourceView(BaseModel):
 
 
 def page(
-    document: NotebookDocument, chosen: Sequence[int], outputs: str, budget: OutputBudget
+    document: NotebookDocument, chosen: Sequence[int], outputs: str, budget: OutputBudget, *, first_output: int = 0
 ) -> tuple[list[CellView], list[ShownImage], list[int]]:
     """Cells until the budget ends, the images among them, and the indexes that did not fit.
 
     Sources are shown whole, but for a first cell that is larger than the budget: a page that shows nothing would repeat
     itself for ever.
+
+    Args:
+        first_output: the place of the first output to show of each cell.
     """
     shown: list[CellView] = []
     images: list[ShownImage] = []
@@ -109,7 +112,7 @@ def page(
             view.outputs = summarise_outputs(found_outputs) or None
             budget.chars = max(0, budget.chars - sum(len(o.text or "") + len(o.note or "") for o in view.outputs or []))
         elif outputs == "full":
-            views, found = show_outputs(found_outputs, budget, label=f"cell {index}")
+            views, found = show_outputs(found_outputs, budget, label=f"cell {index}", first=first_output)
             view.outputs = views or None
             view.truncated = view.truncated or any(output.omitted_chars for output in views)
             images.extend(found)

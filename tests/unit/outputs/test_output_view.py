@@ -295,7 +295,7 @@ def test_images_over_the_budget_are_withheld_and_named() -> None:
     assert views[1].note is not None
     assert views[1].note.startswith("image/png 9x7, ")
     assert "withheld: the image budget of this reply is used up" in views[1].note
-    assert "output 1" in views[1].note
+    assert "first_output=1" in views[1].note
 
 
 @pytest.mark.case("N23")
