@@ -207,7 +207,7 @@ async def read_notebook(
         Field(description='"none", "summary" (200 characters each) or "full" (with images). Default "summary".'),
     ] = "summary",
     first_output: Annotated[
-        int | None, Field(ge=0, description="Of one cell: outputs from this one on, in full.")
+        int | None, Field(ge=0, description="Of one cell: outputs from this one on (0 is the first), in full.")
     ] = None,
     outline: Annotated[bool, Field(description="One line per cell, for an overview. Default false.")] = False,
     max_chars: Annotated[
