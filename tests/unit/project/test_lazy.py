@@ -197,8 +197,8 @@ def test_the_type_checker_sees_late_imports(tmp_path: Path) -> None:
     """Planted in copies of two services: a misspelt keyword argument, and a function that does not exist."""
     plants = {
         "services/kernel_service.py": (
-            "kernel_variables.python_variables(self.get(kernel_id), pattern=pattern, limit=limit)",
-            "kernel_variables.python_variables(self.get(kernel_id), patern=pattern, limit=limit)",
+            "self.get(kernel_id), pattern=pattern, limit=limit, name=name, frame=frame",
+            "self.get(kernel_id), patern=pattern, limit=limit, name=name, frame=frame",
             'Unexpected keyword argument "patern" for "python_variables"',
         ),
         "services/catalogue.py": (
