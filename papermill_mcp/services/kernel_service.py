@@ -863,7 +863,7 @@ class KernelService:
         if bound is not None and known is not None and known.alive and fresh:
             _require_idle(known)
             choice = await self.choose(path.parent, document=document, python=python)
-            if _has(known, choice):
+            if _is_of(known, choice):
                 return known, [*choice.notes, await self._restarted(known)], True
             await self.end(known, "was replaced by a fresh one of another Python")
             notes.append(f"kernel {bound} was stopped and its variables are lost: fresh=true started another one")
@@ -931,10 +931,15 @@ class KernelService:
             f"execute_notebook with fresh=true{named} changes to these"
         ]
 
+    def _bound(self, path: Path) -> Kernel | None:
+        """The living kernel that a notebook is bound to."""
+        kernel = self._kernels.get(self._notebooks.get(path, ""))
+        return kernel if kernel is not None and kernel.alive else None
+
     def python_of(self, path: Path) -> str | None:
         """The Python of the live kernel that a notebook is bound to, and the id of that kernel; None without one."""
-        kernel = self._kernels.get(self._notebooks.get(path, ""))
-        if kernel is None or not kernel.alive:
+        kernel = self._bound(path)
+        if kernel is None:
             return None
         return f"{kernel.python or kernel.kernel_name}; kernel {kernel.kernel_id} runs in it"
 
@@ -976,8 +981,8 @@ class KernelService:
         Raises:
             InvalidArgumentError: the notebook is not in Python, or its kernel does not say which.
         """
-        bound = self._kernels.get(self._notebooks.get(path, ""))
-        if bound is not None and bound.alive:
+        bound = self._bound(path)
+        if bound is not None:
             return await asyncio.to_thread(self.environment_of, bound)
         choice = await self.choose(path.parent, document=document)
         if choice.packages_in is None:
@@ -999,8 +1004,8 @@ class KernelService:
 
     def bound_environment(self, path: Path) -> Environment | None:
         """The environment of the living kernel that a notebook is bound to. Reads files."""
-        bound = self._kernels.get(self._notebooks.get(path, ""))
-        if bound is None or not bound.alive or bound.interpreter is None:
+        bound = self._bound(path)
+        if bound is None or bound.interpreter is None:
             return None
         return self._pythons.at(bound.interpreter)
 
@@ -1054,8 +1059,7 @@ class KernelService:
         )
 
     async def _require_python(self, kernel: Kernel, python: str, path: Path, document: NotebookDocument) -> None:
-        wanted = (await self.choose(path.parent, document=document, python=python)).packages_in
-        if wanted is None or kernel.interpreter != wanted.python:
+        if not _is_of(kernel, await self.choose(path.parent, document=document, python=python)):
             raise InvalidArgumentError(
                 f"the kernel of the notebook has another Python than {python[:200]!r}"
                 + (" now stands for" if python == NOTEBOOK_PYTHON else "")
@@ -1100,8 +1104,8 @@ def _require_idle(kernel: Kernel) -> None:
         )
 
 
-def _has(kernel: Kernel, choice: PythonChoice) -> bool:
-    """Whether a kernel is one of this Python, or of this kernelspec."""
-    if kernel.interpreter is None or choice.packages_in is None:
-        return kernel.kernel_name == choice.kernel_name
-    return kernel.interpreter == choice.packages_in.python
+def _is_of(kernel: Kernel, choice: PythonChoice) -> bool:
+    """Whether a kernel is one of this Python, or of this kernelspec where its Python is not known."""
+    if choice.packages_in is not None:
+        return kernel.interpreter == choice.packages_in.python
+    return kernel.kernel_name == choice.kernel_name

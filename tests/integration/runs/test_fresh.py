@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from pathlib import Path
 
 import pytest
-from conftest import Connect
+from conftest import AddKernelspec, Connect
 from environments import make_venv
 from helpers import call, refused, until, waiting_code, write_notebook
 
@@ -74,3 +75,22 @@ async def test_a_fresh_run_changes_to_the_python_that_is_wanted(
     assert len({first["kernel_id"], second["kernel_id"], third["kernel_id"]}) == 3
     assert any("variables are lost" in note for note in third["notes"])
     assert [kernel["kernel_id"] for kernel in kernels["active"]] == [third["kernel_id"]]
+
+
+async def test_a_kernel_whose_python_is_not_known_is_no_named_one(
+    client: Connect, workspace: Path, tmp_path: Path, kernelspec: AddKernelspec
+) -> None:
+    """The kernelspec `python3` may start a program that starts Python. A named Python is another one."""
+    command = ["env", sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    kernelspec("python3", command, language="python")
+    named = make_venv(tmp_path / "named")
+    write_notebook(workspace / "a.ipynb", ["import sys\nprint(sys.prefix)"])
+    async with client() as c:
+        first = await call(c, "execute_notebook", path="a.ipynb")
+        other = await refused(c, "execute_notebook", path="a.ipynb", python=str(named))
+        fresh = await call(c, "execute_notebook", path="a.ipynb", fresh=True)
+        changed = await call(c, "execute_notebook", path="a.ipynb", python=str(named), fresh=True)
+
+    assert first["kernel_id"] == fresh["kernel_id"]
+    assert other.startswith("INVALID_ARGUMENT")
+    assert changed["results"][0]["outputs"][0]["text"].strip() == str(named)
