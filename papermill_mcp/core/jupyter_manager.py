@@ -77,7 +77,7 @@ class JupyterManager:
         self._runtime: Path | None = None
         self._kernels: set[Kernel] = set()
         self._patience = patience
-        self._layers = SharedWork[str | None](lambda: min(PATIENCE, patience))
+        self._layers = SharedWork[str | None](min(PATIENCE, patience))
 
     async def installed(self) -> list[InstalledKernel]:
         """All kernelspecs, by name. A broken one is listed with its problem."""

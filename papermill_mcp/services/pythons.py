@@ -108,8 +108,7 @@ class PythonChoice:
 
     def made(self, environment: Environment) -> PythonChoice:
         """The choice with the environment that was made of the declaration."""
-        made = _chosen(environment, "declared by the notebook")
-        return replace(made, notes=self.notes)
+        return _chosen(environment, "declared by the notebook", self.notes)
 
     def kernelspec(self) -> dict[str, str] | None:
         """The kernel as notebooks name it, as VS Code writes it; None for an installed kernelspec."""

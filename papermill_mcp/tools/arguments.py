@@ -16,6 +16,7 @@ from papermill_mcp.services.kernel_service import KernelService
 from papermill_mcp.services.notebook_service import NotebookService
 from papermill_mcp.services.results import Progress
 from papermill_mcp.services.runs.batches import BatchStarter
+from papermill_mcp.services.runs.edit_run import EditRunner
 from papermill_mcp.services.runs.registry import RunRegistry
 from papermill_mcp.services.runs.starter import RunStarter
 
@@ -41,6 +42,11 @@ async def _runs(ctx: Context[Services]) -> RunStarter:
     return ctx.request_context.lifespan_context.runs
 
 
+async def _edit_runner(ctx: Context[Services]) -> EditRunner:
+    services = ctx.request_context.lifespan_context
+    return EditRunner(services.runs, services.executions, ctx.report_progress)
+
+
 async def _batches(ctx: Context[Services]) -> BatchStarter:
     return ctx.request_context.lifespan_context.batches
 
@@ -60,6 +66,7 @@ Executions = Annotated[RunRegistry, Resolve(_executions)]
 Runs = Annotated[RunStarter, Resolve(_runs)]
 Batches = Annotated[BatchStarter, Resolve(_batches)]
 JupyterServer = Annotated[JupyterServerService, Resolve(_jupyter_server)]
+EditRuns = Annotated[EditRunner, Resolve(_edit_runner)]
 ReportProgress = Annotated[Progress, Resolve(_progress)]
 
 ExecutionId = Annotated[str, Field(description="An execution_id from an earlier reply.")]

@@ -16,7 +16,7 @@ from papermill_mcp.services.notebook_service import (
 from papermill_mcp.services.notebooks.edits import Add, CellRef, NewCell, Update, new_cell
 from papermill_mcp.services.notebooks.view import NotebookView
 from papermill_mcp.services.results import Request
-from papermill_mcp.services.runs.edit_run import EditRun, run_edited
+from papermill_mcp.services.runs.edit_run import EditRun
 from papermill_mcp.services.runs.requests import NotebookPath
 from papermill_mcp.tools.arguments import (
     Catalogue,
@@ -26,15 +26,13 @@ from papermill_mcp.tools.arguments import (
     CellType,
     Directory,
     EditOperation,
-    Executions,
+    EditRuns,
     IfRevision,
     Kernels,
     NewCellType,
     Notebooks,
     Overwrite,
-    ReportProgress,
     RunIt,
-    Runs,
     Tags,
 )
 from papermill_mcp.tools.toolset import ADDS_AND_RUNS, EDITS, EDITS_AND_RUNS, READS, Toolset
@@ -105,9 +103,7 @@ class CellAddition(Request):
 async def add_cell(
     request: CellAddition,
     notebooks: Notebooks,
-    runs: Runs,
-    executions: Executions,
-    progress: ReportProgress,
+    runner: EditRuns,
     run: RunIt = False,
     if_revision: IfRevision = None,
 ) -> EditedNotebook | EditRun:
@@ -115,7 +111,7 @@ async def add_cell(
     cell = NewCell(request.cell_type, request.source, request.tags or (), request.metadata)
     addition = Add(cell, request.index, request.after_cell_id)
     added = await notebooks.add_cell(request.path, addition, if_revision=if_revision)
-    return await run_edited(added, request.path, runs, executions, progress) if run else added
+    return await runner.run(added, request.path) if run else added
 
 
 class CellChange(Request):
@@ -136,9 +132,7 @@ class CellChange(Request):
 async def update_cell(
     request: CellChange,
     notebooks: Notebooks,
-    runs: Runs,
-    executions: Executions,
-    progress: ReportProgress,
+    runner: EditRuns,
     run: RunIt = False,
     if_revision: IfRevision = None,
 ) -> EditedNotebook | EditRun:
@@ -153,7 +147,7 @@ async def update_cell(
         request.metadata,
     )
     updated = await notebooks.update_cell(request.path, change, if_revision=if_revision)
-    return await run_edited(updated, request.path, runs, executions, progress) if run else updated
+    return await runner.run(updated, request.path) if run else updated
 
 
 @toolset.tool("Remove a cell", EDITS)
@@ -183,15 +177,13 @@ async def edit_notebook(
         ),
     ],
     notebooks: Notebooks,
-    runs: Runs,
-    executions: Executions,
-    progress: ReportProgress,
+    runner: EditRuns,
     run: Annotated[bool, Field(description="Run the code cells that are new or changed. Default false.")] = False,
     if_revision: IfRevision = None,
 ) -> EditedNotebook | EditRun:
     """Make several changes, all or none, with one save, and run the cells if asked."""
     edited = await notebooks.edit(path, operations, if_revision=if_revision)
-    return await run_edited(edited, path, runs, executions, progress) if run else edited
+    return await runner.run(edited, path) if run else edited
 
 
 @toolset.tool("Read a notebook", READS, images=True)

@@ -19,7 +19,7 @@ from papermill_mcp.core.displays.series import Allowance
 from papermill_mcp.core.displays.vega import vega_text
 from papermill_mcp.core.documents.reading import joined
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 #: Characters of a page or a script that are read. One that brings plotly.js along has five million.
 MAX_CHARS = 10_000_000
@@ -46,7 +46,7 @@ def made_text(data: Mapping[str, Any], *, whole: bool = False) -> tuple[str | No
             except (ValueError, RecursionError):  # it is no JSON, or too deep
                 continue
             except Exception:  # a form of a kind that no maker foresaw must not hide the other outputs
-                log.exception("No text could be made of a display in the form %r", mime[:100])
+                logger.exception("No text could be made of a display in the form %r", mime[:100])
                 continue
             if text:
                 return mime, text

@@ -20,7 +20,7 @@ class SharedWork(Generic[_T]):
         patience: seconds that a call waits.
     """
 
-    def __init__(self, patience: Callable[[], float]) -> None:
+    def __init__(self, patience: float) -> None:
         self._patience = patience
         self._tasks: dict[str, asyncio.Task[_T]] = {}
         self._waiting: dict[str, int] = {}
@@ -43,7 +43,7 @@ class SharedWork(Generic[_T]):
             task.add_done_callback(_retrieve)
         self._waiting[key] = self._waiting.get(key, 0) + 1
         try:
-            await asyncio.wait([task], timeout=None if to_its_end else self._patience())
+            await asyncio.wait([task], timeout=None if to_its_end else self._patience)
         finally:
             self._waiting[key] -= 1
         if not task.done():

@@ -87,7 +87,7 @@ class EnvironmentMaker:
         self._in_use = in_use
         self._known = known
         self._locks = LockFiles(directory / ".locks")
-        self._work = SharedWork[Environment](lambda: min(PATIENCE, patience))
+        self._work = SharedWork[Environment](min(PATIENCE, patience))
         self._programs: dict[str, Program] = {}
 
     def found(self, declaration: Declaration) -> Environment | None:

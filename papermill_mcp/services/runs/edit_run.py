@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, model_serializer
@@ -55,28 +56,34 @@ class EditRun(BaseModel):
         }
 
 
-async def run_edited(
-    edit: EditedNotebook, path: str, runs: RunStarter, executions: RunRegistry, progress: Progress
-) -> EditedNotebook | EditRun:
-    """Run the code cells of an edit, in order. The first one that fails ends the run.
+@dataclass(frozen=True)
+class EditRunner:
+    """Runs the cells of edits."""
 
-    Args:
-        path: of the notebook, as the caller gave it.
-    """
-    cells = edit.code_cells
-    if not cells:
-        edit.notes = [*(edit.notes or []), "nothing was run: the edit has no code cell"]
-        return edit
-    named = [cell_id if cell_id is not None else str(index) for index, cell_id in cells]
-    request: RunRequest
-    if len(cells) == 1:
-        index, cell_id = cells[0]
-        one = NotebookCellRequest(path=path, index=index if cell_id is None else None, cell_id=cell_id)
-        request, begin = one, lambda: runs.notebook_cell(one)
-    else:
-        several = NotebookRequest(path=path, cells=",".join(named))
-        request, begin = several, lambda: runs.notebook(several)
-    try:
-        return EditRun(edit=edit, run=await executions.follow(request, begin, progress=progress))
-    except ServerError as error:
-        return EditRun(edit=edit, refusal=error)
+    runs: RunStarter
+    executions: RunRegistry
+    progress: Progress
+
+    async def run(self, edit: EditedNotebook, path: str) -> EditedNotebook | EditRun:
+        """Run the code cells of an edit, in order. The first one that fails ends the run.
+
+        Args:
+            path: of the notebook, as the caller gave it.
+        """
+        cells = edit.code_cells
+        if not cells:
+            edit.notes = [*(edit.notes or []), "nothing was run: the edit has no code cell"]
+            return edit
+        named = [cell_id if cell_id is not None else str(index) for index, cell_id in cells]
+        request: RunRequest
+        if len(cells) == 1:
+            index, cell_id = cells[0]
+            one = NotebookCellRequest(path=path, index=index if cell_id is None else None, cell_id=cell_id)
+            request, begin = one, lambda: self.runs.notebook_cell(one)
+        else:
+            several = NotebookRequest(path=path, cells=",".join(named))
+            request, begin = several, lambda: self.runs.notebook(several)
+        try:
+            return EditRun(edit=edit, run=await self.executions.follow(request, begin, progress=self.progress))
+        except ServerError as error:
+            return EditRun(edit=edit, refusal=error)

@@ -32,7 +32,7 @@ def no_surprises() -> Iterator[None]:
         raise AssertionError(message) from sys.exception()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("papermill_mcp.core.displays.made_text.log.exception", fail)
+        patch.setattr("papermill_mcp.core.displays.made_text.logger.exception", fail)
         yield
 
 
