@@ -411,7 +411,8 @@ class KernelService:
     async def slot(self, *, queue: Callable[[str], None] | None = None) -> AsyncIterator[None]:
         """Capacity for one more kernel, while it starts. The living kernel holds the capacity afterwards.
 
-        Where there is none, the kernel that was idle longest is stopped, of those that were started for a notebook.
+        Where there is none, the kernel that was idle longest is stopped, of those that were started for a notebook and
+        have run its cells only.
 
         Args:
             queue: wait for capacity, first come, first served. Called with the reason if the caller has to wait.
@@ -793,6 +794,10 @@ class KernelService:
         )
         rows = [Variable(**row) for row in found.rows]
         return VariableList(kernel_id=kernel_id, variables=rows, count=found.count, frame=found.frame)
+
+    def keep(self, kernel: Kernel) -> None:
+        """Never give up this kernel for another one: it has variables that no notebook can make again."""
+        self._given.pop(kernel.kernel_id, None)
 
     async def end(self, kernel: Kernel, stop_reason: str) -> None:
         """Stop a kernel, remembering why it is gone."""

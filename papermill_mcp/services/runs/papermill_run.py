@@ -225,6 +225,8 @@ class PapermillRun(BaseRun):
         where = f"in the output the failed cell has index {place}"
         if place > recipe.run.failed_cells[-1].index:
             where += ", since cells were put before it"
+        if not recipe.kernel.alive:
+            return f"{where}; its kernel has ended, so no variable is left: fix the cell and run the notebook again"
         if not self._keeps_kernel:
             return f"{where}; its kernel is gone: with keep_kernel=true the cell can be fixed and the run resumed there"
         output = self._bench.notebooks.display_path(self._output)

@@ -73,6 +73,7 @@ class RunStarter:
             kernel = kernels.get(kernels.named(request.kernel_id, request.path))
             if request.python is not None:
                 raise InvalidArgumentError("give python or kernel_id, not both", state="nothing was run")
+        kernels.keep(kernel)
         run = CellRun(request, kernel, kernels, timeout_seconds=self._timeout_seconds(request.timeout))
         run.notes += notes
         return run

@@ -976,3 +976,21 @@ async def test_a_kernel_that_runs_left_idle_makes_room_and_its_next_use_says_so(
     assert message.startswith("LIMIT_REACHED")
     assert "b.ipynb" in message
     assert "cleanup_all_kernels" in message
+
+
+async def test_a_kernel_with_variables_of_a_client_is_never_given_up(client: Connect, workspace: Path) -> None:
+    """Code of the client ran in it, so no notebook can make its variables again."""
+    for name in "abc":
+        write_notebook(workspace / f"{name}.ipynb", ["print('done')"])
+    async with client(max_kernels=2) as c:
+        first = (await call(c, "execute_notebook", path="a.ipynb"))["kernel_id"]
+        await call(c, "execute_cell", path="a.ipynb", code="found = 41")
+        second = await call(c, "execute_cell", path="b.ipynb", code="other = 42")
+        message = await refused(c, "execute_notebook", path="c.ipynb")
+        kept = await call(c, "execute_cell", kernel_id=first, code="print(found)")
+        other = await call(c, "execute_cell", kernel_id=second["kernel_id"], code="print(other)")
+    assert message.startswith("LIMIT_REACHED")
+    assert "a.ipynb" in message
+    assert "b.ipynb" in message
+    assert stdout_of(kept) == "41\n"
+    assert stdout_of(other) == "42\n"

@@ -736,14 +736,18 @@ async def test_a_run_that_failed_is_taken_up_in_its_output_and_ends_as_if_nothin
     assert info["papermill"]["status"] == "completed", info["papermill"]
 
 
-async def test_a_kernel_that_dies_ends_the_run_and_the_output_tells_the_truth(client: Connect, workspace: Path) -> None:
+@pytest.mark.parametrize("keep", [False, True])
+async def test_a_kernel_that_dies_ends_the_run_and_the_output_tells_the_truth(
+    client: Connect, workspace: Path, keep: bool
+) -> None:
     code = "import os\nprint('last words', flush=True)\nimport time; time.sleep(0.1)\nos._exit(7)"
     write_notebook(workspace / "in.ipynb", ["print('fine')", code, "print('never')", cell("text", "markdown")])
     async with client() as connected:
-        facts = await run(connected)
+        facts = await run(connected, keep_kernel=keep)
 
     output = read_json(workspace / "out.ipynb")
     assert facts["status"] == "died"
+    assert "keep_kernel" not in json.dumps(facts["notes"]), "a dead kernel cannot be kept"
     assert "exit code 7" in json.dumps(facts)
     assert facts["failed_cell"]["index"] == 1
     assert statuses(output) == ["completed", "failed", "pending", "pending"]
