@@ -297,14 +297,14 @@ class NotebookRun:
         return state, Cursor.at(len(over), current.outputs if current else [])
 
     def progress(self, seconds: float) -> str:
-        """A line for a person: `cell 7 of 31 (index 12) · "Train the model" · 42 s`."""
+        """A line for a person: `cell 12 (7 of 31) · "Train the model" · 42 s`. Cells are named by their index."""
         cell = self.current
         if cell is None:
             return f"{self.done} of {len(self.cells)} cells · {seconds:.0f} s"
         place = self.cells.index(cell) + 1
         left = self.remaining_seconds
         rest = f" · about {rough_duration(left)} left" if left is not None and left >= 1 else ""
-        number = f"cell {place} of {len(self.cells)} (index {cell.index})"
+        number = f"cell {cell.index} ({place} of {len(self.cells)})"
         return f'{number} · "{cell.label}" · {seconds:.0f} s{rest}'
 
     def summary(self) -> RunSummary:

@@ -345,7 +345,7 @@ async def test_get_execution_shows_the_runs_that_ended_since_the_cursor(client: 
             while True:  # the cell that runs may not have begun yet
                 arguments = {"execution_id": begun["execution_id"], "since": since, "wait": 0.1}
                 seen = await call(c, "get_execution", **arguments)
-                if seen["runs_done"] == done and (done == 3 or "cell 3 of 3" in seen["runs"][-1].get("progress", "")):
+                if seen["runs_done"] == done and (done == 3 or "(3 of 3)" in seen["runs"][-1].get("progress", "")):
                     return seen
 
         first = await look(1, begun["cursor"])

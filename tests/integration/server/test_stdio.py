@@ -146,7 +146,7 @@ async def test_progress_increases_and_says_where_the_run_is(
     assert len(values) >= 3
     assert values[-1] == 3
     assert all(total == 3 for _, total, _ in heard)
-    assert any("cell 2 of 3" in (message or "") for _, _, message in heard)
+    assert any("(2 of 3)" in (message or "") for _, _, message in heard)
 
 
 async def test_a_long_cell_answers_running_and_then_tells_only_what_is_new(
