@@ -67,7 +67,7 @@ class Tour:
                 self.save(item)
         texts = [item.text for item in result.content if isinstance(item, TextContent)]
         status = next((line for line in texts[0].splitlines() if line.startswith("status: ")), "status: ok")
-        if result.is_error != fails or status != "status: ok":
+        if result.is_error != fails or not f"{status} ".startswith("status: ok "):
             raise UnexpectedReplyError(f"{tool} did not answer as expected: see its reply above")
         return result.structured_content or {}
 

@@ -170,6 +170,11 @@ class Kernel:
         return self._running not in (None, execution) or (first is not execution and self._running is None)
 
     @property
+    def unused(self) -> bool:
+        """Whether nothing has run in this incarnation, or waits to run."""
+        return not self.execution_count and self._running is None and not self._queue
+
+    @property
     def queue_length(self) -> int:
         """Executions that wait for their turn."""
         return len(self._queue)

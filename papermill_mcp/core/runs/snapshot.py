@@ -124,6 +124,7 @@ class Snapshot:
         seconds: since the run began, without its time in a queue.
         kernel_id: of a kernel that clients can use; None for a kernel that ends with the run.
         python: the Python and whose choice it was, in a few words; None where it is not known.
+        new_kernel: whether nothing had run in its kernel before.
         file, output_file: real paths of the notebook (the first of several) and of the output.
         done, total: cells or runs; None as total when there is nothing to count.
         at: index of the running or failed cell.
@@ -142,6 +143,7 @@ class Snapshot:
     kernel_id: str | None = None
     kernel_name: str | None = None
     python: str | None = None
+    new_kernel: bool = True
     file: Path | None = None
     output_file: Path | None = None
     done: int | None = None

@@ -27,6 +27,7 @@ class CellRun(BaseRun):
         self._kernels = kernels
         self._operation = request.operation
         self._kernel = kernel
+        self._new_kernel = kernel.unused
         self._queued_at = time.monotonic()
         self._cell = kernel.request(
             request.code,
@@ -91,6 +92,7 @@ class CellRun(BaseRun):
             kernel_id=self._kernel.kernel_id,
             kernel_name=self._kernel.kernel_name,
             python=self._kernel.python,
+            new_kernel=self._new_kernel,
             progress=self._progress(),
             cell_limit=cell.timeout_seconds,
             cursor=Cursor.at(0, outputs),

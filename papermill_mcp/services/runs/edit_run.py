@@ -36,6 +36,11 @@ class EditRun(BaseModel):
         return "failed" if self.run is None else self.run.status
 
     @property
+    def revision(self) -> str:
+        """That of the last save."""
+        return getattr(self.run, "revision", None) or self.edit.revision
+
+    @property
     def _images(self) -> list[ShownImage]:
         return [] if self.run is None else self.run._images
 
@@ -51,7 +56,7 @@ class EditRun(BaseModel):
         return {
             **{name: edit[name] for name in _OF_EDIT if name in edit},
             **cell,
-            "revision": execution.get("revision", self.edit.revision),
+            "revision": self.revision,
             "execution": execution,
         }
 

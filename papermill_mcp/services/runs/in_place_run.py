@@ -63,6 +63,7 @@ class InPlaceRun(BaseRun):
             resumed: keeps papermill's metadata true in the output of an earlier papermill run.
         """
         self._kernel = kernel
+        self._new_kernel = kernel.unused
         self.run = run
         self._file = file
         self._resumed = resumed
@@ -173,6 +174,7 @@ class InPlaceRun(BaseRun):
             kernel_id=self._kernel.kernel_id,
             kernel_name=self._kernel.kernel_name,
             python=self._kernel.python,
+            new_kernel=self._new_kernel,
             file=self._notebook.path,
             done=cells.done,
             total=cells.total,

@@ -49,6 +49,9 @@ _RECORD_INTERVAL = 1.0
 #: Seconds that `cancel` waits for the end of a run whose kernel was interrupted.
 _CANCEL_SECONDS = 3.0
 
+#: Seconds that a client is advised to wait with its next look at a run, at most.
+_NEXT_WAIT = 25.0
+
 #: Runs that are over and still have their results.
 _REMEMBERED = 100
 
@@ -379,7 +382,10 @@ class RunRegistry:
             await progress(state.part_done, state.parts, state.progress)
 
     async def _view(self, run: Run, since: Cursor | None = None) -> RunView:
-        viewer = RunViewer(self._workspace, OutputBudget.of(self._config))
+        wait = min(self._config.response_wait, _NEXT_WAIT)
+        viewer = RunViewer(
+            self._workspace, OutputBudget.of(self._config), wait=wait, later=since not in (None, Cursor())
+        )
         state = run.snapshot(since or Cursor())
         return viewer.show(state) if shown_at_once(state) else await asyncio.to_thread(viewer.show, state)
 

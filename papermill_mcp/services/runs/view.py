@@ -20,6 +20,7 @@ from papermill_mcp.core.runs.snapshot import (
     CellSnapshot,
     CellsState,
     CellState,
+    Cursor,
     InstallSnapshot,
     NotebookSnapshot,
     PapermillSnapshot,
@@ -109,7 +110,7 @@ class RunRow(BaseModel):
 class RunView(BaseModel):
     """The fields that every run has. Each kind of run has a view of its own.
 
-    `ended`: whether a run is over that was to be cancelled.
+    `ended`: whether a run is over that was to be cancelled. `next`: the call that follows a run that goes on.
     """
 
     execution_id: str
@@ -121,8 +122,11 @@ class RunView(BaseModel):
     duration: float
     cursor: str
     progress: str | None = None
+    next: str | None = None
     ended: bool | None = None
     notes: list[str] | None = None
+    _new_kernel: bool = PrivateAttr(True)
+    _later: bool = PrivateAttr(False)
     _images: list[ShownImage] = PrivateAttr(default_factory=list)
 
     def add_note(self, note: str) -> None:
@@ -188,6 +192,7 @@ class BatchView(Result):
     runs_failed: int | None = None
     runs: Annotated[list[RunRow] | None, ROWS] = None
     progress: str | None = None
+    next: str | None = None
     notes: list[str] | None = None
 
     @classmethod
@@ -269,18 +274,28 @@ class ExecutionList(Result):
 
 
 class RunViewer:
-    """Makes the view of a snapshot, within the budget of one reply."""
+    """Makes the view of a snapshot, within the budget of one reply.
 
-    def __init__(self, workspace: Workspace, budget: OutputBudget) -> None:
+    Args:
+        wait: seconds that the next call about a run should wait.
+        later: an earlier reply showed the run, so what stays the same need not be shown.
+    """
+
+    def __init__(self, workspace: Workspace, budget: OutputBudget, *, wait: float, later: bool) -> None:
         self._workspace = workspace
+        self._wait = wait
+        self._later = later
         self.budget = budget
 
     def show(self, run: RunSnapshot) -> RunView:
         """The view of any run. Scales images, so call it in a worker thread unless `shown_at_once`."""
         view = _show(run, self)
+        view._new_kernel, view._later = run.new_kernel, self._later
         if not run.status.final:
             limit = f" · a cell may run for {run.cell_limit:g} s" if run.cell_limit else ""
             view.progress = run.progress + limit
+            since = f'since="{run.cursor}", ' if run.cursor != Cursor() else ""
+            view.next = f'get_execution(execution_id="{run.execution_id}", {since}wait={self._wait:g})'
         return view
 
     def head(self, run: RunSnapshot) -> dict[str, Any]:

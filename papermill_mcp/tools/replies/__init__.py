@@ -25,10 +25,11 @@ def render(reply: BaseModel) -> str:
 @render.register
 def edit_run(reply: EditRun) -> str:
     """An edit in short, and its run."""
-    head = notebooks.edit_head(reply.edit)
-    if reply.run is not None:
-        return "\n".join([*head, "", render(reply.run)])
-    return "\n".join([*head, f"not run: {reply.refusal}"])
+    if reply.run is None:
+        return "\n".join([*notebooks.edit_head(reply.edit), f"not run: {reply.refusal}"])
+    edit = reply.edit.model_copy(update={"revision": reply.revision})
+    run = reply.run.model_copy(update={"path": None, "index": None, "revision": None})
+    return "\n".join([*notebooks.edit_head(edit), render(run)])
 
 
 render.register(kernels.kernel_list)

@@ -6,6 +6,8 @@ from papermill_mcp.services.outputs import ErrorView, OutputView
 from papermill_mcp.tools.replies.text import fenced
 from papermill_mcp.utils.text_utils import clean_text, one_line
 
+_HEADLINE = "Traceback (most recent call last)"
+
 
 def output_blocks(outputs: list[OutputView] | None) -> list[str]:
     lines = []
@@ -21,7 +23,17 @@ def output_blocks(outputs: list[OutputView] | None) -> list[str]:
 
 
 def error_block(error: ErrorView) -> list[str]:
-    return [f"error: {error_line(error)}", *(fenced(error.traceback, "traceback") if error.traceback else [])]
+    """The error in one line, and its traceback without the lines that say the same."""
+    frames = _frames(error)
+    return [f"error: {error_line(error)}", *(fenced(frames, "traceback") if frames else [])]
+
+
+def _frames(error: ErrorView) -> str:
+    """The traceback without the headline of IPython, and without the message where one line has it."""
+    first, _, rest = error.traceback.partition("\n")
+    frames = rest if first.startswith(error.ename) and first.endswith(_HEADLINE) else error.traceback
+    above, _, last = frames.rstrip("\n").rpartition("\n")
+    return above if last == error_line(error) else frames
 
 
 def error_line(error: ErrorView) -> str:

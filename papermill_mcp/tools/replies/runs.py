@@ -38,20 +38,17 @@ def execution_list(reply: ExecutionList) -> str:
 
 def code_run(reply: CodeView) -> str:
     """A run of code, with its outputs."""
-    lines = _run_head(reply)
+    count = f"In [{reply.execution_count}]" if reply.execution_count is not None else ""
+    lines = _run_head(reply, count)
     if reply.index is not None:
         lines.append(f"cell: {cell_name(reply.index, reply.id)}")
-    if reply.execution_count is not None:
-        lines.append(f"execution_count: {reply.execution_count}")
-    lines += [_duration(reply), *_next_steps(reply), *output_blocks(reply.outputs)]
+    lines += [*_next_steps(reply), *output_blocks(reply.outputs)]
     return "\n".join([*lines, *(error_block(reply.error) if reply.error is not None else [])])
 
 
 def cells_run(reply: CellsView) -> str:
     """A run of cells of a notebook."""
-    lines = [*_run_head(reply), _duration(reply)]
-    if reply.cells_total is not None:
-        lines.append(_counts(reply))
+    lines = _run_head(reply, _counts(reply) if reply.cells_total is not None else "")
     parameters = reply.parameters if isinstance(reply, PapermillRunView) else None
     if parameters is not None:
         lines.append(f"parameters: {inline(parameters)}")
@@ -61,20 +58,21 @@ def cells_run(reply: CellsView) -> str:
     lines += _results(reply.results, failed.index if failed else None)
     if failed is not None:
         lines.append(f"failed cell: {cell_name(failed.index, failed.id)}")
-        lines += fenced(failed.source, "source")
-        if failed.error is not None:
-            lines += error_block(failed.error)
+        error = error_block(failed.error) if failed.error is not None else []
+        if not _holds("\n".join(error), failed.source):
+            lines += fenced(failed.source, "source")
+        lines += error
     return "\n".join(lines)
 
 
 def batch(reply: BatchRunView | BatchView) -> str:
     """A batch, a line for each run."""
-    return "\n".join([*_run_head(reply), _duration(reply), *_next_steps(reply), *_runs(reply)])
+    return "\n".join([*_run_head(reply), *_next_steps(reply), *_runs(reply)])
 
 
 def earlier_run(reply: EarlierView) -> str:
     """The record of an earlier run."""
-    lines = [*_run_head(reply), _duration(reply)]
+    lines = _run_head(reply)
     if reply.cells_total is not None:
         lines.append(f"cells: {reply.cells_done} of {reply.cells_total} done")
     lines += _next_steps(reply)
@@ -85,7 +83,7 @@ def earlier_run(reply: EarlierView) -> str:
 
 def installation(reply: InstallView) -> str:
     """An installation, a line for each package."""
-    lines = [*_run_head(reply), _duration(reply)]
+    lines = _run_head(reply)
     if reply.kernel_must_restart is not None:
         lines.append(f"kernel_must_restart: {str(reply.kernel_must_restart).lower()}")
     lines += _next_steps(reply)
@@ -99,41 +97,49 @@ def installation(reply: InstallView) -> str:
     return "\n".join(lines)
 
 
+def _holds(traceback: str, source: str) -> bool:
+    """Whether a traceback shows each line of a source, with its number."""
+    shown = [line.rstrip() for line in traceback.splitlines()]
+    return all(
+        any(line.endswith(f" {number} {part.rstrip()}".rstrip()) for line in shown)
+        for number, part in enumerate(source.rstrip().splitlines(), 1)
+    )
+
+
 def _counts(reply: CellsView) -> str:
-    """The cells of a run by their outcome: `cells: 7 ok, 1 failed, 2 not run`."""
+    """The cells of a run by their outcome: `7 cells ok, 1 failed, 2 not run`."""
     counts = dict(reply.counts or {})
     if reply.status in ("queued", "running"):
         skipped = f", {counts['skipped']} skipped" if "skipped" in counts else ""
-        return f"cells: {reply.cells_done} of {reply.cells_total} done, {reply.cells_failed} failed{skipped}"
+        return f"cells {reply.cells_done} of {reply.cells_total} done, {reply.cells_failed} failed{skipped}"
     ends = ("skipped", "not_run")
     order = ["ok", *(name for name in counts if name not in ("ok", *ends)), *ends]
     words = {"error": "failed", "not_run": "not run"}
     return "cells: " + ", ".join(f"{counts[name]} {words.get(name, name)}" for name in order if counts.get(name))
 
 
-#: The header lines of a run, in this order.
-_RUN_HEAD = (
-    "execution_id",
-    "status",
-    "ended",
-    "kernel_id",
-    "kernel_name",
-    "environment",
-    "python",
-    "path",
-    "input_path",
-    "output_path",
-    "revision",
-)
+#: The header lines of a run, in this order, after those that `_run_head` makes.
+_RUN_HEAD = ("environment", "path", "input_path", "output_path", "revision")
 
 
-def _run_head(reply: RunView | BatchView) -> list[str]:
-    facts = reply.model_dump(exclude_none=True, include=set(_RUN_HEAD))
-    return header_lines({name: facts[name] for name in _RUN_HEAD if name in facts})
+def _run_head(reply: RunView | BatchView, outcome: str = "") -> list[str]:
+    """The outcome in one line, and the facts that the next call may need.
 
-
-def _duration(reply: RunView | BatchView) -> str:
-    return f"duration: {reply.duration:.2f} s"
+    A run that ended well needs no id. The kernel is named once, with its first run.
+    """
+    facts = reply.model_dump(exclude_none=True, include={*_RUN_HEAD, "ended", "kernel_id", "kernel_name", "python"})
+    over = f"ended: {str(facts['ended']).lower()}" if "ended" in facts else ""
+    lines = ["status: " + " · ".join(filter(None, [reply.status, f"{reply.duration:.2f} s", outcome, over]))]
+    live = not isinstance(reply, BatchView | BatchRunView | EarlierView)
+    if not (live and reply.status == "ok") and reply.next is None:
+        lines.append(f"execution_id: {reply.execution_id}")
+    if getattr(reply, "_later", False):
+        shown: tuple[str, ...] = ("output_path", "revision") if reply.next is None else ()
+        return lines + header_lines({name: facts[name] for name in shown if name in facts})
+    kernel = {name: facts[name] for name in ("kernel_id", "kernel_name", "python") if name in facts}
+    if kernel and getattr(reply, "_new_kernel", True):
+        lines.append(f"{next(iter(kernel)).removesuffix('_name')}: " + " · ".join(map(inline, kernel.values())))
+    return lines + header_lines({name: facts[name] for name in _RUN_HEAD if name in facts})
 
 
 def _next_steps(reply: RunView | BatchView) -> list[str]:
@@ -141,10 +147,8 @@ def _next_steps(reply: RunView | BatchView) -> list[str]:
     lines = []
     if reply.status in ("queued", "running"):
         lines.append(f"progress: {clean_text(reply.progress or '')}")
-        lines.append(
-            f'next: get_execution with execution_id="{reply.execution_id}" and since="{reply.cursor}", '
-            "or cancel_execution"
-        )
+    if reply.next is not None:
+        lines.append(f"next: {reply.next}, or cancel_execution")
     return lines + [f"note: {clean_text(note)}" for note in reply.notes or []]
 
 

@@ -66,6 +66,7 @@ class Kernel:
 
     kernel_id, kernel_name, info = "k", "python3", {"language_info": {"name": "python", "version": "3"}}
     python = None
+    unused = False
 
     def __init__(self) -> None:
         self.running: CellExecution | None = None
