@@ -208,7 +208,7 @@ LIMITS: dict[str, list[Limit]] = {
         Limit("a diff", count(_DIFF_CHARS, "characters"), "the lines left out are counted"),
         Limit("outputs of one cell", count(MAX_VIEWS, "outputs"), _COUNTED),
         Limit("cells in the reply of a run", f"the last {CELL_ROWS}", _COUNTED),
-        Limit("runs in the reply of a batch", f"the last {BATCH_ROWS} that ended", _COUNTED),
+        Limit("runs in the reply of a batch", f"{BATCH_ROWS}, failed ones first", _COUNTED),
         Limit("packages in the reply of an installation", count(PACKAGE_ROWS, "packages"), _COUNTED),
         Limit("a recorded value", count(_VALUE_CHARS, "characters"), "its length is shown"),
         Limit("headings; problems of a notebook", f"{_HEADINGS}; {PROBLEMS}", "the reply says that there are more"),

@@ -103,9 +103,13 @@ async def get_execution(
         str | None,
         Field(description="The cursor of an earlier reply: show only what is new since then."),
     ] = None,
+    runs: Annotated[
+        str | None,
+        Field(description='Of a batch only: "failed", "running", "queued", or places such as "0-99".'),
+    ] = None,
 ) -> RunView:
     """Show how far an execution is, or how it ended, and what it put out."""
-    return await executions.look(execution_id, wait=wait, since=since, progress=progress)
+    return await executions.look(execution_id, wait=wait, since=since, runs=runs, progress=progress)
 
 
 @toolset.tool("List executions", READS)

@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from sys import getsizeof
 from typing import Any, Protocol
 
 from papermill_mcp.core.documents.document import NotebookCell, NotebookDocument
+from papermill_mcp.core.documents.reading import joined
 from papermill_mcp.core.kernels.kernel import Kernel
 from papermill_mcp.core.kernels.outputs import MAX_CELL_BYTES, RAISES_TAG, Output, is_error, recorded_values
 from papermill_mcp.core.kernels.request import CellExecution, RunStatus
@@ -23,7 +24,7 @@ from papermill_mcp.core.runs.snapshot import END, CellsState, CellState, Cursor
 from papermill_mcp.core.widget_state import merged, with_text
 from papermill_mcp.errors import KernelDiedError, KernelNotFoundError, KernelUnresponsiveError, ServerError
 from papermill_mcp.utils.markdown import headings
-from papermill_mcp.utils.text_utils import one_line, rough_duration
+from papermill_mcp.utils.text_utils import clean_text, one_line, rough_duration
 
 #: Tag of a cell that is not run, as nbclient knows it.
 SKIP_TAG = "skip-execution"
@@ -36,6 +37,9 @@ _RECORD_INTERVAL = 2.0
 
 #: Cells in one snapshot.
 _MAX_ROWS = 200
+
+#: Characters of the last text of a run, in its summary.
+_TEXT_CHARS = 200
 
 #: Characters of a source that stay when the outputs are given up.
 _FORGOTTEN_SOURCE_CHARS = 2_000
@@ -152,6 +156,8 @@ class RunSummary:
         failed_index: index of the cell that ended it badly.
         error: the failure in one line.
         recorded: values that the notebook recorded, by name.
+        error_name: the class of the exception, if one was the failure.
+        text: the end of the last text that the notebook put out.
     """
 
     cells_total: int
@@ -159,6 +165,8 @@ class RunSummary:
     failed_index: int | None
     error: str | None
     recorded: dict[str, Any]
+    error_name: str | None = None
+    text: str | None = None
 
 
 class NotebookRun:
@@ -311,7 +319,16 @@ class NotebookRun:
         """The run in short."""
         failed = self.failed_cells[-1] if self.failed_cells else None
         error = str(self.problem) if self.problem else _what_failed(failed) if failed else None
-        return RunSummary(len(self.cells), self.done, failed.index if failed else None, error, self.recorded)
+        raised = failed.execution.error if failed is not None and failed.execution is not None else None
+        return RunSummary(
+            cells_total=len(self.cells),
+            cells_done=self.done,
+            failed_index=failed.index if failed else None,
+            error=error,
+            recorded=self.recorded,
+            error_name=raised.ename if raised is not None else None,
+            text=last_text(output for cell in reversed(self.cells) for output in reversed(cell.outputs)),
+        )
 
     async def run(self, kernel: Kernel) -> None:
         """Run the cells in `kernel`. Returns when the last has ended, one has failed, or the run was cancelled."""
@@ -520,6 +537,19 @@ def run_cells(
         )
         first_below = False
     return found
+
+
+def last_text(outputs: Iterable[Mapping[str, Any]]) -> str | None:
+    """The end of the first text among outputs, which come in reverse; None if there is none."""
+    for output in outputs:
+        found = output.get("data")
+        data = found if isinstance(found, Mapping) else {}
+        if any(str(mime).startswith("image/") for mime in data):
+            continue  # its text only stands for the picture
+        text = joined(output.get("text")) or joined(data.get("text/plain"))
+        if shown := clean_text(text[-4 * _TEXT_CHARS :]).strip():
+            return shown[-_TEXT_CHARS:]
+    return None
 
 
 def _what_failed(cell: RunCell) -> str:

@@ -239,6 +239,9 @@ class BatchSnapshot(Snapshot):
         failed: runs that began and ended badly.
         left_out: ended runs behind the cursor that are not among `rows`.
         several_notebooks: whether the runs differ in their notebook.
+        errors: number and error of each run that began and ended badly.
+        numbers: number and recorded values of each run that recorded some.
+        more_rows: what selects the runs behind `rows`, where a selection has more.
     """
 
     kind: ClassVar[str] = "batch"
@@ -247,6 +250,9 @@ class BatchSnapshot(Snapshot):
     rows: Sequence[RowState] = ()
     left_out: int = 0
     several_notebooks: bool = False
+    errors: Sequence[tuple[int, str]] = ()
+    numbers: Sequence[tuple[int, Mapping[str, Any]]] = ()
+    more_rows: str | None = None
 
 
 @dataclass(frozen=True)

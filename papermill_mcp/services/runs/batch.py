@@ -6,21 +6,25 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from papermill_mcp.core.kernels.request import RunStatus
 from papermill_mcp.core.runs.run import BaseRun
 from papermill_mcp.core.runs.snapshot import END, BatchSnapshot, Cursor, PapermillSnapshot, RowState
-from papermill_mcp.errors import ServerError
+from papermill_mcp.core.runs.table import PARAMETER, RESULT, ResultsTable
+from papermill_mcp.errors import InvalidArgumentError, ServerError
+from papermill_mcp.services.runs.batch_summary import positions
 from papermill_mcp.services.runs.claims import Claims
 from papermill_mcp.services.runs.journal import Journal
 from papermill_mcp.services.runs.papermill_run import PapermillPlan, PapermillRun
 from papermill_mcp.services.runs.requests import BatchRequest, PapermillRequest
 from papermill_mcp.services.runs.view import short_values
+from papermill_mcp.utils.background import completed
 from papermill_mcp.utils.signal import Signal
-from papermill_mcp.utils.text_utils import count_noun, rough_duration
+from papermill_mcp.utils.text_utils import count_noun, iso_time, rough_duration
 
 if TYPE_CHECKING:
     from papermill_mcp.core.papermill_executor import Outcome
@@ -28,8 +32,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Ended runs in one snapshot.
-_MAX_ROWS = 200
+#: Ended runs in one snapshot, and how many a selection shows.
+_MAX_ROWS = 40
+_MAX_SELECTED = 200
 
 
 class BatchRow:
@@ -53,22 +58,35 @@ class BatchRow:
         self.child: PapermillRun | None = None
         self.changed = Signal()
         self._status = RunStatus.QUEUED
+        self._planned_at = time.monotonic()
+        self._started_at: datetime | None = None
+        self._waited: float | None = None
         self._began: float | None = None
         self._seconds: float | None = None
         self._failed_cell: int | None = None
         self._recorded: dict[str, Any] = {}
         self._error: str | None = None
+        self._error_name: str | None = None
+        self._text: str | None = None
         self._notes: tuple[str, ...] = ()
 
     def begin(self) -> None:
         """A worker has room for the run."""
         self._began, self.waits_for = time.monotonic(), None
+        self._note_start()
         self.changed()
 
     def follow(self, child: PapermillRun) -> None:
         """The run in this server has changed."""
         self.waits_for = child.waits_for
+        if child.begun:
+            self._note_start()
         self.changed()
+
+    def _note_start(self) -> None:
+        if self._started_at is None:
+            self._started_at = datetime.now(UTC)
+            self._waited = time.monotonic() - self._planned_at
 
     def end(self, status: RunStatus, *, error: str | None = None) -> None:
         """The run is over, without an outcome."""
@@ -88,6 +106,7 @@ class BatchRow:
     def keep(self, summary: RunSummary) -> None:
         """Remember the results of the run."""
         self._failed_cell, self._error = summary.failed_index, summary.error
+        self._error_name, self._text = summary.error_name, summary.text
         self._recorded = short_values(summary.recorded)
 
     @property
@@ -106,6 +125,18 @@ class BatchRow:
     def ran(self) -> bool:
         """Whether the run is over and had begun."""
         return self._seconds is not None
+
+    @property
+    def error(self) -> str | None:
+        """The failure of a run that began, in one line; None if there is none."""
+        if self.status == RunStatus.OK or not self._status.final or (self.status == RunStatus.ABORTED and not self.ran):
+            return None
+        return self._error or str(self.status)
+
+    @property
+    def recorded(self) -> Mapping[str, Any]:
+        """The values that the run recorded, large ones cut."""
+        return self._recorded
 
     @property
     def seconds(self) -> float | None:
@@ -135,6 +166,27 @@ class BatchRow:
             recorded=self._recorded,
             notes=self._notes,
         )
+
+    def result(self, batch: str) -> dict[str, Any]:
+        """The row of the table of results. Durations are in seconds, paths are real ones."""
+        values = {
+            "batch": batch,
+            "run": self.number,
+            "status": self.status,
+            "attempts": int(self.begun or self.ran),
+            "started": iso_time(self._started_at) if self._started_at is not None else None,
+            "duration": _rounded(self.seconds),
+            "wait": _rounded(self._waited),
+            "python": self.plan.task.python,
+            "input": str(self.plan.notebook.path),
+            "output": str(self.output),
+            "failed_cell": self._failed_cell,
+            "error": self._error_name or (str(self.status) if self._error is not None else None),
+            "message": (self._error or "").removeprefix(f"{self._error_name}: ") or None,
+            "text": self._text,
+        }
+        values |= {f"{PARAMETER}{name}": value for name, value in self.plan.task.parameters.items()}
+        return values | {f"{RESULT}{name}": value for name, value in self._recorded.items()}
 
     def snapshot(self, execution_id: str) -> PapermillSnapshot:
         """The run as one of its own, for the log and the metrics."""
@@ -182,7 +234,14 @@ class BatchRun(BaseRun):
     """The runs of a batch, and the order in which they ended."""
 
     def __init__(
-        self, request: BatchRequest, rows: Sequence[BatchRow], backend: Backend, claims: Claims, journal: Journal
+        self,
+        request: BatchRequest,
+        rows: Sequence[BatchRow],
+        backend: Backend,
+        claims: Claims,
+        journal: Journal,
+        *,
+        table: ResultsTable,
     ) -> None:
         super().__init__(request.execution_id)
         self._operation = request.operation
@@ -190,6 +249,10 @@ class BatchRun(BaseRun):
         self._backend = backend
         self._claims = claims
         self._journal = journal
+        self._table = table
+        self._writing: asyncio.Task[None] | None = None
+        self._unwritten: str | None = None
+        self._written = False
         self.rows = list(rows)
         self._over = [row for row in self.rows if row.status.final]  # kept ones, so far
         for row in self.rows:
@@ -234,6 +297,9 @@ class BatchRun(BaseRun):
                     f"{self._done} of {len(self.rows)} runs had begun; the same request keeps those that are complete "
                     "and runs the others"
                 )
+            await completed(self._put_table(durable=True))
+            if self._unwritten is not None:
+                self.notes.append(f"the table of results could not be written: {self._unwritten}")
             self._claims.release(self.execution_id)
         if self.cancelled:
             return RunStatus.INTERRUPTED
@@ -257,15 +323,32 @@ class BatchRun(BaseRun):
             else:
                 execution_id = row.child.execution_id if row.child is not None else self.execution_id
                 row.take(outcome)
-                self._over.append(row)
                 if outcome.status != RunStatus.ABORTED or row.ran:
                     self._journal.ended(row.snapshot(execution_id))
-                self.changed()
+                self._over_with(row)
 
     def _end(self, row: BatchRow, status: RunStatus, error: str | None = None) -> None:
         row.end(status, error=error)
+        self._over_with(row)
+
+    def _over_with(self, row: BatchRow) -> None:
         self._over.append(row)
+        if self._table.due and (self._writing is None or self._writing.done()):
+            self._writing = asyncio.create_task(self._put_table())
         self.changed()
+
+    async def _put_table(self, *, durable: bool = False) -> None:
+        """Write the rows of the runs that are over. The last write waits for the one before."""
+        if durable and self._writing is not None:
+            await asyncio.wait([self._writing])
+        rows = [row.result(self.execution_id) for row in sorted(self._over, key=lambda row: row.number)]
+        try:
+            await asyncio.to_thread(self._table.write, rows, durable=durable)
+            self._unwritten, self._written = None, True
+        except ServerError as error:
+            self._unwritten = str(error)
+        except OSError as error:
+            self._unwritten = error.strerror or str(error)
 
     async def cancel(self) -> None:
         """Interrupt the runs that go on and begin no more."""
@@ -281,7 +364,7 @@ class BatchRun(BaseRun):
     @property
     def _failed(self) -> int:
         """Runs that began and ended badly."""
-        return sum(row.status != RunStatus.OK and (row.status != RunStatus.ABORTED or row.ran) for row in self._over)
+        return sum(row.error is not None for row in self._over)
 
     @property
     def _running(self) -> list[BatchRow]:
@@ -299,11 +382,43 @@ class BatchRun(BaseRun):
         return RunStatus.QUEUED if waits and not self.finished and not self._running else self._status
 
     def snapshot(self, since: Cursor) -> BatchSnapshot:
-        """The state of the batch. Rows: those that ended behind the cursor, and those under way."""
-        ended = self._over[since.cells :]
-        left_out = 0 if since is END else max(0, len(ended) - _MAX_ROWS)
+        """The state of the batch. Rows: those that ended behind the cursor, failed ones first, and those under way."""
+        if since is END:
+            return self._snapshot([])
+        ended = sorted(self._over[since.cells :], key=lambda row: (row.status == RunStatus.OK, row.number))
         under_way = self._running or self._queued[:1]
-        shown = [*sorted(ended[left_out:], key=lambda row: row.number), *([] if since is END else under_way)]
+        return self._snapshot(
+            [*ended[:_MAX_ROWS], *under_way],
+            left_out=max(0, len(ended) - _MAX_ROWS),
+            errors=[(row.number, row.error) for row in self._over if row.error is not None],
+            numbers=[(row.number, row.recorded) for row in self._over if row.recorded],
+        )
+
+    def page(self, selection: str) -> BatchSnapshot:
+        """The state of the batch, with the runs of a selection.
+
+        Args:
+            selection: `failed`, `running`, `queued`, or positions such as `0-99`.
+
+        Raises:
+            InvalidArgumentError: it is none of these.
+        """
+        span = positions(selection)
+        if span is not None:
+            chosen = self.rows[span.start : span.stop]
+        elif selection == "failed":
+            chosen = [row for row in self.rows if row.error is not None]
+        else:
+            chosen = [row for row in self.rows if row.status == selection]
+        if not chosen and span is not None:
+            raise InvalidArgumentError(
+                f"there is no run {span.start}", allowed=f"runs of this batch are 0 to {len(self.rows) - 1}"
+            )
+        rest = chosen[_MAX_SELECTED:]
+        more = f"{rest[0].number}-{rest[-1].number}" if rest else None
+        return self._snapshot(chosen[:_MAX_SELECTED], more_rows=more)
+
+    def _snapshot(self, shown: Sequence[BatchRow], **more: Any) -> BatchSnapshot:
         return BatchSnapshot(
             execution_id=self.execution_id,
             operation=self._operation,
@@ -314,6 +429,7 @@ class BatchRun(BaseRun):
             kernel_name=next(iter(self._kernel_names)) if len(self._kernel_names) == 1 else None,
             python=next(iter(self._pythons)) if len(self._pythons) == 1 else None,
             file=self.rows[0].plan.notebook.path,
+            output_file=self._table.path if self._written else None,
             done=self._done,
             total=len(self.rows),
             failed=self._failed,
@@ -321,8 +437,8 @@ class BatchRun(BaseRun):
             cell_limit=self.rows[0].plan.task.timeout_seconds,
             cursor=Cursor(len(self._over)),
             rows=[row.state() for row in shown],
-            left_out=left_out,
             several_notebooks=self._several_notebooks,
+            **more,
         )
 
     def _progress(self) -> str:
@@ -347,3 +463,7 @@ class BatchRun(BaseRun):
         each = sum(took) / len(took)
         waiting = sum(row.status == RunStatus.QUEUED for row in self.rows)
         return (each * waiting + sum(max(0.0, each - (row.seconds or 0.0)) for row in running)) / len(running)
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 3)

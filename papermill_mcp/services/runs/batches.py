@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from papermill_mcp.core.documents.document import NotebookDocument
 from papermill_mcp.core.kernels.outputs import recorded_values
 from papermill_mcp.core.kernels.request import RunStatus
 from papermill_mcp.core.papermill.metadata import completed_run
+from papermill_mcp.core.runs.table import ResultsTable
 from papermill_mcp.errors import InvalidArgumentError, ServerError
 from papermill_mcp.services.runs.backends import DaskBackend, LocalBackend
 from papermill_mcp.services.runs.batch import Backend, BatchRow, BatchRun
@@ -82,7 +84,7 @@ class BatchStarter:
         kept = sum(row.kept for row in rows)
         if self._config.dask_scheduler is not None and kept < len(rows):
             backend = await self._cluster([row for row in rows if not row.kept])
-        batch = BatchRun(request, rows, backend, self._bench.claims, self._journal)
+        batch = BatchRun(request, rows, backend, self._bench.claims, self._journal, table=_table(rows, request))
         try:
             await self._bench.claims.take([row.output for row in rows], batch.execution_id)
         except BaseException:
@@ -166,6 +168,12 @@ class BatchStarter:
             row.end(RunStatus.OK)
 
 
+def _table(rows: Sequence[BatchRow], request: BatchRequest) -> ResultsTable:
+    """The table of a batch, in the directory that holds all of its outputs."""
+    directory = os.path.commonpath([row.output.parent for row in rows])
+    return ResultsTable(Path(directory), request.execution_id)
+
+
 def _parameter_sets(
     parameters: Sequence[Mapping[str, Any]] | None, grid: Mapping[str, Sequence[Any]] | None
 ) -> list[dict[str, Any]]:
@@ -210,8 +218,9 @@ def _completed(document: NotebookDocument, values: Mapping[str, Any]) -> RunSumm
     if completed_run(document) != values:
         return None
     cells = [cell for cell in document.cells if cell.cell_type == "code"]
-    recorded = recorded_values([output for cell in cells for output in cell.outputs])
-    return notebook_run.RunSummary(len(cells), len(cells), None, None, recorded)
+    outputs = [output for cell in cells for output in cell.outputs]
+    text = notebook_run.last_text(reversed(outputs))
+    return notebook_run.RunSummary(len(cells), len(cells), None, None, recorded_values(outputs), text=text)
 
 
 def _short(values: Mapping[str, Any]) -> str:

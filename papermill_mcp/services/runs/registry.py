@@ -21,17 +21,20 @@ import anyio.to_thread
 from papermill_mcp.config import Config
 from papermill_mcp.core.kernels.request import RunStatus
 from papermill_mcp.core.runs.run import Run
-from papermill_mcp.core.runs.snapshot import END, Cursor, RunSnapshot
+from papermill_mcp.core.runs.snapshot import END, BatchSnapshot, Cursor, RunSnapshot
 from papermill_mcp.core.runs.store import ExecutionRecord, ExecutionStore, StoreUnavailableError
+from papermill_mcp.core.runs.table import rows_of
 from papermill_mcp.errors import BusyError, ExecutionNotFoundError, InvalidArgumentError, ServerError, listed
 from papermill_mcp.services.outputs import OutputBudget
 from papermill_mcp.services.results import Progress
+from papermill_mcp.services.runs.batch import BatchRun
 from papermill_mcp.services.runs.journal import Journal
 from papermill_mcp.services.runs.requests import RunRequest
 from papermill_mcp.services.runs.view import (
     ExecutionList,
     RunView,
     RunViewer,
+    earlier_batch,
     earlier_view,
     row_of,
     shown_at_once,
@@ -140,7 +143,7 @@ class RunRegistry:
                     _require_same(identity, earlier.request_digest, idempotency_key, earlier.kind, earlier)
         if earlier is not None:
             earlier = await self._wait_elsewhere(earlier, self._wait_seconds(wait), progress)
-            view: RunView = earlier_view(row_of(earlier, self._workspace))
+            view: RunView = await self._earlier_view(earlier)
             note = _KEY_CUT_OFF if earlier.cut_off else note
         elif repeated:
             assert entry is not None
@@ -274,21 +277,43 @@ class RunRegistry:
         return entry.run
 
     async def look(
-        self, execution_id: str, *, wait: float | None = 0, since: str | None = None, progress: Progress
+        self,
+        execution_id: str,
+        *,
+        wait: float | None = 0,
+        since: str | None = None,
+        runs: str | None = None,
+        progress: Progress,
     ) -> RunView:
         """A run as it stands, with the outputs that are new since the cursor.
 
         Args:
             wait: seconds to wait for its end.
+            runs: the runs of a batch to show, as `BatchRun.page` takes it.
+
+        Raises:
+            InvalidArgumentError: the cursor or the selection is none, or the execution is no batch.
         """
         cursor = Cursor.parse(since)
         earlier = await self._earlier(execution_id)
+        if runs is not None and BatchSnapshot.kind != (
+            earlier.kind if earlier else self.get(execution_id).snapshot(END).kind
+        ):
+            raise InvalidArgumentError("runs is for batches, and this execution is none", advice="leave runs out")
         if earlier is not None:
             earlier = await self._wait_elsewhere(earlier, self._wait_seconds(wait), progress)
-            return earlier_view(row_of(earlier, self._workspace))
+            return await self._earlier_view(earlier, runs)
         run = self.get(execution_id)
         await self._wait(run, self._wait_seconds(wait), progress)
-        return await self._view(run, cursor)
+        return await self._view(run, cursor, runs)
+
+    async def _earlier_view(self, record: ExecutionRecord, runs: str | None = None) -> RunView:
+        """A run of another server process. A batch is read from its table."""
+        if record.kind == BatchSnapshot.kind and record.output_path is not None:
+            table = Path(record.output_path).with_suffix(".jsonl")
+            if rows := await asyncio.to_thread(rows_of, table, record.execution_id):
+                return earlier_batch(record, rows, self._workspace, runs)
+        return earlier_view(row_of(record, self._workspace))
 
     async def overview(self, *, status: str | None = None, limit: int = 20) -> ExecutionList:
         """Runs of this workspace, the newest first, those of other server processes included.
@@ -326,7 +351,7 @@ class RunRegistry:
         """Interrupt a run and wait until it has really ended, or the kernel turns out to ignore interrupts."""
         earlier = await self._earlier(execution_id)
         if earlier is not None:
-            view: RunView = earlier_view(row_of(earlier, self._workspace))
+            view: RunView = await self._earlier_view(earlier)
             view.ended = not earlier.goes_on
             return view
         run = self.get(execution_id)
@@ -381,12 +406,12 @@ class RunRegistry:
         if state.part_done > reported and (reported >= 0 or state.total is not None):
             await progress(state.part_done, state.parts, state.progress)
 
-    async def _view(self, run: Run, since: Cursor | None = None) -> RunView:
+    async def _view(self, run: Run, since: Cursor | None = None, runs: str | None = None) -> RunView:
         wait = min(self._config.response_wait, _NEXT_WAIT)
         viewer = RunViewer(
             self._workspace, OutputBudget.of(self._config), wait=wait, later=since not in (None, Cursor())
         )
-        state = run.snapshot(since or Cursor())
+        state = run.page(runs) if runs is not None and isinstance(run, BatchRun) else run.snapshot(since or Cursor())
         return viewer.show(state) if shown_at_once(state) else await asyncio.to_thread(viewer.show, state)
 
     def _wait_seconds(self, wait: float | None) -> float:

@@ -28,6 +28,7 @@ from papermill_mcp.core.runs.snapshot import (
     RunSnapshot,
 )
 from papermill_mcp.core.runs.store import ExecutionRecord
+from papermill_mcp.core.runs.table import PARAMETER, RESULT
 from papermill_mcp.services.notebooks.view import ranges
 from papermill_mcp.services.output_text import WRITTEN
 from papermill_mcp.services.outputs import (
@@ -39,6 +40,13 @@ from papermill_mcp.services.outputs import (
     show_outputs,
 )
 from papermill_mcp.services.results import OBJECT, ROWS, Result
+from papermill_mcp.services.runs.batch_summary import (
+    FailureGroup,
+    NumberSpan,
+    failure_groups,
+    number_spans,
+    positions,
+)
 from papermill_mcp.services.workspace import Workspace
 from papermill_mcp.utils.text_utils import count_noun, iso_time
 
@@ -53,6 +61,10 @@ _ROW_CHARS = 60
 
 #: Characters of a list of cells.
 _RANGES_CHARS = 300
+
+#: Runs that a reply advises to look at next, and runs of an earlier batch in one reply.
+_PAGE = 100
+_EARLIER_ROWS = 40
 
 #: Packages of an installation that are listed.
 _PACKAGES = 200
@@ -190,6 +202,9 @@ class BatchView(Result):
     runs_total: int | None = None
     runs_done: int | None = None
     runs_failed: int | None = None
+    results: str | None = None
+    failures: Annotated[list[FailureGroup] | None, ROWS] = None
+    numbers: Annotated[list[NumberSpan] | None, ROWS] = None
     runs: Annotated[list[RunRow] | None, ROWS] = None
     progress: str | None = None
     next: str | None = None
@@ -205,9 +220,12 @@ class BatchRunView(RunView):
     """A batch among other runs."""
 
     input_path: str | None = None
-    runs_total: int
-    runs_done: int
-    runs_failed: int
+    runs_total: int | None = None
+    runs_done: int | None = None
+    runs_failed: int | None = None
+    results: str | None = None
+    failures: list[FailureGroup] | None = None
+    numbers: list[NumberSpan] | None = None
     runs: list[RunRow] | None = None
 
 
@@ -455,9 +473,15 @@ def _(run: BatchSnapshot, viewer: RunViewer) -> RunView:
             for row in run.rows
         ],
     )
-    if run.left_out:
-        ended = run.left_out + sum(row.status.final for row in run.rows)
-        view.add_note(f"{run.left_out} of {ended} runs that ended are not listed here")
+    view.results = viewer.path(run.output_file) or None
+    view.failures = failure_groups(run.errors) or None
+    view.numbers = number_spans(run.numbers) or None
+    if run.left_out or run.more_rows:
+        which = run.more_rows or f"0-{min(run.total or 1, _PAGE) - 1}"
+        more = f"{count_noun(run.left_out, 'more run')} ended: " if run.left_out else "more of them: "
+        view.add_note(
+            f'{more}get_execution(execution_id="{run.execution_id}", runs="{which}"), or the table of results'
+        )
     return view
 
 
@@ -499,7 +523,7 @@ def earlier_view(row: ExecutionRow) -> EarlierView:
     where = row.output_path or row.path
     batch = row.kind == BatchSnapshot.kind
     place = "before its first cell" if row.at_cell is None else f"at cell {row.at_cell}"
-    notes = ["it belongs to another server process, so its outputs are not kept here"]
+    notes = ["it belongs to another server process" + ("" if batch else ", so its outputs are not kept here")]
     if row.server_pid is not None:
         notes = [
             f"another server (process {row.server_pid}) is running it, so its outputs are not shown here; only that "
@@ -532,6 +556,58 @@ def earlier_view(row: ExecutionRow) -> EarlierView:
         runs_done=row.cells_done if batch else None,
         notes=notes,
     )
+
+
+def earlier_batch(
+    record: ExecutionRecord, rows: Sequence[Mapping[str, Any]], workspace: Workspace, selection: str | None
+) -> BatchRunView:
+    """A batch of another server process, as its table of results has it.
+
+    Args:
+        rows: of the table, by run.
+        selection: the runs to show, as `BatchRun.page` takes it. Without one, failed ones come first.
+
+    Raises:
+        InvalidArgumentError: it is none.
+    """
+    view = earlier_view(row_of(record, workspace))
+    failed = [row for row in rows if row.get("message") or row.get("error")]
+    shown = [*failed, *(row for row in rows if row not in failed)][:_EARLIER_ROWS]
+    if selection is not None:
+        span = positions(selection)
+        shown = failed if selection == "failed" else []
+        shown = [row for row in rows if span is not None and row["run"] in span] if span is not None else shown
+    return BatchRunView(
+        **view.model_dump(include={"execution_id", "kind", "status", "duration", "cursor", "input_path", "notes"}),
+        runs_total=view.runs_total,
+        runs_done=view.runs_done,
+        runs_failed=len(failed),
+        results=workspace.display_path(Path(record.output_path)) if record.output_path else None,
+        failures=failure_groups((row["run"], _failure_of(row)) for row in failed) or None,
+        numbers=number_spans((row["run"], _values(row, RESULT)) for row in rows) or None,
+        runs=[_earlier_row(row, workspace) for row in shown],
+    )
+
+
+def _earlier_row(row: Mapping[str, Any], workspace: Workspace) -> RunRow:
+    return RunRow(
+        run=row["run"],
+        status=str(row.get("status")),
+        parameters=_values(row, PARAMETER),
+        duration=row.get("duration"),
+        output_path=workspace.display_path(Path(str(row.get("output")))),
+        failed_cell=row.get("failed_cell"),
+        error=_failure_of(row) or None,
+        result=_recorded_view(_values(row, RESULT)),
+    )
+
+
+def _failure_of(row: Mapping[str, Any]) -> str:
+    return ": ".join(str(row[name]) for name in ("error", "message") if row.get(name))
+
+
+def _values(row: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    return {name.removeprefix(prefix): value for name, value in row.items() if name.startswith(prefix)}
 
 
 def _cost(row: CellResult) -> int:

@@ -17,7 +17,7 @@ from papermill_mcp.services.runs.view import (
 )
 from papermill_mcp.tools.replies.outputs import error_block, error_line, output_blocks
 from papermill_mcp.tools.replies.text import fenced, header_lines, inline
-from papermill_mcp.utils.text_utils import cell_name, clean_text, one_line
+from papermill_mcp.utils.text_utils import cell_name, clean_text, count_noun, one_line
 
 
 def execution_list(reply: ExecutionList) -> str:
@@ -158,6 +158,16 @@ def _runs(reply: BatchRunView | BatchView) -> list[str]:
         return []
     failed = f", {reply.runs_failed} failed" if reply.runs_failed is not None else ""
     lines = [f"runs: {reply.runs_done} of {reply.runs_total} done{failed}"]
+    if reply.results is not None:
+        lines.append(f"results: {inline(reply.results)}")
+    for group in reply.failures or []:
+        which = ", ".join(map(str, group.runs)) + (", …" if group.count > len(group.runs) else "")
+        lines.append(f"failed: {count_noun(group.count, 'run')} ({which}) · {inline(group.error)}")
+    lines += [
+        f"recorded {one_line(span.name, 100)}: {span.min:g} (run {span.min_run}) to {span.max:g} (run {span.max_run}), "
+        f"median {span.median:g}, of {count_noun(span.count, 'run')}"
+        for span in reply.numbers or []
+    ]
     rows = reply.runs or []
     places = {row.output_path.rpartition("/")[0] for row in rows}
     shared = places.pop() + "/" if len(places) == 1 and len(rows) > 1 else ""  # once instead of in each line
