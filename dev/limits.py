@@ -53,7 +53,7 @@ from papermill_mcp.services.notebooks.walk import MAX_DEPTH as WALK_DEPTH
 from papermill_mcp.services.notebooks.walk import MAX_ENTRIES, WALK_SECONDS
 from papermill_mcp.services.outputs import MAX_VIEWS, SUMMARY_CHARS
 from papermill_mcp.services.runs.batch import _MAX_ROWS as BATCH_ROWS
-from papermill_mcp.services.runs.batches import MAX_RUNS
+from papermill_mcp.services.runs.batches import MAX_FILE_BYTES, MAX_RUNS
 from papermill_mcp.services.runs.registry import _REMEMBERED as KEPT_EXECUTIONS
 from papermill_mcp.services.runs.registry import MAX_KEPT_BYTES
 from papermill_mcp.services.runs.view import _CELL_CHARS, _VALUE_CHARS
@@ -184,6 +184,7 @@ LIMITS: dict[str, list[Limit]] = {
             "saves during a run", f"one in {SAVE_INTERVAL:g} s, {SAVE_SHARE:.0%} of its time", "the next save is later"
         ),
         Limit("runs of a batch", count(MAX_RUNS, "runs"), "`INVALID_ARGUMENT`"),
+        Limit("a file of parameters", size(MAX_FILE_BYTES), "`TOO_LARGE`"),
         Limit(
             "executions that keep their outputs after the end", f"the last {KEPT_EXECUTIONS}", "`EXECUTION_NOT_FOUND`"
         ),

@@ -126,6 +126,7 @@ class ServerError(Exception):
         advice: str | Remedy = "",
         given: Mapping[str, str] | None = None,
     ) -> None:
+        self.problem = what
         rest = [sentence(_capitalised(part)) for part in (allowed, state) if part]
         self._facts = " ".join([f"{self.code}: {sentence(what)}", *rest])
         self._advice = advice
@@ -155,6 +156,7 @@ class ServerError(Exception):
 def _with_message(kind: type[_Error], message: str) -> _Error:
     error = kind.__new__(kind)
     error._facts, error._advice, error._given = message, "", {}
+    error.problem = message
     Exception.__init__(error, message)
     return error
 

@@ -320,11 +320,13 @@ def _portable(schema: dict[str, Any], *, terse: bool = False) -> dict[str, Any]:
             return walk({**target, **{key: value for key, value in node.items() if key != "$ref"}})
         if "anyOf" in node:
             kinds = [kind for kind in node["anyOf"] if kind.get("type") != "null"]
+            rest = {key: value for key, value in node.items() if key != "anyOf"}
+            if rest.get("default", 0) is None:
+                del rest["default"]
             if len(kinds) == 1:
-                rest = {key: value for key, value in node.items() if key != "anyOf"}
-                if rest.get("default", 0) is None:
-                    del rest["default"]
                 return walk({**kinds[0], **rest})
+            if len(kinds) < len(node["anyOf"]):
+                return walk({"anyOf": kinds, **rest})
         return {key: walk(value, names=key == "properties") for key, value in node.items() if key not in dropped}
 
     portable: dict[str, Any] = walk(schema)

@@ -226,7 +226,7 @@ def check_parameters(
     tagged = any("parameters" in cell.tags for cell in document.cells)
     for name, value in values.items():
         parameter = by_name.get(name)
-        problem = _unknown(name, by_name, tagged) if parameter is None else _misfit(parameter, value)
+        problem = _unknown(name, by_name, tagged) if parameter is None else misfit(parameter, value)
         if problem is None:
             continue
         if strict:
@@ -255,7 +255,7 @@ def _described(parameter: Parameter) -> str:
     return f"{parameter.name}{kind} = {parameter.default:.60}"
 
 
-def _misfit(parameter: Parameter, value: Any) -> str | None:
+def misfit(parameter: Parameter, value: Any) -> str | None:
     """The fault of a value for a parameter, or None. A value that cannot be judged is right."""
     default = _expression(parameter.default)
     annotation = _expression(parameter.type_name or "")

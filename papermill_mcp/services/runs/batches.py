@@ -22,7 +22,7 @@ from papermill_mcp.core.kernels.outputs import recorded_values
 from papermill_mcp.core.kernels.request import RunStatus
 from papermill_mcp.core.papermill.metadata import completed_run
 from papermill_mcp.core.runs.table import ResultsTable
-from papermill_mcp.errors import InvalidArgumentError, ServerError
+from papermill_mcp.errors import InvalidArgumentError, InvalidParametersError, ServerError, listed
 from papermill_mcp.services.runs.backends import DaskBackend, LocalBackend
 from papermill_mcp.services.runs.batch import Backend, BatchRow, BatchRun
 from papermill_mcp.services.runs.journal import Journal
@@ -30,18 +30,27 @@ from papermill_mcp.services.runs.papermill_run import Bench, PapermillPlan
 from papermill_mcp.services.runs.requests import BatchRequest, PapermillRequest
 from papermill_mcp.services.runs.starter import RunStarter
 from papermill_mcp.services.workspace import Workspace, short_stem
-from papermill_mcp.utils.lazy import lazy
+from papermill_mcp.utils.file_utils import read_file
+from papermill_mcp.utils.lazy import imported, lazy
 
 if TYPE_CHECKING:
     from papermill_mcp.core.papermill import output as papermill_output
+    from papermill_mcp.core.papermill import parameter_file
     from papermill_mcp.core.runs import notebook_run
     from papermill_mcp.core.runs.notebook_run import RunSummary
 else:
     papermill_output = lazy("papermill_mcp.core.papermill.output")
+    parameter_file = lazy("papermill_mcp.core.papermill.parameter_file")
     notebook_run = lazy("papermill_mcp.core.runs.notebook_run")
 
 #: Runs of one batch, at most.
 MAX_RUNS = 1000
+
+#: Faults of parameters that are said at once.
+_MAX_FAULTS = 10
+
+#: Bytes of a file of parameters.
+MAX_FILE_BYTES = 50_000_000
 
 #: Characters of the digest in the name of an output.
 _DIGEST_CHARS = 12
@@ -67,7 +76,7 @@ class BatchStarter:
             InvalidParametersError: the parameters of a run do not fit; the message names the run.
             BusyError: another run writes to one of the outputs.
         """
-        sets = _parameter_sets(request.parameters, request.grid)
+        sets = _parameter_sets(await self._listed(request.parameters), request.grid)
         paths = _paths(request.input_path, request.input_paths)
         if len(paths) * len(sets) > MAX_RUNS:
             raise InvalidArgumentError(
@@ -97,6 +106,34 @@ class BatchStarter:
         batch.notes += dict.fromkeys(warning for row in rows for warning in row.plan.warnings)
         return batch
 
+    async def _listed(self, parameters: Sequence[dict[str, Any]] | str | None) -> Sequence[dict[str, Any]] | None:
+        """The sets of parameters that were given, as a list, as JSON or as the name of a file.
+
+        Raises:
+            InvalidArgumentError: they are none.
+            NotFoundError, PathNotAllowedError, TooLargeError: the file cannot be read.
+        """
+        if not isinstance(parameters, str):
+            return parameters
+        await imported(parameter_file)
+        if parameters.lstrip()[:1] in ("[", "{"):
+            return await asyncio.to_thread(parameter_file.sets_in, parameters.encode(), ".json", "parameters")
+        real = self._workspace.real_path(parameters)
+        if real.suffix.lower() not in parameter_file.SUFFIXES:
+            raise InvalidArgumentError(
+                f"parameters names {parameters[:200]!r}, which is no file of parameters",
+                allowed=f"its name ends in {listed(parameter_file.SUFFIXES)}",
+                state="nothing was run",
+                advice="or give the parameters themselves, as a list of objects",
+            )
+        shown = self._workspace.display_path(real)
+
+        def read() -> Sequence[dict[str, Any]]:
+            content = read_file(real, max_bytes=MAX_FILE_BYTES, display_path=shown)
+            return parameter_file.sets_in(content.data, real.suffix.lower(), shown)
+
+        return await asyncio.to_thread(read)
+
     async def _cluster(self, rows: Sequence[BatchRow]) -> DaskBackend:
         """The Dask cluster, whose workers can do the runs."""
         backend = await DaskBackend.connect(self._config, self._bench)
@@ -111,6 +148,8 @@ class BatchStarter:
         self, request: BatchRequest, paths: Sequence[str], sets: Sequence[dict[str, Any]]
     ) -> list[tuple[PapermillRequest, PapermillPlan]]:
         plans: list[tuple[PapermillRequest, PapermillPlan]] = []
+        faults: list[tuple[int, InvalidParametersError]] = []
+        as_text = isinstance(request.parameters, str) and isinstance(sets[0], parameter_file.TextSet)
         for path in paths:
             notebook = await self._runs.input(path)
             for values in sets:
@@ -127,11 +166,22 @@ class BatchStarter:
                     overwrite=True,
                 )
                 try:
-                    plans.append((one, await self._runs.plan(notebook, one)))
+                    plan = await self._runs.plan(notebook, one, as_text=as_text)
+                except InvalidParametersError as error:
+                    if len(paths) * len(sets) == 1:
+                        raise
+                    faults.append((len(plans) + len(faults), error))
+                    if len(faults) == _MAX_FAULTS:
+                        raise _all_of(faults, notebook.display_path) from error
                 except ServerError as error:
                     if len(paths) * len(sets) == 1:
                         raise
-                    raise error.within(f"run {len(plans)} of the batch, {notebook.display_path}") from error
+                    place = f"run {len(plans) + len(faults)} of the batch, {notebook.display_path}"
+                    raise error.within(place) from error
+                else:
+                    plans.append((one.model_copy(update={"parameters": dict(plan.task.parameters)}), plan))
+            if faults:
+                raise _all_of(faults, notebook.display_path) from faults[0][1]
         return plans
 
     def _rows(
@@ -175,7 +225,7 @@ def _table(rows: Sequence[BatchRow], request: BatchRequest) -> ResultsTable:
 
 
 def _parameter_sets(
-    parameters: Sequence[Mapping[str, Any]] | None, grid: Mapping[str, Sequence[Any]] | None
+    parameters: Sequence[dict[str, Any]] | None, grid: Mapping[str, Sequence[Any]] | None
 ) -> list[dict[str, Any]]:
     if parameters is not None and grid is not None:
         raise InvalidArgumentError("give parameters or grid, not both", state="nothing was run")
@@ -193,7 +243,20 @@ def _parameter_sets(
         return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     if parameters is not None and not parameters:
         raise InvalidArgumentError("parameters is an empty list, so there is nothing to run", state="nothing was run")
-    return [dict(values) for values in parameters or [{}]]
+    return list(parameters or [{}])
+
+
+def _all_of(faults: Sequence[tuple[int, InvalidParametersError]], notebook: str) -> InvalidParametersError:
+    """One error for the parameters of several runs of a notebook."""
+    number, first = faults[0]
+    if len(faults) == 1:
+        return first.within(f"run {number} of the batch, {notebook}")
+    return InvalidParametersError(
+        f"the parameters of {len(faults)} runs do not fit {notebook}: "
+        + "; ".join(f"run {number}: {error.problem}" for number, error in faults),
+        state="nothing was run",
+        advice="correct them, or pass strict_parameters=false to inject them all the same",
+    )
 
 
 def _paths(input_path: str | None, input_paths: Sequence[str] | None) -> list[str]:

@@ -196,7 +196,10 @@ class BatchRequest(RunRequest):
 
     input_path: Annotated[str | None, Field(description="The notebook to run.")] = None
     input_paths: Annotated[list[str] | None, Field(description="Several notebooks instead.")] = None
-    parameters: Annotated[list[dict[str, Any]] | None, Field(description="Parameters of each run.")] = None
+    parameters: Annotated[
+        list[dict[str, Any]] | str | None,
+        Field(description="Parameters of each run, or a file with them: .csv with a header, .json, .yaml."),
+    ] = None
     grid: Annotated[
         dict[str, list[Annotated[Any, Field(description="Any JSON value.")]]] | None,
         Field(description="Instead: values by name; every combination is a run."),

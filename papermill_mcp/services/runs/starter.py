@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from papermill_mcp.core.environments import declared, requirements
     from papermill_mcp.core.environments.reading import Environment
     from papermill_mcp.core.papermill import output as papermill_output
-    from papermill_mcp.core.papermill import resume
+    from papermill_mcp.core.papermill import parameter_file, resume
     from papermill_mcp.core.papermill.resume import ResumedObserver
     from papermill_mcp.core.runs import notebook_run
     from papermill_mcp.core.runs.notebook_run import RunCell
@@ -43,6 +43,7 @@ else:
     declared = lazy("papermill_mcp.core.environments.declared")
     requirements = lazy("papermill_mcp.core.environments.requirements")
     papermill_output = lazy("papermill_mcp.core.papermill.output")
+    parameter_file = lazy("papermill_mcp.core.papermill.parameter_file")
     resume = lazy("papermill_mcp.core.papermill.resume")
     notebook_run = lazy("papermill_mcp.core.runs.notebook_run")
 
@@ -185,8 +186,11 @@ class RunStarter:
             notes = await self._bench.notebooks.undone(notebook, outputs=False)
             return await work.run(lambda: RunInput.of(notebook, notes))
 
-    async def plan(self, notebook: RunInput, request: PapermillRequest) -> PapermillPlan:
+    async def plan(self, notebook: RunInput, request: PapermillRequest, *, as_text: bool = False) -> PapermillPlan:
         """Check that a notebook can be run with these parameters, before anything is begun.
+
+        Args:
+            as_text: the values are text, and get the types that the parameters of the notebook have.
 
         Raises:
             InvalidParametersError: the parameters do not fit the notebook.
@@ -207,6 +211,10 @@ class RunStarter:
             chosen = request.kernel_name or request.python
             language = kernelspec["language"] if chosen else (document.language or kernelspec["language"])
         values = dict(request.parameters or {})
+        if as_text:
+            values = await asyncio.to_thread(
+                parameter_file.typed, values, document, kernel_name=name, language=language
+            )
         warnings = await asyncio.to_thread(
             papermill_output.check_parameters,
             values,

@@ -210,3 +210,75 @@ async def test_the_outputs_of_several_notebooks_have_one_table(client: Connect, 
     rows = _lines(workspace / "outputs")
     assert [Path(row["input"]).name for row in rows] == ["a.ipynb", "b.ipynb"]
     assert [row["text"] for row in rows] == ["1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("values.csv", "n,name\n1,a\n2,\n5,007\n"),
+        ("values.json", '[{"n": 1, "name": "a"}, {"n": 2}, {"n": 5, "name": "007"}]'),
+        ("values.yaml", "- {n: 1, name: a}\n- n: 2\n- n: 5\n  name: '007'\n"),
+    ],
+)
+async def test_parameters_come_from_a_file(name: str, text: str, client: Connect, workspace: Path) -> None:
+    write_notebook(workspace / "in.ipynb", _CELLS)
+    (workspace / "data").mkdir()
+    (workspace / "data" / name).write_text(text)
+    async with client() as c:
+        facts = await call(
+            c, "execute_notebook_batch", seconds=60, input_path="in.ipynb", parameters=f"data/{name}", wait=60
+        )
+    assert [row["parameters"] for row in sorted(facts["runs"], key=lambda row: row["run"])] == [
+        {"n": 1, "name": "a"},
+        {"n": 2},
+        {"n": 5, "name": "007"},
+    ]
+    assert facts["runs_failed"] == 0
+    output = read_json(workspace / facts["runs"][2]["output_path"])
+    assert output["metadata"]["papermill"]["parameters"] == {"n": 5, "name": "007"}
+
+
+async def test_json_text_is_a_list_of_parameters(client: Connect, workspace: Path) -> None:
+    write_notebook(workspace / "in.ipynb", _CELLS)
+    async with client() as c:
+        facts = await call(
+            c, "execute_notebook_batch", seconds=60, input_path="in.ipynb", parameters='[{"n": 8}]', wait=60
+        )
+    assert [row["parameters"] for row in facts["runs"]] == [{"n": 8}]
+
+
+async def test_all_faults_of_a_file_are_said_at_once(client: Connect, workspace: Path) -> None:
+    write_notebook(workspace / "in.ipynb", _CELLS)
+    rows = [f"{'x' if number % 2 else number},a" for number in range(40)]
+    (workspace / "many.csv").write_text("n,name\n" + "\n".join(rows) + "\n")
+    (workspace / "column.csv").write_text("n,nome\n1,a\n")
+    (workspace / "huge.csv").write_text("n\n" + "\n".join(map(str, range(1001))))
+    (workspace / "nan.csv").write_text("n\nnan\n")
+    (workspace / "notes.txt").write_text("n\n1\n")
+    (workspace / "two.csv").write_text("n,n\n1,2\n")
+    (workspace.parent / "out.csv").write_text("n\n1\n")
+    async with client() as c:
+        messages = {
+            name: await refused(c, "execute_notebook_batch", input_path="in.ipynb", parameters=name)
+            for name in (
+                "many.csv",
+                "column.csv",
+                "huge.csv",
+                "nan.csv",
+                "notes.txt",
+                "two.csv",
+                "none.csv",
+                "../out.csv",
+            )
+        }
+    assert messages["many.csv"].count("parameter 'n' must be a number") == 10
+    assert all(f"run {number}: " in messages["many.csv"] for number in range(1, 20, 2)), messages["many.csv"]
+    assert "did you mean 'name'" in messages["column.csv"]
+    assert "1,000" in messages["huge.csv"]
+    assert "parameter 'n' must be a number" in messages["nan.csv"]
+    assert ".csv, .json, .yaml" in messages["notes.txt"]
+    assert "'n' twice" in messages["two.csv"]
+    assert messages["none.csv"].startswith("NOT_FOUND")
+    assert messages["../out.csv"].startswith("PATH_NOT_ALLOWED")
+    assert all("othing was r" in message for message in messages.values())
+    assert not (workspace / "outputs").exists()

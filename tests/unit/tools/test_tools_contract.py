@@ -303,12 +303,18 @@ _WRONG: dict[str, list[Any]] = {
     "number": ["three", "NaN", "1e999", "[3]", True, [3.0], {"a": 1}],
     "boolean": [0, 1, "1", "yes", []],
     "array": ["a", "{}", "[1", 3, True, {"a": 1}],
+    "array or string": [3, 1.5, True, {"a": 1}, [1]],
     "object": ["[]", '{"a": 1, "a": 2}', '{"a": NaN}', "a: 1", 3, True, [1]],
 }
 
 
+def _kind(schema: dict[str, Any]) -> str:
+    """The type of a schema. A list may also be a text that names a file."""
+    return str(schema["type"]) if "type" in schema else " or ".join(kind["type"] for kind in schema["anyOf"])
+
+
 def _valid(schema: dict[str, Any]) -> Any:
-    return schema["enum"][0] if "enum" in schema else _VALUES[schema["type"]]
+    return schema["enum"][0] if "enum" in schema else _VALUES[_kind(schema)]
 
 
 def _required(tool: Tool) -> dict[str, Any]:
@@ -365,7 +371,7 @@ async def test_a_value_of_another_type_is_refused_and_not_converted(tool: Tool, 
     properties = tool.input_schema.get("properties", {})
     async with client() as connected:
         for name, schema in properties.items():
-            for value in _WRONG["selection" if name == "cells" and schema["type"] == "string" else schema["type"]]:
+            for value in _WRONG["selection" if name == "cells" and schema["type"] == "string" else _kind(schema)]:
                 message = await refused(connected, tool.name, **_required(tool) | {name: value})
                 assert message.startswith("INVALID_ARGUMENT: "), f"{name}={value!r}: {message}"
                 assert f"{name!r}" in message or f"'{name}." in message or f"'{name}[" in message
