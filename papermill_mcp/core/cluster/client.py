@@ -23,6 +23,7 @@ from toolz import compose
 from papermill_mcp import __version__
 from papermill_mcp.core.cluster.checks import REQUIREMENT, WorkerChecks
 from papermill_mcp.core.cluster.worker import (
+    BEGUN_TOPIC,
     UNWANTED_PATIENCE,
     ClusterTask,
     WorkerAnswer,
@@ -52,6 +53,9 @@ _END_SECONDS = 4.0
 #: Seconds between two looks whether there are more workers.
 _LOOK_SECONDS = 1.0
 
+#: Runs that the scheduler has in line, at least, and as many as go on. A cluster that can grow adds workers for them.
+_BACKLOG = 8
+
 #: Dask warns of tasks over 10 MB. Ours may have 64 MiB, and few are under way at once.
 _NO_SIZE_WARNING = {"distributed.admin.large-graph-warning-threshold": "1 TiB"}
 
@@ -61,23 +65,42 @@ class _Sent:
     """A run that the scheduler has, or is about to get.
 
     Attributes:
+        on_begin: called when it begins, once; then it is told.
+        begun: a worker has it, and not only in line.
         workers: those that may have it; None for all.
         moved: it goes to other workers, since none of these is left or one lacks something.
     """
 
     task: ClusterTask
+    on_begin: Callable[[], None]
     workers: set[str] | None = None
+    begun: bool = False
+    told: bool = False
     moved: bool = False
     future: Future[Any] | None = None
     waiting: asyncio.Task[Outcome | None] | None = None
     lost_workers: list[str] = field(default_factory=list)
 
+    def begin(self) -> None:
+        """A worker has begun it."""
+        self.begun = True
+        if not self.told:
+            self.told = True
+            self.on_begin()
+
+    def lose(self, worker: str) -> None:
+        """Its worker died. That does not count against a run that the worker only had in line."""
+        if self.begun:
+            self.begun = False
+            self.lost_workers.append(worker)
+
 
 class Cluster:
     """A connection to a Dask scheduler, for the runs of one batch.
 
-    As many runs are under way as the workers have threads; further ones wait here. So notebooks do not pile up in the
-    scheduler, and Dask does not count the death of a worker against runs that only waited for it.
+    The scheduler has some more runs than the workers have threads, so that a cluster that can grow does. Further ones
+    wait here, so notebooks do not pile up there. The death of a worker does not count against runs that it only had in
+    line.
 
     Made by `connect`, closed by `aclose`.
     """
@@ -91,6 +114,7 @@ class Cluster:
         self._cancelled = False
         self._background = Background()
         client.subscribe_topic("all", self._on_event)
+        client.subscribe_topic(BEGUN_TOPIC, self._on_begun)
 
     @classmethod
     async def connect(cls, address: str, *, timeout_seconds: float) -> Self:
@@ -142,7 +166,7 @@ class Cluster:
         """Do a run on a worker. If the worker is lost, the run is done again on another one.
 
         Args:
-            on_begin: called when a worker should have room for it.
+            on_begin: called when a worker has begun it.
 
         If this coroutine is cancelled, the run is ended on its worker first, which takes up to two seconds.
 
@@ -153,22 +177,21 @@ class Cluster:
             ServerError: the worker raised it instead of an outcome.
         """
         await self._checks.look([task])
-        while not self._cancelled and len(self._sent) >= max(1, self.workers):
+        while not self._cancelled and len(self._sent) >= self.workers + max(_BACKLOG, self.workers):
             self._freed.clear()
             await in_time(self._freed.wait(), _LOOK_SECONDS)
-        sent = _Sent(task, self._checks.fit(task))
-        outcome = None if self._cancelled else await self._attempt(sent, on_begin)
+        sent = _Sent(task, on_begin, self._checks.fit(task))
+        outcome = None if self._cancelled else await self._attempt(sent)
         while outcome is None and not self._cancelled:
             await self._checks.look([task])
-            sent = _Sent(task, self._checks.fit(task), lost_workers=sent.lost_workers)
-            outcome = await self._attempt(sent, lambda: None)
+            sent = replace(sent, workers=self._checks.fit(task), moved=False, future=None, waiting=None)
+            outcome = await self._attempt(sent)
         return outcome or _interrupted("it was cancelled before it began")
 
-    async def _attempt(self, sent: _Sent, on_begin: Callable[[], None]) -> Outcome | None:
+    async def _attempt(self, sent: _Sent) -> Outcome | None:
         """Hand a run to the scheduler. Returns its outcome, None if it must go to other workers."""
         key = f"papermill-{uuid.uuid4().hex}"  # unique in the cluster: others use it as well
         self._sent[key] = sent
-        on_begin()
         try:
             payload = await asyncio.to_thread(pickle.dumps, WorkerRun(key, sent.task))
             if self._cancelled:
@@ -194,14 +217,16 @@ class Cluster:
         try:
             answer = await future
             assert isinstance(answer, WorkerAnswer)
+            sent.begin()  # the event of a worker may be late, and one of another version sends none
         except CancelledError as error:
             if self._cancelled:
                 return _interrupted("it was cancelled")
             if sent.moved:
-                return _given_up(sent.lost_workers)
+                return _given_up(sent.lost_workers, dask.config.get("distributed.scheduler.allowed-failures"))
             raise self._dropped(str(error)) from error
         except KilledWorker as error:
-            return _died(error.allowed_failures + 1, str(error.last_worker.address))
+            sent.lose(str(error.last_worker.address))
+            return _given_up(sent.lost_workers, error.allowed_failures)
         except Exception as error:
             if self._client.status != "running":
                 raise self._dropped(str(error)) from error
@@ -248,10 +273,17 @@ class Cluster:
         lost = [self._sent[key] for key in message.get("processing-tasks", ()) if key in self._sent]
         worker = str(message.get("worker"))
         for run in lost:
-            run.lost_workers.append(worker)
+            run.lose(worker)
         self._background.start(self._cancel_futures(self._without_worker(worker)))
         if self._cancelled:
             self._background.start(self._cancel_futures(lost))  # or another worker would begin a cancelled run
+
+    def _on_begun(self, event: tuple[float, Any]) -> None:
+        """A worker reports that it has begun a run, of this batch or of another one."""
+        _, message = event
+        run = self._sent.get(str(message.get("key"))) if isinstance(message, dict) else None
+        if run is not None:
+            run.begin()
 
     def _without_worker(self, worker: str) -> list[_Sent]:
         """The runs whose last fit worker is lost. The scheduler would wait for it without end."""
@@ -308,15 +340,11 @@ class Cluster:
         await in_time(self._client.close(), _ANSWER_SECONDS)
 
 
-def _given_up(lost_workers: list[str]) -> Outcome | None:
-    """The outcome of a run that lost as many workers as Dask allows; None if it may be tried again."""
-    if len(lost_workers) <= dask.config.get("distributed.scheduler.allowed-failures"):
+def _given_up(lost: list[str], allowed: int) -> Outcome | None:
+    """The outcome of a run that lost more workers than are allowed; None if it may be tried again."""
+    if len(lost) <= allowed:
         return None
-    return _died(len(lost_workers), lost_workers[-1])
-
-
-def _died(workers: int, last: str) -> Outcome:
-    why = f"{workers} workers died one after the other while they had this run, the last one at {last}"
+    why = f"{len(lost)} workers died one after the other while they had this run, the last one at {lost[-1]}"
     return without_output(RunStatus.DIED, [f"{why}; it is not tried again"], why)
 
 

@@ -62,6 +62,9 @@ UNWANTED_PATIENCE = 1.0
 #: Seconds within which the end of a run is waited for after that.
 _END_SECONDS = 3.0
 
+#: Workers report here that a run has begun there. Dask itself only tells that a worker has it in line.
+BEGUN_TOPIC = "papermill-runs"
+
 #: States of a Dask task whose function goes on in a thread.
 _ON = ("executing", "long-running")
 
@@ -302,6 +305,7 @@ class RunWatch(WorkerPlugin):
         `Worker.plugin_add` would be another way, but it ends later than it returns, perhaps after the run.
         """
         worker.plugins[self._key] = self
+        worker.log_event(BEGUN_TOPIC, {"key": self._key})
         task = worker.state.tasks.get(self._key)
         if task is None or task.state not in _ON:
             self._give_up()

@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,7 +22,7 @@ import nbformat
 import psutil
 import pytest
 from conftest import AddKernelspec, Connect
-from distributed import Client
+from distributed import Client, LocalCluster
 from helpers import (
     REPOSITORY,
     Json,
@@ -389,7 +390,7 @@ async def test_cancel_reaches_runs_that_have_begun_and_what_waits_never_begins(c
         running = [asyncio.create_task(cluster.run(d.task(name, _BEGIN, code, _END))) for name in "ab"]
         await d.until_begun("a", "b")
         waiting = [
-            asyncio.create_task(cluster.run(d.task("c", _BEGIN))),  # waits here, as there are two threads
+            asyncio.create_task(cluster.run(d.task("c", _BEGIN))),  # in line behind them, as there are two threads
             asyncio.create_task(other.run(d.task("d", _BEGIN))),  # waits at the scheduler
         ]
         await until(lambda: bool(other._sent) and all(sent.future for sent in other._sent.values()), seconds=5)
@@ -887,3 +888,27 @@ async def test_an_output_that_was_changed_meanwhile_stays_and_a_large_one_is_cut
     assert output.read_text() == mine
     assert any("kept in" in note for note in facts["runs"][0]["notes"])
     assert len(list(directory.glob("*-results-*.ipynb"))) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+async def test_a_cluster_that_can_grow_does(client: Connect, workspace: Path) -> None:
+    """It sees runs in line. Runs in line are `queued`, and only those that a worker has begun are `running`."""
+    write_notebook(workspace / "in.ipynb", [cell("n = 0", tags=["parameters"]), "import time; time.sleep(4)"])
+    seen: list[tuple[int, int]] = []
+    async with LocalCluster(
+        n_workers=0, threads_per_worker=1, processes=True, asynchronous=True, dashboard_address=None, host="127.0.0.1"
+    ) as local:
+        local.adapt(minimum=0, maximum=4, interval="500ms", wait_count=20)
+        async with client(dask_scheduler=local.scheduler_address) as c:
+            begun = await call(c, "execute_notebook_batch", input_path="in.ipynb", grid={"n": list(range(8))}, wait=0)
+            while True:
+                facts = await call(c, "get_execution", execution_id=begun["execution_id"], wait=0.2)
+                running = sum(row["status"] == "running" for row in facts.get("runs") or [])
+                seen.append((running, len(local.scheduler.workers)))
+                if facts["status"] not in ("queued", "running"):
+                    break
+    resource_tracker._resource_tracker._stop()  # type: ignore[attr-defined]  # Dask starts workers by multiprocessing
+    assert facts["status"] == "ok"
+    assert max(workers for _, workers in seen) == 4
+    assert max(running for running, _ in seen) == 4
