@@ -111,7 +111,10 @@ def _hints() -> str:
 def _hint_row(tool: Tool, left_out_by: Sequence[str]) -> list[str]:
     hints = tool.annotations
     assert hints is not None
-    flags = (hints.read_only_hint, hints.destructive_hint, hints.idempotent_hint, hints.open_world_hint)
+    reads = bool(hints.read_only_hint)
+    # As a client takes a hint that is absent.
+    destructive = hints.destructive_hint is not False and not reads
+    flags = (reads, destructive, bool(hints.idempotent_hint), hints.open_world_hint is not False)
     marks = ["yes" if flag else "" for flag in (*flags, tool.output_schema is None)]
     return [f"[{_code(tool.name)}](#{tool.name})", tool.title or "", *marks, ", ".join(left_out_by)]
 

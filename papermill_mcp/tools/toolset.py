@@ -65,12 +65,16 @@ class Hints:
     without_run: Hints | None = None
 
     def annotations(self) -> ToolAnnotations:
-        """The same as MCP tool annotations."""
+        """The same as MCP tool annotations, without those that say what their absence says.
+
+        The defaults are those of `ToolAnnotations` in the protocol. Two mean nothing for a tool that only reads.
+        """
+        writes = not self.read_only
         return ToolAnnotations(
-            read_only_hint=self.read_only,
-            destructive_hint=self.destructive,
-            idempotent_hint=self.idempotent,
-            open_world_hint=self.open_world,
+            read_only_hint=self.read_only or None,
+            destructive_hint=False if writes and not self.destructive else None,
+            idempotent_hint=True if writes and self.idempotent else None,
+            open_world_hint=None if self.open_world else False,
         )
 
 

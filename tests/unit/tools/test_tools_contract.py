@@ -170,26 +170,35 @@ def test_a_tool_is_described_and_has_a_title(tool: Tool) -> None:
     assert "\n " not in tool.description, "the indentation of the docstring is sent"
 
 
-@each_tool
-def test_a_tool_has_all_four_hints(tool: Tool) -> None:
-    hints = tool.annotations
+def _hints(tool: Tool) -> dict[str, bool]:
+    """The hints as a client takes them. The protocol says what absence means."""
+    assert tool.annotations is not None
+    absent = {"read_only_hint": False, "destructive_hint": True, "idempotent_hint": False, "open_world_hint": True}
+    return absent | tool.annotations.model_dump(exclude_none=True)
 
-    assert hints is not None
-    for hint in (hints.read_only_hint, hints.destructive_hint, hints.idempotent_hint, hints.open_world_hint):
-        assert isinstance(hint, bool)
-    assert not (hints.read_only_hint and hints.destructive_hint)
+
+@each_tool
+def test_a_tool_says_no_hint_that_its_absence_says(tool: Tool) -> None:
+    assert tool.annotations is not None
+    said = tool.annotations.model_dump(exclude_none=True)
+    absent = {"read_only_hint": False, "destructive_hint": True, "idempotent_hint": False, "open_world_hint": True}
+    assert not said.items() & absent.items()
+    if said.get("read_only_hint"):
+        assert not {"destructive_hint", "idempotent_hint"} & said.keys(), "they mean nothing here"
 
 
 @each_tool
 def test_the_hints_of_a_tool_are_true(tool: Tool) -> None:
-    hints = tool.annotations
-
-    assert hints is not None
-    assert hints.read_only_hint is (tool.name not in _WRITING | _EXECUTING - _LOOKING)
+    hints = _hints(tool)
+    assert hints["read_only_hint"] is (tool.name not in _WRITING | _EXECUTING - _LOOKING)
     if tool.name in ("remove_cell", "update_cell", "edit_notebook", "write_notebook", "stop_kernel", "execute_cell"):
-        assert hints.destructive_hint
+        assert hints["destructive_hint"]
+    if tool.name in ("start_kernel", "start_jupyter_server"):
+        assert not hints["destructive_hint"]
     if tool.name.startswith("execute_"):
-        assert hints.open_world_hint
+        assert hints["open_world_hint"]
+    if tool.name.startswith(("list_", "search_", "read_", "get_")):
+        assert not hints["open_world_hint"]
 
 
 @each_tool
