@@ -19,7 +19,7 @@ one error answer of a request. Code that raises inside a cell is a result and ne
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from string import Template
 from typing import ClassVar, Self, TypeVar
@@ -73,6 +73,7 @@ class Remedy(StrEnum):
     CONVERT_NOTEBOOK = "convert it first, with the operation `convert`"
     INSTALL_IPYKERNEL = "install ipykernel there"
     CHECK_NOTEBOOK = "fix the notebook first"
+    SHOW_CELLS = "read the outline of the notebook"
 
 
 def sentence(text: str) -> str:
@@ -90,6 +91,13 @@ def nearest(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | No
     """The known name that `name` was probably meant to be, or None. They must be alike by `cutoff`, from 0 to 1."""
     matches = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
     return matches[0] if matches else None
+
+
+def alike(name: str, known: Sequence[str], *, most: int = 5) -> list[str]:
+    """The known names that `name` may have been meant to be, the likeliest first: those that it begins, then others."""
+    begun = [one for one in known if name and one.startswith(name)][:most]
+    near = difflib.get_close_matches(name, known, n=most, cutoff=0.6)
+    return list(dict.fromkeys([*begun, *near]))[:most]
 
 
 def listed(names: Iterable[str], *, limit: int = 20, none: str = "none") -> str:

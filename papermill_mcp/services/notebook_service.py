@@ -15,7 +15,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from weakref import WeakSet, WeakValueDictionary
 
 import anyio
@@ -43,6 +43,7 @@ from papermill_mcp.errors import (
 from papermill_mcp.services.notebooks.edits import (
     Add,
     CellRef,
+    Change,
     NewCell,
     NotebookEdit,
     Operation,
@@ -50,7 +51,9 @@ from papermill_mcp.services.notebooks.edits import (
     SetNotebookMetadata,
     Update,
     at_position,
+    diff_text,
     operation,
+    summary,
 )
 from papermill_mcp.services.notebooks.last_edits import Facts, LastEdits, Version
 from papermill_mcp.services.notebooks.view import (
@@ -101,8 +104,12 @@ _REREAD_SECONDS = 0.3
 #: Seconds between two looks at a lock that another process holds: the first, and the longest.
 _POLL_SECONDS = (0.002, 0.05)
 
-#: Characters of the diff in a reply, at most.
-_DIFF_CHARS = 8000
+#: Characters of the diff in a reply, at most, and of the source of a cell that was just changed.
+DIFF_CHARS = 4000
+_CHANGED_CHARS = 1000
+
+#: Ids of new cells that a reply has.
+_IDS = 100
 
 _Cell = Annotated[SourceView, OBJECT]
 
@@ -115,6 +122,8 @@ class CreatedNotebook(Result):
     kernel_name: str
     language: str
     cell_count: int
+    ids: list[str]
+    """Of the first cells."""
 
 
 class WrittenNotebook(Result):
@@ -138,6 +147,12 @@ class EditedNotebook(Result):
     outline: Outline
     notes: list[str] | None = None
     _code_cells: list[tuple[int, str | None]] = PrivateAttr(default_factory=list)
+    _summary: list[Change] = PrivateAttr(default_factory=list)
+
+    @property
+    def summary(self) -> list[Change]:
+        """The changes without the sources that the caller has sent."""
+        return self._summary
 
     @property
     def code_cells(self) -> list[tuple[int, str | None]]:
@@ -594,6 +609,7 @@ class NotebookService:
             kernel_name=kernel_name,
             language=language,
             cell_count=len(document.cells),
+            ids=[cell.cell_id or "" for cell in document.cells[:_IDS]],
         )
 
     async def write(
@@ -643,7 +659,7 @@ class NotebookService:
             ConflictError: the file is not `if_revision`, or was changed while it was edited.
         """
         edited, edit = await self._edit(path, lambda edit: edit.apply(addition), if_revision)
-        return AddedCell(**dict(edited), cell=source_view(edit.document.cells[edit.place], edit.place))
+        return _with_cell(AddedCell, edited, edit)
 
     async def update_cell(self, path: str, change: Update, *, if_revision: str | None = None) -> UpdatedCell:
         """Change a cell and save. A code cell whose source changes loses its outputs.
@@ -659,7 +675,7 @@ class NotebookService:
                 state="nothing was changed",
             )
         edited, edit = await self._edit(path, lambda edit: edit.apply(change), if_revision)
-        return UpdatedCell(**dict(edited), cell=source_view(edit.document.cells[edit.place], edit.place))
+        return _with_cell(UpdatedCell, edited, edit)
 
     async def remove_cell(self, path: str, at: CellRef, *, if_revision: str | None = None) -> RemovedCell:
         """Take a cell out and save.
@@ -759,8 +775,9 @@ class NotebookService:
 
             def change() -> tuple[bytes, EditedNotebook, Facts]:
                 apply(edit)
-                diff = edit.diff(_DIFF_CHARS)
-                rows = outline_around(edit.document, edit.touched() or [min(edit.place, len(edit.document.cells) - 1)])
+                changes = edit.changes()
+                diff = diff_text(changes, DIFF_CHARS)
+                rows = outline_around(edit.document, edit.shifted())
                 data = edit.document.render()
                 changed = notebook.content is None or data != notebook.content.data
                 if changed and late and (put := put_late(edit.document, late)):
@@ -774,6 +791,7 @@ class NotebookService:
                 edited = EditedNotebook(
                     path=notebook.display_path, revision=notebook.revision, changed=changed, diff=diff, outline=rows
                 )
+                edited._summary = summary(changes)
                 return data, edited, facts
 
             data, edited, facts = await work.run(change)
@@ -896,6 +914,16 @@ class NotebookService:
 
         async with self.opened(path) as (notebook, work):
             return await work.run(lambda: take(notebook))
+
+
+_OfCell = TypeVar("_OfCell", bound=_EditedCell)
+
+
+def _with_cell(kind: type[_OfCell], edited: EditedNotebook, edit: NotebookEdit) -> _OfCell:
+    cell = source_view(edit.document.cells[edit.place], edit.place, max_chars=_CHANGED_CHARS)
+    made = kind(**dict(edited), cell=cell)
+    made._summary = edited.summary
+    return made
 
 
 def _document_of(content: Mapping[str, Any]) -> NotebookDocument:

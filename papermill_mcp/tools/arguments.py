@@ -139,5 +139,7 @@ class EditOperation(TypedDict):
     source: NotRequired[str]
     old_text: NotRequired[str]
     new_text: NotRequired[str]
+    all: NotRequired[bool]
+    word: NotRequired[bool]
     tags: NotRequired[list[str]]
     metadata: NotRequired[dict[str, Any]]

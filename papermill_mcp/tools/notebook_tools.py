@@ -171,9 +171,9 @@ async def edit_notebook(
             max_length=1000,
             description="1 to 1000 steps {op, …} in order; indexes count after the steps before. Most take cell_id or "
             "index. add: source, cell_type (code), index | after_cell_id, cell_id (its new id). update: source, "
-            "cell_type, tags, metadata. replace_text: old_text (found once), new_text. move: to (index) | "
-            "after_cell_id. set_metadata (null removes a key), clear_outputs: without a cell, of the notebook. "
-            "add_ids: where missing or doubled. convert: version 3 to 4.5.",
+            "cell_type, tags, metadata. replace_text: old_text (found once, or all=true), new_text, word=true (whole "
+            "words). move: to (index) | after_cell_id. set_metadata (null removes a key), clear_outputs, replace_text "
+            "with all: without a cell, of the notebook. add_ids: where missing or doubled. convert: version 3 to 4.5.",
         ),
     ],
     notebooks: Notebooks,

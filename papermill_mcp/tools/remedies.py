@@ -16,4 +16,5 @@ CALLS = {
     Remedy.CONVERT_NOTEBOOK: "convert it first, with the operation `convert` of edit_notebook",
     Remedy.INSTALL_IPYKERNEL: 'install_packages(python="$python", packages=["ipykernel"]) installs it',
     Remedy.CHECK_NOTEBOOK: "fix the notebook first; get_notebook_info lists its problems",
+    Remedy.SHOW_CELLS: "read_notebook with outline=true shows the cells",
 }

@@ -11,18 +11,26 @@ _LINE_CHARS = 400
 
 
 def unified_diff(before: str, after: str, *, old: str, new: str) -> Iterator[str]:
-    """The lines of a unified diff of two texts, without line ends. Long lines are cut, and say so.
+    """The lines of a unified diff of two texts, without line ends. Long lines are cut, and say so."""
+    yield f"--- {old}"
+    yield f"+++ {new}"
+    yield from hunks(before, after)
+
+
+def hunks(before: str, after: str, *, context: int = _CONTEXT) -> Iterator[str]:
+    """The lines of a unified diff without its two head lines.
 
     Where a change is too large to be compared line by line, all old lines stand before all new ones.
+
+    Args:
+        context: equal lines shown beside a change.
     """
     a, b = before.split("\n") if before else [], after.split("\n") if after else []
     start = _common(a, b)
     end = _common(a[start:][::-1], b[start:][::-1])
-    first, last_a, last_b = max(0, start - _CONTEXT), len(a) - end, len(b) - end
-    yield f"--- {old}"
-    yield f"+++ {new}"
+    first, last_a, last_b = max(0, start - context), len(a) - end, len(b) - end
     if (last_a - start) * (last_b - start) > _MOST_PAIRS:
-        tail = min(_CONTEXT, end)
+        tail = min(context, end)
         yield _hunk(first, last_a + tail, first, last_b + tail)
         yield from (_cut(" ", line) for line in a[first:start])
         yield from (_cut("-", line) for line in a[start:last_a])
@@ -30,9 +38,9 @@ def unified_diff(before: str, after: str, *, old: str, new: str) -> Iterator[str
         yield from (_cut(" ", line) for line in a[last_a : last_a + tail])
         return
     # Only the difference, with its surroundings: equal ends would be compared for nothing.
-    stop_a, stop_b = min(len(a), last_a + _CONTEXT), min(len(b), last_b + _CONTEXT)
+    stop_a, stop_b = min(len(a), last_a + context), min(len(b), last_b + context)
     matcher = difflib.SequenceMatcher(None, a[first:stop_a], b[first:stop_b], autojunk=False)
-    for group in matcher.get_grouped_opcodes(_CONTEXT):
+    for group in matcher.get_grouped_opcodes(context):
         yield _hunk(group[0][1] + first, group[-1][2] + first, group[0][3] + first, group[-1][4] + first)
         for tag, i1, i2, j1, j2 in group:
             if tag == "equal":

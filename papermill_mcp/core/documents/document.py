@@ -51,8 +51,8 @@ from papermill_mcp.errors import (
     InvalidNotebookError,
     NotANotebookError,
     Remedy,
+    alike,
     listed,
-    nearest,
 )
 from papermill_mcp.utils.memory import collector_paused
 
@@ -60,6 +60,8 @@ _SAMPLE = 50  # cells looked at to learn the style of a file
 _ESCAPES_LOOKED_AT = 20_000
 _BYTES_LOOKED_AT = 2_000_000
 _VALUES_LOOKED_AT = 5_000
+_LISTED_IDS = 20  # ids of a notebook with no more cells stand in the answer to an unknown one
+_IDS_COMPARED = 2_000
 
 _SURROGATE_ESCAPE = re.compile(r"\\ud[89a-f]", re.IGNORECASE)
 _NON_ASCII_ESCAPE = re.compile(
@@ -241,14 +243,22 @@ class NotebookDocument:
                 advice="Name the cell by its index",
             )
         ids = [cell.cell_id for cell in self.cells if cell.cell_id is not None]
-        meant = nearest(cell_id or "", ids[:2000])
+        few = len(ids) <= _LISTED_IDS
+        near = alike(cell_id or "", ids[:_IDS_COMPARED])
+        if not ids:
+            allowed = f"None of its {len(self.cells)} cells has an id"
+        elif few:
+            allowed = f"Its cells: {listed(map(shown_id, ids))}"
+        elif near:
+            allowed = f"The nearest of its {len(ids)} ids: {listed(map(shown_id, near))}"
+        else:
+            allowed = f"None of its {len(ids)} ids is like it"
+        advice = "Name the cell by its index" if not ids else Remedy.SHOW_CELLS
         raise CellNotFoundError(
             f"{display_path} has no cell {quoted(cell_id)}",
-            allowed=f"Its cells: {listed(map(shown_id, ids))}"
-            if ids
-            else f"None of its {len(self.cells)} cells has an id",
+            allowed=allowed,
             state=NOTHING_DONE,
-            advice=f"Did you mean {quoted(meant)}?" if meant else ("" if ids else "Name the cell by its index"),
+            advice=f"Did you mean {quoted(near[0])}?" if near else ("" if few and ids else advice),
         )
 
     def insert(self, index: int, data: Mapping[str, Any]) -> None:

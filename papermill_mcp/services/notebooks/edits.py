@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from papermill_mcp.core.documents.check import upgraded
 from papermill_mcp.core.documents.document import NotebookCell, NotebookDocument
-from papermill_mcp.errors import InvalidArgumentError, ServerError, nearest
+from papermill_mcp.errors import InvalidArgumentError, ServerError, listed, nearest
 from papermill_mcp.services.notebooks.view import insertion_point, ranges
-from papermill_mcp.utils.diff_text import unified_diff
+from papermill_mcp.utils.diff_text import hunks
 from papermill_mcp.utils.text_utils import cell_name, count_noun, one_line
 
 CellKind = Literal["code", "markdown", "raw"]
@@ -25,6 +26,8 @@ _NOTHING_CHANGED = "nothing was changed"
 _NEAREST_LINES = 3000  # of a source, looked at for the line that was probably meant
 _NEAREST_CHARS = 200  # of each of them
 _LISTED_KEYS = 8
+_LISTED_CELLS = 100  # of those with replaced texts
+_DROPPED = " dropped"
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,21 @@ class Update:
 
 
 @dataclass(frozen=True)
+class ReplaceText:
+    """Put `new_text` in place of `old_text`: the one match in a cell, or all in a cell or in the notebook.
+
+    Attributes:
+        word: only where no letter, digit or underscore stands beside the match.
+    """
+
+    at: CellRef
+    old_text: str
+    new_text: str
+    all: bool = False
+    word: bool = False
+
+
+@dataclass(frozen=True)
 class Remove:
     """Take a cell out."""
 
@@ -123,14 +141,14 @@ class Convert:
     """Make a notebook of version 3 one of version 4.5."""
 
 
-Operation = Add | Update | Remove | Move | ClearOutputs | SetNotebookMetadata | AddIds | Convert
+Operation = Add | Update | ReplaceText | Remove | Move | ClearOutputs | SetNotebookMetadata | AddIds | Convert
 
 # The arguments of each operation beside `op`, and the required ones among them.
 _CELL = {"index", "cell_id"}
 _FIELDS: dict[str, tuple[set[str], set[str]]] = {
     "add": ({"cell_type", "source", "tags", "metadata", "after_cell_id"} | _CELL, {"source"}),
     "update": ({"source", "cell_type", "tags", "metadata"} | _CELL, set()),
-    "replace_text": ({"old_text", "new_text"} | _CELL, {"old_text", "new_text"}),
+    "replace_text": ({"old_text", "new_text", "all", "word"} | _CELL, {"old_text", "new_text"}),
     "remove": (_CELL, set()),
     "move": ({"to", "after_cell_id"} | _CELL, set()),
     "set_type": ({"cell_type"} | _CELL, {"cell_type"}),
@@ -178,6 +196,8 @@ def operation(fields: Mapping[str, Any]) -> Operation:
     match op:
         case "add":
             return Add(new_cell(given), given.get("index"), given.get("after_cell_id"))
+        case "replace_text":
+            return ReplaceText(at, **{key: value for key, value in given.items() if key not in _CELL})
         case "remove":
             return Remove(at)
         case "move":
@@ -205,6 +225,8 @@ class NotebookEdit:
         self._version = (document.nbformat, document.nbformat_minor)
         self._origins: list[int | None] = list(range(len(document.cells)))  # where each cell stood; None: it is new
         self._moved: set[int] = set()
+        self._sent: set[int] = set()  # cells whose whole source the caller gave
+        self._matches: Counter[int] = Counter()  # replaced in each cell by `all`
         self.place = 0
         """Where the cell of the last operation stands; for a removed one, where it stood."""
 
@@ -223,6 +245,8 @@ class NotebookEdit:
                 self._add(one)
             case Update():
                 self._update(one)
+            case ReplaceText():
+                self._replace(one)
             case Remove():
                 self.place = self._find(one.at)
                 self.document.remove(self.place)
@@ -260,7 +284,7 @@ class NotebookEdit:
         self._origins.insert(place, None)
         self.place = place
 
-    def _update(self, one: Update) -> None:
+    def _update(self, one: Update, *, sent: bool = True) -> None:
         place = self.place = self._find(one.at)
         cell = self.document.cells[place]
         members: dict[str, Any] = {}
@@ -279,6 +303,9 @@ class NotebookEdit:
             else:
                 drop |= {"outputs", "execution_count"}
         source = self._new_source(one, cell)
+        origin = self._origins[place]
+        if sent and one.source is not None and origin is not None:
+            self._sent.add(origin)
         if source is not None and source != cell.source:
             members["source"] = source
             if kind == "code":  # they came from the old source
@@ -305,6 +332,47 @@ class NotebookEdit:
         return replaced(
             cell.source, one.old_text, one.new_text, f"cell {self._name(self.place)} of {self._display_path}"
         )
+
+    def _replace(self, one: ReplaceText) -> None:
+        if not one.all and not one.at:
+            raise InvalidArgumentError(
+                "replace_text names no cell", allowed="cell_id or index, or all=true for every cell"
+            )
+        places = [self._find(one.at)] if one.at else list(range(len(self.document.cells)))
+        if not one.all:
+            self.place = places[0]
+            where = f"cell {self._name(self.place)} of {self._display_path}"
+            source = self.document.cells[self.place].source
+            self._set_source(self.place, replaced(source, one.old_text, one.new_text, where, word=one.word))
+            return
+        found = False
+        for place in places:
+            source = self.document.cells[place].source
+            matches = [*_matches(source, one.old_text, word=one.word)]
+            if not matches:
+                continue
+            if not found:
+                self.place, found = place, True
+            origin = self._origins[place]
+            if origin is not None:
+                self._matches[origin] += len(matches)
+            self._set_source(place, _put_in(source, matches, len(one.old_text), one.new_text))
+        if not found:
+            if one.at:
+                where = f"cell {self._name(places[0])} of {self._display_path}"
+                raise _absent(self.document.cells[places[0]].source, one.old_text, where, word=one.word)
+            parts = sum(one.old_text in cell.source for cell in self.document.cells) if one.word else 0
+            raise InvalidArgumentError(
+                f"old_text stands in no cell of {self._display_path}" + (" as a whole word" if one.word else ""),
+                allowed=f"{count_noun(parts, 'cell')} {'has' if parts == 1 else 'have'} it inside longer words"
+                if parts
+                else "",
+                state=_NOTHING_CHANGED,
+                advice="leave word out to replace parts of words" if parts else "",
+            )
+
+    def _set_source(self, place: int, source: str) -> None:
+        self._update(Update(CellRef(index=place), source=source), sent=False)
 
     def _move(self, one: Move) -> None:
         place = self._find(one.at)
@@ -359,17 +427,6 @@ class NotebookEdit:
         """The metadata of the notebook before the first operation."""
         return self._metadata
 
-    def touched(self) -> list[int]:
-        """Where the cells stand that are new, changed or moved, and the neighbours of removed ones."""
-        places = []
-        kept = {origin for origin in self._origins if origin is not None}
-        last = len(self._before) - 1
-        for place, origin in enumerate(self._origins):
-            changed = origin is None or origin in self._moved or self._before[origin] is not self.document.cells[place]
-            if changed or (origin is not None and not {max(origin - 1, 0), min(origin + 1, last)} <= kept):
-                places.append(place)
-        return places
-
     def code_to_run(self) -> list[int]:
         """Where the code cells stand that are new, or have another source."""
         places = []
@@ -386,57 +443,132 @@ class NotebookEdit:
         """The ids of the cells that were moved."""
         return [cell_id for origin in self._moved if (cell_id := self._before[origin].cell_id)]
 
-    def diff(self, limit: int) -> str:
-        """Notes and unified diffs of sources, cell by cell, at most about `limit` characters."""
-        lines: list[str] = []
-        room = limit
-        left_out = 0
-        for line in self._diff_lines():
-            if room > 0:
-                lines.append(line)
-                room -= len(line) + 1
-            else:
-                left_out += 1
-        if left_out:
-            lines.append(f"… {count_noun(left_out, 'line')} of this diff left out: read the cells to see them")
-        return "\n".join(lines)
-
-    def _diff_lines(self) -> Iterator[str]:
-        yield from self._notebook_notes()
+    def shifted(self) -> list[int]:
+        """Where the cells stand that are new, moved or of another type, and the neighbours of removed ones."""
         kept = {origin for origin in self._origins if origin is not None}
-        for origin, cell in enumerate(self._before):
-            if origin not in kept:
-                name = f"cell {cell_name(origin, cell.cell_id)}"
-                yield f"{name}: removed ({_extent(cell)})"
-                yield from unified_diff(cell.source, "", old=name, new="/dev/null")
+
+        def is_shifted(place: int, origin: int | None) -> bool:
+            if origin is None or origin in self._moved:
+                return True
+            beside = {max(origin - 1, 0), min(origin + 1, len(self._before) - 1)}
+            return not beside <= kept or self._before[origin].cell_type != self.document.cells[place].cell_type
+
+        return [place for place, origin in enumerate(self._origins) if is_shifted(place, origin)]
+
+    def changes(self) -> list[Change]:
+        """The change of the notebook, then of each cell."""
+        return [*self._changes()]
+
+    def _changes(self) -> Iterator[Change]:
+        if notes := [*self._notebook_notes()]:
+            yield Change("notebook", notes)
+        changed = [
+            (place, stood)
+            for place, stood in enumerate(self._origins)
+            if stood is None or stood in self._moved or self._before[stood] is not self.document.cells[place]
+        ]
+        kept = {origin for origin in self._origins if origin is not None}
+        removed = [origin for origin in range(len(self._before)) if origin not in kept]
+        for origin in removed:
+            cell = self._before[origin]
+            yield Change(
+                f"cell {cell_name(origin, cell.cell_id)}",
+                [f"removed ({_extent(cell)})"],
+                [f"-{line}" for line in cell.source.split("\n")] if cell.source else [],
+            )
+        context = 1 if len(changed) + len(removed) == 1 else 0
         new_ids: list[int] = []
-        for place, stood in enumerate(self._origins):
+        for place, stood in changed:
             cell = self.document.cells[place]
-            old = None if stood is None else self._before[stood]
-            if old is cell and stood not in self._moved:
-                continue
             name = f"cell {self._name(place)}"
-            if old is None or stood is None:
-                yield f"{name}: added ({_extent(cell)})"
-                yield from unified_diff("", cell.source, old="/dev/null", new=name)
+            if stood is None:
+                yield Change(name, [f"added ({_extent(cell)})"])
                 continue
-            notes = [f"moved from {stood}"] if stood in self._moved else []
-            notes += _notes(old, cell) if old is not cell else []
+            old = self._before[stood]
             if old.cell_id != cell.cell_id:
                 new_ids.append(place)
-            if notes:
-                yield f"{name}: {', '.join(notes)}"
+            change = Change(name, _notes(old, cell), sent=stood in self._sent, matches=self._matches[stood])
+            if stood in self._moved:
+                change.notes.insert(0, f"moved from {stood}")
             if old.source != cell.source:
-                yield from unified_diff(old.source, cell.source, old=f"cell {cell_name(stood, old.cell_id)}", new=name)
+                change.lines = [*hunks(old.source, cell.source, context=context)]
+            if change.notes or change.lines:
+                yield change
         if new_ids:
-            yield f"new ids for {count_noun(len(new_ids), 'cell')}: {ranges(new_ids)}"
+            yield Change(f"new ids for {count_noun(len(new_ids), 'cell')}", [ranges(new_ids)])
 
     def _notebook_notes(self) -> Iterator[str]:
         version = (self.document.nbformat, self.document.nbformat_minor)
         if version != self._version:
-            yield f"notebook: nbformat {self._version[0]}.{self._version[1]} -> {version[0]}.{version[1]}"
+            yield f"nbformat {self._version[0]}.{self._version[1]} -> {version[0]}.{version[1]}"
         if keys := _changed_keys(self._metadata, self.document.metadata):
-            yield f"notebook: metadata {keys}"
+            yield f"metadata {keys}"
+
+
+@dataclass
+class Change:
+    """The change of one cell, or of the notebook itself.
+
+    Attributes:
+        name: of the cell.
+        lines: of its source, with `-` or `+` before them, and `@@` lines between the places.
+        sent: the caller gave the whole source.
+        matches: the texts that an operation for several cells replaced.
+    """
+
+    name: str
+    notes: list[str]
+    lines: list[str] = field(default_factory=list)
+    sent: bool = False
+    matches: int = 0
+
+    def head(self) -> str:
+        """The cell and its notes in a line."""
+        return f"{self.name}: {', '.join(self.notes)}" if self.notes else self.name
+
+
+def diff_text(changes: Iterable[Change], limit: int) -> str:
+    """Changes as lines of text, at most about `limit` characters. The others are counted."""
+    lines: list[str] = []
+    left_out = 0
+    for line in (line for change in changes for line in (change.head(), *change.lines)):
+        if limit > 0:
+            lines.append(line[:limit])
+            limit -= len(line) + 1
+        else:
+            left_out += 1
+    if left_out:
+        lines.append(f"… {count_noun(left_out, 'line')} of this diff left out: read the cells to see them")
+    return "\n".join(lines)
+
+
+def summary(changes: Sequence[Change]) -> list[Change]:
+    """The same changes without the sources that the caller has sent, and replaced texts of many cells in a line."""
+    many = [change for change in changes if change.matches]
+    rows: list[Change] = []
+    if len(many) > 1:
+        names = [f"{change.name.removeprefix('cell ')} {change.matches}" for change in many]
+        dropped = sum(any(note.endswith(_DROPPED) for note in change.notes) for change in many)
+        total = count_noun(sum(change.matches for change in many), "place")
+        rows.append(
+            Change(
+                f"{total} replaced in {len(many)} cells",
+                [listed(names, limit=_LISTED_CELLS), *([f"outputs of {dropped} of them dropped"] if dropped else [])],
+            )
+        )
+    for change in changes:
+        if change.matches and len(many) > 1:
+            notes = [note for note in change.notes if not note.endswith(_DROPPED)]
+            rows += [Change(change.name, notes)] if notes else []
+        elif change.sent and change.lines:
+            added, gone = (sum(line.startswith(mark) for line in change.lines) for mark in "+-")
+            rows.append(Change(change.name, [*change.notes, f"lines +{added} -{gone}"]))
+        elif change.matches:
+            found = count_noun(change.matches, "place")
+            rows.append(Change(change.name, [f"{found} replaced", *change.notes], change.lines))
+        else:
+            rows.append(change)
+    return rows
 
 
 def at_position(error: ServerError, position: int) -> ServerError:
@@ -444,36 +576,78 @@ def at_position(error: ServerError, position: int) -> ServerError:
     return error.within(f"operations[{position}]", state="No operation was applied")
 
 
-def replaced(source: str, old: str, new: str, where: str) -> str:
+def replaced(source: str, old: str, new: str, where: str, *, word: bool = False) -> str:
     """`source` with the one place where `old` stands replaced.
+
+    Args:
+        word: count only whole words.
 
     Raises:
         InvalidArgumentError: `old` is empty, or stands nowhere or more than once.
     """
-    if not old:
-        raise InvalidArgumentError("old_text is empty", allowed="a text that stands in the cell exactly once")
-    first = source.find(old)
-    if first >= 0 and source.find(old, first + 1) < 0:
-        return source[:first] + new + source[first + len(old) :]
-    if first < 0:
-        raise InvalidArgumentError(
-            f"old_text does not stand in {where}",
-            allowed=_nearest_line(source, old),
-            state=_NOTHING_CHANGED,
-            advice="copy it from read_notebook, with its spaces and line ends",
-        )
-    count = 0
-    lines: list[str] = []
-    while first >= 0:
-        count += 1
-        if count <= _LISTED_KEYS:
-            lines.append(str(source.count("\n", 0, first) + 1))
-        first = source.find(old, first + 1)
+    found = [*_matches(source, old, word=word, overlapping=True)]
+    if len(found) == 1:
+        return _put_in(source, found, len(old), new)
+    if not found:
+        raise _absent(source, old, where, word=word)
+    lines = [str(source.count("\n", 0, first) + 1) for first in found[:_LISTED_KEYS]]
+    more = ", …" if len(found) > len(lines) else ""
     raise InvalidArgumentError(
-        f"old_text stands {count} times in {where}, at line {', '.join(lines)}{', …' if count > len(lines) else ''}",
+        f"old_text stands {len(found)} times in {where}, at line {', '.join(lines)}{more}",
         allowed="it must stand there exactly once",
         state=_NOTHING_CHANGED,
-        advice="take in more of the text around the place that is meant",
+        advice="take in more of the text around the place that is meant; edit_notebook replaces every match with "
+        "the operation replace_text and all=true",
+    )
+
+
+def _matches(source: str, old: str, *, word: bool, overlapping: bool = False) -> Iterator[int]:
+    """Where `old` stands in `source`.
+
+    Raises:
+        InvalidArgumentError: `old` is empty.
+    """
+    if not old:
+        raise InvalidArgumentError("old_text is empty", allowed="a text that stands in the cell")
+    first = source.find(old)
+    while first >= 0:
+        end = first + len(old)
+        whole = not word or not (
+            (first and _is_of_word(source[first - 1]) and _is_of_word(old[0]))
+            or (end < len(source) and _is_of_word(source[end]) and _is_of_word(old[-1]))
+        )
+        if whole:
+            yield first
+        first = source.find(old, end if whole and not overlapping else first + 1)
+
+
+def _is_of_word(character: str) -> bool:
+    """Whether a name may go on with a character, as in Python: letters, digits, marks and underscores."""
+    return ("_" + character).isidentifier()
+
+
+def _put_in(source: str, places: Iterable[int], length: int, new: str) -> str:
+    parts: list[str] = []
+    last = 0
+    for first in places:
+        parts += (source[last:first], new)
+        last = first + length
+    return "".join((*parts, source[last:]))
+
+
+def _absent(source: str, old: str, where: str, *, word: bool) -> InvalidArgumentError:
+    if word and old in source:
+        return InvalidArgumentError(
+            f"old_text does not stand in {where} as a whole word",
+            allowed="it stands there inside longer words",
+            state=_NOTHING_CHANGED,
+            advice="leave word out to replace parts of words",
+        )
+    return InvalidArgumentError(
+        f"old_text does not stand in {where}",
+        allowed=_nearest_line(source, old),
+        state=_NOTHING_CHANGED,
+        advice="copy it from read_notebook, with its spaces and line ends",
     )
 
 
@@ -527,9 +701,9 @@ def _notes(old: NotebookCell, new: NotebookCell) -> list[str]:
     if old.cell_type != new.cell_type:
         notes.append(f"{old.cell_type or 'no type'} -> {new.cell_type}")
     if old.outputs and not new.outputs:
-        notes.append(f"{count_noun(len(old.outputs), 'output')} dropped")
+        notes.append(f"{count_noun(len(old.outputs), 'output')}{_DROPPED}")
     elif old.data.get("execution_count") is not None and new.data.get("execution_count") is None:
-        notes.append("execution count dropped")
+        notes.append(f"execution count{_DROPPED}")
     if old.tags != new.tags:
         notes.append(f"tags {', '.join(old.tags) or 'none'} -> {', '.join(new.tags) or 'none'}")
     before, after = (cell.data.get("metadata") for cell in (old, new))

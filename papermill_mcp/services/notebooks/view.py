@@ -152,14 +152,14 @@ def cell_view(cell: NotebookCell, index: int) -> CellView:
     )
 
 
-def source_view(cell: NotebookCell, index: int, *, metadata: bool = False) -> SourceView:
-    """A cell as an edit shows it."""
+def source_view(cell: NotebookCell, index: int, *, metadata: bool = False, max_chars: int = SOURCE_CHARS) -> SourceView:
+    """A cell as an edit shows it, with at most `max_chars` characters of its source."""
     view = SourceView(
         index=index,
         id=cell.cell_id,
         cell_type=cell.cell_type,
-        source=cell.source[:SOURCE_CHARS],
-        omitted_chars=max(0, len(cell.source) - SOURCE_CHARS) or None,
+        source=cell.source[:max_chars],
+        omitted_chars=max(0, len(cell.source) - max_chars) or None,
         tags=cell.tags or None,
     )
     found = cell.data.get("metadata")
@@ -179,7 +179,7 @@ def outline_row(cell: NotebookCell, index: int, *, sizes: bool = False) -> Outli
 
 
 def outline_around(
-    document: NotebookDocument, places: Iterable[int], *, reach: int = 2, limit: int = 40
+    document: NotebookDocument, places: Iterable[int], *, reach: int = 1, limit: int = 12
 ) -> list[OutlineRow]:
     """A line for each cell near one of `places`, at most `limit`."""
     near = {at for place in places for at in range(place - reach, place + reach + 1) if 0 <= at < len(document.cells)}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 from papermill_mcp.services.catalogue import Match, NotebookInfo, NotebookList, SearchResult
-from papermill_mcp.services.notebook_service import EditedNotebook, RemovedCell
+from papermill_mcp.services.notebook_service import DIFF_CHARS, CreatedNotebook, EditedNotebook, RemovedCell
 from papermill_mcp.services.notebooks.view import CellView, NotebookView, OutlineRow, SourceView
 from papermill_mcp.tools.replies.outputs import output_blocks
 from papermill_mcp.tools.replies.text import fenced, header_lines, inline, type_name
@@ -31,29 +31,61 @@ def notebook_view(reply: NotebookView) -> str:
     return "\n\n".join(blocks)
 
 
+def created_notebook(reply: CreatedNotebook) -> str:
+    """A new notebook and the ids of its cells."""
+    lines = header_lines(reply.model_dump(exclude={"ids"}))
+    if reply.ids:
+        ids = ", ".join(f"{index} {cell_id}" for index, cell_id in enumerate(reply.ids))
+        rest = reply.cell_count - len(reply.ids)
+        lines.append(f"ids: {ids}" + (f" and {rest} more: read_notebook with outline=true" if rest else ""))
+    return "\n".join(lines)
+
+
 def edited_notebook(reply: EditedNotebook) -> str:
-    """An edit: the cell or the diff, and the outline around it."""
+    """An edit: the cell or the changes in short, and the outline around cells that moved."""
     lines = header_lines({"path": reply.path, "revision": reply.revision})
     cell: SourceView | None = getattr(reply, "cell", None)
-    marked = None
     if not reply.changed:
         lines.append("changed: nothing; the file was not touched")
     lines += [f"note: {inline(note)}" for note in reply.notes or []]
+    rows = reply.outline
     if isinstance(reply, RemovedCell):
         outputs = f" · {count_noun(reply.outputs_dropped, 'output')} dropped" if reply.outputs_dropped else ""
         lines.append(f"removed cell {cell_name(reply.cell.index, reply.cell.id)} · {_facts(reply.cell)}{outputs}")
         if reply.cell.metadata:
             lines.append(f"metadata: {inline(reply.cell.metadata)}")
+        if reply.cell.omitted_chars:
+            lines.append(f"source: its first characters; {reply.cell.omitted_chars:,} are left out")
         lines += fenced(reply.cell.source)
+    elif cell is not None:
+        changes = reply.summary
+        notes = [note for change in changes for note in change.notes]
+        lines.append(" · ".join([f"cell {cell_name(cell.index, cell.id)}", _facts(cell), *map(inline, notes)]))
+        if changed := [line for change in changes for line in change.lines]:
+            lines += _diff(changed)
+        rows = [row for row in rows if row.index != cell.index]
+    elif any(change.lines for change in reply.summary):
+        lines += _diff([line for change in reply.summary for line in (change.head(), *change.lines)])
     else:
-        if cell is not None:
-            marked = cell.index
-            lines.append(f"cell {cell_name(cell.index, cell.id)} · {_facts(cell)}")
-        if reply.diff:
-            lines += fenced(reply.diff, "diff")
-    if reply.outline:
-        lines += ["around it:", *_outline(reply.outline, marked=marked)]
+        lines += _cut([inline(change.head()) for change in reply.summary])
+    if rows:
+        lines += ["around it:", *_outline(rows)]
     return "\n".join(lines)
+
+
+def _diff(lines: Sequence[str]) -> list[str]:
+    return fenced("\n".join(_cut(lines)), "diff")
+
+
+def _cut(lines: Sequence[str]) -> list[str]:
+    """Lines of about `DIFF_CHARS` characters at most. The others are counted."""
+    room = DIFF_CHARS
+    for number, line in enumerate(lines):
+        if room <= 0:
+            rest = count_noun(len(lines) - number, "line")
+            return [*lines[:number], f"… {rest} left out: read the cells to see them"]
+        room -= len(line) + 1
+    return list(lines)
 
 
 def edit_head(reply: EditedNotebook) -> list[str]:
@@ -165,11 +197,8 @@ def _facts(cell: CellView | SourceView) -> str:
     return " · ".join(facts)
 
 
-def _outline(rows: Iterable[OutlineRow], *, marked: int | None = None) -> list[str]:
-    return [
-        f"{'>' if row.index == marked else '-'} {cell_name(row.index, row.id)} · {_kind(row)} · {row.first_line}"
-        for row in rows
-    ]
+def _outline(rows: Iterable[OutlineRow]) -> list[str]:
+    return [f"- {cell_name(row.index, row.id)} · {_kind(row)} · {row.first_line}" for row in rows]
 
 
 def _kind(row: OutlineRow) -> str:

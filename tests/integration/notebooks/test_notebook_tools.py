@@ -48,19 +48,82 @@ async def test_a_notebook_is_read_changed_and_read_again(client: Connect, path: 
     assert changed["cell"]["id"] == "title"
 
 
-async def test_the_text_of_an_edit_shows_the_diff_and_what_stands_around(client: Connect, path: Path) -> None:
-    async with client() as connected:
-        result = await connected.call_tool(
-            "update_cell", {"path": "n.ipynb", "index": 1, "source": "show(2)", "tags": ["t"]}
-        )
-    text = text_of(result)
+_LONG = "\n".join(f"line_{number} = {number}" for number in range(200))
 
-    assert "cell 1 [show] · code · tags t" in text
-    assert "2 outputs dropped" in text
-    assert "-show()\n+show(2)" in text
-    assert "- 0 [title] · markdown · # Title" in text
-    assert "> 1 [show]" in text
-    assert facts_of(result)["diff"] in text
+
+async def test_a_source_that_was_sent_whole_is_not_sent_back(client: Connect, path: Path) -> None:
+    async with client() as connected:
+        texts, facts = [], []
+        for tool, arguments in (
+            ("add_cell", {"source": _LONG, "index": 1}),
+            ("update_cell", {"cell_id": "show", "source": _LONG, "tags": ["t"]}),
+            ("edit_notebook", {"operations": [{"op": "add", "source": _LONG}] * 3}),
+            ("edit_notebook", {"operations": [{"op": "update", "index": n, "source": f"{_LONG}#"} for n in (0, 1, 2)]}),
+        ):
+            result = await connected.call_tool(tool, {"path": "n.ipynb", **arguments})
+            texts.append(text_of(result))
+            facts.append(facts_of(result))
+
+    added, updated, several, changed = texts
+    assert "cell 1 [" in added
+    assert "added (code, 200 lines)" in added
+    assert "- 0 [title] · markdown · # Title" in added
+    assert "cell 2 [show] · code · tags t · 2 outputs dropped · tags none -> t · lines +200 -1" in updated
+    assert "around it" not in updated
+    assert "cell 4 [" in several
+    assert "cell 0 [title]: lines +200 -2" in changed
+    assert not any("line_100" in text for text in texts)
+    assert max(map(len, texts)) < 700
+    assert max(len(json.dumps(one)) for one in facts) < 8000, "bounded for clients that read the structured content"
+    assert "+line_1 = 1" in facts[1]["diff"]
+
+
+async def test_a_replaced_text_is_shown_in_its_line(client: Connect, workspace: Path) -> None:
+    write_notebook(workspace / "n.ipynb", [_LONG, "x = 1", "x = 2"])
+    async with client() as connected:
+        one = await connected.call_tool(
+            "update_cell", {"path": "n.ipynb", "index": 0, "old_text": "= 100", "new_text": "= 0"}
+        )
+        steps = [{"op": "replace_text", "index": n, "old_text": "x", "new_text": "y"} for n in (1, 2)]
+        two = await connected.call_tool("edit_notebook", {"path": "n.ipynb", "operations": steps})
+
+    text = text_of(one)
+    assert " line_99 = 99\n-line_100 = 100\n+line_100 = 0\n line_101 = 101\n" in text
+    assert "line_98 " not in text
+    assert facts_of(one)["diff"].partition("\n")[2] in text
+    assert facts_of(two)["diff"] in text_of(two)
+    assert not any(head in text_of(result) for result in (one, two) for head in ("---", "+++", "around it"))
+
+
+async def test_a_name_is_changed_everywhere_with_one_call(stdio_client: ConnectStdio, workspace: Path) -> None:
+    path = write_notebook(workspace / "n.ipynb", [f"df{n} = df.head({n})" for n in range(40)])
+    step = {"op": "replace_text", "old_text": "df", "new_text": "frame", "all": "true", "word": True}
+    async with stdio_client() as connected:
+        result = await connected.call_tool("edit_notebook", {"path": "n.ipynb", "operations": [step]})
+
+    text = text_of(result)
+    assert "40 places replaced in 40 cells: 0 [c0] 1, 1 [c1] 1" in text
+    assert len(text) < 700
+    assert ["".join(one["source"]) for one in read_json(path)["cells"]] == [
+        f"df{n} = frame.head({n})" for n in range(40)
+    ]
+
+
+async def test_the_cells_of_a_new_notebook_are_named(stdio_client: ConnectStdio, workspace: Path) -> None:
+    async with stdio_client() as connected:
+        cells = [{"source": "x"}, {"source": "# T", "cell_type": "markdown", "cell_id": "title"}]
+        few = await connected.call_tool("create_notebook", {"path": "few.ipynb", "cells": cells})
+        many = await connected.call_tool("create_notebook", {"path": "many.ipynb", "cells": [{"source": ""}] * 300})
+        none = await connected.call_tool("create_notebook", {"path": "none.ipynb"})
+
+    first, second = facts_of(few)["ids"]
+    assert f"ids: 0 {first}, 1 title" in text_of(few)
+    assert second == "title"
+    assert [one["id"] for one in read_json(workspace / "few.ipynb")["cells"]] == [first, second]
+    assert len(facts_of(many)["ids"]) == 100
+    assert "and 200 more: read_notebook with outline=true" in text_of(many)
+    assert len(text_of(many)) < 1700
+    assert "ids" not in text_of(none)
 
 
 async def test_a_change_that_changes_nothing_says_so(client: Connect, path: Path) -> None:

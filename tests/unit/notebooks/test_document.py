@@ -414,12 +414,33 @@ def test_an_unknown_id_is_answered_with_the_known_ones() -> None:
     assert "Did you mean 'load'?" in str(raised.value)
 
 
-def test_the_list_of_ids_is_bounded() -> None:
+@pytest.mark.parametrize("wrong", ["z" * 10_000, "1" * 300, "12" * 149])
+def test_the_answer_to_an_unknown_id_is_bounded(wrong: str) -> None:
     document = parsed({**SMALL, "cells": [{"cell_type": "raw", "id": f"{n}" * 300} for n in range(10, 500)]})
-    with pytest.raises(CellNotFoundError, match="470 more") as raised:
-        document.find(cell_id="z" * 10_000, display_path="n.ipynb")
+    with pytest.raises(CellNotFoundError, match="490 ids") as raised:
+        document.find(cell_id=wrong, display_path="n.ipynb")
 
-    assert len(str(raised.value)) < 3000
+    assert len(str(raised.value)) < 1000
+
+
+@pytest.mark.parametrize(("wrong", "near"), [("trian-0037", "train-0037"), ("train-003", "train-0030"), ("a0", None)])
+def test_an_unknown_id_of_a_large_notebook_is_answered_with_the_nearest_ones(wrong: str, near: str | None) -> None:
+    cells = [{"cell_type": "raw", "id": f"train-{n:04}"} for n in range(300)]
+    with pytest.raises(CellNotFoundError) as raised:
+        parsed({**SMALL, "cells": cells}).find(cell_id=wrong, display_path="n.ipynb")
+
+    message = str(raised.value)
+    assert message.count("train-0") <= 7, "the wrong one, five near ones and the likeliest"
+    assert (f"Did you mean {near!r}?" in message) == (near is not None)
+    assert "outline" in message or near is not None
+
+
+def test_an_unknown_id_of_a_small_notebook_is_answered_with_all() -> None:
+    cells = [{"cell_type": "raw", "id": f"c{n:02}"} for n in range(20)]
+    with pytest.raises(CellNotFoundError) as raised:
+        parsed({**SMALL, "cells": cells}).find(cell_id="other", display_path="n.ipynb")
+
+    assert all(one["id"] in str(raised.value) for one in cells)
 
 
 @pytest.mark.case("B04")

@@ -12,7 +12,10 @@ import nbformat
 import pytest
 from conftest import MakeConfig
 from helpers import cell, digest, read_json, write_notebook
+from hypothesis import example, given
+from hypothesis import strategies as st
 
+from papermill_mcp.core.documents.document import NotebookDocument
 from papermill_mcp.errors import (
     AlreadyExistsError,
     BusyError,
@@ -26,7 +29,15 @@ from papermill_mcp.errors import (
 )
 from papermill_mcp.services import notebook_service
 from papermill_mcp.services.notebook_service import NotebookService
-from papermill_mcp.services.notebooks.edits import Add, CellRef, NewCell, Update, replaced
+from papermill_mcp.services.notebooks.edits import (
+    Add,
+    CellRef,
+    NewCell,
+    NotebookEdit,
+    ReplaceText,
+    Update,
+    replaced,
+)
 from papermill_mcp.services.workspace import Workspace
 from papermill_mcp.utils import file_utils
 from papermill_mcp.utils.diff_text import unified_diff
@@ -71,9 +82,9 @@ async def test_replacing_a_text_changes_the_cell_and_no_other_byte(service: Note
 
     assert path.read_bytes() == before.replace(b"plot(a)", b"plot(b)")
     assert edited.changed
-    assert edited.diff == "--- cell 2 [plot]\n+++ cell 2 [plot]\n@@ -1 +1 @@\n-plot(a)\n+plot(b)"
+    assert edited.diff == "cell 2 [plot]\n@@ -1 +1 @@\n-plot(a)\n+plot(b)"
     assert (edited.cell.index, edited.cell.id, edited.cell.source) == (2, "plot", "plot(b)")
-    assert [row.id for row in edited.outline] == ["title", "load", "plot", "end"]
+    assert edited.outline == [], "nothing moved"
 
 
 async def test_a_new_source_drops_the_outputs_and_says_so(service: NotebookService, path: Path) -> None:
@@ -749,10 +760,108 @@ def test_a_diff_makes_the_new_text_of_the_old_one(before: str, after: str) -> No
 async def test_a_huge_diff_is_cut_with_the_number_of_lines(service: NotebookService, path: Path) -> None:
     edited = await service.update_cell("n.ipynb", Update(CellRef(index=0), source="line\n" * 50_000))
 
-    assert len(edited.diff) < 9000
+    assert len(edited.diff) < 4500
     last = edited.diff.splitlines()[-1]
     reported = int("".join(filter(str.isdigit, last.split("line")[0])))
-    assert reported + len(edited.diff.splitlines()) - 1 == 50_001 + 2 + 3, "header, hunk, old and new lines"
+    assert reported + len(edited.diff.splitlines()) - 1 == 50_001 + 2 + 2, "name, hunk, old and new lines"
+    assert edited.summary[0].notes == ["lines +50001 -2"]
+
+
+# One text in many cells
+
+
+def naive(source: str, old: str, new: str, *, word: bool) -> tuple[str, int]:
+    """`source` with all matches replaced, character by character; and their number."""
+    made, at, number = "", 0, 0
+    while at < len(source):
+        end = at + len(old)
+        inside = source[at:end] == old
+        if inside and word:
+            before, after = source[max(at - 1, 0) : at], source[end : end + 1]
+            inside = not any(
+                beside and f"_{beside}".isidentifier() and f"_{edge}".isidentifier()
+                for beside, edge in ((before, old[0]), (after, old[-1]))
+            )
+        made += new if inside else source[at]
+        at = end if inside else at + 1
+        number += inside
+    return made, number
+
+
+_WORDS = st.text("ad_.( \n9éßµ́名", max_size=12)
+
+
+@given(st.lists(_WORDS, min_size=1, max_size=5), st.text("ad_.9é", min_size=1, max_size=3), _WORDS, st.booleans())
+@example(["df df2 my_df df.x (df) adf"], "df", "frame", True)
+@example(["aaaa", "a.a"], "aa", "a", False)
+def test_all_matches_are_replaced_as_character_by_character(sources: list[str], old: str, new: str, word: bool) -> None:
+    document = NotebookDocument.new({})
+    for source in sources:
+        document.insert(len(document.cells), cell(source))
+    expected = [naive(source, old, new, word=word) for source in sources]
+    edit = NotebookEdit(document, "n.ipynb")
+    one = ReplaceText(CellRef(), old, new, all=True, word=word)
+    if not any(number for _, number in expected):
+        with pytest.raises(InvalidArgumentError, match="stands in no cell"):
+            edit.apply(one)
+    else:
+        edit.apply(one)
+
+    assert [made.source for made in document.cells] == [source for source, _ in expected]
+
+
+@pytest.fixture
+def frames(workspace: Path) -> Path:
+    """Forty code cells with outputs that name `df`, and as many that only seem to."""
+    shown = {"outputs": [{"name": "stdout", "output_type": "stream", "text": "1"}], "execution_count": 1}
+    cells = [cell(f"df2 = my_df\ndf.x[{n}] = df" if n % 2 else f"df2 = {n}") | shown for n in range(80)]
+    return write_notebook(workspace / "n.ipynb", cells)
+
+
+async def test_a_name_is_changed_in_all_cells_with_one_operation(service: NotebookService, frames: Path) -> None:
+    before = sources(frames)
+    step = {"op": "replace_text", "old_text": "df", "new_text": "frame", "all": True, "word": True}
+    edited = await service.edit("n.ipynb", [step])
+
+    assert sources(frames) == [text.replace("df.x", "frame.x").replace("= df", "= frame") for text in before]
+    kept = [bool(one["outputs"]) for one in read_json(frames)["cells"]]
+    assert kept == [True, False] * 40, "outputs stay where the source stays"
+    (line,) = edited.summary
+    assert line.head().startswith("80 places replaced in 40 cells: 1 [c1] 2, 3 [c3] 2, ")
+    assert line.head().endswith("79 [c79] 2, outputs of 40 of them dropped")
+    assert len(line.head()) < 700
+    assert [index for index, _ in edited.code_cells] == list(range(1, 80, 2))
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        ({"old_text": "df", "new_text": "x", "index": 1}, "4 times .*all=true"),
+        ({"old_text": "df", "new_text": "x", "index": 1, "word": True}, "2 times .*all=true"),
+        ({"old_text": "df", "new_text": "x"}, "names no cell.*all=true"),
+        ({"old_text": "absent", "new_text": "x", "all": True}, "stands in no cell"),
+        ({"old_text": "absent", "new_text": "x", "all": True, "index": 1}, "does not stand in cell 1.*nearest line"),
+        ({"old_text": "d", "new_text": "x", "all": True, "word": True}, "80 cells have it inside longer words"),
+        ({"old_text": "df", "new_text": "x", "index": 0, "word": True}, "inside longer words"),
+        ({"old_text": "", "new_text": "x", "all": True}, "old_text is empty"),
+    ],
+)
+async def test_a_text_to_replace_that_is_not_clear_is_refused(
+    service: NotebookService, frames: Path, step: dict[str, Any], message: str
+) -> None:
+    before = digest(frames)
+    with pytest.raises(InvalidArgumentError, match=message):
+        await service.edit("n.ipynb", [{"op": "replace_text", **step}])
+    assert digest(frames) == before
+
+
+async def test_all_matches_of_one_cell_are_shown_as_changed_lines(service: NotebookService, frames: Path) -> None:
+    step = {"op": "replace_text", "old_text": "df", "new_text": "f", "index": 1, "all": True}
+    edited = await service.edit("n.ipynb", [step])
+
+    (change,) = edited.summary
+    assert change.notes == ["4 places replaced", "1 output dropped"]
+    assert [line for line in change.lines if line[0] == "+"] == ["+f2 = my_f", "+f.x[1] = f"]
 
 
 @pytest.mark.case("R04")
