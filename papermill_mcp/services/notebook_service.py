@@ -415,6 +415,8 @@ class NotebookService:
         """
 
         def write() -> FileContent:
+            if notebook.content is None:
+                self._workspace.make_directory_of(notebook.path)
             return write_file(
                 notebook.path,
                 notebook.document.render() if data is None else data,

@@ -102,9 +102,11 @@ class Workspace:
     def notebook(self, path: str, *, writing: bool = False) -> Path:
         """The real path of a notebook, which exists unless it is to be written.
 
+        A notebook to be written may be in a directory that is not there yet: `make_directory_of` makes it.
+
         Raises:
             PathNotAllowedError: it leaves the roots, is no `.ipynb`, or is not a regular file.
-            NotFoundError: there is no such file; when writing, no such directory.
+            NotFoundError: there is no such file; when writing, a part before the last is no directory.
         """
         real = self._resolve(path)
         for named in ((_parts(path) or [""])[-1], real.name):  # a link must not dress up another kind of file
@@ -116,7 +118,7 @@ class Workspace:
                 raise NotFoundError(
                     f"{_quoted(path)} does not exist", state=_NOT_TOUCHED, advice="List the notebooks there are"
                 )
-            self._check_parent(real, path)
+            self._check_missing(real, path)
         elif not stat.S_ISREG(status.st_mode):
             self._refuse(f"{_quoted(path)} is {kind_of_file(status.st_mode)}, not a regular file", roots=False)
         if writing:
@@ -141,6 +143,18 @@ class Workspace:
         elif not stat.S_ISDIR(status.st_mode):
             self._refuse(f"{_quoted(path)} is not a directory", roots=False)
         return real
+
+    def make_directory_of(self, file: Path) -> None:
+        """Make the missing directories of a file to be written, by its real path. A root itself is not made.
+
+        Raises:
+            NotFoundError: the root is gone.
+            ServerError: a directory cannot be made.
+        """
+        root = max((root for root in self._roots if file.is_relative_to(root)), key=lambda root: len(root.parts))
+        if not root.is_dir():
+            self._missing_directory(self.display_path(file))
+        make_directory(file.parent, display_path=self.display_path(file.parent))
 
     def require_unmoved(self, path: Path) -> None:
         """Raise if a real path is none any more: a directory on the way was replaced by a symbolic link.
@@ -292,9 +306,14 @@ class Workspace:
         except OSError:
             self._refuse(f"{_quoted(path)} changed while it was looked at", roots=False)
 
-    def _check_parent(self, real: Path, path: str) -> None:
-        status = self._status(real.parent, path)
-        if status is None or not stat.S_ISDIR(status.st_mode):
+    def _check_missing(self, real: Path, path: str) -> None:
+        """Refuse directories that would be made where a symbolic link leads, and not where the path says."""
+        missing = [real.name]
+        for directory in real.parents:
+            if self._status(directory, path) is not None or not self._inside(directory):
+                break
+            missing.insert(0, directory.name)
+        if len(missing) > 1 and list(_lexical(Path(path)).parts[-len(missing) :]) != missing:
             self._missing_directory(path)
 
     def _check_not_hidden(self, real: Path, path: str) -> None:
@@ -306,7 +325,9 @@ class Workspace:
 
     def _missing_directory(self, path: str) -> NoReturn:
         raise NotFoundError(
-            f"The directory of {_quoted(path)} does not exist", state=_NOT_TOUCHED, advice="Choose one that exists"
+            f"The directory of {_quoted(path)} does not exist, or is none",
+            state=_NOT_TOUCHED,
+            advice="Choose another one",
         )
 
     def _outside(self, path: str) -> NoReturn:

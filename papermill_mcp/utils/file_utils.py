@@ -752,7 +752,7 @@ def _error_for(error: OSError, display_path: str, step: str, state: str) -> Serv
         case errno.ENOSPC | errno.EDQUOT | errno.EFBIG:
             return DiskFullError(text, state=state, advice="Free some space and try again")
         case errno.ENOENT:
-            if step == "read":
+            if state == _NOT_READ:
                 return NotFoundError(
                     f"{display_path} does not exist", state=state, advice="List the notebooks there are"
                 )

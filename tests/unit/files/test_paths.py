@@ -203,18 +203,28 @@ async def test_p09_and_p10_text_is_taken_literally(
     tool: str, name: str, client: Connect, monkeypatch: pytest.MonkeyPatch, outside: Path
 ) -> None:
     """JSON is no notebook, and nothing expands."""
-    if (tool, name) == ("execute_notebook_batch", "output_directory"):
-        pytest.skip("it is made if it is missing: see the next test")
+    if tool in MAKES or name in ("output_path", "output_directory"):
+        pytest.skip("missing directories are made: see the next tests")
     monkeypatch.setenv("HOME", str(outside))
-    if tool in MAKES or (name not in ("path", "input_path", "input_paths") and _file(name)):
-        paths = ["~/x.ipynb", "$HOME/x.ipynb", "%2e%2e/x.ipynb"]
-    else:
-        paths = ["~/secret.ipynb", "$HOME/secret.ipynb", "${HOME}.ipynb", "%2e%2e/outside/secret.ipynb"]
-        paths += ['{"cells": [], "nbformat": 4}.ipynb', "{path}.ipynb", "*.ipynb", "none.ipynb", "none/none.ipynb"]
+    paths = ["~/secret.ipynb", "$HOME/secret.ipynb", "${HOME}.ipynb", "%2e%2e/outside/secret.ipynb"]
+    paths += ['{"cells": [], "nbformat": 4}.ipynb', "{path}.ipynb", "*.ipynb", "none.ipynb", "none/none.ipynb"]
     async with client() as connected:
         for path in paths:
             message = await _refused(connected, tool, name, path)
             assert message.startswith("NOT_FOUND: "), message
+
+
+@pytest.mark.case("P10")
+@pytest.mark.parametrize("tool", sorted(MAKES))
+async def test_p10_a_directory_of_a_new_notebook_is_made_under_its_literal_name(
+    tool: str, client: Connect, workspace: Path, monkeypatch: pytest.MonkeyPatch, outside: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(outside))
+    async with client() as connected:
+        for name in ("$HOME/x.ipynb", "%2e%2e/x.ipynb", "{path}/${HOME}/x.ipynb"):
+            result = await connected.call_tool(tool, _arguments(tool, "path", name))
+            assert not result.is_error, result
+            assert (workspace / name).is_file()
 
 
 @pytest.mark.case("P10")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import tempfile
 from pathlib import Path
@@ -225,11 +226,49 @@ def test_a_missing_notebook_is_not_found_and_may_be_written(workspace: Workspace
     assert workspace.notebook("new.ipynb", writing=True) == root / "new.ipynb"
 
 
-@pytest.mark.parametrize("path", ["none/x.ipynb", "b.ipynb/x.ipynb", "none/deep/x.ipynb", "b.ipynb/../b.ipynb"])
-def test_a_missing_directory_is_not_found(workspace: Workspace, path: str) -> None:
+@pytest.mark.parametrize("path", ["b.ipynb/x.ipynb", "b.ipynb/none/x.ipynb", "b.ipynb/../b.ipynb"])
+def test_a_file_is_no_directory(workspace: Workspace, path: str) -> None:
     for writing in (False, True):
         with pytest.raises(NotFoundError):
             workspace.notebook(path, writing=writing)
+
+
+@pytest.mark.parametrize("path", ["none/x.ipynb", "none/deep/x.ipynb", "a/none/x.ipynb"])
+def test_a_missing_directory_is_made_for_a_file_to_be_written(workspace: Workspace, root: Path, path: str) -> None:
+    with pytest.raises(NotFoundError):
+        workspace.notebook(path)
+    found = workspace.notebook(path, writing=True)
+    assert not (root / path).parent.exists(), "a look makes nothing"
+    workspace.make_directory_of(found)
+
+    assert (root / path).parent.is_dir()
+    assert found == root / path
+
+
+@pytest.mark.parametrize("path", [".none/x.ipynb", "none/.deep/x.ipynb", "out/none/x.ipynb", "none/../../x/x.ipynb"])
+def test_a_missing_directory_is_not_made_where_nothing_is_written(workspace: Workspace, root: Path, path: str) -> None:
+    (root.parent / "beyond").mkdir()
+    (root / "out").symlink_to(root.parent / "beyond")
+    refusal(workspace, path, writing=True)
+
+
+def test_a_directory_that_becomes_a_link_meanwhile_is_not_followed(workspace: Workspace, root: Path) -> None:
+    found = workspace.notebook("none/deep/x.ipynb", writing=True)
+    (root.parent / "beyond").mkdir()
+    (root / "none").symlink_to(root.parent / "beyond")
+
+    with pytest.raises(PathNotAllowedError):
+        workspace.make_directory_of(found)
+    assert not [*(root.parent / "beyond").iterdir()]
+
+
+def test_a_root_that_is_gone_is_not_made(workspace: Workspace, root: Path) -> None:
+    found = workspace.notebook("none/x.ipynb", writing=True)
+    shutil.rmtree(root)
+
+    with pytest.raises(NotFoundError):
+        workspace.make_directory_of(found)
+    assert not root.exists()
 
 
 @pytest.mark.parametrize("path", [".git/x.ipynb", ".ipynb_checkpoints/x.ipynb", "a/.jupyter/x.ipynb", ".x.ipynb"])
