@@ -70,10 +70,11 @@ def build_server(config: Config, metrics: Metrics | None = None, fault: ConfigEr
     @asynccontextmanager
     async def lifespan(_: MCPServer[Services]) -> AsyncIterator[Services]:
         claims = Claims(workspace, state)
-        notebooks = NotebookService(config, workspace, state, claimed=claims.__contains__)
+        notebooks = NotebookService(config, workspace, state, claims=claims)
         pythons = Pythons(config, workspace)
         end = AsyncExitStack()  # saves runs, then stops the Jupyter server and every kernel
         kernels = await end.enter_async_context(KernelService(config, workspace, state, metrics, pythons=pythons))
+        notebooks.followers.append(kernels.follow)
         catalogue = NotebookCatalogue(workspace, notebooks, pythons, live=kernels.python_of)
         jupyter_server = await end.enter_async_context(JupyterServerService(config, workspace, state))
         watch = Watch()

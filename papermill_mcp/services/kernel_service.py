@@ -1078,6 +1078,21 @@ class KernelService:
         self._notebooks[path] = kernel.kernel_id
         self._expected.pop(path, None)
 
+    def follow(self, old: Path, new: Path) -> list[str]:
+        """Bind the kernel of a notebook that was renamed to its new path. Returns notes about it."""
+        kernel = self._bound(old)
+        bound = self._notebooks.pop(old, None)
+        if bound is None:
+            return []
+        self._notebooks[new] = bound
+        self._expected.pop(new, None)
+        if old in self._expected:
+            self._expected[new] = self._expected.pop(old)
+        if kernel is None or kernel.cwd == new.parent:
+            return []
+        cwd = self._workspace.display_path(kernel.cwd)
+        return [f"kernel {bound} goes on with the notebook; its working directory is still {cwd}"]
+
     async def _stop_idle_kernels(self) -> None:
         while True:
             await asyncio.sleep(self._config.cleanup_interval)

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
 from weakref import WeakSet, WeakValueDictionary
 
 import anyio
@@ -31,6 +32,7 @@ from papermill_mcp.core.environments.reading import METADATA_KEY
 from papermill_mcp.core.runs.late import LateOutputs, put_late
 from papermill_mcp.core.runs.run_file import RunFile
 from papermill_mcp.errors import (
+    AlreadyExistsError,
     BusyError,
     ConflictError,
     InvalidArgumentError,
@@ -47,6 +49,7 @@ from papermill_mcp.services.notebooks.edits import (
     NewCell,
     NotebookEdit,
     Operation,
+    Relocate,
     Remove,
     SetNotebookMetadata,
     Update,
@@ -73,9 +76,17 @@ from papermill_mcp.services.outputs import OutputBudget, whole_output
 from papermill_mcp.services.results import OBJECT, Result
 from papermill_mcp.services.workspace import Workspace, short_stem
 from papermill_mcp.utils.admission import Admission, Work
-from papermill_mcp.utils.file_utils import FileContent, FileStamp, read_file, stamp_of, write_file
+from papermill_mcp.utils.file_utils import (
+    FileContent,
+    FileStamp,
+    copy_file,
+    move_file,
+    read_file,
+    stamp_of,
+    write_file,
+)
 from papermill_mcp.utils.lazy import lazy
-from papermill_mcp.utils.lock_files import HeldLock, LockFiles, LocksUnavailableError
+from papermill_mcp.utils.lock_files import HeldLock, LockFiles, LocksUnavailableError, lock_name
 from papermill_mcp.utils.text_utils import cells_named, count_noun
 
 if TYPE_CHECKING:
@@ -107,6 +118,8 @@ _POLL_SECONDS = (0.002, 0.05)
 #: Characters of the diff in a reply, at most, and of the source of a cell that was just changed.
 DIFF_CHARS = 4000
 _CHANGED_CHARS = 1000
+
+_NOT_MOVED = "the notebook is where it was"
 
 #: Ids of new cells that a reply has.
 _IDS = 100
@@ -184,6 +197,16 @@ class RemovedCell(EditedNotebook):
     outputs_dropped: int
 
 
+class FileClaims(Protocol):
+    """The files that runs have."""
+
+    def __contains__(self, path: Path) -> bool: ...
+
+    async def take(self, paths: Iterable[Path], owner: str, *, doing: str, state: str) -> None: ...
+
+    def release(self, owner: str) -> None: ...
+
+
 @dataclass
 class OpenNotebook:
     """A notebook as it was read: its path, version and content.
@@ -222,14 +245,16 @@ class NotebookService:
         workspace: Workspace,
         state: Path | None = None,
         *,
-        claimed: Callable[[Path], bool] = lambda path: False,
+        claims: FileClaims | None = None,
     ) -> None:
         """Use files in the directory `state` as locks between servers; without it, only this process takes turns.
 
         Args:
-            claimed: whether a run has a file, in this server or another.
+            claims: the files that runs have, in this server or another.
         """
-        self._claimed = claimed
+        self._claims = claims
+        self.followers: list[Callable[[Path, Path], list[str]]] = []
+        """Called with the old and the new path of a notebook that was renamed. They return notes for the client."""
         self._config = config
         self._workspace = workspace
         self._locks: defaultdict[Path, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -239,9 +264,15 @@ class NotebookService:
         self._over: defaultdict[Path, WeakSet[RunFile]] = defaultdict(WeakSet)  # files of runs, also of those over
         self._admission = Admission(PARSED_BYTES, small=SMALL_BYTES, small_limit=SMALL_PARSED_BYTES)
 
+    def _claimed(self, path: Path) -> bool:
+        return self._claims is not None and path in self._claims
+
     @asynccontextmanager
-    async def lock(self, path: Path) -> AsyncIterator[None]:
+    async def lock(self, path: Path, *, held_already: bool = False) -> AsyncIterator[None]:
         """Hold the lock of one file; edits and saves of this server, and of others of its kind, take turns.
+
+        Args:
+            held_already: the caller has the lock of another file that shares its lock file.
 
         Raises:
             BusyError: another holder kept it for longer than the bound of the wait.
@@ -255,7 +286,8 @@ class NotebookService:
             raise self._busy(path, "another request") from None
         held: HeldLock | None = None
         try:
-            held = await self._lock_file(path, deadline)
+            if not held_already:
+                held = await self._lock_file(path, deadline)
             yield
         finally:
             if held is not None:
@@ -263,6 +295,13 @@ class NotebookService:
             lock.release()
             if not lock.locked():
                 self._locks.pop(path, None)
+
+    @asynccontextmanager
+    async def _lock_both(self, one: Path, other: Path) -> AsyncIterator[None]:
+        """Hold the locks of two files, always in the same order."""
+        first, second = sorted((one, other), key=lambda path: (lock_name(path), path))
+        async with self.lock(first), self.lock(second, held_already=lock_name(first) == lock_name(second)):
+            yield
 
     async def _lock_file(self, path: Path, deadline: float) -> HeldLock | None:
         """The lock between processes. None when there can be none: each save still compares the version."""
@@ -712,13 +751,99 @@ class NotebookService:
         wanted: list[Operation] = []
         for position, fields in enumerate(operations):
             try:
-                wanted.append(operation(fields))
+                one = operation(fields)
+                if isinstance(one, Relocate):
+                    if len(operations) > 1:
+                        raise InvalidArgumentError(
+                            f"{fields['op']} stands beside other operations",
+                            allowed="it is the only operation of its call",
+                        )
+                    return await self._relocate(path, one, if_revision)
+                wanted.append(one)
             except InvalidArgumentError as error:
                 raise at_position(error, position) from error
         if not wanted:
             raise InvalidArgumentError("operations is empty", allowed="at least one", state="nothing was changed")
         edited, _ = await self._edit(path, lambda edit: edit.apply_all(wanted), if_revision)
         return edited
+
+    async def _relocate(self, path: str, one: Relocate, if_revision: str | None) -> EditedNotebook:
+        """Rename or copy a notebook file. No file is ever replaced.
+
+        Raises:
+            AlreadyExistsError: there is something at the new place.
+            BusyError: a run writes the notebook, or will write at the new place.
+            ConflictError: the file is not `if_revision`, or was changed meanwhile.
+        """
+        source = self._workspace.notebook(path)
+        source = source if one.copy else self._workspace.notebook(path, writing=True)
+        target = self._workspace.notebook(one.to, writing=True)
+        display_path, target_path = map(self._workspace.display_path, (source, target))
+        if not one.copy and self._workspace.is_link(path):
+            raise InvalidArgumentError(
+                f"{path[:200]} is a symbolic link to {display_path}", allowed="a rename takes the path of a file itself"
+            )
+        if source == target:
+            raise InvalidArgumentError(f"to is {display_path} itself", allowed="another path, ending in .ipynb")
+        if self._workspace.is_link(one.to):
+            raise AlreadyExistsError(
+                f"{one.to[:200]} is a symbolic link", state=_NOT_MOVED, advice="choose another name"
+            )
+        async with (
+            self._lock_both(source, target),
+            self._claiming([target] if one.copy else [source, target]),
+            self.admitted(_size(source)) as work,
+        ):
+            max_bytes = self._config.max_notebook_bytes
+            content = await work.run(lambda: read_file(source, max_bytes=max_bytes, display_path=display_path))
+            self.require_revision(OpenNotebook(source, display_path, content, NotebookDocument.new({})), if_revision)
+
+            def put() -> FileContent:
+                self._workspace.make_directory_of(target)
+                if one.copy:
+                    return copy_file(source, target, content, display_path=target_path)
+                return move_file(source, target, content, display_path=display_path, target_path=target_path)
+
+            with anyio.CancelScope(shield=True):
+                put_there = await anyio.to_thread.run_sync(put)
+                notes = [] if one.copy else self._follow(source, target)
+        change = Change("notebook", [f"{'copied' if one.copy else 'renamed'} from {display_path}"])
+        edited = EditedNotebook(
+            path=target_path,
+            revision=put_there.revision,
+            changed=True,
+            diff=change.head(),
+            outline=[],
+            notes=notes or None,
+        )
+        edited._summary = [change]
+        return edited
+
+    @asynccontextmanager
+    async def _claiming(self, files: Sequence[Path]) -> AsyncIterator[None]:
+        """Keep runs away from files for a moment.
+
+        Raises:
+            BusyError: a run has one of them.
+        """
+        if self._claims is None:
+            yield
+            return
+        owner = f"move{secrets.token_hex(8)}"
+        try:
+            await self._claims.take(files, owner, doing="written", state=_NOT_MOVED)
+            yield
+        finally:
+            self._claims.release(owner)
+
+    def _follow(self, old: Path, new: Path) -> list[str]:
+        """Take what is known of a notebook, and its kernel, to its new place. Returns notes."""
+        facts = self._last_edits.facts(old)
+        self._last_edits.remember(old, Facts())
+        self._last_edits.remember(new, facts)
+        if old in self._over:
+            self._over[new] = self._over.pop(old)
+        return [note for follow in self.followers for note in follow(old, new)]
 
     async def record_packages(self, path: str, packages: Sequence[str], requires_python: str | None) -> str:
         """Put checked requirements into the declaration of a notebook, and save. Without one it gets a first cell.

@@ -125,6 +125,17 @@ class Workspace:
             self._check_not_hidden(real, path)
         return real
 
+    def is_link(self, path: str) -> bool:
+        """Whether the last part of a path is a symbolic link.
+
+        Raises:
+            PathNotAllowedError: its directory leaves the roots.
+        """
+        given = Path(path)
+        real = self._resolve(str(given.parent)) / given.name
+        status = self._status(real, path)
+        return status is not None and stat.S_ISLNK(status.st_mode)
+
     def directory(self, path: str, *, create: bool = False) -> Path:
         """The real path of a directory; with `create`, one that may be written to and is made if missing.
 

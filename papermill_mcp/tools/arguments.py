@@ -130,11 +130,13 @@ class EditOperation(TypedDict):
         "set_metadata",
         "add_ids",
         "convert",
+        "rename",
+        "copy",
     ]
     cell_id: NotRequired[str]
     index: NotRequired[int]
     after_cell_id: NotRequired[str]
-    to: NotRequired[int]
+    to: NotRequired[int | str]
     cell_type: NotRequired[Literal["code", "markdown", "raw"]]
     source: NotRequired[str]
     old_text: NotRequired[str]

@@ -173,7 +173,8 @@ async def edit_notebook(
             "index. add: source, cell_type (code), index | after_cell_id, cell_id (its new id). update: source, "
             "cell_type, tags, metadata. replace_text: old_text (found once, or all=true), new_text, word=true (whole "
             "words). move: to (index) | after_cell_id. set_metadata (null removes a key), clear_outputs, replace_text "
-            "with all: without a cell, of the notebook. add_ids: where missing or doubled. convert: version 3 to 4.5.",
+            "with all: without a cell, of the notebook. add_ids: where missing or doubled. convert: version 3 to 4.5. "
+            "Alone: rename, copy: to (new path).",
         ),
     ],
     notebooks: Notebooks,

@@ -27,7 +27,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from papermill_mcp.errors import (
     AlreadyExistsError,
@@ -40,6 +40,12 @@ from papermill_mcp.errors import (
     ServerError,
     TooLargeError,
 )
+from papermill_mcp.utils.lazy import lazy
+
+if TYPE_CHECKING:
+    import ctypes
+else:
+    ctypes = lazy("ctypes")
 
 SETTLED_NS = 2_000_000_000
 """A file looked at this soon after a change may change again within one tick of its clock, and look the same."""
@@ -79,6 +85,8 @@ _LINKS_UNSUPPORTED = {
     errno.EMLINK,
     errno.EXDEV,
 }
+_RENAME_NOREPLACE = 1
+_FLAG_UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 _ACLS = {"system.posix_acl_access", "system.nfs4_acl"}
 _ATTRIBUTE_REFUSED = {errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENODATA}
 _SYNC_UNSUPPORTED = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF}
@@ -219,9 +227,162 @@ def write_file(
             _check_target(parent, path.name, status, display_path, expected=expected, overwrite=overwrite)
             if expected is not None and data == expected.data and status is not None:
                 return FileContent(data, FileStamp.of(status), expected.digest)
+        like = None if status is None else _Model(parent, path.name, status)
         return _save(
-            parent, path.name, data, status, display_path, expected=expected, overwrite=overwrite, durable=durable
+            parent, path.name, data, like, display_path, expected=expected, overwrite=overwrite, durable=durable
         )
+
+
+def copy_file(source: Path, target: Path, content: FileContent, *, display_path: str) -> FileContent:
+    """Save bytes of `source` as the new file `target`, with the rights of `source`. It appears whole or not at all.
+
+    Args:
+        content: the version of `source` that was read.
+        display_path: of `target`.
+
+    Raises:
+        AlreadyExistsError: the name is taken.
+        DiskFullError, PermissionDeniedError, NotFoundError, PathNotAllowedError: there is no new file.
+    """
+    with (
+        _Parent.of(source.parent, display_path, _UNCHANGED) as parent,
+        _Parent.of(target.parent, display_path, _UNCHANGED) as other,
+    ):
+        with _reported(display_path, "check the file", _UNCHANGED):
+            status = _status(parent, source.name, display_path)
+            _check_target(
+                other,
+                target.name,
+                _status(other, target.name, display_path),
+                display_path,
+                expected=None,
+                overwrite=False,
+            )
+        like = None if status is None else _Model(parent, source.name, status)
+        return _save(other, target.name, content.data, like, display_path, expected=None, overwrite=False, durable=True)
+
+
+def move_file(source: Path, target: Path, content: FileContent, *, display_path: str, target_path: str) -> FileContent:
+    """Give a file another name, unless that is taken. At every instant one of the names, or each, has the whole file.
+
+    On another file system the file is copied, and then removed at its old place if it is still the same version.
+
+    Args:
+        content: the version of `source` that was read.
+        display_path, target_path: of `source` and `target`.
+
+    Raises:
+        AlreadyExistsError: the name is taken.
+        ConflictError: the file is no longer `content`.
+        DiskFullError, PermissionDeniedError, NotFoundError, PathNotAllowedError: the file is where it was.
+    """
+    with (
+        _Parent.of(source.parent, display_path, _UNCHANGED) as parent,
+        _Parent.of(target.parent, target_path, _UNCHANGED) as other,
+    ):
+        with _reported(display_path, "check the file", _UNCHANGED):
+            status = _status(parent, source.name, display_path)
+            _check_target(parent, source.name, status, display_path, expected=content, overwrite=False)
+        with _reported(target_path, "move the file", _UNCHANGED):
+            try:
+                moved = _moved(parent, source.name, other, target.name)
+            except FileExistsError:
+                raise AlreadyExistsError(
+                    f"{target_path} already exists", state=_UNCHANGED, advice="Choose another name"
+                ) from None
+        if not moved:
+            copy = copy_file(source, target, content, display_path=target_path)
+            try:
+                _remove_version(parent, source.name, content, display_path)
+            except BaseException:
+                with contextlib.suppress(ServerError):  # unless another program has changed the copy already
+                    _remove_version(other, target.name, copy, target_path)
+                raise
+        with _reported(target_path, "flush the directory", "The file is moved, but a power cut may bring it back"):
+            _sync_directory(other)
+            _sync_directory(parent)
+        now = _stamp_of_saved(other, target.name, content.stamp)
+    return replace(content, stamp=now) if moved else copy
+
+
+def _moved(parent: _Parent, name: str, other: _Parent, new: str) -> bool:
+    """Rename a file, unless the new name is taken. False where this takes a copy: on another file system, or on one
+    without links.
+
+    Raises:
+        FileExistsError: the new name is taken.
+    """
+    try:
+        if _renamed_by_linux(parent, name, other, new):
+            return True
+        if sys.platform == "win32":
+            os.rename(parent.at(name), other.at(new))  # noqa: PTH104 - here it refuses a name that is taken
+            return True
+        os.link(
+            parent.at(name),
+            other.at(new),
+            src_dir_fd=parent.descriptor,
+            dst_dir_fd=other.descriptor,
+            follow_symlinks=False,
+        )
+    except FileExistsError:
+        if not _is_one_name(parent, name, other, new):
+            raise
+        os.rename(parent.at(name), other.at(new), src_dir_fd=parent.descriptor, dst_dir_fd=other.descriptor)
+        return True
+    except OSError as error:
+        if error.errno in _LINKS_UNSUPPORTED:
+            return False
+        raise
+    os.unlink(parent.at(name), dir_fd=parent.descriptor)
+    return True
+
+
+def _renamed_by_linux(parent: _Parent, name: str, other: _Parent, new: str) -> bool:
+    """Rename in one step that never replaces a file. False where the system or the file system cannot."""
+    if sys.platform != "linux" or parent.descriptor is None or other.descriptor is None:
+        return False
+    function = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if function is None:
+        return False
+    if function(parent.descriptor, os.fsencode(name), other.descriptor, os.fsencode(new), _RENAME_NOREPLACE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in _FLAG_UNSUPPORTED:
+        return False
+    raise OSError(number, os.strerror(number))
+
+
+def _is_one_name(parent: _Parent, name: str, other: _Parent, new: str) -> bool:
+    """Whether two names that differ by case are one, on a file system that does not tell them apart."""
+    if name == new or name.casefold() != new.casefold():
+        return False
+    try:
+        old, taken = (
+            os.stat(directory.at(one), dir_fd=directory.descriptor, follow_symlinks=False)
+            for directory, one in ((parent, name), (other, new))
+        )
+        return os.path.samestat(old, taken) and new not in _names(other)
+    except OSError:
+        return False
+
+
+def _names(parent: _Parent) -> list[str]:
+    own = None if parent.descriptor is None else os.open(".", _LIST, dir_fd=parent.descriptor)
+    try:
+        with os.scandir(parent.path if own is None else own) as entries:
+            return [entry.name for entry in entries]
+    finally:
+        if own is not None:
+            os.close(own)
+
+
+def _remove_version(parent: _Parent, name: str, content: FileContent, display_path: str) -> None:
+    """Remove a file that is still a version that was read."""
+    with _reported(display_path, "remove the file", _UNCHANGED):
+        status = _status(parent, name, display_path)
+        _check_target(parent, name, status, display_path, expected=content, overwrite=False)
+        os.unlink(parent.at(name), dir_fd=parent.descriptor)
 
 
 def make_directory(path: Path, *, display_path: str) -> None:
@@ -355,6 +516,14 @@ class _Parent:
 
     def at(self, name: str) -> str | Path:
         return name if self.descriptor is not None else self.path / name
+
+
+class _Model(NamedTuple):
+    """A file whose rights a new one gets."""
+
+    parent: _Parent
+    name: str
+    status: os.stat_result
 
 
 def _open_directory(path: Path, *, create: bool) -> int | None:
@@ -521,7 +690,7 @@ def _save(
     parent: _Parent,
     name: str,
     data: bytes,
-    status: os.stat_result | None,
+    like: _Model | None,
     display_path: str,
     *,
     expected: FileContent | None,
@@ -534,14 +703,14 @@ def _save(
     try:
         with _reported(display_path, "make a temporary file", _UNCHANGED):
             # A new file gets its mode from the umask, which cannot be read without changing it for every thread.
-            mode = 0o666 if status is None else 0o600
+            mode = 0o666 if like is None else 0o600
             descriptor = os.open(parent.at(temporary), _CREATE, mode, dir_fd=parent.descriptor)
             exists = True
         try:
             _fill(descriptor, data, display_path)
-            if status is not None:
+            if like is not None:
                 with _reported(display_path, "keep the rights of the file", _UNCHANGED):
-                    _keep_rights(parent, name, descriptor, status)
+                    _keep_rights(like.parent, like.name, descriptor, like.status)
             written = _flushed(descriptor, display_path)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -554,7 +723,7 @@ def _save(
         with _reported(display_path, "check the file", _UNCHANGED):
             current = _status(parent, name, display_path)
             _check_target(parent, name, current, display_path, expected=expected, overwrite=overwrite)
-            _check_rights(status, current, display_path)
+            _check_rights(None if like is None else like.status, current, display_path)
         with _reported(display_path, "put the new version in place", _UNCHANGED):
             if current is None and not overwrite and _linked(parent, temporary, name, display_path):
                 pass  # the temporary name is removed below

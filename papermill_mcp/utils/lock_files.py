@@ -70,9 +70,14 @@ class LockFiles:
         """
         try:
             _make(self._directory)
-            return _locked(self._directory / f"{_digest(path)[:_NAME_DIGITS]}.lock")
+            return _locked(self._directory / f"{lock_name(path)}.lock")
         except (OSError, NotImplementedError) as error:
             raise LocksUnavailableError(str(error)) from error
+
+
+def lock_name(path: Path) -> str:
+    """The name of the lock of a file. A few files may share one."""
+    return _digest(path)[:_NAME_DIGITS]
 
 
 class ClaimedError(Exception):

@@ -141,6 +141,14 @@ class Convert:
     """Make a notebook of version 3 one of version 4.5."""
 
 
+@dataclass(frozen=True)
+class Relocate:
+    """Give the notebook another place, or with `copy` make another file of its bytes. No edit goes with it."""
+
+    to: str
+    copy: bool
+
+
 Operation = Add | Update | ReplaceText | Remove | Move | ClearOutputs | SetNotebookMetadata | AddIds | Convert
 
 # The arguments of each operation beside `op`, and the required ones among them.
@@ -157,6 +165,8 @@ _FIELDS: dict[str, tuple[set[str], set[str]]] = {
     "set_metadata": ({"metadata"} | _CELL, {"metadata"}),
     "add_ids": (set(), set()),
     "convert": (set(), set()),
+    "rename": ({"to"}, {"to"}),
+    "copy": ({"to"}, {"to"}),
 }
 
 
@@ -176,7 +186,7 @@ def fields_of(op: object) -> set[str] | None:
     return _FIELDS[op][0] | {"op"} if isinstance(op, str) and op in _FIELDS else None
 
 
-def operation(fields: Mapping[str, Any]) -> Operation:
+def operation(fields: Mapping[str, Any]) -> Operation | Relocate:
     """The operation that a flat object with `op` stands for.
 
     Raises:
@@ -201,7 +211,7 @@ def operation(fields: Mapping[str, Any]) -> Operation:
         case "remove":
             return Remove(at)
         case "move":
-            return Move(at, given.get("to"), given.get("after_cell_id"))
+            return Move(at, _index(given.get("to")), given.get("after_cell_id"))
         case "clear_outputs":
             return ClearOutputs(at)
         case "set_metadata" if not at:
@@ -210,8 +220,23 @@ def operation(fields: Mapping[str, Any]) -> Operation:
             return AddIds()
         case "convert":
             return Convert()
+        case "rename" | "copy":
+            if not isinstance(to := given["to"], str):
+                raise InvalidArgumentError(f"{op} to {to} has no path", allowed="to is the new path, ending in .ipynb")
+            return Relocate(to, copy=op == "copy")
         case _:
             return Update(at, **{key: value for key, value in given.items() if key not in _CELL})
+
+
+def _index(to: int | str | None) -> int | None:
+    """The index that a cell is moved to."""
+    if isinstance(to, str):
+        if not re.fullmatch(r"\s*-?\d{1,9}\s*", to):
+            raise InvalidArgumentError(
+                f"{to[:60]!r} is no index", allowed="to of the operation move is the new index, an integer"
+            )
+        return int(to)
+    return to
 
 
 class NotebookEdit:

@@ -15,6 +15,8 @@ from papermill_mcp.utils.lock_files import ClaimedError, ClaimFiles, LocksUnavai
 
 logger = logging.getLogger(__name__)
 
+_NOT_STARTED = "nothing was started"
+
 
 class Claims:
     """One table from real path to the run that writes there, and claim files for other servers.
@@ -29,13 +31,14 @@ class Claims:
         self._files = ClaimFiles(state / "claims") if state is not None else None
         self._warned = False
 
-    async def take(self, paths: Iterable[Path], owner: str, *, doing: str = "run") -> None:
+    async def take(self, paths: Iterable[Path], owner: str, *, doing: str = "run", state: str = _NOT_STARTED) -> None:
         """Claim files for a run: all of them or none. A run may claim a file again.
 
         The table of this server has them before anything is awaited.
 
         Args:
             doing: a word for the work of their owners, for messages.
+            state: the state of things in the message of an error.
 
         Raises:
             BusyError: another run has one of them.
@@ -45,18 +48,18 @@ class Claims:
             if path in self._owners:
                 raise self._busy(
                     path,
-                    doing,
+                    (doing, state),
                     f"execution {self._owners[path]}",
                     "wait for it with get_execution, or end it with cancel_execution",
                 )
         self._owners |= dict.fromkeys(wanted, owner)
         try:
-            await self._take_files(wanted, owner, doing)
+            await self._take_files(wanted, owner, (doing, state))
         except BaseException:
             self._owners = {path: other for path, other in self._owners.items() if path not in wanted}
             raise
 
-    async def _take_files(self, paths: list[Path], owner: str, doing: str) -> None:
+    async def _take_files(self, paths: list[Path], owner: str, words: tuple[str, str]) -> None:
         if self._files is None or not paths:
             return
         try:
@@ -66,7 +69,7 @@ class Claims:
         except ClaimedError as error:
             raise self._busy(
                 error.path,
-                doing,
+                words,
                 f"execution {error.holder} of another server (process {error.pid})",
                 "get_execution shows how far it is; only that server can cancel it",
             ) from None
@@ -78,10 +81,11 @@ class Claims:
                     extra={"error": str(error)},
                 )
 
-    def _busy(self, path: Path, doing: str, holder: str, advice: str) -> BusyError:
+    def _busy(self, path: Path, words: tuple[str, str], holder: str, advice: str) -> BusyError:
+        doing, state = words
         return BusyError(
             f"{self._workspace.display_path(path)} is being {doing} by {holder}",
-            state="nothing was started",
+            state=state,
             advice=advice,
         )
 

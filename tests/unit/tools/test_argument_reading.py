@@ -204,7 +204,7 @@ def test_a_well_known_other_name_is_taken(tool: str, sent: dict[str, Any], expec
 @pytest.mark.parametrize(
     ("sent", "expected"),
     [
-        ({"op": "move", "id": "c", "to_index": "0"}, {"op": "move", "cell_id": "c", "to": 0}),
+        ({"op": "move", "id": "c", "to_index": "0"}, {"op": "move", "cell_id": "c", "to": "0"}),
         ({"op": "move", "cell_index": 1, "position": 0}, {"op": "move", "index": 1, "to": 0}),
         ({"op": "add", "position": 0, "code": "x"}, {"op": "add", "index": 0, "source": "x"}),
         ({"type": "add", "content": "x"}, {"op": "add", "source": "x"}),
