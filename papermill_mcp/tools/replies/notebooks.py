@@ -143,7 +143,9 @@ def notebook_info(reply: NotebookInfo) -> str:
     kinds = ", ".join(f"{number} {type_name(kind)}" for kind, number in reply.cells_by_type.items())
     lines.append(f"cells: {reply.cell_count}" + (f" ({kinds})" if kinds else ""))
     if reply.outline:
-        lines.append(f"headings: {len(reply.outline)} of {reply.headings}")
+        rest = reply.headings - len(reply.outline)
+        way = f'read_notebook with outline=true and cells="{reply.outline[-1].index}-"'
+        lines.append(f"headings: {len(reply.outline)} of {reply.headings}" + (f" ({rest} more: {way})" if rest else ""))
     lines += [f"{'  ' * (row.level - 1)}- {cell_name(row.index, row.id)} {row.text}" for row in reply.outline]
     lines.append("parameters:" if reply.parameters else "parameters: none")
     for parameter in reply.parameters:

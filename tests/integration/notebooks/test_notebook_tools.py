@@ -318,3 +318,20 @@ async def test_charts_and_tables_are_read_and_found(client: Connect, workspace: 
     assert summary.count("Rain by month") == 3
     assert "text/html" not in full + summary
     assert [match["index"] for match in found["matches"]] == [0, 1, 2]
+
+
+async def test_headings_beyond_those_shown_are_counted_with_the_way_to_them(
+    stdio_client: ConnectStdio, workspace: Path
+) -> None:
+    cells = [cell(f"# Part {number}\nWords\n## Section", "markdown") for number in range(120)]
+    write_notebook(workspace / "n.ipynb", cells)
+    async with stdio_client() as connected:
+        result = await connected.call_tool("get_notebook_info", {"path": "n.ipynb"})
+        rest = await call(connected, "read_notebook", path="n.ipynb", outline=True, cells="49-")
+        write_notebook(workspace / "few.ipynb", cells[:50])
+        few = await connected.call_tool("get_notebook_info", {"path": "few.ipynb"})
+
+    assert 'headings: 100 of 240 (140 more: read_notebook with outline=true and cells="49-")' in text_of(result)
+    assert len(facts_of(result)["outline"]) == 100
+    assert [row["first_line"] for row in rest["outline"]][:2] == ["# Part 49", "# Part 50"]
+    assert "headings: 100 of 100\n" in text_of(few)
