@@ -105,7 +105,7 @@ def notebook_list(reply: NotebookList) -> str:
     for row in reply.notebooks:
         facts = [inline(row.path), f"{row.size:,} bytes", row.modified]
         if row.problem is None:
-            facts += [f"{row.cell_count} cells", one_line(row.kernel_name or "no kernel", 60)]
+            facts += [count_noun(row.cell_count or 0, "cell"), one_line(row.kernel_name or "no kernel", 60)]
             if row.language:
                 facts.append(one_line(row.language, 40))
         else:
