@@ -46,6 +46,7 @@ from papermill_mcp.services.notebook_service import (
     _IDS,
     _LOCK_SECONDS,
     DIFF_CHARS,
+    LARGE_FACTOR,
     PARSED_BYTES,
     SMALL_BYTES,
     SMALL_PARSED_BYTES,
@@ -137,7 +138,12 @@ LIMITS: dict[str, list[Limit]] = {
         Limit("a part of a path", count(MAX_PART_BYTES, "bytes"), "`PATH_NOT_ALLOWED`"),
         Limit("parts of a path", count(MAX_PARTS, "parts"), "`PATH_NOT_ALLOWED`"),
         Limit("symbolic links in a path", count(MAX_LINKS, "links"), "`PATH_NOT_ALLOWED`"),
-        Limit("a notebook file", setting("max_notebook_bytes", "bytes"), "`TOO_LARGE`"),
+        Limit(
+            "a notebook file",
+            setting("max_notebook_bytes", "bytes"),
+            "its outputs are left out where they are not needed, else `TOO_LARGE`",
+        ),
+        Limit("a notebook file whose outputs are left out", f"{LARGE_FACTOR} times that", "`TOO_LARGE`"),
         Limit(
             "notebook files that are parsed at a time",
             f"{size(PARSED_BYTES)}; {size(SMALL_PARSED_BYTES)} more for files up to {size(SMALL_BYTES)}",

@@ -73,6 +73,7 @@ class Remedy(StrEnum):
     CONVERT_NOTEBOOK = "convert it first, with the operation `convert`"
     INSTALL_IPYKERNEL = "install ipykernel there"
     CHECK_NOTEBOOK = "fix the notebook first"
+    CLEAR_OUTPUTS = "clear its outputs, or raise the limit in the settings"
     SHOW_CELLS = "read the outline of the notebook"
 
 

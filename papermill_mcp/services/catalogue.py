@@ -319,20 +319,23 @@ class NotebookCatalogue:
         result = SearchResult(query=query, matches=[], total=0, truncated=False, searched=0)
         notes = found.notes()
         deadline = time.monotonic() + _SEARCH_SECONDS
-        problems = 0
+        problems = large = 0
         async with self._matcher(query, regex=regex) as matcher:
             for number, one in enumerate(found.found):
                 if time.monotonic() > deadline:
                     notes.append(f"{count_noun(len(found.found) - number, 'notebook')} not searched: it took too long")
                     break
                 try:
-                    async with self._notebooks.opened(one.display_path, one_of_many=True) as (notebook, _):
+                    async with self._notebooks.opened(one.display_path, one_of_many=True, light=True) as (notebook, _):
+                        large += notebook.dropped is not None and where != "source"
                         await self._search_one(notebook, matcher, result, cell_types, where, limit)
                     result.searched += 1
                 except SearchTimeoutError:
                     raise
                 except ServerError:
                     problems += 1
+        if large:
+            notes.append(f"the outputs of {count_noun(large, 'notebook')} over max_notebook_bytes are not searched")
         if problems:
             notes.append(f"{count_noun(problems, 'notebook')} could not be read: list_notebook_files tells why")
         shown = sum(1 + (match.more or 0) for match in result.matches)
@@ -406,15 +409,17 @@ class NotebookCatalogue:
         Raises:
             ServerError: it cannot be read at all, as for `NotebookService.open`.
         """
-        async with self._notebooks.opened(path) as (notebook, work):
+        async with self._notebooks.opened(path, light=True) as (notebook, work):
             live = self._live(notebook.path)
-            return await work.run(
+            info = await work.run(
                 lambda: _info(
                     notebook,
                     live or self._pythons.glance(notebook.path.parent, notebook.document),
                     self._pythons.declared(notebook.document),
                 )
             )
+            info.problems += filter(None, [self._notebooks.large_note(notebook)])
+            return info
 
 
 def _few_at_a_time(found: Sequence[FoundNotebook]) -> Iterator[list[FoundNotebook]]:
@@ -531,7 +536,7 @@ def _info(notebook: OpenNotebook, python: str | None, declaration: Declaration |
     return NotebookInfo(
         path=notebook.display_path,
         revision=notebook.revision,
-        size=len(notebook.content.data),
+        size=notebook.content.stamp.size,
         modified=_time(notebook.content.stamp.mtime_ns),
         nbformat=document.nbformat,
         nbformat_minor=document.nbformat_minor,

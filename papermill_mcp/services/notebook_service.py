@@ -15,6 +15,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
 from weakref import WeakSet, WeakValueDictionary
@@ -28,6 +29,7 @@ from papermill_mcp.core.documents.check import content_problems, is_valid
 from papermill_mcp.core.documents.document import NotebookCell, NotebookDocument
 from papermill_mcp.core.documents.fitting import fit
 from papermill_mcp.core.documents.reading import quoted
+from papermill_mcp.core.documents.stripping import OutputStripper
 from papermill_mcp.core.environments.reading import METADATA_KEY
 from papermill_mcp.core.runs.late import LateOutputs, put_late
 from papermill_mcp.core.runs.run_file import RunFile
@@ -39,13 +41,16 @@ from papermill_mcp.errors import (
     InvalidNotebookError,
     NotANotebookError,
     NotFoundError,
+    Remedy,
     ServerError,
+    TooLargeError,
     listed,
 )
 from papermill_mcp.services.notebooks.edits import (
     Add,
     CellRef,
     Change,
+    ClearOutputs,
     NewCell,
     NotebookEdit,
     Operation,
@@ -82,6 +87,7 @@ from papermill_mcp.utils.file_utils import (
     copy_file,
     move_file,
     read_file,
+    read_in_pieces,
     stamp_of,
     write_file,
 )
@@ -100,6 +106,9 @@ logger = logging.getLogger(__name__)
 
 #: Bytes of notebook files that are parsed and held at a time. A parsed notebook takes four times as much memory.
 PARSED_BYTES = 64 * 2**20
+
+#: A notebook over `max_notebook_bytes` is read without its outputs, where that is enough, up to this many times it.
+LARGE_FACTOR = 32
 
 #: Files up to this size are small; they have a place of their own, so they do not wait for large ones.
 SMALL_BYTES = 4 * 2**20
@@ -214,6 +223,8 @@ class OpenNotebook:
     Attributes:
         content: the version on disk; None for a notebook that is to be a new file.
         facts: what edits of this server had made of it before it was read.
+        dropped: the number of outputs that a cell has in the file and not in the document, by index, where the file is
+            over the limit; else None.
     """
 
     path: Path
@@ -221,6 +232,7 @@ class OpenNotebook:
     content: FileContent | None
     document: NotebookDocument
     facts: Facts = field(default_factory=Facts)
+    dropped: Mapping[int, int] | None = None
 
     @property
     def revision(self) -> str:
@@ -344,7 +356,7 @@ class NotebookService:
 
     @asynccontextmanager
     async def opened(
-        self, path: str, *, writing: bool = False, one_of_many: bool = False
+        self, path: str, *, writing: bool = False, one_of_many: bool = False, light: bool = False
     ) -> AsyncIterator[tuple[OpenNotebook, Work]]:
         """Read a notebook to use it inside this block. The work in the block runs in threads by `Work.run`.
 
@@ -352,11 +364,16 @@ class NotebookService:
 
         Args:
             one_of_many: do not wait for a program that may be writing it.
+            light: the outputs are not needed: a notebook over the limit comes without them.
 
         Raises:
             ServerError: as for `open`.
         """
-        async with self._read(self._workspace.notebook(path, writing=writing), again=not one_of_many) as opened:
+        async with self._read(
+            self._workspace.notebook(path, writing=writing),
+            again=not one_of_many,
+            load=self._load_light if light else None,
+        ) as opened:
             yield opened
 
     def located(self, path: str) -> str:
@@ -397,16 +414,33 @@ class NotebookService:
             return await work.run(lambda: NotebookDocument.parse(data, display_path=display_path))
 
     @asynccontextmanager
-    async def _read(self, file: Path, *, again: bool = True) -> AsyncIterator[tuple[OpenNotebook, Work]]:
-        async with self.admitted(_size(file)) as work:
+    async def _read(
+        self, file: Path, *, again: bool = True, load: Callable[[Path], OpenNotebook] | None = None
+    ) -> AsyncIterator[tuple[OpenNotebook, Work]]:
+        """Read a notebook, by `load` one that may be over the limit."""
+        size = _size(file)
+        if load is not None:
+            size = min(size, self._config.max_notebook_bytes)
+        load = load or self._load
+        async with self.admitted(size) as work:
             try:
-                notebook = await work.run(lambda: self._load(file))
+                notebook = await work.run(lambda: load(file))
             except (InvalidNotebookError, NotANotebookError):
                 if not (again and _young(file)):
                     raise
                 await asyncio.sleep(_REREAD_SECONDS)  # JupyterLab writes in place: it may have been half-way
-                notebook = await work.run(lambda: self._load(file))
+                notebook = await work.run(lambda: load(file))
             yield notebook, work
+
+    def large_note(self, notebook: OpenNotebook) -> str | None:
+        """A sentence about a notebook that is over the limit; None for others."""
+        if notebook.dropped is None or notebook.content is None:
+            return None
+        return (
+            f"the file has {notebook.content.stamp.size:,} bytes, over the limit of "
+            f"{self._config.max_notebook_bytes:,}, and was read without its outputs; the operation clear_outputs of "
+            "edit_notebook makes it smaller"
+        )
 
     def admitted(self, size: int) -> AbstractAsyncContextManager[Work]:
         """Wait for a share of the budget for `size` bytes of notebooks, and hold it."""
@@ -423,9 +457,66 @@ class NotebookService:
     def _load(self, file: Path) -> OpenNotebook:
         display_path = self._workspace.display_path(file)
         facts = self._last_edits.facts(file)
-        content = read_file(file, max_bytes=self._config.max_notebook_bytes, display_path=display_path)
+        content = self._content(file)
         document = NotebookDocument.parse(content.data, display_path=display_path)
         return OpenNotebook(file, display_path, content, document, facts)
+
+    def _content(self, file: Path) -> FileContent:
+        """The bytes of a notebook.
+
+        Raises:
+            TooLargeError: it is over the limit, and there are ways around.
+        """
+        most = self._config.max_notebook_bytes
+        display_path = self._workspace.display_path(file)
+        if (size := _size(file)) > most:
+            raise TooLargeError(
+                f"{display_path} is {size:,} bytes",
+                allowed=f"The limit is {most:,} bytes (max_notebook_bytes)",
+                state="Nothing was read",
+                advice=Remedy.CLEAR_OUTPUTS,
+            )
+        return read_file(file, max_bytes=most, display_path=display_path)
+
+    def _load_light(self, file: Path, *, cells: Sequence[CellRef] | None = None) -> OpenNotebook:
+        """Read a notebook. One over the limit comes without the outputs of `cells`, or of all.
+
+        Raises:
+            TooLargeError: it is over the limit without them, too, or far beyond the limit.
+        """
+        most = self._config.max_notebook_bytes
+        if _size(file) <= most:
+            return self._load(file)
+        notebook = self._stripped(file, lambda _: True)
+        if cells is not None:
+            found = notebook.document.find
+            display_path = notebook.display_path
+            places = {found(index=at.index, cell_id=at.cell_id, display_path=display_path) for at in cells}
+            notebook = self._stripped(file, places.__contains__)
+        return notebook
+
+    def _stripped(self, file: Path, drop: Callable[[int], bool]) -> OpenNotebook:
+        most = self._config.max_notebook_bytes
+        display_path = self._workspace.display_path(file)
+        facts = self._last_edits.facts(file)
+        stripper = OutputStripper(most=most, drop=drop)
+
+        def begin() -> Callable[[bytes], None]:
+            nonlocal stripper
+            stripper = OutputStripper(most=most, drop=drop)
+            return stripper.feed
+
+        content = read_in_pieces(file, max_bytes=most * LARGE_FACTOR, display_path=display_path, begin=begin)
+        stripper.close()
+        if stripper.kept > most:
+            raise TooLargeError(
+                f"{display_path} is {content.stamp.size:,} bytes, and {stripper.kept:,} without these outputs",
+                allowed=f"The limit is {most:,} bytes (max_notebook_bytes)",
+                state="The file is unchanged",
+                advice="clear the outputs of all cells, raise the limit in the settings, or split the notebook",
+            )
+        document = NotebookDocument.parse(stripper.data, display_path=display_path)
+        return OpenNotebook(file, display_path, content, document, facts, dropped=stripper.outputs)
 
     async def undone(
         self, notebook: OpenNotebook, version: Version | None = None, *, outputs: bool = True
@@ -764,8 +855,17 @@ class NotebookService:
                 raise at_position(error, position) from error
         if not wanted:
             raise InvalidArgumentError("operations is empty", allowed="at least one", state="nothing was changed")
-        edited, _ = await self._edit(path, lambda edit: edit.apply_all(wanted), if_revision)
+        edited, _ = await self._edit(
+            path, lambda edit: edit.apply_all(wanted), if_revision, load=self._load_for(wanted)
+        )
         return edited
+
+    def _load_for(self, operations: Sequence[Operation]) -> Callable[[Path], OpenNotebook] | None:
+        """How a notebook over the limit is read for operations that clear outputs, all of them first."""
+        if operations[0] == ClearOutputs(CellRef()):
+            return self._load_light
+        cells = [one.at for one in operations if isinstance(one, ClearOutputs) and one.at]
+        return partial(self._load_light, cells=cells) if len(cells) == len(operations) else None
 
     async def _relocate(self, path: str, one: Relocate, if_revision: str | None) -> EditedNotebook:
         """Rename or copy a notebook file. No file is ever replaced.
@@ -890,14 +990,23 @@ class NotebookService:
         return where[0] + (f", in place of {', '.join(gone)}" if gone else "")
 
     async def _edit(
-        self, path: str, apply: Callable[[NotebookEdit], None], if_revision: str | None
+        self,
+        path: str,
+        apply: Callable[[NotebookEdit], None],
+        if_revision: str | None,
+        *,
+        load: Callable[[Path], OpenNotebook] | None = None,
     ) -> tuple[EditedNotebook, NotebookEdit]:
-        """Read, change, save and tell. Without a change the file is not touched."""
+        """Read, change, save and tell. Without a change the file is not touched.
+
+        Args:
+            load: reads a notebook that may be over the limit.
+        """
         file = self._workspace.notebook(path, writing=True)
-        async with self.lock(file), self._read(file) as (notebook, work):
+        async with self.lock(file), self._read(file, load=load) as (notebook, work):
             self.require_revision(notebook, if_revision)
             edit = NotebookEdit(notebook.document, notebook.display_path)
-            late = [] if self._claimed(file) else self._late(file)
+            late = [] if self._claimed(file) or notebook.dropped is not None else self._late(file)
             done: list[Callable[[], None]] = []
 
             def change() -> tuple[bytes, EditedNotebook, Facts]:
@@ -924,7 +1033,15 @@ class NotebookService:
             data, edited, facts = await work.run(change)
             edited._code_cells = [(place, edit.document.cells[place].cell_id) for place in edit.code_to_run()]
             notes = self._run_notes(file, edit.before, edit.document.cells)
-            notes += await self.undone(notebook, Version(edit.before, edit.metadata_before))
+            if notebook.dropped is None:
+                notes += await self.undone(notebook, Version(edit.before, edit.metadata_before))
+            elif notebook.content is not None:
+                number = count_noun(sum(notebook.dropped.values()), "output")
+                cells = count_noun(len(notebook.dropped), "cell")
+                notes.append(
+                    f"{number} of {cells} dropped; the file had {notebook.content.stamp.size:,} bytes and has "
+                    f"{len(data):,}"
+                )
             notebook.document = edit.document
             edited.notes = notes or None
             if edited.changed:
@@ -1005,6 +1122,9 @@ class NotebookService:
             )
             if outline:
                 view.outline, rest = outline_page(document, chosen, budget.chars)
+                for row in view.outline:
+                    if notebook.dropped and row.index in notebook.dropped:
+                        row.outputs = notebook.dropped[row.index]
             else:
                 form = outputs if first_output is None else "full"
                 view.cells, view._images, rest = page(document, chosen, form, budget, first_output=first_output or 0)
@@ -1014,9 +1134,12 @@ class NotebookService:
                 view.note = "version 3: can be read; to edit it, use the operation `convert` of edit_notebook first"
             return view
 
-        async with self.opened(path) as (notebook, work):
+        light = outline or (outputs == "none" and first_output is None)
+        async with self.opened(path, light=light) as (notebook, work):
             view = await work.run(lambda: show(notebook))
-            notes = [*filter(None, [view.note]), *await self.undone(notebook)]
+            notes = [*filter(None, [view.note, self.large_note(notebook)])]
+            if notebook.dropped is None:
+                notes += await self.undone(notebook)
             view.note = "; ".join(notes) or None
             return view
 

@@ -16,5 +16,7 @@ CALLS = {
     Remedy.CONVERT_NOTEBOOK: "convert it first, with the operation `convert` of edit_notebook",
     Remedy.INSTALL_IPYKERNEL: 'install_packages(python="$python", packages=["ipykernel"]) installs it',
     Remedy.CHECK_NOTEBOOK: "fix the notebook first; get_notebook_info lists its problems",
+    Remedy.CLEAR_OUTPUTS: 'read_notebook with outline=true or outputs="none" shows it; '
+    'edit_notebook with operations=[{"op": "clear_outputs"}] makes it smaller',
     Remedy.SHOW_CELLS: "read_notebook with outline=true shows the cells",
 }

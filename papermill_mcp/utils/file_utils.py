@@ -24,7 +24,7 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -51,6 +51,7 @@ SETTLED_NS = 2_000_000_000
 """A file looked at this soon after a change may change again within one tick of its clock, and look the same."""
 
 _DIGESTED_AT_ONCE = 1_000_000  # bytes
+_PIECE = 1 << 20  # bytes of a file that is read piece by piece
 _NAMES_AT_ONCE = 256  # of a directory, between two looks at the clock
 
 _TEMPORARY = re.compile(r"\.papermill-mcp-[0-9a-f]{16}\.tmp")
@@ -136,6 +137,12 @@ class _Digest:
         except RuntimeError:  # no more threads
             make()
 
+    @classmethod
+    def known(cls, revision: str) -> _Digest:
+        digest = cls(b"")
+        digest._made = revision
+        return digest
+
     def value(self) -> str:
         if self._thread is not None:
             self._thread.join()
@@ -164,7 +171,11 @@ class FileContent:
 
 def revision_of(data: bytes) -> str:
     """The digest that names these bytes: 16 hex digits."""
-    return hashlib.sha256(data).hexdigest()[:16]
+    return _short(hashlib.sha256(data))
+
+
+def _short(digest: hashlib._Hash) -> str:
+    return digest.hexdigest()[:16]
 
 
 def stamp_of(path: Path) -> FileStamp | None:
@@ -187,6 +198,54 @@ def read_file(path: Path, *, max_bytes: int, display_path: str) -> FileContent:
     with _Parent.of(path.parent, display_path, _NOT_READ) as parent, _reported(display_path, "read", _NOT_READ):
         data, stamp = _read(parent, path.name, max_bytes, display_path)
     return FileContent(data, stamp, _Digest(data))
+
+
+def read_in_pieces(
+    path: Path, *, max_bytes: int, display_path: str, begin: Callable[[], Callable[[bytes], None]]
+) -> FileContent:
+    """Read a regular file piece by piece, and return its version without bytes. The revision is known.
+
+    Args:
+        begin: makes the function that takes the pieces. It is called again when another program changes the file
+            meanwhile, and the pieces begin anew.
+
+    Raises:
+        ServerError: as for `read_file`.
+    """
+    with _Parent.of(path.parent, display_path, _NOT_READ) as parent, _reported(display_path, "read", _NOT_READ):
+        for _ in range(3):
+            digest = hashlib.sha256()
+            take = begin()
+
+            def hear(piece: bytes, digest: hashlib._Hash = digest, take: Callable[[bytes], None] = take) -> None:
+                digest.update(piece)
+                take(piece)
+
+            before, after = _pieces(parent, path.name, max_bytes, display_path, hear)
+            if before == after:
+                break
+    return FileContent(b"", before, _Digest.known(_short(digest)))
+
+
+def _pieces(
+    parent: _Parent, name: str, max_bytes: int | None, display_path: str, take: Callable[[bytes], None]
+) -> tuple[FileStamp, FileStamp]:
+    """Hand on the pieces of a file. Returns its stamps before and after."""
+    if _status(parent, name, display_path) is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+    descriptor = os.open(parent.at(name), _READ, dir_fd=parent.descriptor)
+    try:
+        before = os.fstat(descriptor)
+        _check_regular(before.st_mode, display_path)
+        got = 0
+        _check_size(before.st_size, max_bytes, display_path)
+        while piece := os.read(descriptor, _PIECE):
+            got += len(piece)
+            _check_size(got, max_bytes, display_path)
+            take(piece)
+        return FileStamp.of(before), FileStamp.of(os.fstat(descriptor))
+    finally:
+        os.close(descriptor)
 
 
 def write_file(
@@ -653,19 +712,31 @@ def _check_target(
             state="Nothing was written",
             advice="Look whether it was moved or deleted before saving again",
         )
-    elif FileStamp.of(status) != expected.stamp or not expected.stamp.settled:
-        current, _ = _read(parent, name, None, display_path)
-        if current != expected.data:
-            raise ConflictError(
-                f"{display_path} was changed by another program: revision {expected.revision} was expected, "
-                f"the file has {revision_of(current)}",
-                state="Nothing was written; their version stays",
-                advice="Read it again and repeat the change",
-            )
+    elif (current := _revision_unless_same(parent, name, status, expected, display_path)) is not None:
+        raise ConflictError(
+            f"{display_path} was changed by another program: revision {expected.revision} was expected, "
+            f"the file has {current}",
+            state="Nothing was written; their version stays",
+            advice="Read it again and repeat the change",
+        )
     if status is not None and not _writable(parent, name):
         raise PermissionDeniedError(
             f"{display_path} is read-only", state=_UNCHANGED, advice="Make it writable, or save under another name"
         )
+
+
+def _revision_unless_same(
+    parent: _Parent, name: str, status: os.stat_result, expected: FileContent, display_path: str
+) -> str | None:
+    """The revision of a file that has other bytes than expected; None if it has the same."""
+    if FileStamp.of(status) == expected.stamp and expected.stamp.settled:
+        return None
+    if expected.data or not expected.stamp.size:
+        current, _ = _read(parent, name, None, display_path)
+        return None if current == expected.data else revision_of(current)
+    digest = hashlib.sha256()  # the bytes are not held
+    _pieces(parent, name, None, display_path, digest.update)
+    return None if _short(digest) == expected.revision else _short(digest)
 
 
 def _check_rights(before: os.stat_result | None, now: os.stat_result | None, display_path: str) -> None:

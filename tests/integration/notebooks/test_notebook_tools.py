@@ -335,3 +335,39 @@ async def test_headings_beyond_those_shown_are_counted_with_the_way_to_them(
     assert len(facts_of(result)["outline"]) == 100
     assert [row["first_line"] for row in rest["outline"]][:2] == ["# Part 49", "# Part 50"]
     assert "headings: 100 of 100\n" in text_of(few)
+
+
+async def test_a_notebook_over_the_limit_is_looked_at_and_made_smaller(
+    stdio_client: ConnectStdio, workspace: Path
+) -> None:
+    shown = [{"name": "stdout", "output_type": "stream", "text": "needle\n" * 20_000}]
+    cells = [cell("# Part", "markdown"), cell("needle = 1", tags=["parameters"]) | {"outputs": shown}, cell("2")]
+    path = write_notebook(workspace / "large.ipynb", cells)
+    size = path.stat().st_size
+    async with stdio_client("--max-notebook-bytes", "100000") as connected:
+        refusals = [
+            await refused(connected, "read_notebook", path="large.ipynb"),
+            await refused(connected, "update_cell", path="large.ipynb", index=0, source="# Other"),
+            await refused(connected, "execute_notebook", path="large.ipynb"),
+        ]
+        outline = await connected.call_tool("read_notebook", {"path": "large.ipynb", "outline": True})
+        info = await call(connected, "get_notebook_info", path="large.ipynb")
+        found = await call(connected, "search_notebooks", query="needle")
+        both = await call(connected, "search_notebooks", query="needle", **{"in": "both"})
+        cleared = await connected.call_tool(
+            "edit_notebook", {"path": "large.ipynb", "operations": [{"op": "clear_outputs"}]}
+        )
+        after = await call(connected, "read_notebook", path="large.ipynb")
+
+    for message in refusals:
+        assert message.startswith("TOO_LARGE: ")
+        assert 'edit_notebook with operations=[{"op": "clear_outputs"}]' in message
+    assert "1 [c1] · code, 1 line, 1 output · needle = 1" in text_of(outline)
+    assert (info["size"], info["headings"], info["parameters"][0]["name"]) == (size, 1, "needle")
+    assert "clear_outputs" in info["problems"][-1]
+    assert [match["line"] for match in found["matches"]] == [1]
+    assert found["searched"] == 1
+    assert "the outputs of 1 notebook over max_notebook_bytes are not searched" in both["notes"]
+    assert f"1 output of 1 cell dropped; the file had {size:,} bytes" in text_of(cleared)
+    assert [one["source"] for one in after["cells"]] == ["# Part", "needle = 1", "2"]
+    assert path.stat().st_size < 2000
