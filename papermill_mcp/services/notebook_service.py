@@ -894,8 +894,7 @@ class NotebookService:
             self._claiming([target] if one.copy else [source, target]),
             self.admitted(_size(source)) as work,
         ):
-            max_bytes = self._config.max_notebook_bytes
-            content = await work.run(lambda: read_file(source, max_bytes=max_bytes, display_path=display_path))
+            content = await work.run(lambda: self._content(source))
             self.require_revision(OpenNotebook(source, display_path, content, NotebookDocument.new({})), if_revision)
 
             def put() -> FileContent:

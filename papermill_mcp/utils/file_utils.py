@@ -675,7 +675,7 @@ def _check_size(size: int, max_bytes: int | None, display_path: str) -> None:
             f"{display_path} is {size:,} bytes or more",
             allowed=f"The limit is {max_bytes:,} bytes",
             state=_NOT_READ,
-            advice="Raise the limit in the settings, or clear outputs in another program",
+            advice="Raise the limit in the settings, or clear its outputs",
         )
 
 

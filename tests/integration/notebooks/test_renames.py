@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from conftest import Connect, ConnectStdio
-from helpers import call, facts_of, read_json, refused, stdout_of, text_of, waiting_code, write_notebook
+from helpers import call, facts_of, read_json, refused, stdout_in, stdout_of, text_of, waiting_code, write_notebook
 from mcp import Client
 
 
@@ -239,3 +239,31 @@ async def test_an_undone_edit_is_told_after_a_rename(client: Connect, workspace:
         view = await call(connected, "read_notebook", path="b.ipynb")
 
     assert "cell c0 has its earlier source" in view["note"]
+
+
+@pytest.mark.kernel
+async def test_output_after_the_end_of_a_run_is_saved_under_the_new_name(client: Connect, workspace: Path) -> None:
+    code = (
+        "import pathlib, threading, time\ndef late():\n    while not pathlib.Path('go').exists():\n"
+        "        time.sleep(0.01)\n    print('late', flush=True)\nthreading.Thread(target=late).start()"
+    )
+    write_notebook(workspace / "a.ipynb", [code, "2"])
+    async with client() as connected:
+        begun = await call(connected, "execute_notebook_cell", path="a.ipynb", index=0)
+        await place(connected, "a.ipynb", "rename", "b.ipynb")
+        (workspace / "go").touch()
+        async with asyncio.timeout(20):
+            while "notes" not in await call(connected, "get_execution", execution_id=begun["execution_id"]):
+                await asyncio.sleep(0.02)
+        await call(connected, "update_cell", path="b.ipynb", index=1, source="3")
+
+    assert stdout_in(read_json(workspace / "b.ipynb")["cells"][0]) == "late\n"
+    assert notebooks(workspace) == ["b.ipynb"]
+
+
+async def test_a_large_notebook_is_left_where_it_is(client: Connect, workspace: Path) -> None:
+    write_notebook(workspace / "a.ipynb", ["x" * 5000])
+    async with client(max_notebook_bytes=4000) as connected:
+        for op in ("rename", "copy"):
+            assert (await kept(connected, "a.ipynb", op, "b.ipynb")).startswith("TOO_LARGE: ")
+    assert notebooks(workspace) == ["a.ipynb"]
