@@ -114,7 +114,7 @@ class CellToMake(TypedDict):
 
 
 class EditOperation(TypedDict):
-    """One step of edit_notebook: `op`, and the fields that it takes."""
+    """`op` and its fields."""
 
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # type: ignore[misc]
 

@@ -499,7 +499,7 @@ class NotebookEdit:
             yield Change(
                 f"cell {cell_name(origin, cell.cell_id)}",
                 [f"removed ({_extent(cell)})"],
-                [f"-{line}" for line in cell.source.split("\n")] if cell.source else [],
+                [*hunks(cell.source, "")][1:],
             )
         context = 1 if len(changed) + len(removed) == 1 else 0
         new_ids: list[int] = []
@@ -516,7 +516,8 @@ class NotebookEdit:
             if stood in self._moved:
                 change.notes.insert(0, f"moved from {stood}")
             if old.source != cell.source:
-                change.lines = [*hunks(old.source, cell.source, context=context)]
+                lines = hunks(old.source, cell.source, context=context)
+                change.lines = [line for line in lines if context or not line.startswith("@@")]
             if change.notes or change.lines:
                 yield change
         if new_ids:
@@ -536,7 +537,7 @@ class Change:
 
     Attributes:
         name: of the cell.
-        lines: of its source, with `-` or `+` before them, and `@@` lines between the places.
+        lines: of its source, with `-` or `+` before them. Where it is the only change there are `@@` lines, too.
         sent: the caller gave the whole source.
         matches: the texts that an operation for several cells replaced.
     """

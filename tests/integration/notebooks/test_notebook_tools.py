@@ -91,6 +91,7 @@ async def test_a_replaced_text_is_shown_in_its_line(client: Connect, workspace: 
     assert " line_99 = 99\n-line_100 = 100\n+line_100 = 0\n line_101 = 101\n" in text
     assert "line_98 " not in text
     assert facts_of(one)["diff"].partition("\n")[2] in text
+    assert facts_of(two)["diff"] == "cell 1 [c1]\n-x = 1\n+y = 1\ncell 2 [c2]\n-x = 2\n+y = 2"
     assert facts_of(two)["diff"] in text_of(two)
     assert not any(head in text_of(result) for result in (one, two) for head in ("---", "+++", "around it"))
 

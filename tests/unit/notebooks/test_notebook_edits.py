@@ -767,6 +767,14 @@ async def test_a_huge_diff_is_cut_with_the_number_of_lines(service: NotebookServ
     assert edited.summary[0].notes == ["lines +50001 -2"]
 
 
+async def test_the_reply_of_a_removal_among_other_changes_is_bounded(service: NotebookService, workspace: Path) -> None:
+    write_notebook(workspace / "long.ipynb", ["x" * 1_000_000, "first\nsecond", ""])
+    edited = await service.edit("long.ipynb", [{"op": "remove", "index": 0}] * 3)
+
+    assert [change.lines for change in edited.summary[1:]] == [["-first", "-second"], []]
+    assert sum(len(line) for change in edited.summary for line in change.lines) < 1000
+
+
 # One text in many cells
 
 
