@@ -802,6 +802,8 @@ _WORDS = st.text("ad_.( \n9éßµ́名", max_size=12)
 @given(st.lists(_WORDS, min_size=1, max_size=5), st.text("ad_.9é", min_size=1, max_size=3), _WORDS, st.booleans())
 @example(["df df2 my_df df.x (df) adf"], "df", "frame", True)
 @example(["aaaa", "a.a"], "aa", "a", False)
+@example(["_a.a.a"], "a.a", "d", True)
+@example(["df.x"], "df.", "f.", True)
 def test_all_matches_are_replaced_as_character_by_character(sources: list[str], old: str, new: str, word: bool) -> None:
     document = NotebookDocument.new({})
     for source in sources:
