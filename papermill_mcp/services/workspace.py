@@ -12,18 +12,22 @@ import json
 import os
 import re
 import stat
+import time
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
+from urllib.parse import unquote
 
 from papermill_mcp.errors import (
     NotFoundError,
     PathNotAllowedError,
     PermissionDeniedError,
+    ServerError,
+    alike,
     listed,
 )
-from papermill_mcp.utils.file_utils import kind_of_file, make_directory
+from papermill_mcp.utils.file_utils import kind_of_file, list_directory, make_directory
 
 MAX_PART_BYTES = 255
 MAX_PATH_BYTES = 4096
@@ -31,6 +35,11 @@ MAX_PARTS = 256
 MAX_LINKS = 40  # as Linux
 _NOT_TOUCHED = "Nothing was read or written"
 _SUFFIX = ".ipynb"
+
+#: Names that are looked at for a path that is not found, for how long, and how many are shown.
+_NEAR_NAMES = 2000
+_NEAR_SECONDS = 0.3
+_NEAR_SHOWN = 3
 
 _URL = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]*:/{2}")
 _SEPARATORS = re.compile(r"[/\\]" if os.sep == "\\" else "/")
@@ -97,7 +106,7 @@ class Workspace:
         Raises:
             PathNotAllowedError: it leaves the roots.
         """
-        return self._resolve(path)
+        return self._resolve(_understood(path))
 
     def notebook(self, path: str, *, writing: bool = False) -> Path:
         """The real path of a notebook, which exists unless it is to be written.
@@ -108,16 +117,19 @@ class Workspace:
             PathNotAllowedError: it leaves the roots, is no `.ipynb`, or is not a regular file.
             NotFoundError: there is no such file; when writing, a part before the last is no directory.
         """
+        path = _understood(path)
         real = self._resolve(path)
         for named in ((_parts(path) or [""])[-1], real.name):  # a link must not dress up another kind of file
             if not named.lower().endswith(_SUFFIX) or len(named) == len(_SUFFIX):
-                self._refuse(f"{_quoted(path)} is not a notebook: its name does not end in {_SUFFIX}", roots=False)
+                self._refuse(
+                    f"{_quoted(path)} is not a notebook: its name does not end in {_SUFFIX}"
+                    + ("" if writing else _meant(self._near(real, path))),
+                    roots=False,
+                )
         status = self._status(real, path)
         if status is None:
             if not writing:
-                raise NotFoundError(
-                    f"{_quoted(path)} does not exist", state=_NOT_TOUCHED, advice="List the notebooks there are"
-                )
+                raise self._not_found(real, path)
             self._check_missing(real, path)
         elif not stat.S_ISREG(status.st_mode):
             self._refuse(f"{_quoted(path)} is {kind_of_file(status.st_mode)}, not a regular file", roots=False)
@@ -136,6 +148,38 @@ class Workspace:
         status = self._status(real, path)
         return status is not None and stat.S_ISLNK(status.st_mode)
 
+    def _not_found(self, real: Path, path: str) -> NotFoundError:
+        return NotFoundError(
+            f"{_quoted(path)} does not exist{_meant(self._near(real, path))}",
+            state=_NOT_TOUCHED,
+            advice="List the notebooks there are",
+        )
+
+    def _near(self, real: Path, path: str) -> list[str]:
+        """Names of notebooks that a path may have meant: in its directory, in the workspace and one level below."""
+        deadline = time.monotonic() + _NEAR_SECONDS
+        found: dict[str, None] = {}
+
+        def look(place: Path) -> list[Path]:
+            try:
+                entries, _ = list_directory(
+                    place, display_path=path, suffix=_SUFFIX, limit=_NEAR_NAMES - len(found), deadline=deadline
+                )
+            except ServerError:
+                return []
+            visible = [entry for entry in entries if not entry.name.startswith(".")]
+            found.update((self.display_path(place / entry.name), None) for entry in visible if entry.kind == "file")
+            return [place / entry.name for entry in visible if entry.kind == "directory"]
+
+        below = look(self._roots[0])
+        for place in dict.fromkeys([real.parent, *below]):
+            if self._inside(place) and not self.is_private(place) and len(found) < _NEAR_NAMES:
+                look(place)
+        asked = self.display_path(real)
+        name = real.name.lower()
+        same = [one for one in found if one.rpartition("/")[2].lower() in (name, name + _SUFFIX)]
+        return [*dict.fromkeys([*same, *alike(asked, [*found])])][:_NEAR_SHOWN]
+
     def directory(self, path: str, *, create: bool = False) -> Path:
         """The real path of a directory; with `create`, one that may be written to and is made if missing.
 
@@ -143,6 +187,7 @@ class Workspace:
             PathNotAllowedError: it leaves the roots, or is no directory.
             NotFoundError: there is no such directory.
         """
+        path = _understood(path)
         real = self._resolve(path)
         if create:
             self._check_not_hidden(real, path)
@@ -352,6 +397,21 @@ class Workspace:
             state=_NOT_TOUCHED,
             advice="Give a path inside a root" if roots else "Use another path",
         )
+
+
+def _meant(names: Sequence[str]) -> str:
+    return f"; did you mean {' or '.join(map(_quoted, names))}?" if names else ""
+
+
+def _understood(path: str) -> str:
+    """A path as it is meant: `~` stands for the home directory, and a `file://` URI of this machine for its path."""
+    if path == "~" or path.startswith("~/"):
+        return f"{Path.home()}{path[1:]}"
+    scheme, _, rest = path.partition("://")
+    host, slash, below = rest.partition("/")
+    if scheme.lower() == "file" and slash and host.lower() in ("", "localhost"):
+        return unquote(f"/{below}")
+    return path
 
 
 def _parts(path: str) -> list[str]:

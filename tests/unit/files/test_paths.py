@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from conftest import Connect
-from helpers import digest, read_json, refused, text_of, write_notebook
+from helpers import call, digest, read_json, refused, text_of, write_notebook
 from mcp import Client
 
 from papermill_mcp.config import Config
@@ -202,16 +202,19 @@ async def test_p06_urls_are_refused_and_nothing_connects(tool: str, name: str, c
 async def test_p09_and_p10_text_is_taken_literally(
     tool: str, name: str, client: Connect, monkeypatch: pytest.MonkeyPatch, outside: Path
 ) -> None:
-    """JSON is no notebook, and nothing expands."""
+    """JSON is no notebook, and nothing expands but `~`, which is outside here."""
     if tool in MAKES or name in ("output_path", "output_directory"):
         pytest.skip("missing directories are made: see the next tests")
     monkeypatch.setenv("HOME", str(outside))
-    paths = ["~/secret.ipynb", "$HOME/secret.ipynb", "${HOME}.ipynb", "%2e%2e/outside/secret.ipynb"]
+    paths = ["$HOME/secret.ipynb", "${HOME}.ipynb", "%2e%2e/outside/secret.ipynb"]
     paths += ['{"cells": [], "nbformat": 4}.ipynb', "{path}.ipynb", "*.ipynb", "none.ipynb", "none/none.ipynb"]
     async with client() as connected:
         for path in paths:
             message = await _refused(connected, tool, name, path)
             assert message.startswith("NOT_FOUND: "), message
+        for path in ("~/secret.ipynb", f"file://{outside}/secret.ipynb", "file:///%2e%2e/x.ipynb", "~root/x.ipynb"):
+            message = await _refused(connected, tool, name, path)
+            assert message.startswith(("PATH_NOT_ALLOWED: ", "NOT_FOUND: ") if "root" in path else "PATH_NOT_ALLOWED: ")
 
 
 @pytest.mark.case("P10")
@@ -234,7 +237,7 @@ async def test_p10_a_directory_for_outputs_is_made_under_its_literal_name(
 ) -> None:
     monkeypatch.setenv("HOME", str(outside))
     write_notebook(workspace / "n.ipynb", ["1"])
-    names = ["~", "$HOME/a", "%2e%2e/b", "{path}"]
+    names = ["~a", "$HOME/a", "%2e%2e/b", "{path}"]
     async with client() as connected:
         for name in names:
             arguments = {"input_path": "n.ipynb", "output_directory": name}
@@ -474,3 +477,44 @@ def test_a_directory_that_is_swapped_for_a_link_while_calls_run_leads_nowhere(tm
     assert read == {b"inside"}
     assert [path.name for path in outside.iterdir()] == ["x.ipynb"]
     assert (outside / "x.ipynb").read_bytes() == b"canary"
+
+
+@pytest.mark.parametrize(
+    "form", ["~/in home/a b.ipynb", "file://{}/in%20home/a%20b.ipynb", "FILE://localhost{}/in home/a b.ipynb"]
+)
+async def test_home_and_file_uris_are_understood(
+    form: str, client: Connect, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(workspace))
+    name = form.format(workspace)
+    async with client() as connected:
+        made = await call(connected, "create_notebook", path=name)
+        read = await call(connected, "read_notebook", path=name)
+        listed = await call(connected, "list_notebook_files", directory=name.rpartition("/")[0])
+    assert made["path"] == read["path"] == "in home/a b.ipynb"
+    assert listed["count"] == 1
+    assert (workspace / "in home" / "a b.ipynb").is_file()
+
+
+@pytest.mark.parametrize(
+    ("asked", "near"),
+    [
+        ("sale.ipynb", "sales.ipynb"),
+        ("Sales.ipynb", "sales.ipynb"),
+        ("data/modle.ipynb", "data/model.ipynb"),
+        ("model.ipynb", "data/model.ipynb"),
+        ("date/model.ipynb", "data/model.ipynb"),
+        ("sales", "sales.ipynb"),
+        ("zzz.ipynb", ""),
+    ],
+)
+async def test_a_path_that_is_not_found_is_answered_with_the_nearest_names(
+    asked: str, near: str, client: Connect, workspace: Path
+) -> None:
+    (workspace / "data").mkdir()
+    write_notebook(workspace / "sales.ipynb", ["1"])
+    write_notebook(workspace / "data" / "model.ipynb", ["1"])
+    async with client() as connected:
+        message = await refused(connected, "read_notebook", path=asked)
+    assert (f"'{near}'" in message) is bool(near), message
+    assert not near or "id you mean" in message
