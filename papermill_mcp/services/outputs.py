@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 from papermill_mcp.core.displays.tables import LEFT_OUT
 from papermill_mcp.core.documents.reading import joined
-from papermill_mcp.core.images import (
+from papermill_mcp.core.pictures.images import (
     IMAGE_TYPES,
     WithheldError,
     decoded,

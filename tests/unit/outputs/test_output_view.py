@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from papermill_mcp.core import images as core_images
+from papermill_mcp.core.pictures import images as core_images
 from papermill_mcp.services import outputs as output_view
 from papermill_mcp.services.outputs import (
     OutputBudget,
