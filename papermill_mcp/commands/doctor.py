@@ -29,6 +29,7 @@ from papermill_mcp.commands.config_files import ConfigFileError, read_config
 from papermill_mcp.commands.edit_error import EditError
 from papermill_mcp.config import ENV_PREFIX, PROGRAM, Config, ConfigError, build_parser, load_config
 from papermill_mcp.core.documents.document import NotebookDocument
+from papermill_mcp.core.pictures import drawing
 from papermill_mcp.errors import ServerError, listed
 from papermill_mcp.services.pythons import Pythons
 from papermill_mcp.services.workspace import Workspace
@@ -224,6 +225,10 @@ def _extras() -> Iterator[Check]:
         yield Check("jupyterlab", "ok", importlib.metadata.version("jupyterlab"))
     except importlib.metadata.PackageNotFoundError:
         yield Check("jupyterlab", "note", "not installed; start_jupyter_server needs it, from the extra `lab`")
+    if drawing.available():
+        yield Check("render", "ok", "SVG and charts of Vega-Lite are shown as pictures")
+    else:
+        yield Check("render", "note", "not installed; SVG and charts are shown as text without the extra `render`")
     uv = starting.find_uv()
     if uv is None:
         yield Check("uv", "note", "not found; entries with uvx need it, and Pythons without ipykernel")

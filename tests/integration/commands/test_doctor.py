@@ -80,6 +80,7 @@ def test_the_report_for_machines_has_the_same_checks(run: RunCommand, checks: Ch
         "state",
         "kernelspec",
         "jupyterlab",
+        "render",
         "uv",
     }
     assert [check["status"] for check in _of(found, "kernel")] == ["note"]
