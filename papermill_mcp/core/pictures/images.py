@@ -9,6 +9,8 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from papermill_mcp.utils.lazy import lazy
@@ -67,24 +69,67 @@ def ready(mime: str, encoded: str, long_side: int) -> ReadyImage:
     Raises:
         WithheldError: it is too large, broken, or of another type.
     """
+    return ready_data(mime, _checked_data(mime, encoded), long_side)
+
+
+def ready_data(mime: str, data: bytes, long_side: int) -> ReadyImage:
+    """As `ready`, for the bytes of an image."""
+    image = _checked_image(mime, data)
+    with _decoding(mime, image):
+        return _checked_and_scaled(image, data, max(long_side, 1))
+
+
+def thumbnail(mime: str, data: str | bytes, box: tuple[int, int]) -> PillowImage:
+    """An image in base64 or bytes, checked, on white, and scaled down to fit into `box` (width, height) in pixels.
+
+    The first picture of an animation. Memory is that of one decoded image; a JPEG is decoded in a smaller size.
+
+    Raises:
+        WithheldError: it is too large, broken, or of another type.
+    """
+    image = _checked_image(mime, _checked_data(mime, data) if isinstance(data, str) else data)
+    with _decoding(mime, image):
+        image.draft("RGB", (box[0] * 2, box[1] * 2))
+        image.load()
+        small: PillowImage = _in_plain_mode(image, "PNG")
+        small.thumbnail((max(box), max(box)), reducing_gap=2.0)
+        small = ImageOps.exif_transpose(small)
+        small.thumbnail(box)
+        if small.mode in ("LA", "RGBA"):
+            colours = small.convert("RGBA")
+            small = Image.new("RGB", small.size, "white")
+            small.paste(colours, mask=colours.getchannel("A"))
+        return small.convert("RGB")
+
+
+def _checked_data(mime: str, encoded: str) -> bytes:
     size = _decoded_size(encoded)
     if size > MAX_IMAGE_BYTES:
         raise WithheldError(f"{mime} withheld: {human_size(size)} is over the limit of {human_size(MAX_IMAGE_BYTES)}.")
     try:
-        data = decoded(encoded)
+        return decoded(encoded)
     except (binascii.Error, ValueError):
         raise WithheldError(f"{mime} withheld: its data is not valid base64.") from None
+
+
+def _checked_image(mime: str, data: bytes) -> ImageFile:
     try:
         image = open_image(data)
     except ValueError as error:
         raise WithheldError(f"{mime} withheld: its data ({human_size(len(data))}) {error}.") from error
     if type_of(image) != mime:
         raise WithheldError(f"{mime} withheld: its data is {type_of(image)}.")
-    named = f"{mime} {image.width}x{image.height}"
     if too_large(image):
+        named = f"{mime} {image.width}x{image.height}"
         raise WithheldError(f"{named} withheld: more than {MAX_PIXELS // 1_000_000} million pixels.")
+    return image
+
+
+@contextmanager
+def _decoding(mime: str, image: ImageFile) -> Iterator[None]:
+    named = f"{mime} {image.width}x{image.height}"
     try:
-        return _checked_and_scaled(image, data, max(long_side, 1))
+        yield
     # Pillow's decoders raise nearly anything on broken data. A broken image must not reach the client: some can not
     # continue a conversation that holds one.
     except Exception as error:
