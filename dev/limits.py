@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from papermill_mcp.config import _MOST_FAULTS, Config
 from papermill_mcp.core.documents.check import _MOST as PROBLEMS
 from papermill_mcp.core.environments.requirements import MAX_PACKAGES
-from papermill_mcp.core.pictures.images import MAX_IMAGE_BYTES, MAX_PIXELS, MAX_SENT_BYTES
 from papermill_mcp.core.kernels.forms import MAX_ERROR_BYTES, MAX_JSON_DEPTH
 from papermill_mcp.core.kernels.interrupts import INTERRUPT_PATIENCE
 from papermill_mcp.core.kernels.kernel import MAX_QUEUED
@@ -19,6 +18,7 @@ from papermill_mcp.core.kernels.outputs import MAX_CELL_BYTES, MAX_CELL_OUTPUTS,
 from papermill_mcp.core.kernels.streams import STREAM_TAIL_CHARS
 from papermill_mcp.core.kernels.widgets import MAX_OUTPUT_WIDGET_BYTES, MAX_WIDGET_BYTES
 from papermill_mcp.core.kernels.wire import MAX_CONTENT_BYTES
+from papermill_mcp.core.pictures.images import MAX_IMAGE_BYTES, MAX_PIXELS, MAX_SENT_BYTES
 from papermill_mcp.core.runs.notebook_run import _MAX_ROWS as CELL_ROWS
 from papermill_mcp.core.runs.notebook_run import MAX_RUN_BYTES, MIN_CELL_BYTES
 from papermill_mcp.core.runs.run_file import SAVE_INTERVAL, SAVE_SHARE
@@ -223,7 +223,7 @@ LIMITS: dict[str, list[Limit]] = {
         Limit("packages in the reply of an installation", count(PACKAGE_ROWS, "packages"), _COUNTED),
         Limit("a recorded value", count(_VALUE_CHARS, "characters"), "its length is shown"),
         Limit("headings; problems of a notebook", f"{_HEADINGS}; {PROBLEMS}", "the reply says that there are more"),
-        Limit("images", setting("max_images"), "named, with the reason"),
+        Limit("images", setting("max_images"), "the last one is a contact sheet of the others, at most 48"),
         Limit("the long side of an image", setting("max_image_pixels", "pixels"), "scaled down"),
         Limit("data of an image that is sent", size(MAX_SENT_BYTES), "scaled down"),
         Limit(

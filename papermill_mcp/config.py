@@ -113,7 +113,9 @@ class Config(BaseModel):
     max_output_chars: int = Field(
         10_000, ge=100, le=10_000_000, description="characters of output text shown in a reply"
     )
-    max_images: int = Field(5, ge=0, le=100, description="images shown in a reply")
+    max_images: int = Field(
+        5, ge=0, le=100, description="images shown in a reply; with more pictures the last is a contact sheet"
+    )
     max_image_pixels: int = Field(1568, ge=16, le=8192, description="pixels on the long side of an image in a reply")
     max_notebook_bytes: int = Field(64 * 1024 * 1024, ge=1024, description="bytes; larger notebooks are refused")
     prewarm_kernels: int = Field(

@@ -28,6 +28,9 @@ from mcp_types import (
     TextContent,
 )
 
+from papermill_mcp.services.outputs import OutputBudget, OutputView, show_outputs
+from papermill_mcp.services.pictures import ShownImage
+
 TESTS = Path(__file__).parent
 REPOSITORY = TESTS.parent
 
@@ -54,6 +57,15 @@ IGNORABLE = [
 def text_of(result: CallToolResult) -> str:
     """All text of a reply."""
     return "\n".join(part.text for part in result.content if isinstance(part, TextContent))
+
+
+def shown(
+    outputs: Sequence[Mapping[str, Any]], budget: OutputBudget, *, label: str = ""
+) -> tuple[list[OutputView], list[ShownImage]]:
+    """The outputs of a reply that shows one cell, and its images."""
+    with budget.pictures as pictures:
+        views = show_outputs(outputs, budget, label=label)
+        return views, pictures.images()
 
 
 def images_of(result: CallToolResult) -> list[ImageContent]:

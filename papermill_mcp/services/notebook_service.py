@@ -1107,7 +1107,7 @@ class NotebookService:
                     allowed='one cell, such as cells="3"',
                     state="nothing was read",
                 )
-            budget = OutputBudget.of(self._config, chars=max_chars, images=max_images)
+            budget = OutputBudget.of(self._config, chars=max_chars, images=max_images, first_output=first_output)
             view = NotebookView(
                 path=notebook.display_path,
                 revision=notebook.revision,
@@ -1126,7 +1126,9 @@ class NotebookService:
                         row.outputs = notebook.dropped[row.index]
             else:
                 form = outputs if first_output is None else "full"
-                view.cells, view._images, rest = page(document, chosen, form, budget, first_output=first_output or 0)
+                with budget.pictures as pictures:
+                    view.cells, rest = page(document, chosen, form, budget, first_output=first_output or 0)
+                    view._images = pictures.images()
             if rest:
                 view.next_cells, view.cells_left = ranges(rest), len(rest)
             if document.nbformat < 4:

@@ -12,24 +12,16 @@ from __future__ import annotations
 import binascii
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel
 
 from papermill_mcp.core.displays.tables import LEFT_OUT
 from papermill_mcp.core.documents.reading import joined
-from papermill_mcp.core.pictures.images import (
-    IMAGE_TYPES,
-    WithheldError,
-    decoded,
-    measured,
-    open_image,
-    ready,
-    too_large,
-    type_of,
-)
+from papermill_mcp.core.pictures.images import IMAGE_TYPES, decoded, measured, open_image, too_large, type_of
 from papermill_mcp.services.output_text import WRITTEN, json_text, text_of
+from papermill_mcp.services.pictures import Pictures
 from papermill_mcp.services.tracebacks import folded, trimmed
 from papermill_mcp.utils.text_utils import clean_text, count_noun, head_and_tail, human_size, one_line
 
@@ -62,15 +54,6 @@ class ErrorView(BaseModel):
     traceback: str
 
 
-@dataclass(frozen=True)
-class ShownImage:
-    """A PNG or JPEG that is ready to be sent."""
-
-    mime_type: str
-    data: bytes
-    label: str
-
-
 class OutputLimits(Protocol):
     """The settings that an `OutputBudget` is made of."""
 
@@ -88,7 +71,7 @@ class OutputLimits(Protocol):
 
 @dataclass
 class OutputBudget:
-    """The rest of the budget of one reply, shared by all its cells. Shown outputs use up `chars` and `images`."""
+    """The rest of the budget of one reply, shared by all its cells. Shown outputs use up `chars` and `pictures`."""
 
     chars: int
     images: int
@@ -99,12 +82,27 @@ class OutputBudget:
     error_type: Literal["full", "brief"]
     whole_tables: bool = False
     """Whether tables of pages are shown with all their rows, as far as `chars` reaches."""
-    withheld: bool = False
-    """Whether a picture of the present cell was withheld already, so that the way to it was named."""
+    sheet: bool = True
+    """Whether pictures beyond `images` are shown as a contact sheet."""
+    pictures: Pictures = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.pictures = Pictures(self.images, self.image_pixels, sheet=self.sheet)
 
     @classmethod
-    def of(cls, limits: OutputLimits, *, chars: int | None = None, images: int | None = None) -> OutputBudget:
-        """The whole budget of a reply; `chars` and `images` in place of the configured numbers."""
+    def of(
+        cls,
+        limits: OutputLimits,
+        *,
+        chars: int | None = None,
+        images: int | None = None,
+        first_output: int | None = None,
+    ) -> OutputBudget:
+        """The whole budget of a reply; `chars` and `images` in place of the configured numbers.
+
+        Args:
+            first_output: an output to be seen. It is seen itself if the reply has but one image.
+        """
         return cls(
             chars=limits.max_output_chars if chars is None else chars,
             images=limits.max_images if images is None else images,
@@ -112,13 +110,14 @@ class OutputBudget:
             error_chars=max(limits.max_error_output, chars or 0),
             error_type=limits.error_output_type,
             whole_tables=chars is not None and chars > limits.max_output_chars,
+            sheet=first_output is None or (limits.max_images if images is None else images) > 1,
         )
 
 
 def show_outputs(
     outputs: Sequence[Mapping[str, Any]], budget: OutputBudget, *, label: str = "", first: int = 0
-) -> tuple[list[OutputView], list[ShownImage]]:
-    """The outputs of one cell within `budget`, and the images among them.
+) -> list[OutputView]:
+    """The outputs of one cell within `budget`. Their pictures go to `budget.pictures`.
 
     Scales images, so call it in a worker thread.
 
@@ -127,9 +126,8 @@ def show_outputs(
         first: the place of the first output to show.
     """
     views: list[OutputView] = []
-    images: list[ShownImage] = []
     rest = _Rest()
-    budget.withheld = False
+    budget.pictures.next_cell()
     for index, output_type, output in _merged(outputs):
         if index < first:
             continue
@@ -142,12 +140,9 @@ def show_outputs(
             _spend(view, clean_text(joined(output.get("text"))), budget)
             views.append(view)
         else:
-            view, image = _show_bundle(index, output_type, output, budget, label)
-            views.append(view)
-            if image:
-                images.append(image)
+            views.append(_show_bundle(index, output_type, output, budget, label))
     views.extend(rest.views())
-    return views, images
+    return views
 
 
 def show_error(error: Mapping[str, Any], budget: OutputBudget) -> ErrorView:
@@ -299,14 +294,6 @@ def _whole(index: int | None) -> str:
     return f"For the whole of output {index}, read this cell alone with first_output={index} and a larger max_chars."
 
 
-def _pictures(index: int, budget: OutputBudget) -> str:
-    """The way to a picture beyond the budget of a reply, and to those after it, once for a cell."""
-    if budget.withheld:
-        return ", too."
-    budget.withheld = True
-    return f": the image budget of this reply is used up. Read this cell alone with first_output={index} to see it."
-
-
 def _all_text(output_type: str, output: Mapping[str, Any], *, make: bool = True) -> str:
     """All text that the output could show, cleaned."""
     if output_type == "stream":
@@ -360,39 +347,23 @@ def _error_line(ename: str, evalue: str) -> str:
 
 def _show_bundle(
     index: int, output_type: str, output: Mapping[str, Any], budget: OutputBudget, label: str
-) -> tuple[OutputView, ShownImage | None]:
+) -> OutputView:
     view = OutputView(output_type=output_type, index=index)
     data = _mapping(output.get("data"))
-    image: ShownImage | None = None
-    withheld: list[str] = []
-    for mime in [mime for mime in IMAGE_TYPES if mime in data]:
-        if budget.images <= 0:
-            withheld.append(f"{_measure(mime, data[mime])} withheld{_pictures(index, budget)}")
-            continue
-        try:
-            result = ready(mime, joined(data[mime]), budget.image_pixels)
-        except WithheldError as error:
-            withheld.append(str(error))
-            continue
-        budget.images -= 1
-        caption = " · ".join(part for part in (label, f"output {index}", result.facts) if part)
-        image = ShownImage(mime_type=result.mime_type, data=result.data, label=caption)
-        withheld.clear()  # the same picture in another type
-        view.note = f"Image attached: {result.facts}."
-        break
-    for reason in withheld:
-        _add_note(view, reason)
-    form, text = text_of(data, make=image is None and budget.chars > 0, whole=budget.whole_tables)
-    if text and (image is None or form in WRITTEN):
+    picture = budget.pictures.add(view, data, label, index)
+    # A picture that was drawn from a text does not replace it: the text is exact.
+    has_image = picture == "alone" and any(mime in IMAGE_TYPES for mime in data)
+    form, text = text_of(data, make=not has_image and budget.chars > 0, whole=budget.whole_tables)
+    if text and (not has_image or form in WRITTEN):
         _spend(view, text, budget)
         if label and form not in WRITTEN and LEFT_OUT in text and not budget.whole_tables:
             _add_note(view, _whole(index))
-    elif not image and not withheld:
+    elif picture is None and not view.note:
         sizes = _measures(data)
         _add_note(view, f"Not shown: {'; '.join(sizes)}." if sizes else "No data.")
         if sizes and budget.chars <= 0:
             _add_note(view, f"The text budget of this reply is used up. {_whole(index)}")
-    return view, image
+    return view
 
 
 def _measures(data: Mapping[str, Any]) -> list[str]:

@@ -11,10 +11,11 @@ from pydantic import BaseModel, Field, PrivateAttr
 from papermill_mcp.core.documents.document import NotebookCell, NotebookDocument
 from papermill_mcp.core.widget_state import models_in, with_text
 from papermill_mcp.errors import CellNotFoundError, InvalidArgumentError
-from papermill_mcp.services.outputs import OutputBudget, OutputView, ShownImage, show_outputs, summarise_outputs
+from papermill_mcp.services.outputs import OutputBudget, OutputView, show_outputs, summarise_outputs
+from papermill_mcp.services.pictures import ShownImage
 from papermill_mcp.services.results import ROWS
 from papermill_mcp.utils.markdown import headings
-from papermill_mcp.utils.text_utils import one_line
+from papermill_mcp.utils.text_utils import cell_name, one_line
 
 _SELECTION_CHARS = 20_000
 _TITLE_CHARS = 80
@@ -86,8 +87,8 @@ class SourceView(BaseModel):
 
 def page(
     document: NotebookDocument, chosen: Sequence[int], outputs: str, budget: OutputBudget, *, first_output: int = 0
-) -> tuple[list[CellView], list[ShownImage], list[int]]:
-    """Cells until the budget ends, the images among them, and the indexes that did not fit.
+) -> tuple[list[CellView], list[int]]:
+    """Cells until the budget ends, and the indexes that did not fit. Pictures go to `budget.pictures`.
 
     Sources are shown whole, but for a first cell that is larger than the budget: a page that shows nothing would repeat
     itself for ever.
@@ -96,11 +97,10 @@ def page(
         first_output: the place of the first output to show of each cell.
     """
     shown: list[CellView] = []
-    images: list[ShownImage] = []
     for number, index in enumerate(chosen):
         cell = document.cells[index]
         if shown and (budget.chars <= 0 or len(cell.source) > budget.chars):
-            return shown, images, list(chosen[number:])
+            return shown, list(chosen[number:])
         view = cell_view(cell, index)
         if len(view.source) > budget.chars:
             view.omitted_chars = len(view.source) - budget.chars
@@ -112,13 +112,13 @@ def page(
             view.outputs = summarise_outputs(found_outputs) or None
             budget.chars = max(0, budget.chars - sum(len(o.text or "") + len(o.note or "") for o in view.outputs or []))
         elif outputs == "full":
-            views, found = show_outputs(found_outputs, budget, label=f"cell {index}", first=first_output)
+            label = f"cell {cell_name(index, cell.cell_id)}"
+            views = show_outputs(found_outputs, budget, label=label, first=first_output)
             view.outputs = views or None
             view.truncated = view.truncated or any(output.omitted_chars for output in views)
-            images.extend(found)
         budget.chars = max(0, budget.chars - _CELL_HEADER_CHARS)
         shown.append(view)
-    return shown, images, []
+    return shown, []
 
 
 #: Approximate characters of the line above a cell. Without it, 20,000 empty cells would fit into any page.

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, model_serializer
 
 from papermill_mcp.errors import ServerError
 from papermill_mcp.services.notebook_service import EditedNotebook
-from papermill_mcp.services.outputs import ShownImage
+from papermill_mcp.services.pictures import ShownImage
 from papermill_mcp.services.results import Progress
 from papermill_mcp.services.runs.registry import RunRegistry
 from papermill_mcp.services.runs.requests import NotebookCellRequest, NotebookRequest, RunRequest

@@ -35,10 +35,10 @@ from papermill_mcp.services.outputs import (
     ErrorView,
     OutputBudget,
     OutputView,
-    ShownImage,
     show_error,
     show_outputs,
 )
+from papermill_mcp.services.pictures import ShownImage
 from papermill_mcp.services.results import OBJECT, ROWS, Result
 from papermill_mcp.services.runs.batch_summary import (
     FailureGroup,
@@ -48,7 +48,7 @@ from papermill_mcp.services.runs.batch_summary import (
     positions,
 )
 from papermill_mcp.services.workspace import Workspace
-from papermill_mcp.utils.text_utils import count_noun, iso_time
+from papermill_mcp.utils.text_utils import cell_name, count_noun, iso_time
 
 #: Characters of output shown for one cell of a run that has many.
 _CELL_CHARS = 1500
@@ -307,7 +307,9 @@ class RunViewer:
 
     def show(self, run: RunSnapshot) -> RunView:
         """The view of any run. Scales images, so call it in a worker thread unless `shown_at_once`."""
-        view = _show(run, self)
+        with self.budget.pictures as pictures:
+            view = _show(run, self)
+            view._images = pictures.images()
         view._new_kernel, view._later = run.new_kernel, self._later
         if not run.status.final:
             limit = f" · a cell may run for {run.cell_limit:g} s" if run.cell_limit else ""
@@ -339,9 +341,10 @@ class RunViewer:
         view = CodeView(**self.head(run), **more)
         view.duration = round(cell.duration or 0.0, 3)
         view.execution_count = cell.execution_count or None
-        views, view._images = show_outputs(_without(cell.error, cell.outputs), self.budget)
+        label = f"cell {cell_name(view.index, view.id)}" if view.index is not None else ""
+        views = show_outputs(_without(cell.error, cell.outputs), self.budget, label=label)
         pages: list[Output] = [{"output_type": "stream", "name": "help", "text": page} for page in cell.pages]
-        view.outputs = [*views, *show_outputs(pages, self.budget)[0]] or None
+        view.outputs = [*views, *show_outputs(pages, self.budget)] or None
         if cell.dropped_chars:
             view.add_note(f"{cell.dropped_chars:,} characters of its output were not kept, since a cell keeps 10 MiB")
         if cell.omitted_outputs:
@@ -363,7 +366,7 @@ class RunViewer:
             if room <= 0 and shows:
                 unlisted.append(cell)
                 continue
-            row = self._row(view, cell)
+            row = self._row(cell)
             view.results.append(row)
             room -= _cost(row) if shows else 0
         if unlisted:
@@ -381,18 +384,17 @@ class RunViewer:
             )
         view.result = _recorded_view(short_values(cells.recorded or {}))
 
-    def _row(self, view: CellsView, cell: CellState) -> CellResult:
+    def _row(self, cell: CellState) -> CellResult:
         budget = self.budget
         budget_left = budget.chars
         budget.chars = min(budget_left, _CELL_CHARS)
         granted = budget.chars
-        views, images = show_outputs(
+        views = show_outputs(
             [output for output in _without(cell.error, cell.outputs) if not only_records(output)],
             budget,
-            label=f"cell {cell.index}",
+            label=f"cell {cell_name(cell.index or 0, cell.cell_id)}",
         )
         budget.chars = budget_left - (granted - budget.chars)
-        view._images.extend(images)
         # The cell that ended the run is shown in full as `failed_cell`.
         brief = ErrorView(ename=cell.error.ename, evalue=cell.error.evalue[:300], traceback="") if cell.error else None
         return CellResult(

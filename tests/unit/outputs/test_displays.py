@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import shown
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from papermill_mcp.core.displays.made_text import made_text
 from papermill_mcp.core.displays.markup import read_page
 from papermill_mcp.services.output_text import searched_texts, text_of
-from papermill_mcp.services.outputs import OutputBudget, show_outputs, summarise_outputs
+from papermill_mcp.services.outputs import OutputBudget, summarise_outputs
 
 BUNDLES = Path(__file__).parents[2] / "mimebundles"
 QUESTIONS: dict[str, dict[str, list[str]]] = json.loads((BUNDLES / "questions.json").read_text(encoding="utf-8"))
@@ -51,7 +52,7 @@ def page(markup: str) -> str:
 
 @pytest.mark.parametrize("name", sorted(QUESTIONS))
 def test_the_answer_to_each_question_stands_in_the_reply(name: str) -> None:
-    views, _ = show_outputs(outputs_of(name), budget())
+    views, _ = shown(outputs_of(name), budget())
     text = "\n".join(view.text or "" for view in views)
 
     for answers in QUESTIONS[name].values():
@@ -80,9 +81,9 @@ def test_a_search_finds_the_rows_that_are_not_shown() -> None:
 
 def test_a_larger_budget_shows_all_rows_of_a_table() -> None:
     outputs = outputs_of("pandas_html_long")
-    (cut,), _ = show_outputs(outputs, budget(), label="cell 1")
-    (alone,), _ = show_outputs(outputs, budget())
-    (whole,), _ = show_outputs(outputs, replace(budget(), chars=50_000, whole_tables=True), label="cell 1")
+    (cut,), _ = shown(outputs, budget(), label="cell 1")
+    (alone,), _ = shown(outputs, budget())
+    (whole,), _ = shown(outputs, replace(budget(), chars=50_000, whole_tables=True), label="cell 1")
 
     assert cut.note == "For the whole of output 0, read this cell alone with first_output=0 and a larger max_chars."
     assert (alone.note, whole.note) == (None, None)
@@ -139,7 +140,7 @@ HOSTILE = {
 def test_a_hostile_page_takes_a_bounded_time_and_has_a_bounded_text(name: str) -> None:
     output = {"output_type": "display_data", "data": {"text/html": HOSTILE[name]}, "metadata": {}}
     started = time.monotonic()
-    (view,), _ = show_outputs([output], budget())
+    (view,), _ = shown([output], budget())
 
     assert time.monotonic() - started < 2
     assert len(view.text or view.note or "") < 11_000
@@ -202,7 +203,7 @@ MIMES = st.sampled_from(
 @given(st.dictionaries(MIMES, JSON | st.dictionaries(NAMES, JSON, max_size=8), max_size=3))
 def test_no_json_makes_it_raise(data: dict[str, Any]) -> None:
     output = {"output_type": "display_data", "data": data, "metadata": {}}
-    show_outputs([output], budget())
+    shown([output], budget())
     summarise_outputs([output])
     list(searched_texts(data))
 

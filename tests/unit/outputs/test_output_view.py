@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any, Literal, cast
 
 import pytest
+from helpers import shown
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -20,7 +21,6 @@ from papermill_mcp.services.outputs import (
     OutputBudget,
     OutputLimits,
     show_error,
-    show_outputs,
     summarise_outputs,
     whole_output,
 )
@@ -94,7 +94,7 @@ def test_the_budget_comes_from_the_settings() -> None:
 
 def test_consecutive_streams_of_one_name_are_shown_as_one() -> None:
     outputs = [stream("a\n"), stream(["b", "\n"]), stream("oops\n", "stderr"), stream("c\n")]
-    views, _ = show_outputs(outputs, budget_of())
+    views, _ = shown(outputs, budget_of())
 
     assert [(view.index, view.name, view.text) for view in views] == [
         (0, "stdout", "a\nb\n"),
@@ -106,14 +106,14 @@ def test_consecutive_streams_of_one_name_are_shown_as_one() -> None:
 @pytest.mark.case("N21")
 def test_text_is_cleaned_and_the_output_itself_is_not_changed() -> None:
     output = stream("\x1b]52;c;cm0=\x07\x1b[31mred\x1b[0m\u202e")
-    views, _ = show_outputs([output], budget_of())
+    views, _ = shown([output], budget_of())
 
     assert views[0].text == "red⟨U+202E⟩"
     assert output == stream("\x1b]52;c;cm0=\x07\x1b[31mred\x1b[0m\u202e")
 
 
 def test_a_table_is_shown_as_plain_text_and_its_html_is_named() -> None:
-    views, _ = show_outputs([display(text_plain="   a\n0  1", text_html="<table><script>x()</script>")], budget_of())
+    views, _ = shown([display(text_plain="   a\n0  1", text_html="<table><script>x()</script>")], budget_of())
 
     assert views[0].model_dump(exclude_none=True) == {
         "output_type": "display_data",
@@ -126,7 +126,7 @@ def test_a_table_is_shown_as_plain_text_and_its_html_is_named() -> None:
 @pytest.mark.parametrize("mime", ["text/html", "image/svg+xml", "application/javascript"])
 def test_markup_and_scripts_are_named_and_never_shown(mime: str) -> None:
     plain = "<IPython.core.display.HTML object>"
-    views, images = show_outputs(
+    views, images = shown(
         [{"output_type": "display_data", "data": {mime: "<evil>", "text/plain": plain}}], budget_of()
     )
 
@@ -138,26 +138,26 @@ def test_markup_and_scripts_are_named_and_never_shown(mime: str) -> None:
 def test_markdown_is_shown_where_the_plain_text_says_nothing() -> None:
     output = display(text_plain="<IPython.core.display.Markdown object>", text_markdown="# Title")
 
-    assert show_outputs([output], budget_of())[0][0].text == "# Title"
+    assert shown([output], budget_of())[0][0].text == "# Title"
 
 
 def test_json_is_shown_compact() -> None:
     output = {"output_type": "display_data", "data": {"application/json": {"a": [1, "é"]}}}
 
-    assert show_outputs([output], budget_of())[0][0].text == '{"a":[1,"é"]}'
+    assert shown([output], budget_of())[0][0].text == '{"a":[1,"é"]}'
 
 
 def test_base64_inside_text_is_left_out() -> None:
     uri = "data:image/png;base64," + "A" * 5000
-    views, _ = show_outputs([display(text_markdown=f"![x]({uri})")], budget_of())
+    views, _ = shown([display(text_markdown=f"![x]({uri})")], budget_of())
 
     assert views[0].text == "![x](⟨data URI of 5022 characters⟩)"
 
 
 def test_the_text_budget_is_shared_and_what_is_missing_is_counted() -> None:
     budget = budget_of(chars=100)
-    first, _ = show_outputs([stream("a" * 60)], budget)
-    second, _ = show_outputs([stream("b" * 70), display(text_plain="c" * 30)], budget)
+    first, _ = shown([stream("a" * 60)], budget)
+    second, _ = shown([stream("b" * 70), display(text_plain="c" * 30)], budget)
 
     assert first[0].omitted_chars is None
     assert second[0].omitted_chars == 30
@@ -169,7 +169,7 @@ def test_the_text_budget_is_shared_and_what_is_missing_is_counted() -> None:
 
 def test_a_flood_of_outputs_is_counted_not_listed() -> None:
     outputs = [display(text_plain="xx") for _ in range(10_000)]
-    views, _ = show_outputs(outputs, budget_of())
+    views, _ = shown(outputs, budget_of())
 
     assert len(views) == output_view.MAX_VIEWS + 1
     assert views[-1].output_type == "omitted"
@@ -181,8 +181,8 @@ def test_a_flood_of_outputs_is_counted_not_listed() -> None:
 @given(st.lists(st.text(st.sampled_from("ab\n\x1b[m\u200b"), max_size=40), max_size=8), st.integers(0, 120))
 def test_shown_and_omitted_characters_add_up(texts: list[str], chars: int) -> None:
     budget = budget_of(chars=chars)
-    views, _ = show_outputs([display(text_plain=text) for text in texts], budget)
-    every, _ = show_outputs([display(text_plain=text) for text in texts], budget_of())
+    views, _ = shown([display(text_plain=text) for text in texts], budget)
+    every, _ = shown([display(text_plain=text) for text in texts], budget_of())
 
     total = sum(len(view.text or "") for view in every)
     assert total == (chars - budget.chars) + sum(view.omitted_chars or 0 for view in views)
@@ -200,7 +200,7 @@ def test_a_plot_is_sent_as_it_is_without_the_repr_of_its_figure() -> None:
     figure.savefig(buffer, format="png")
     pyplot.close(figure)
     output = display(text_plain="<Figure size 640x480 with 1 Axes>", image_png=buffer.getvalue())
-    views, images = show_outputs([stream("x"), output], budget := budget_of(), label="cell 3")
+    views, images = shown([stream("x"), output], budget := budget_of(), label="cell 3")
 
     assert [(image.mime_type, image.label) for image in images] == [
         ("image/png", "cell 3 · output 1 · image/png 640x480")
@@ -208,11 +208,11 @@ def test_a_plot_is_sent_as_it_is_without_the_repr_of_its_figure() -> None:
     assert images[0].data == buffer.getvalue()
     assert views[1].text is None
     assert views[1].note == "Image attached: image/png 640x480."
-    assert budget.images == 4
+    assert budget.pictures.left == 4
 
 
 def test_text_beside_an_image_stays_if_it_says_more_than_the_figure() -> None:
-    views, images = show_outputs([display(text_plain="accuracy 0.93", image_png=picture(4, 4))], budget_of())
+    views, images = shown([display(text_plain="accuracy 0.93", image_png=picture(4, 4))], budget_of())
 
     assert views[0].text == "accuracy 0.93"
     assert len(images) == 1
@@ -235,7 +235,7 @@ def test_text_beside_an_image_stays_if_it_says_more_than_the_figure() -> None:
 def test_a_large_image_is_scaled_and_keeps_its_type(kind: str, mode: str) -> None:
     mime = f"image/{kind.lower()}"
     data = picture(3000, 2000, kind, mode)
-    _, images = show_outputs([display(**{mime.replace("/", "_"): data})], budget_of(pixels=1500))
+    _, images = shown([display(**{mime.replace("/", "_"): data})], budget_of(pixels=1500))
 
     assert images[0].label == f"output 0 · {mime} 1500x1000 (scaled from 3000x2000)"
     assert images[0].mime_type == mime
@@ -245,7 +245,7 @@ def test_a_large_image_is_scaled_and_keeps_its_type(kind: str, mode: str) -> Non
 def test_sixteen_bit_grey_keeps_its_brightness_when_scaled() -> None:
     buffer = io.BytesIO()
     Image.new("I;16", (200, 100), 0x8000).save(buffer, format="PNG")
-    _, images = show_outputs([display(image_png=buffer.getvalue())], budget_of(pixels=100))
+    _, images = shown([display(image_png=buffer.getvalue())], budget_of(pixels=100))
 
     assert opened(images[0].data).getpixel((5, 5)) == 0x80
 
@@ -253,7 +253,7 @@ def test_sixteen_bit_grey_keeps_its_brightness_when_scaled() -> None:
 def test_transparency_survives_scaling() -> None:
     buffer = io.BytesIO()
     Image.new("P", (200, 100), 0).save(buffer, format="PNG", transparency=0)
-    _, images = show_outputs([display(image_png=buffer.getvalue())], budget_of(pixels=100))
+    _, images = shown([display(image_png=buffer.getvalue())], budget_of(pixels=100))
 
     assert opened(images[0].data).getpixel((5, 5)) == (0, 0, 0, 0)
 
@@ -263,7 +263,7 @@ def test_a_photo_stays_upright_when_scaled() -> None:
     exif[0x0112] = 6  # turned by a quarter
     buffer = io.BytesIO()
     Image.new("RGB", (400, 200)).save(buffer, format="JPEG", exif=exif)
-    _, images = show_outputs([display(image_jpeg=buffer.getvalue())], budget_of(pixels=100))
+    _, images = shown([display(image_jpeg=buffer.getvalue())], budget_of(pixels=100))
 
     assert opened(images[0].data).size == (50, 100)
 
@@ -271,7 +271,7 @@ def test_a_photo_stays_upright_when_scaled() -> None:
 @pytest.mark.parametrize("kind", ["GIF", "WEBP"])
 def test_other_image_types_are_converted(kind: str) -> None:
     mime = f"image/{kind.lower()}"
-    _, images = show_outputs([display(**{mime.replace("/", "_"): picture(30, 20, kind)})], budget_of())
+    _, images = shown([display(**{mime.replace("/", "_"): picture(30, 20, kind)})], budget_of())
 
     assert images[0].label == f"output 0 · image/png 30x20 (converted from {mime})"
     assert opened(images[0].data).format == "PNG"
@@ -281,15 +281,15 @@ def test_an_image_too_heavy_to_send_is_scaled_further(monkeypatch: pytest.Monkey
     monkeypatch.setattr(core_images, "MAX_SENT_BYTES", 20_000)
     noise = io.BytesIO()
     Image.effect_noise((300, 300), 100).save(noise, format="PNG")
-    _, images = show_outputs([display(image_png=noise.getvalue())], budget_of())
+    _, images = shown([display(image_png=noise.getvalue())], budget_of())
 
     assert len(images[0].data) <= 20_000
     assert "scaled from 300x300" in images[0].label
 
 
-def test_images_over_the_budget_are_withheld_and_named() -> None:
-    budget = budget_of(images=1)
-    views, images = show_outputs([display(image_png=picture(8, 6)), display(image_png=picture(9, 7))], budget)
+def test_images_over_the_budget_are_withheld_and_named_where_no_sheet_fits() -> None:
+    budget = budget_of(images=1, pixels=200)
+    views, images = shown([display(image_png=picture(8, 6)), display(image_png=picture(9, 7))], budget)
 
     assert len(images) == 1
     assert views[1].note is not None
@@ -348,10 +348,10 @@ def test_images_over_the_budget_are_withheld_and_named() -> None:
 )
 def test_a_bad_image_is_withheld_with_the_reason(mime: str, value: object, reason: str) -> None:
     output = {"output_type": "display_data", "data": {mime: value, "text/plain": "<Figure size 1x1 with 0 Axes>"}}
-    views, images = show_outputs([output], budget := budget_of())
+    views, images = shown([output], budget := budget_of())
 
     assert images == []
-    assert budget.images == 5
+    assert budget.pictures.left == 5
     assert views[0].note == reason
 
 
@@ -359,7 +359,7 @@ def test_a_bad_image_is_withheld_with_the_reason(mime: str, value: object, reaso
 @pytest.mark.parametrize("data", [png_claiming(10, 10), picture(100, 100)[:-30], picture(100, 100, "JPEG")[:-30]])
 def test_an_image_that_breaks_off_is_withheld(data: bytes) -> None:
     mime = "image_jpeg" if data[:1] == b"\xff" else "image_png"
-    views, images = show_outputs([display(**{mime: data})], budget_of())
+    views, images = shown([display(**{mime: data})], budget_of())
 
     assert images == []
     assert views[0].note is not None
@@ -369,7 +369,7 @@ def test_an_image_that_breaks_off_is_withheld(data: bytes) -> None:
 @pytest.mark.case("N23")
 def test_a_webp_of_the_largest_size_is_withheld() -> None:
     """Pillow itself may refuse it before it shows the size."""
-    views, images = show_outputs([display(image_webp=webp_claiming(16_384, 16_384))], budget_of())
+    views, images = shown([display(image_webp=webp_claiming(16_384, 16_384))], budget_of())
 
     assert images == []
     assert views[0].note is not None
@@ -381,7 +381,7 @@ def test_a_gif_whose_frame_is_larger_than_its_header_says_is_withheld() -> None:
     data = bytearray(picture(2, 2, "GIF"))
     frame = data.index(b"\x2c")
     data[frame + 5 : frame + 9] = struct.pack("<HH", 65_535, 65_535)
-    views, images = show_outputs([display(image_gif=bytes(data))], budget_of())
+    views, images = shown([display(image_gif=bytes(data))], budget_of())
 
     assert images == []
     assert views[0].note is not None
@@ -441,7 +441,7 @@ def test_own_frames_have_a_limit_and_repeated_ones_count_once() -> None:
 
 def test_an_interrupt_has_no_traceback() -> None:
     error = {**failure(traceback_of(3)), "ename": "KeyboardInterrupt", "evalue": ""}
-    (view,), _ = show_outputs([error], budget_of())
+    (view,), _ = shown([error], budget_of())
 
     assert show_error(error, budget_of()).traceback == ""
     assert (view.text, view.note) == ("KeyboardInterrupt", None)
@@ -478,7 +478,7 @@ def test_a_brief_error_has_no_traceback() -> None:
 
 
 def test_an_error_is_named_even_when_the_text_budget_is_used_up() -> None:
-    views, _ = show_outputs([stream("x" * 20), failure(traceback_of(3))], budget_of(chars=10))
+    views, _ = shown([stream("x" * 20), failure(traceback_of(3))], budget_of(chars=10))
 
     assert views[1].text == "ValueError: bad value"
     assert views[1].omitted_chars
@@ -488,7 +488,7 @@ def test_an_error_is_named_even_when_the_text_budget_is_used_up() -> None:
 
 def test_an_error_among_the_outputs_uses_the_text_budget() -> None:
     budget = budget_of(chars=500)
-    views, _ = show_outputs([failure(traceback_of(1))], budget)
+    views, _ = shown([failure(traceback_of(1))], budget)
 
     assert budget.chars == 500 - len(views[0].text or "")
 
@@ -506,7 +506,7 @@ def test_a_trimmed_traceback_stays_within_its_limit(traceback: list[str], limit:
 def test_where_no_room_is_left_for_a_traceback_the_message_stays() -> None:
     assert show_error(failure(["frame", "E: no"]), budget_of(error_chars=0)).traceback == ""
     for budget in (budget_of(chars=0), budget_of(error_chars=0), budget_of(brief=True)):
-        (view,), _ = show_outputs([failure(["frame", "E: no"])], budget)
+        (view,), _ = shown([failure(["frame", "E: no"])], budget)
         assert view.text
         assert "frame" not in view.text
         assert budget.chars in (0, 10_000 - len(view.text))
@@ -591,12 +591,12 @@ outputs_like = st.fixed_dictionaries(
 
 @given(st.one_of(st.lists(st.one_of(outputs_like, junk), max_size=5), junk), st.integers(0, 100))
 def test_junk_is_shown_without_raising(outputs: Any, chars: int) -> None:
-    views, shown = show_outputs(outputs, budget_of(chars=chars))
+    views, images = shown(outputs, budget_of(chars=chars))
     summary = summarise_outputs(outputs)
 
     for view in [*views, *summary]:
         assert "\x1b" not in view.model_dump_json()
-    for image in shown:
+    for image in images:
         opened(image.data).load()
     if isinstance(outputs, dict):
         show_error(outputs, budget_of())
@@ -645,7 +645,7 @@ def test_json_that_cannot_be_written_is_named() -> None:
         {"output_type": "display_data", "data": {"application/json": value}}
         for value in (deep, 10**5000, {1j: 2}, {"a": {3}})
     ]
-    views, _ = show_outputs(outputs, budget_of())
+    views, _ = shown(outputs, budget_of())
 
     assert [view.text for view in views] == [None] * 4
     assert {view.note for view in views} == {"Not shown: application/json.", "Not shown: application/json, 0 B."}
