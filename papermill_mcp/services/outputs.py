@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import binascii
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -69,6 +69,14 @@ class OutputLimits(Protocol):
     def error_output_type(self) -> Literal["full", "brief"]: ...
 
 
+#: Names the call that shows the rest of an output: its place in the cell, and how many of its characters are shown.
+Way = Callable[[int, int], str]
+
+
+def _read_alone(place: int, shown: int) -> str:
+    return f"read this cell alone with first_output={place} and a larger max_chars"
+
+
 @dataclass
 class OutputBudget:
     """The rest of the budget of one reply, shared by all its cells. Shown outputs use up `chars` and `pictures`."""
@@ -84,6 +92,10 @@ class OutputBudget:
     """Whether tables of pages are shown with all their rows, as far as `chars` reaches."""
     sheet: bool = True
     """Whether pictures beyond `images` are shown as a contact sheet."""
+    way: Way = field(default=_read_alone, compare=False)
+    """The call that shows the rest of an output of the present cell."""
+    way_told: bool = field(default=False, compare=False)
+    """Whether that call was named for the present cell."""
     pictures: Pictures = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -127,7 +139,8 @@ def show_outputs(
     """
     views: list[OutputView] = []
     rest = _Rest()
-    budget.pictures.next_cell()
+    budget.pictures.next_cell(budget.way)
+    budget.way_told = False
     for index, output_type, output in _merged(outputs):
         if index < first:
             continue
@@ -141,7 +154,7 @@ def show_outputs(
             views.append(view)
         else:
             views.append(_show_bundle(index, output_type, output, budget, label))
-    views.extend(rest.views())
+    views.extend(rest.views(budget))
     return views
 
 
@@ -178,7 +191,7 @@ def summarise_outputs(outputs: Sequence[Mapping[str, Any]]) -> list[OutputView]:
             view.text, omitted = head_and_tail(text, limit)
             view.omitted_chars = omitted or None
         views.append(view)
-    views.extend(rest.views())
+    views.extend(rest.views(None))
     return views
 
 
@@ -228,13 +241,12 @@ class _Rest:
         self._types[output_type] += 1
         self._chars += chars
 
-    def views(self) -> list[OutputView]:
+    def views(self, budget: OutputBudget | None) -> list[OutputView]:
         if self._first is None:
             return []
         kinds = ", ".join(f"{number} {kind}" for kind, number in self._types.most_common(_LISTED_TYPES))
-        note = (
-            f"{count_noun(self._types.total(), 'more output')} of this cell not listed: {kinds}. {_whole(self._first)}"
-        )
+        way = _capital(budget.way(self._first, 0) if budget is not None else _read_alone(self._first, 0))
+        note = f"{count_noun(self._types.total(), 'more output')} of this cell not listed: {kinds}. {way}."
         return [OutputView(output_type="omitted", index=self._first, omitted_chars=self._chars, note=note)]
 
 
@@ -278,20 +290,31 @@ def _spend(view: OutputView, text: str, budget: OutputBudget) -> None:
     """Show as much of `text` as the budget still allows."""
     if text and budget.chars <= 0:
         view.omitted_chars = len(text)
-        _add_note(view, f"Text not shown: the text budget of this reply is used up. {_whole(view.index)}")
+        _add_note(view, f"Text not shown: the text budget of this reply is used up.{_rest_of(view.index, budget)}")
         return
     nearly_whole = len(text) <= budget.chars + budget.chars // 10
     view.text, omitted = (text, 0) if nearly_whole else head_and_tail(text, budget.chars)
     view.omitted_chars = omitted or None
     budget.chars -= len(text) - omitted
+    if omitted:
+        shown = len(view.text.partition("\n… ")[0]) if view.output_type == "stream" else 0
+        _add_note(view, _rest_of(view.index, budget, shown).strip())
 
 
 def _add_note(view: OutputView, note: str) -> None:
-    view.note = f"{view.note} {note}" if view.note else note
+    view.note = f"{view.note} {note}" if view.note and note else view.note or note or None
 
 
-def _whole(index: int | None) -> str:
-    return f"For the whole of output {index}, read this cell alone with first_output={index} and a larger max_chars."
+def _rest_of(index: int | None, budget: OutputBudget, shown: int = 0) -> str:
+    """The call that shows the rest of an output and those after it, once for a cell."""
+    if budget.way_told:
+        return ""
+    budget.way_told = True
+    return f" For the rest, {budget.way(index or 0, shown)}."
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _all_text(output_type: str, output: Mapping[str, Any], *, make: bool = True) -> str:
@@ -317,7 +340,7 @@ def _show_error_output(index: int, output: Mapping[str, Any], budget: OutputBudg
         budget.chars = max(budget.chars - len(line) + left_out, 0)
         omitted += left_out
         if omitted and not _is_brief(ename, budget) and limit < budget.error_chars:
-            _add_note(view, f"Traceback not shown: the text budget of this reply is used up. {_whole(index)}")
+            _add_note(view, f"Traceback not shown: the text budget of this reply is used up.{_rest_of(index, budget)}")
     else:
         budget.chars -= sum(map(len, entries)) + len(entries) - 1 - omitted
     view.omitted_chars = omitted or None
@@ -357,12 +380,12 @@ def _show_bundle(
     if text and (not has_image or form in WRITTEN):
         _spend(view, text, budget)
         if label and form not in WRITTEN and LEFT_OUT in text and not budget.whole_tables:
-            _add_note(view, _whole(index))
+            _add_note(view, _rest_of(index, budget).strip())
     elif picture is None and not view.note:
         sizes = _measures(data)
         _add_note(view, f"Not shown: {'; '.join(sizes)}." if sizes else "No data.")
         if sizes and budget.chars <= 0:
-            _add_note(view, f"The text budget of this reply is used up. {_whole(index)}")
+            _add_note(view, f"The text budget of this reply is used up.{_rest_of(index, budget)}")
     return view
 
 

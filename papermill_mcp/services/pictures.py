@@ -6,7 +6,7 @@ their own. A note beside each output says where its picture is.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self
@@ -42,6 +42,7 @@ class _Waiting:
     label: str
     place: int
     cell: int
+    way: str
 
 
 class Pictures:
@@ -62,6 +63,7 @@ class Pictures:
         self._attached = ""
         self._waiting: list[_Waiting] = []
         self._cell = 0
+        self._way: Callable[[int, int], str] = lambda place, shown: ""
         self._drawer = Drawer()
 
     def __enter__(self) -> Self:
@@ -77,9 +79,14 @@ class Pictures:
         """How many images are left of the limit."""
         return self._limit - len(self._alone)
 
-    def next_cell(self) -> None:
-        """The pictures that follow are those of another cell."""
+    def next_cell(self, way: Callable[[int, int], str]) -> None:
+        """The pictures that follow are those of another cell.
+
+        Args:
+            way: names the call that shows one of them by itself: its place, and 0.
+        """
         self._cell += 1
+        self._way = way
 
     def add(self, view: Noted, data: Mapping[str, Any], label: str, place: int) -> Literal["alone", "waiting"] | None:
         """Take the picture of an output, if it has one. `alone`: it has an image of its own, so far.
@@ -93,7 +100,9 @@ class Pictures:
         drawn = [] if types else drawable(data)
         if not types and (not drawn or self._limit <= 0):
             return None
-        picture = _Waiting(view, data, " · ".join(filter(None, [label, f"output {place}"])), place, self._cell)
+        picture = _Waiting(
+            view, data, " · ".join(filter(None, [label, f"output {place}"])), place, self._cell, self._way(place, 0)
+        )
         if self.left <= 0:
             self._waiting.append(picture)
             return "waiting"
@@ -140,10 +149,7 @@ class Pictures:
         for picture in pictures:
             mime = next(mime for mime in [*IMAGE_TYPES, *drawable(picture.data)] if mime in picture.data)
             measure = measured(mime, joined(picture.data[mime])) if mime in IMAGE_TYPES else one_line(mime, 100)
-            if picture.cell in cells:
-                way = ", too."
-            else:
-                way = f". Read this cell alone with first_output={picture.place} to see it."
+            way = ", too." if picture.cell in cells else f". To see it, {picture.way}."
             cells.add(picture.cell)
             _add_note(picture.view, measure + where + way)
 

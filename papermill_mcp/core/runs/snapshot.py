@@ -45,6 +45,11 @@ class Cursor:
     def __str__(self) -> str:
         return f"{self.cells}.{self.outputs}.{self.chars}"
 
+    def before(self, outputs: Sequence[Output]) -> tuple[int, int]:
+        """How many outputs `new_of` leaves out, and how many characters of the first one that it returns."""
+        left_out = len(outputs) - len(self.new_of(outputs))
+        return left_out, self.chars if self.outputs and left_out == self.outputs - 1 else 0
+
     def new_of(self, outputs: Sequence[Output]) -> list[Output]:
         """The outputs behind the cursor. Of a stream that has grown, the new text."""
         if not self.outputs or len(outputs) < self.outputs:
@@ -67,6 +72,8 @@ class CellState:
         index: its place in the notebook; None for code without a notebook.
         duration: seconds; None before it began.
         outputs: those behind the cursor.
+        outputs_before: how many are not behind it.
+        chars_before: characters of the first of `outputs` that are not behind it.
         pages: help texts that front ends show in a pager.
         dropped_chars, omitted_outputs: output over the limits, which was not kept.
     """
@@ -79,6 +86,8 @@ class CellState:
     duration: float | None = None
     outputs: Sequence[Output] = ()
     error: CellError | None = None
+    outputs_before: int = 0
+    chars_before: int = 0
     pages: Sequence[str] = ()
     dropped_chars: int = 0
     omitted_outputs: int = 0

@@ -82,6 +82,7 @@ class CellRun(BaseRun):
     def snapshot(self, since: Cursor) -> CellSnapshot:
         """The state of the code, with new outputs."""
         cell, outputs = self._cell, self._cell.outputs
+        outputs_before, chars_before = since.before(outputs)
         return CellSnapshot(
             execution_id=self.execution_id,
             operation=self._operation,
@@ -101,6 +102,8 @@ class CellRun(BaseRun):
                 execution_count=cell.execution_count,
                 duration=cell.duration,
                 outputs=with_text(since.new_of(outputs), cell.widgets.models),
+                outputs_before=outputs_before,
+                chars_before=chars_before,
                 error=cell.error,
                 pages=tuple(cell.pages),
                 dropped_chars=cell.collector.dropped_chars,

@@ -35,6 +35,7 @@ from papermill_mcp.services.outputs import (
     ErrorView,
     OutputBudget,
     OutputView,
+    Way,
     show_error,
     show_outputs,
 )
@@ -65,6 +66,10 @@ _RANGES_CHARS = 300
 #: Runs that a reply advises to look at next, and runs of an earlier batch in one reply.
 _PAGE = 100
 _EARLIER_ROWS = 40
+
+#: Characters that a call for the rest of an output asks for, and more than a stream has.
+_WAY_CHARS = 50_000
+_ALL_CHARS = 999_999_999
 
 #: Packages of an installation that are listed.
 _PACKAGES = 200
@@ -342,6 +347,7 @@ class RunViewer:
         view.duration = round(cell.duration or 0.0, 3)
         view.execution_count = cell.execution_count or None
         label = f"cell {cell_name(view.index, view.id)}" if view.index is not None else ""
+        self.budget.way = _way_in(view.path, view.index) if view.path is not None else _way_on(run.execution_id, cell)
         views = show_outputs(_without(cell.error, cell.outputs), self.budget, label=label)
         pages: list[Output] = [{"output_type": "stream", "name": "help", "text": page} for page in cell.pages]
         view.outputs = [*views, *show_outputs(pages, self.budget)] or None
@@ -360,17 +366,18 @@ class RunViewer:
         view.cells_total, view.cells_failed = cells.total, cells.failed
         view.cells_done = cells.total - cells.counts.get("skipped", 0) - cells.counts.get("not_run", 0)
         view.results, unlisted = [], []
+        path = str(getattr(view, "output_path", None) or getattr(view, "path", ""))
         room = _ROWS_CHARS
         for cell in cells.rows:
             shows = cell.status != RunStatus.OK or bool(cell.outputs)
             if room <= 0 and shows:
                 unlisted.append(cell)
                 continue
-            row = self._row(cell)
+            row = self._row(cell, path)
             view.results.append(row)
             room -= _cost(row) if shows else 0
         if unlisted:
-            view.add_note(_unlisted(unlisted, str(getattr(view, "output_path", None) or getattr(view, "path", ""))))
+            view.add_note(_unlisted(unlisted, path))
         if cells.left_out:
             count = cells.left_out + sum(cell.status.final for cell in cells.rows)
             view.add_note(f"the first {cells.left_out} of {count} cells are not listed here")
@@ -384,8 +391,9 @@ class RunViewer:
             )
         view.result = _recorded_view(short_values(cells.recorded or {}))
 
-    def _row(self, cell: CellState) -> CellResult:
+    def _row(self, cell: CellState, path: str) -> CellResult:
         budget = self.budget
+        budget.way = _way_in(path, cell.index)
         budget_left = budget.chars
         budget.chars = min(budget_left, _CELL_CHARS)
         granted = budget.chars
@@ -610,6 +618,28 @@ def _failure_of(row: Mapping[str, Any]) -> str:
 
 def _values(row: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     return {name.removeprefix(prefix): value for name, value in row.items() if name.startswith(prefix)}
+
+
+def _way_in(path: str, index: int | None) -> Way:
+    """The call that shows the rest of an output which the run has saved."""
+
+    def way(place: int, shown: int) -> str:
+        named = f'path={json.dumps(path, ensure_ascii=False)}, cells="{index}", first_output={place}'
+        return f"read_notebook({named}, max_chars={_WAY_CHARS})"
+
+    return way
+
+
+def _way_on(execution_id: str, cell: CellState) -> Way:
+    """The call that shows the rest of an output of code: what stands behind a cursor."""
+
+    def way(place: int, shown: int) -> str:
+        before = cell.outputs_before + place
+        seen = shown + (cell.chars_before if place == 0 else 0)
+        since = Cursor(0, before + 1, seen) if shown else Cursor(0, before, _ALL_CHARS if before else 0)
+        return f'get_execution(execution_id="{execution_id}", since="{since}")'
+
+    return way
 
 
 def _cost(row: CellResult) -> int:

@@ -44,3 +44,34 @@ async def test_a_reply_has_a_limit_and_names_the_rest(
     assert listed
     assert listed | unlisted == set(range(number + 1))
     assert not listed & unlisted
+
+
+async def test_calls_that_replies_advise_show_all_of_a_long_output(client: Connect, workspace: Path) -> None:
+    """Each one goes on where the one before was cut."""
+    code = "print('head'); display('shown')\nfor n in range(6000): print('line', n)\ndisplay('end')"
+    write_notebook(workspace / "a.ipynb", [])
+    seen: set[str] = set()
+    calls = 0
+    async with client() as c:
+        text = text_of(await c.call_tool("execute_cell", {"path": "a.ipynb", "code": code}))
+        while True:
+            seen.update(text.splitlines())
+            way = re.search(r'get_execution\(execution_id="(\w+)", since="([\d.]+)"\)', text)
+            if way is None:
+                break
+            calls += 1
+            assert calls < 20
+            text = text_of(await c.call_tool("get_execution", {"execution_id": way[1], "since": way[2]}))
+    assert {f"line {n}" for n in range(6000)} <= seen
+    assert calls > 3
+
+
+async def test_the_call_for_the_rest_of_a_saved_output_works(client: Connect, workspace: Path) -> None:
+    write_notebook(workspace / "b c.ipynb", ["display('first')\nfor n in range(3000): print('line', n)"])
+    async with client() as c:
+        text = text_of(await c.call_tool("execute_notebook", {"path": "b c.ipynb"}))
+        way = re.search(r'read_notebook\(path="([^"]+)", cells="(\d+)", first_output=(\d+), max_chars=(\d+)\)', text)
+        assert way is not None, text
+        arguments = {"path": way[1], "cells": way[2], "first_output": int(way[3]), "max_chars": int(way[4])}
+        whole = text_of(await c.call_tool("read_notebook", arguments))
+    assert {f"line {n}" for n in range(3000)} <= set(whole.splitlines())
