@@ -69,12 +69,14 @@ class OutputLimits(Protocol):
     def error_output_type(self) -> Literal["full", "brief"]: ...
 
 
-#: Names the call that shows the rest of an output: its place in the cell, and how many of its characters are shown.
-Way = Callable[[int, int], str]
+#: Names the call that shows the rest of an output: its place in the cell, and how many characters of it are shown; None
+#: for a picture.
+Way = Callable[[int, int | None], str]
 
 
-def _read_alone(place: int, shown: int) -> str:
-    return f"read this cell alone with first_output={place} and a larger max_chars"
+def _read_alone(place: int, shown: int | None) -> str:
+    larger = "" if shown is None else " and a larger max_chars"
+    return f"read this cell alone with first_output={place}{larger}"
 
 
 @dataclass

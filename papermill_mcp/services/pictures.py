@@ -63,7 +63,8 @@ class Pictures:
         self._attached = ""
         self._waiting: list[_Waiting] = []
         self._cell = 0
-        self._way: Callable[[int, int], str] = lambda place, shown: ""
+        self._way: Callable[[int, int | None], str] = lambda place, shown: ""
+        self._named_cells: set[int] = set()
         self._drawer = Drawer()
 
     def __enter__(self) -> Self:
@@ -79,11 +80,11 @@ class Pictures:
         """How many images are left of the limit."""
         return self._limit - len(self._alone)
 
-    def next_cell(self, way: Callable[[int, int], str]) -> None:
+    def next_cell(self, way: Callable[[int, int | None], str]) -> None:
         """The pictures that follow are those of another cell.
 
         Args:
-            way: names the call that shows one of them by itself: its place, and 0.
+            way: names the call that shows one of them by itself, by its place and None.
         """
         self._cell += 1
         self._way = way
@@ -101,7 +102,7 @@ class Pictures:
         if not types and (not drawn or self._limit <= 0):
             return None
         picture = _Waiting(
-            view, data, " · ".join(filter(None, [label, f"output {place}"])), place, self._cell, self._way(place, 0)
+            view, data, " · ".join(filter(None, [label, f"output {place}"])), place, self._cell, self._way(place, None)
         )
         if self.left <= 0:
             self._waiting.append(picture)
@@ -123,7 +124,7 @@ class Pictures:
         """The images of the reply, now that it has all its outputs. Says in the notes where the others are."""
         if self._waiting and self._last is not None and self._sheet and (sheet := self._contact_sheet(self._last)):
             return [*self._alone[:-1], sheet]
-        self._note_all(self._waiting, " withheld: the image budget of this reply is used up")
+        self._note_all(self._waiting, " withheld: the image budget of this reply is used up", " withheld, too")
         return self._alone
 
     def _contact_sheet(self, last: _Waiting) -> ShownImage | None:
@@ -143,15 +144,18 @@ class Pictures:
         count = count_noun(len(sheet.tiles), "picture")
         return ShownImage("image/png", sheet.data, f"contact sheet · {count}, each above its label{more} · {size}")
 
-    def _note_all(self, pictures: list[_Waiting], where: str) -> None:
-        """Say of each picture where it is, and once for a cell how to see the picture itself."""
-        cells: set[int] = set()
+    def _note_all(self, pictures: list[_Waiting], where: str, again: str = "") -> None:
+        """Say of each picture where it is, and once for a cell how to see the picture itself.
+
+        Args:
+            again: the words in place of `where` after the first picture of a cell.
+        """
         for picture in pictures:
             mime = next(mime for mime in [*IMAGE_TYPES, *drawable(picture.data)] if mime in picture.data)
             measure = measured(mime, joined(picture.data[mime])) if mime in IMAGE_TYPES else one_line(mime, 100)
-            way = ", too." if picture.cell in cells else f". To see it, {picture.way}."
-            cells.add(picture.cell)
-            _add_note(picture.view, measure + where + way)
+            note = f"{again or where}." if picture.cell in self._named_cells else f"{where}. To see it, {picture.way}."
+            self._named_cells.add(picture.cell)
+            _add_note(picture.view, measure + note)
 
     def _ready(self, data: Mapping[str, Any], types: list[str]) -> ReadyImage:
         """The first form of a picture that can be shown.

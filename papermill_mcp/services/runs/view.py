@@ -623,9 +623,10 @@ def _values(row: Mapping[str, Any], prefix: str) -> dict[str, Any]:
 def _way_in(path: str, index: int | None) -> Way:
     """The call that shows the rest of an output which the run has saved."""
 
-    def way(place: int, shown: int) -> str:
+    def way(place: int, shown: int | None) -> str:
         named = f'path={json.dumps(path, ensure_ascii=False)}, cells="{index}", first_output={place}'
-        return f"read_notebook({named}, max_chars={_WAY_CHARS})"
+        chars = f", max_chars={_WAY_CHARS}" if shown is not None else ""
+        return f"read_notebook({named}{chars})"
 
     return way
 
@@ -633,9 +634,9 @@ def _way_in(path: str, index: int | None) -> Way:
 def _way_on(execution_id: str, cell: CellState) -> Way:
     """The call that shows the rest of an output of code: what stands behind a cursor."""
 
-    def way(place: int, shown: int) -> str:
+    def way(place: int, shown: int | None) -> str:
         before = cell.outputs_before + place
-        seen = shown + (cell.chars_before if place == 0 else 0)
+        seen = (shown or 0) + (cell.chars_before if place == 0 else 0)
         since = Cursor(0, before + 1, seen) if shown else Cursor(0, before, _ALL_CHARS if before else 0)
         return f'get_execution(execution_id="{execution_id}", since="{since}")'
 

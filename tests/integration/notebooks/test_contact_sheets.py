@@ -88,23 +88,6 @@ async def test_twelve_plots_are_four_images_and_a_sheet(stdio_client: ConnectStd
     assert Image.open(io.BytesIO(base64.b64decode(alone.data))).convert("RGB").getpixel((9, 9)) == COLOURS[9]
 
 
-async def test_every_picture_of_a_cell_can_be_reached_by_the_calls_that_replies_name(
-    stdio_client: ConnectStdio, workspace: Path
-) -> None:
-    write_notebook(workspace / "a.ipynb", [plotted(0, *map(display, COLOURS))])
-    async with stdio_client() as client:
-        place: str | None = "0"
-        seen: list[str] = []
-        while place is not None and len(seen) <= 12:
-            result = await call(client, "read_notebook", path="a.ipynb", cells="0", first_output=int(place))
-            text = text_of(result)
-            seen += re.findall(r"cell 0 \[plot0\] · output (\d+) · image/png", text)
-            found = re.search(r"Read this cell alone with first_output=(\d+) to see it", text)
-            place = found[1] if found else None
-
-    assert seen == [str(number) for number in range(12)]
-
-
 @pytest.mark.parametrize(("limit", "images"), [(0, 0), (1, 1), (3, 3), (12, 12)])
 async def test_the_setting_counts_the_sheet(
     limit: int, images: int, stdio_client: ConnectStdio, workspace: Path
@@ -127,7 +110,7 @@ async def test_runs_and_edits_with_many_plots_have_a_sheet(stdio_client: Connect
     eight = "\n".join(f"plot{colour}" for colour in COLOURS[:8])
     async with stdio_client() as client:
         run = await call(client, "execute_notebook", path="a.ipynb")
-        run_id = re.search(r"execution_id: (\S+)", text_of(run))
+        run_id = re.search(r"- ([0-9a-f]{24})", text_of(await call(client, "list_executions")))
         assert run_id
         replies = {
             "run": run,

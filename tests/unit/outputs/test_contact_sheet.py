@@ -281,7 +281,7 @@ def test_a_reply_has_at_most_its_number_of_images_and_the_last_is_a_sheet_if_it_
     for place, note in enumerate(notes[alone:], alone):
         assert note.startswith("image/png 400x300, ")
         assert ("contact sheet" in note) == has_sheet
-        assert (f"first_output={place} " in note) == (place == alone)
+        assert (f"first_output={place}." in note) == (place == alone)
 
 
 def test_pictures_for_which_a_sheet_has_no_room_are_named() -> None:
@@ -290,7 +290,7 @@ def test_pictures_for_which_a_sheet_has_no_room_are_named() -> None:
 
     assert len(missing) == 70 - 4 - 48
     assert f"contact sheet · 48 pictures, each above its label ({len(missing)} more have no room)" in images[4].label
-    assert "Read this cell alone with first_output=" in missing[0]
+    assert sum("read this cell alone with first_output=4." in (view.note or "") for view in views) == 1
 
 
 def test_each_cell_says_once_how_to_see_its_pictures() -> None:

@@ -85,7 +85,7 @@ def test_a_larger_budget_shows_all_rows_of_a_table() -> None:
     (alone,), _ = shown(outputs, budget())
     (whole,), _ = shown(outputs, replace(budget(), chars=50_000, whole_tables=True), label="cell 1")
 
-    assert cut.note == "For the whole of output 0, read this cell alone with first_output=0 and a larger max_chars."
+    assert cut.note == "For the rest, read this cell alone with first_output=0 and a larger max_chars."
     assert (alone.note, whole.note) == (None, None)
     assert "| 75 | 75 | 150 |" in (whole.text or "")
 
