@@ -137,9 +137,9 @@ def _cells(document: NotebookDocument, start: int, deadline: float) -> Iterator[
         for problem in _spelling(bytes(cell.raw)):
             yield start + offset, problem
     # Missing ids were listed already.
-    known = [
-        cell.data if "id" in cell.data or not document.supports_ids else {**cell.data, "id": "x"} for cell in chunk
-    ]
+    known = [cell.read() for cell in chunk]
+    if document.supports_ids:
+        known = [data if "id" in data else {**data, "id": "x"} for data in known]
     whole = {"metadata": {}, "nbformat": 4, "nbformat_minor": document.nbformat_minor}
     if _fast_valid({**whole, "cells": known}, document.nbformat_minor):
         return

@@ -15,7 +15,7 @@ import json
 import re
 import secrets
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from papermill_mcp.core.documents.json_text import (
@@ -31,6 +31,7 @@ from papermill_mcp.core.documents.json_text import (
     style_of_object,
     take,
 )
+from papermill_mcp.core.documents.places import LARGE_MEMBERS, count_objects, find_places, read_small_members
 from papermill_mcp.core.documents.reading import (
     BOM,
     CELL_ID,
@@ -70,41 +71,92 @@ _NON_ASCII_ESCAPE = re.compile(
 _SPLIT_MIMES = {"application/javascript", "image/svg+xml"}
 
 
-@dataclass(slots=True)
 class NotebookCell:
-    """One cell. `data` is its parsed text: read it, and change it through the document."""
+    """One cell. Read it, and change it through the document.
 
-    data: dict[str, Any]
-    raw: bytes | memoryview = field(default=b"", repr=False)  # its text
-    before: str = field(default="", repr=False)  # whitespace
-    after: str = field(default="", repr=False)
+    A cell of a file is read when it is asked for, and its outputs only with all of it.
+
+    Args:
+        data: the parsed text; None to read it later.
+        raw: the text, checked JSON.
+        before, after: whitespace around it in the file.
+    """
+
+    __slots__ = ("_data", "_small", "after", "before", "raw")
+
+    def __init__(
+        self, data: dict[str, Any] | None, raw: bytes | memoryview = b"", before: str = "", after: str = ""
+    ) -> None:
+        self._data = data
+        self._small: dict[str, Any] | None = None
+        self.raw = raw
+        self.before = before
+        self.after = after
+
+    def __repr__(self) -> str:
+        return f"NotebookCell({self.cell_type}, {self.cell_id}, {len(self.raw)} bytes)"
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """The whole cell. Kept as long as the cell."""
+        if self._data is None:
+            self._data, self._small = self.read(), None
+        return self._data
+
+    def read(self) -> dict[str, Any]:
+        """The whole cell, for a look at all cells of a notebook: it is not kept."""
+        if self._data is not None:
+            return self._data
+        value: dict[str, Any] = read_value(str(self.raw, "utf-8"), 0)[0]
+        return value
+
+    def member(self, key: str) -> Any:
+        """A member of the cell; None if there is none."""
+        if self._data is None and key not in LARGE_MEMBERS:
+            if self._small is None:
+                self._small = read_small_members(self.raw)
+            return self._small.get(key)
+        return self.data.get(key)
 
     @property
     def cell_type(self) -> str:
         """`code`, `markdown`, `raw` or another word of the file; empty when it has none."""
-        value = self.data.get("cell_type")
+        value = self.member("cell_type")
         return value if isinstance(value, str) else ""
 
     @property
     def cell_id(self) -> str | None:
-        value = self.data.get("id")
+        value = self.member("id")
         return value if isinstance(value, str) else None
 
     @property
     def source(self) -> str:
-        return joined(self.data.get("source"))
+        return joined(self.member("source"))
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """Empty when it is none."""
+        value = self.member("metadata")
+        return value if isinstance(value, dict) else {}
 
     @property
     def tags(self) -> list[str]:
-        metadata = self.data.get("metadata")
-        tags = metadata.get("tags") if isinstance(metadata, dict) else None
+        tags = self.metadata.get("tags")
         return [tag for tag in tags if isinstance(tag, str)] if isinstance(tags, list) else []
 
     @property
     def outputs(self) -> list[dict[str, Any]]:
         """The outputs as the file has them: texts may be lists of lines."""
-        outputs = self.data.get("outputs")
-        return [output for output in outputs if isinstance(output, dict)] if isinstance(outputs, list) else []
+        return _objects(self.data.get("outputs"))
+
+    @property
+    def output_count(self) -> int:
+        """How many outputs there are. They are not read for it."""
+        return count_objects(self.raw, "outputs") if self._data is None else len(self.outputs)
+
+
+def _objects(value: object) -> list[dict[str, Any]]:
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
 
 
 class NotebookDocument:
@@ -131,7 +183,23 @@ class NotebookDocument:
             InvalidNotebookError: this means to be a notebook, but is broken. The message names line and cause.
         """
         with collector_paused():
-            return cls._parse(data, display_path)
+            return cls._from_places(data, display_path) or cls._parse(data, display_path)
+
+    @classmethod
+    def _from_places(cls, data: bytes, display_path: str) -> NotebookDocument | None:
+        """The document of a plain notebook of version 4, without a look into its cells; None for all others."""
+        places = find_places(data)
+        if places is None:
+            return None
+        top = TopLevel.read(places.shell)
+        assert top is not None
+        if version_of(top, display_path) == 3:
+            return None
+        whole = memoryview(data)
+        cells = [NotebookCell(None, whole[start:end], before, after) for start, end, before, after in places.cells]
+        document = cls(places.shell, cells, display_path=display_path)
+        document._source_bytes = data
+        return document
 
     @classmethod
     def _parse(cls, data: bytes, display_path: str) -> NotebookDocument:
@@ -632,7 +700,7 @@ def _escapes_non_ascii(source: bytes, cells: Sequence[NotebookCell]) -> bool:
 
     Of a large file, the sources and the first megabytes are looked at.
     """
-    if not source.removeprefix(BOM).isascii():
+    if not source.removeprefix(BOM).isascii() or b"\\u" not in source:
         return False
     if not all(cell.source.isascii() for cell in cells):
         return True

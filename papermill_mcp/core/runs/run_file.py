@@ -435,8 +435,7 @@ class RunFile:
             else:
                 self._traces.stood(index, present)
             if "metadata" in members:
-                theirs = present.data.get("metadata")
-                members = members | {"metadata": (theirs if isinstance(theirs, dict) else {}) | members["metadata"]}
+                members = members | {"metadata": present.metadata | members["metadata"]}
             try:
                 document.update(place, members)
             except ServerError:  # one output cannot be stored; the others can

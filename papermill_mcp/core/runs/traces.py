@@ -127,7 +127,7 @@ class Traces:
 
 def result_of(cell: NotebookCell) -> Result:
     """The result that stands in a cell."""
-    count = cell.data.get("execution_count")
+    count = cell.member("execution_count")
     return count if isinstance(count, int) else None, digest_of(cell.outputs)
 
 
@@ -167,5 +167,4 @@ def _form(value: object) -> object:
 
 
 def _has_timing(cell: NotebookCell, timing: object) -> bool:
-    metadata = cell.data.get("metadata")
-    return bool(timing) and isinstance(metadata, dict) and metadata.get("execution") == timing
+    return bool(timing) and cell.metadata.get("execution") == timing

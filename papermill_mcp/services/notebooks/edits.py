@@ -336,8 +336,7 @@ class NotebookEdit:
             if kind == "code":  # they came from the old source
                 members |= {"execution_count": None, "outputs": []}
         if one.metadata is not None or one.tags is not None:
-            found = cell.data.get("metadata")
-            old = found if isinstance(found, dict) else {}
+            old = cell.metadata
             new = _merged(old, one.metadata or {})
             if one.tags is not None:
                 new = _merged(new, {"tags": checked_tags(one.tags) or None})
@@ -426,8 +425,8 @@ class NotebookEdit:
                     allowed="only code cells have outputs",
                 )
         for place in [self.place] if one.at else range(len(self.document.cells)):
-            data = self.document.cells[place].data
-            if data.get("cell_type") == "code" and (data.get("outputs") or data.get("execution_count") is not None):
+            cell = self.document.cells[place]
+            if cell.cell_type == "code" and (cell.member("execution_count") is not None or cell.read().get("outputs")):
                 self.document.update(place, {"outputs": [], "execution_count": None})
 
     def _convert(self) -> None:
@@ -716,8 +715,8 @@ def _merged(old: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
 
 def _extent(cell: NotebookCell) -> str:
     facts = [cell.cell_type or "no type", count_noun(cell.source.count("\n") + 1 if cell.source else 0, "line")]
-    if cell.outputs:
-        facts.append(count_noun(len(cell.outputs), "output"))
+    if cell.output_count:
+        facts.append(count_noun(cell.output_count, "output"))
     return ", ".join(facts)
 
 
@@ -726,17 +725,14 @@ def _notes(old: NotebookCell, new: NotebookCell) -> list[str]:
     notes = []
     if old.cell_type != new.cell_type:
         notes.append(f"{old.cell_type or 'no type'} -> {new.cell_type}")
-    if old.outputs and not new.outputs:
-        notes.append(f"{count_noun(len(old.outputs), 'output')}{_DROPPED}")
-    elif old.data.get("execution_count") is not None and new.data.get("execution_count") is None:
+    if old.output_count and not new.output_count:
+        notes.append(f"{count_noun(old.output_count, 'output')}{_DROPPED}")
+    elif old.member("execution_count") is not None and new.member("execution_count") is None:
         notes.append(f"execution count{_DROPPED}")
     if old.tags != new.tags:
         notes.append(f"tags {', '.join(old.tags) or 'none'} -> {', '.join(new.tags) or 'none'}")
-    before, after = (cell.data.get("metadata") for cell in (old, new))
-    before, after = (value if isinstance(value, dict) else {} for value in (before, after))
-    if keys := _changed_keys(
-        {k: v for k, v in before.items() if k != "tags"}, {k: v for k, v in after.items() if k != "tags"}
-    ):
+    before, after = ({key: value for key, value in cell.metadata.items() if key != "tags"} for cell in (old, new))
+    if keys := _changed_keys(before, after):
         notes.append(f"metadata {keys}")
     return [one_line(note, 300) for note in notes]
 

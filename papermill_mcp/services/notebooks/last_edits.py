@@ -59,8 +59,6 @@ class Version:
         if place is None:
             return None
         cell = self.cells[place]
-        found = cell.data.get("metadata")
-        metadata = found if isinstance(found, dict) else {}
         match kind:
             case "source":
                 return _text(cell)
@@ -68,7 +66,7 @@ class Version:
                 return _digest(cell.tags)
             case "metadata":
                 others = ("tags", "execution", "papermill")
-                return _digest({name: value for name, value in metadata.items() if name not in others})
+                return _digest({name: value for name, value in cell.metadata.items() if name not in others})
             case "outputs":
                 return repr(result_of(cell))
         return (self.cells[place - 1].cell_id or "?") if place else ""
@@ -167,7 +165,7 @@ def _touched(before: Version, after: Version, moved: Iterable[str]) -> list[Key]
         keys.append(("source", name, ""))
         if old is not None and new is not None:
             keys += [("tags", name, ""), ("metadata", name, "")]
-            if old.outputs and not new.outputs and _text(old) == _text(new):
+            if old.output_count and not new.output_count and _text(old) == _text(new):
                 keys.append(("outputs", name, ""))
     if not (before.places or after.places) and len(before.cells) == len(after.cells):
         pairs = zip(before.cells, after.cells, strict=True)

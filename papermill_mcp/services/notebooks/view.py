@@ -107,7 +107,7 @@ def page(
             view.source = view.source[: budget.chars]
             view.truncated = True
         budget.chars -= len(view.source)
-        found_outputs = with_text(cell.outputs, lambda: models_in(document.metadata))
+        found_outputs = with_text(cell.outputs, lambda: models_in(document.metadata)) if outputs != "none" else []
         if outputs == "summary":
             view.outputs = summarise_outputs(found_outputs) or None
             budget.chars = max(0, budget.chars - sum(len(o.text or "") + len(o.note or "") for o in view.outputs or []))
@@ -141,7 +141,7 @@ def outline_page(
 
 def cell_view(cell: NotebookCell, index: int) -> CellView:
     """A cell without its outputs."""
-    count = cell.data.get("execution_count")
+    count = cell.member("execution_count")
     return CellView(
         index=index,
         id=cell.cell_id,
@@ -162,9 +162,8 @@ def source_view(cell: NotebookCell, index: int, *, metadata: bool = False, max_c
         omitted_chars=max(0, len(cell.source) - max_chars) or None,
         tags=cell.tags or None,
     )
-    found = cell.data.get("metadata")
-    if metadata and isinstance(found, dict):
-        view.metadata = {key: value for key, value in found.items() if key != "tags"} or None
+    if metadata:
+        view.metadata = {key: value for key, value in cell.metadata.items() if key != "tags"} or None
     return view
 
 
@@ -174,7 +173,7 @@ def outline_row(cell: NotebookCell, index: int, *, sizes: bool = False) -> Outli
     row = OutlineRow(index=index, id=cell.cell_id, cell_type=cell.cell_type, first_line=one_line(source, _TITLE_CHARS))
     if sizes:
         row.lines = source.count("\n") + 1 if source else 0
-        row.outputs = len(cell.outputs) if cell.cell_type == "code" else None
+        row.outputs = cell.output_count if cell.cell_type == "code" else None
     return row
 
 

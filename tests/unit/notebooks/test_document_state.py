@@ -22,7 +22,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from test_document import STYLES
+from styles import STYLES
 
 from dev.fuzz import examples
 from papermill_mcp.config import Config

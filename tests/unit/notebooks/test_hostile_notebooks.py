@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_document import BROKEN, SMALL, STYLES, V3, parsed
+from styles import SMALL, STYLES
+from test_document import BROKEN, V3, parsed
 
 from dev.fuzz import examples
 from papermill_mcp.config import Config
