@@ -1,6 +1,6 @@
 """Notebooks as files: reading, creating and editing them under the workspace rule.
 
-Owns the lock of each file. Nothing is cached: the file is the truth, and every request reads it.
+Owns the lock of each file. No content is cached: the file is the truth, and every request reads it.
 """
 
 from __future__ import annotations
@@ -81,6 +81,7 @@ from papermill_mcp.services.outputs import OutputBudget, whole_output
 from papermill_mcp.services.results import OBJECT, Result
 from papermill_mcp.services.workspace import Workspace, short_stem
 from papermill_mcp.utils.admission import Admission, Work
+from papermill_mcp.utils.digests import Digests
 from papermill_mcp.utils.file_utils import (
     FileContent,
     FileStamp,
@@ -273,6 +274,7 @@ class NotebookService:
         self._lock_files = LockFiles(state / "locks") if state is not None else None
         self._run_files: WeakValueDictionary[Path, RunFile] = WeakValueDictionary()
         self._last_edits = LastEdits()
+        self._digests = Digests()
         self._over: defaultdict[Path, WeakSet[RunFile]] = defaultdict(WeakSet)  # files of runs, also of those over
         self._admission = Admission(PARSED_BYTES, small=SMALL_BYTES, small_limit=SMALL_PARSED_BYTES)
 
@@ -421,7 +423,7 @@ class NotebookService:
         size = _size(file)
         if load is not None:
             size = min(size, self._config.max_notebook_bytes)
-        load = load or self._load
+        load = load or partial(self._load, named=again)
         async with self.admitted(size) as work:
             try:
                 notebook = await work.run(lambda: load(file))
@@ -452,17 +454,18 @@ class NotebookService:
         Raises:
             ServerError: as for `open`.
         """
-        return self._load(self._workspace.notebook(path))
+        return self._load(self._workspace.notebook(path), named=False)
 
-    def _load(self, file: Path) -> OpenNotebook:
+    def _load(self, file: Path, *, named: bool = True) -> OpenNotebook:
+        """Read a notebook. `named`: its revision will be asked for, so it is made beside the parse."""
         display_path = self._workspace.display_path(file)
         facts = self._last_edits.facts(file)
-        content = self._content(file)
+        content = self._content(file, named=named)
         document = NotebookDocument.parse(content.data, display_path=display_path)
         return OpenNotebook(file, display_path, content, document, facts)
 
-    def _content(self, file: Path) -> FileContent:
-        """The bytes of a notebook.
+    def _content(self, file: Path, *, named: bool = True) -> FileContent:
+        """The bytes of a notebook. `named`: its revision will be asked for.
 
         Raises:
             TooLargeError: it is over the limit, and there are ways around.
@@ -476,7 +479,8 @@ class NotebookService:
                 state="Nothing was read",
                 advice=Remedy.CLEAR_OUTPUTS,
             )
-        return read_file(file, max_bytes=most, display_path=display_path)
+        digests = self._digests if named else None
+        return read_file(file, max_bytes=most, display_path=display_path, digests=digests)
 
     def _load_light(self, file: Path, *, cells: Sequence[CellRef] | None = None) -> OpenNotebook:
         """Read a notebook. One over the limit comes without the outputs of `cells`, or of all.
@@ -1054,7 +1058,9 @@ class NotebookService:
         """A note if a run of the notebook has yet to end cells that an edit changed."""
         run = self._run_files.get(file)
         if run is None or not run.active:
-            same = [cell.source for cell in before] == [cell.source for cell in after]
+            same = len(before) == len(after) and all(
+                old is new or old.source == new.source for old, new in zip(before, after, strict=True)
+            )
             if same or not self._claimed(file):
                 return []
             return ["another server runs this notebook; cells that it has yet to end run as they were before this edit"]

@@ -22,7 +22,6 @@ import secrets
 import select
 import stat
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -40,6 +39,7 @@ from papermill_mcp.errors import (
     ServerError,
     TooLargeError,
 )
+from papermill_mcp.utils.digests import Digest, Digests, revision_of
 from papermill_mcp.utils.lazy import lazy
 
 if TYPE_CHECKING:
@@ -50,7 +50,6 @@ else:
 SETTLED_NS = 2_000_000_000
 """A file looked at this soon after a change may change again within one tick of its clock, and look the same."""
 
-_DIGESTED_AT_ONCE = 1_000_000  # bytes
 _PIECE = 1 << 20  # bytes of a file that is read piece by piece
 _NAMES_AT_ONCE = 256  # of a directory, between two looks at the clock
 
@@ -117,46 +116,13 @@ class FileStamp:
         )
 
 
-class _Digest:
-    """The digest of some bytes, made beside other work: for a large file it takes as long as reading it."""
-
-    def __init__(self, data: bytes) -> None:
-        self._thread: threading.Thread | None = None
-        self._made = ""
-        if len(data) < _DIGESTED_AT_ONCE:
-            self._made = revision_of(data)
-            return
-
-        def make() -> None:
-            self._made = revision_of(data)
-
-        try:
-            thread = threading.Thread(target=make, name="digest", daemon=True)
-            thread.start()
-            self._thread = thread
-        except RuntimeError:  # no more threads
-            make()
-
-    @classmethod
-    def known(cls, revision: str) -> _Digest:
-        digest = cls(b"")
-        digest._made = revision
-        return digest
-
-    def value(self) -> str:
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-        return self._made
-
-
 @dataclass(frozen=True)
 class FileContent:
     """One version of a file."""
 
     data: bytes
     stamp: FileStamp
-    digest: _Digest = field(compare=False, repr=False)
+    digest: Digest = field(compare=False, repr=False)
 
     @property
     def revision(self) -> str:
@@ -167,11 +133,6 @@ class FileContent:
         """The same version without its bytes. The revision is known."""
         _ = self.revision
         return replace(self, data=b"")
-
-
-def revision_of(data: bytes) -> str:
-    """The digest that names these bytes: 16 hex digits."""
-    return _short(hashlib.sha256(data))
 
 
 def _short(digest: hashlib._Hash) -> str:
@@ -187,8 +148,11 @@ def stamp_of(path: Path) -> FileStamp | None:
         return None
 
 
-def read_file(path: Path, *, max_bytes: int, display_path: str) -> FileContent:
+def read_file(path: Path, *, max_bytes: int, display_path: str, digests: Digests | None = None) -> FileContent:
     """The bytes of a regular file, never more than `max_bytes`.
+
+    Args:
+        digests: those of versions that were read before. Without them the digest is made when it is asked for.
 
     Raises:
         NotFoundError, PermissionDeniedError: as the system says.
@@ -197,7 +161,13 @@ def read_file(path: Path, *, max_bytes: int, display_path: str) -> FileContent:
     """
     with _Parent.of(path.parent, display_path, _NOT_READ) as parent, _reported(display_path, "read", _NOT_READ):
         data, stamp = _read(parent, path.name, max_bytes, display_path)
-    return FileContent(data, stamp, _Digest(data))
+    if digests is None:
+        return FileContent(data, stamp, Digest(data))
+    if stamp.settled:
+        return FileContent(data, stamp, digests.of(path, data, stamp, stamp.device))
+    digest = Digest(data)
+    digest.begin()
+    return FileContent(data, stamp, digest)
 
 
 def read_in_pieces(
@@ -224,7 +194,7 @@ def read_in_pieces(
             before, after = _pieces(parent, path.name, max_bytes, display_path, hear)
             if before == after:
                 break
-    return FileContent(b"", before, _Digest.known(_short(digest)))
+    return FileContent(b"", before, Digest(b"", _short(digest)))
 
 
 def _pieces(
@@ -769,7 +739,8 @@ def _save(
     durable: bool,
 ) -> FileContent:
     temporary = f".papermill-mcp-{secrets.token_hex(8)}.tmp"
-    digest = _Digest(data)
+    digest = Digest(data)
+    digest.begin()
     exists = False  # the temporary file
     try:
         with _reported(display_path, "make a temporary file", _UNCHANGED):

@@ -36,7 +36,7 @@ from helpers import (
 from mcp import Client
 
 from papermill_mcp.core.kernels import interrupts
-from papermill_mcp.utils.file_utils import revision_of
+from papermill_mcp.utils.digests import revision_of
 
 pytestmark = pytest.mark.kernel
 

@@ -27,6 +27,7 @@ from papermill_mcp.errors import (
     TooLargeError,
 )
 from papermill_mcp.utils import file_utils
+from papermill_mcp.utils.digests import revision_of
 from papermill_mcp.utils.file_utils import (
     SETTLED_NS,
     FileContent,
@@ -35,7 +36,6 @@ from papermill_mcp.utils.file_utils import (
     list_directory,
     make_directory,
     read_file,
-    revision_of,
     stamp_of,
     write_file,
 )
