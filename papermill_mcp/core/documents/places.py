@@ -87,6 +87,14 @@ def find_places(data: bytes) -> Places | None:
     return Places(shell, places) if _has_cells_once(shell) else None
 
 
+def read_ids(data: bytes) -> list[object] | None:
+    """The id of each cell of a checked file, in one pass, None where a cell has none. None if it takes `json`."""
+    try:
+        return [cell.id for cell in _decoders().ids.decode(data).cells]
+    except (msgspec.MsgspecError, RecursionError):  # a number that is no id, and too large for msgspec
+        return None
+
+
 def read_small_members(raw: bytes | memoryview) -> dict[str, Any]:
     """The members of a checked cell but for the large ones."""
     members = _decoders().object.decode(raw)
@@ -102,7 +110,8 @@ def count_objects(raw: bytes | memoryview, member: str) -> int:
 
 
 def _value(raw: msgspec.Raw) -> Any:
-    return read_value(str(raw, "utf-8"), 0)[0]
+    text = str(raw, "utf-8")
+    return text[1:-1] if text[0] == '"' and "\\" not in text else read_value(text, 0)[0]
 
 
 class _Decoders:
@@ -111,6 +120,9 @@ class _Decoders:
     def __init__(self) -> None:
         notebook: Any = msgspec.defstruct("Notebook", [("cells", list[msgspec.Raw])])
         self.notebook: msgspec.json.Decoder[Any] = msgspec.json.Decoder(notebook)
+        cell = msgspec.defstruct("Cell", [("id", Any, None)])
+        ids: Any = msgspec.defstruct("Ids", [("cells", list[cell])])  # type: ignore[valid-type]
+        self.ids: msgspec.json.Decoder[Any] = msgspec.json.Decoder(ids)
         self.object = msgspec.json.Decoder(dict[str, msgspec.Raw])
         self.array = msgspec.json.Decoder(list[msgspec.Raw])
 

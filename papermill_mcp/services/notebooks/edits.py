@@ -246,6 +246,7 @@ class NotebookEdit:
         self.document = document
         self._display_path = display_path
         self._before = list(document.cells)
+        document.ids()  # most edits ask for all of them, cell by cell
         self._metadata = document.metadata
         self._version = (document.nbformat, document.nbformat_minor)
         self._origins: list[int | None] = list(range(len(document.cells)))  # where each cell stood; None: it is new
@@ -457,7 +458,7 @@ class NotebookEdit:
         for place, origin in enumerate(self._origins):
             cell = self.document.cells[place]
             old = None if origin is None else self._before[origin]
-            same = old is not None and (old.cell_type, old.source) == (cell.cell_type, cell.source)
+            same = old is cell or (old is not None and (old.cell_type, old.source) == (cell.cell_type, cell.source))
             if cell.cell_type == "code" and not same:
                 places.append(place)
         return places

@@ -220,7 +220,7 @@ def select(document: NotebookDocument, selection: str | None, display_path: str)
             f"the selection has {len(selection):,} characters",
             allowed=f"at most {_SELECTION_CHARS:,}; ranges such as 0-99 are shorter",
         )
-    ids = {cell.cell_id for cell in document.cells}
+    ids = set(document.ids())
     found: dict[int, None] = {}
     for part in (part.strip() for part in selection.split(",")):
         span = re.fullmatch(r"(-?\d{1,9})\s*-\s*(-?\d{1,9})?", part)
