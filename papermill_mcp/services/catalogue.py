@@ -7,28 +7,30 @@ import contextlib
 import heapq
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, MutableSequence, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterable, Iterator, MutableSequence, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
 from papermill_mcp.core.documents.check import find_problems
 from papermill_mcp.core.documents.document import NotebookDocument
-from papermill_mcp.core.documents.reading import joined
+from papermill_mcp.core.documents.places import survey
+from papermill_mcp.core.documents.reading import joined, kernel_name_of, language_of
 from papermill_mcp.core.papermill.metadata import last_run
 from papermill_mcp.errors import InvalidArgumentError, SearchTimeoutError, ServerError
-from papermill_mcp.services.notebook_service import SMALL_BYTES, NotebookService, OpenNotebook
+from papermill_mcp.services.notebook_service import SMALL_BYTES, NotebookService, OpenNotebook, read_patiently
 from papermill_mcp.services.notebooks.view import outline_headings, short_metadata
 from papermill_mcp.services.notebooks.walk import FoundNotebook, Walk, walk
 from papermill_mcp.services.output_text import searched_texts
 from papermill_mcp.services.pythons import Pythons
 from papermill_mcp.services.results import OBJECT, ROWS, Result
 from papermill_mcp.services.workspace import Workspace
+from papermill_mcp.utils.digests import Versions
+from papermill_mcp.utils.file_utils import stamp_of
 from papermill_mcp.utils.lazy import lazy
 from papermill_mcp.utils.regex_search import BadPatternError, RegexSearch, RegexTimeoutError
 from papermill_mcp.utils.text_utils import clean_text, count_noun, iso_time, one_line
@@ -49,13 +51,14 @@ _FOLDED_CHARS = 1_000_000  # of a line, at a time: longer ones would hold up oth
 _BATCH_CHARS = 4_000_000
 _HEADINGS = 100
 
+#: Notebooks whose facts a list keeps, as long as the files are the same.
+_LISTED = 5000
+
 #: Lines of one output that a search shows.
 _MATCHES_OF_OUTPUT = 3
 _PARAMETER_CHARS = 20_000  # papermill looks for parameters with patterns that are slow for long lines
 _PARAMETER_LINE_CHARS = 1000
 _PROBLEM_CHARS = 400
-
-_T = TypeVar("_T")
 
 
 class ListedNotebook(BaseModel):
@@ -182,10 +185,52 @@ class _Text:
     text: str
 
 
-class _Matcher(Protocol):
-    async def lines(
-        self, texts: Sequence[str], *, keep: int, each: Sequence[int]
-    ) -> tuple[list[tuple[int, int]], list[int]]: ...
+@dataclass(frozen=True)
+class _ListFacts:
+    """The facts of a version of a notebook that a list shows."""
+
+    kernel_name: str | None
+    language: str | None
+    cell_count: int
+
+
+@dataclass
+class _Search:
+    """A search that goes on: its bounds, and the result so far."""
+
+    result: SearchResult
+    cell_types: Sequence[str] | None
+    where: str
+    limit: int
+    deadline: float
+    without_outputs: int = 0
+    """Notebooks over the limit, whose outputs were not searched."""
+
+    def is_late(self) -> bool:
+        return time.monotonic() > self.deadline
+
+    def room(self, batch: Sequence[_Text]) -> tuple[int, list[int]]:
+        """How many lines may be shown, of all texts and of each."""
+        keep = self.limit - len(self.result.matches)
+        return keep, [keep if text.output is None else _MATCHES_OF_OUTPUT for text in batch]
+
+    def add(
+        self,
+        document: NotebookDocument,
+        display_path: str,
+        batch: Sequence[_Text],
+        lines: Sequence[tuple[int, int]],
+        numbers: Sequence[int],
+    ) -> None:
+        """Add the lines that were found in a batch, and count all that match, text by text."""
+        self.result.total += sum(numbers)
+        shown = Counter(place for place, _ in lines)
+        for at, (place, line) in enumerate(lines):
+            match = _match(document, display_path, batch[place], line)
+            last = at + 1 == len(lines) or lines[at + 1][0] != place
+            if last and batch[place].output is not None and numbers[place] > shown[place]:
+                match.more = numbers[place] - shown[place]
+            self.result.matches.append(match)
 
 
 class NotebookCatalogue:
@@ -207,6 +252,7 @@ class NotebookCatalogue:
         self._notebooks = notebooks
         self._pythons = pythons
         self._live = live
+        self._listed = Versions[_ListFacts](_LISTED)
 
     async def list(
         self,
@@ -285,14 +331,38 @@ class NotebookCatalogue:
     def _row(self, found: FoundNotebook) -> ListedNotebook:
         row = ListedNotebook(path=found.display_path, name=found.name, size=found.size, modified=_time(found.mtime_ns))
         try:
-            document = self._notebooks.load(found.display_path).document
+            facts = self._list_facts(found)
         except ServerError as error:
             row.problem = str(error)[:_PROBLEM_CHARS]
             return row
-        row.kernel_name = document.kernel_name
-        row.language = document.language
-        row.cell_count = len(document.cells)
+        row.kernel_name, row.language, row.cell_count = facts.kernel_name, facts.language, facts.cell_count
         return row
+
+    def _list_facts(self, found: FoundNotebook) -> _ListFacts:
+        file = self._real(found)
+        stamp = stamp_of(file)
+        known = None if stamp is None else self._listed.of(file, stamp)
+        if known is not None:
+            return known
+        return read_patiently(file, partial(self._read_list_facts, file, found.display_path))
+
+    def _read_list_facts(self, file: Path, display_path: str) -> _ListFacts:
+        content = self._notebooks.content_of(file, display_path)
+        parts = survey(content.data)
+        if parts is not None:
+            facts = _ListFacts(kernel_name_of(parts.metadata), language_of(parts.metadata), len(parts.sources))
+        else:
+            document = NotebookDocument.parse(content.data, display_path=display_path)
+            facts = _ListFacts(document.kernel_name, document.language, len(document.cells))
+        if content.stamp.settled:
+            self._listed.keep(file, content.stamp, facts, content.stamp.device)
+        return facts
+
+    def _real(self, found: FoundNotebook) -> Path:
+        if found.linked:
+            return self._workspace.notebook(found.display_path)
+        self._workspace.check_text(found.display_path)  # no tool would take some names
+        return found.path
 
     async def search(
         self,
@@ -318,24 +388,16 @@ class NotebookCatalogue:
         found = await self._places(directory)
         result = SearchResult(query=query, matches=[], total=0, truncated=False, searched=0)
         notes = found.notes()
-        deadline = time.monotonic() + _SEARCH_SECONDS
-        problems = large = 0
-        async with self._matcher(query, regex=regex) as matcher:
-            for number, one in enumerate(found.found):
-                if time.monotonic() > deadline:
-                    notes.append(f"{count_noun(len(found.found) - number, 'notebook')} not searched: it took too long")
-                    break
-                try:
-                    async with self._notebooks.opened(one.display_path, one_of_many=True, light=True) as (notebook, _):
-                        large += notebook.dropped is not None and where != "source"
-                        await self._search_one(notebook, matcher, result, cell_types, where, limit)
-                    result.searched += 1
-                except SearchTimeoutError:
-                    raise
-                except ServerError:
-                    problems += 1
-        if large:
-            notes.append(f"the outputs of {count_noun(large, 'notebook')} over max_notebook_bytes are not searched")
+        search = _Search(result, cell_types, where, limit, time.monotonic() + _SEARCH_SECONDS)
+        if regex:
+            problems = await self._search_pattern(query, found.found, search)
+        else:
+            problems = await self._search_text(query, found.found, search)
+        if left := len(found.found) - result.searched - problems:
+            notes.append(f"{count_noun(left, 'notebook')} not searched: it took too long")
+        if search.without_outputs:
+            number = count_noun(search.without_outputs, "notebook")
+            notes.append(f"the outputs of {number} over max_notebook_bytes are not searched")
         if problems:
             notes.append(f"{count_noun(problems, 'notebook')} could not be read: list_notebook_files tells why")
         shown = sum(1 + (match.more or 0) for match in result.matches)
@@ -347,46 +409,107 @@ class NotebookCatalogue:
         if directory.lower().endswith(".ipynb"):
             with contextlib.suppress(ServerError):
                 if (file := self._workspace.notebook(directory)).is_file():
-                    return Walk([FoundNotebook(file.parent, file.name, self._workspace.display_path(file))])
+                    size = file.stat().st_size
+                    return Walk([FoundNotebook(file.parent, file.name, self._workspace.display_path(file), size)])
         top = self._workspace.directory(directory)
         return await asyncio.to_thread(walk, top, self._workspace, recursive=True)
 
-    @asynccontextmanager
-    async def _matcher(self, query: str, *, regex: bool) -> AsyncIterator[_Matcher]:
-        if not regex:
-            yield _PlainText(query)
-            return
+    async def _search_text(self, query: str, found: Sequence[FoundNotebook], search: _Search) -> int:
+        """Search for a text, a few notebooks at a time. Returns the number of those that cannot be read."""
+        text = _PlainText(query)
+        problems = 0
+        for few in _few_at_a_time(found):
+            if search.is_late():
+                break
+            if few[0].size > self._notebooks.max_bytes:  # a large one is alone
+                problems += await self._search_large(few[0], text, search)
+                continue
+            async with self._notebooks.admitted(sum(one.size for one in few)) as work:
+                problems += await work.run(partial(self._search_few, few, text, search))
+        return problems
+
+    async def _search_large(self, one: FoundNotebook, text: _PlainText, search: _Search) -> int:
+        """Search the sources of a notebook over the limit. Returns 1 if it cannot be read."""
+        try:
+            async with self._notebooks.opened(one.display_path, light=True) as (notebook, work):
+                await work.run(partial(self._search_document, notebook.document, one.display_path, text, search))
+                search.without_outputs += search.where != "source"
+        except ServerError:
+            return 1
+        search.result.searched += 1
+        return 0
+
+    def _search_document(
+        self, document: NotebookDocument, display_path: str, text: _PlainText, search: _Search
+    ) -> None:
+        for batch in _batches(_texts(document, search.cell_types, search.where)):
+            lines, numbers = text.find([found.text for found in batch], *search.room(batch))
+            search.add(document, display_path, batch, lines, numbers)
+
+    def _search_few(self, few: Sequence[FoundNotebook], text: _PlainText, search: _Search) -> int:
+        problems = 0
+        for one in few:
+            if search.is_late():
+                break
+            try:
+                file = self._real(one)
+                document = read_patiently(file, partial(self._matching, file, one.display_path, text, search))
+                if document is not None:
+                    self._search_document(document, one.display_path, text, search)
+            except ServerError:
+                problems += 1
+            else:
+                search.result.searched += 1
+        return problems
+
+    def _matching(self, file: Path, display_path: str, text: _PlainText, search: _Search) -> NotebookDocument | None:
+        """A notebook that may have the text; None if it has not."""
+        data = self._notebooks.content_of(file, display_path).data
+        parts = survey(data) if search.where == "source" else None
+        # A source has all of a match in one line, so the sources may be joined by line ends.
+        if parts is not None and not text.is_in("\n".join(parts.sources)):
+            return None
+        return NotebookDocument.parse(data, display_path=display_path)
+
+    async def _search_pattern(self, query: str, found: Sequence[FoundNotebook], search: _Search) -> int:
+        """Search for a regular expression. Returns the number of notebooks that cannot be read."""
+        problems = 0
         try:
             async with RegexSearch.opened(
                 query, seconds=_REGEX_SECONDS, total_seconds=_SEARCH_SECONDS + 2 * _REGEX_SECONDS
-            ) as search:
-                yield search
+            ) as pattern:
+                for one in found:
+                    if search.is_late():
+                        break
+                    try:
+                        async with self._notebooks.opened(one.display_path, light=True) as (notebook, _):
+                            search.without_outputs += notebook.dropped is not None and search.where != "source"
+                            await self._search_one(notebook, pattern, search)
+                    except SearchTimeoutError:
+                        raise
+                    except ServerError:
+                        problems += 1
+                    else:
+                        search.result.searched += 1
         except BadPatternError as error:
             raise InvalidArgumentError(
                 f"query is no regular expression: {error}",
                 allowed="the syntax of Python's re",
                 state="nothing was done",
             ) from None
+        return problems
 
-    async def _search_one(
-        self,
-        notebook: OpenNotebook,
-        matcher: _Matcher,
-        result: SearchResult,
-        cell_types: Sequence[str] | None,
-        where: str,
-        limit: int,
-    ) -> None:
+    async def _search_one(self, notebook: OpenNotebook, pattern: RegexSearch, search: _Search) -> None:
         document, display_path = notebook.document, notebook.display_path
 
         def batches() -> list[tuple[list[_Text], list[str]]]:
-            return [(batch, [text.text for text in batch]) for batch in _batches(_texts(document, cell_types, where))]
+            texts = _texts(document, search.cell_types, search.where)
+            return [(batch, [text.text for text in batch]) for batch in _batches(texts)]
 
         for batch, texts in await asyncio.to_thread(batches):
             try:
-                keep = limit - len(result.matches)
-                each = [keep if text.output is None else _MATCHES_OF_OUTPUT for text in batch]
-                lines, numbers = await matcher.lines(texts, keep=keep, each=each)
+                keep, each = search.room(batch)
+                lines, numbers = await pattern.lines(texts, keep=keep, each=each)
             except RegexTimeoutError:
                 raise SearchTimeoutError(
                     f"the regular expression took too long on {display_path}",
@@ -394,14 +517,7 @@ class NotebookCatalogue:
                     state="the search was stopped",
                     advice="write it without nested repeats such as (a+)+, or search for a text",
                 ) from None
-            result.total += sum(numbers)
-            shown = Counter(place for place, _ in lines)
-            for at, (place, line) in enumerate(lines):
-                match = _match(document, display_path, batch[place], line)
-                last = at + 1 == len(lines) or lines[at + 1][0] != place
-                if last and batch[place].output is not None and numbers[place] > shown[place]:
-                    match.more = numbers[place] - shown[place]
-                result.matches.append(match)
+            search.add(document, display_path, batch, lines, numbers)
 
     async def info(self, path: str) -> NotebookInfo:
         """The facts of a notebook: headings, parameters, the last run by papermill, and problems.
@@ -443,25 +559,20 @@ class _PlainText:
         self._query = query.casefold()
         self._overlap = 4 * len(query)  # folding may make a text three times as long
 
-    async def lines(
-        self, texts: Sequence[str], *, keep: int, each: Sequence[int]
-    ) -> tuple[list[tuple[int, int]], list[int]]:
-        return await asyncio.to_thread(self._find, texts, keep, each)
-
-    def _find(self, texts: Sequence[str], keep: int, each: Sequence[int]) -> tuple[list[tuple[int, int]], list[int]]:
+    def find(self, texts: Sequence[str], keep: int, each: Sequence[int]) -> tuple[list[tuple[int, int]], list[int]]:
         found: list[tuple[int, int]] = []
         numbers: list[int] = []
         for place, text in enumerate(texts):
             number = 0
-            for line, content in enumerate(text.split("\n") if self._in(text) else ()):
-                if self._in(content):
+            for line, content in enumerate(text.split("\n") if self.is_in(text) else ()):
+                if self.is_in(content):
                     number += 1
                     if len(found) < keep and number <= each[place]:
                         found.append((place, line))
             numbers.append(number)
         return found, numbers
 
-    def _in(self, text: str) -> bool:
+    def is_in(self, text: str) -> bool:
         if len(text) <= _FOLDED_CHARS:
             return self._query in text.casefold()
         starts = range(0, len(text), _FOLDED_CHARS)
@@ -475,7 +586,7 @@ def _texts(document: NotebookDocument, cell_types: Sequence[str] | None, where: 
         if where != "outputs":
             yield _Text(index, None, cell.source)
         if where != "source" and cell.cell_type == "code":
-            for number, output in enumerate(cell.outputs):
+            for number, output in enumerate(cell.read_outputs()):
                 for text in _output_texts(output):
                     yield _Text(index, number, clean_text(text))
 

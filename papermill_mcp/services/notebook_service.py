@@ -105,6 +105,8 @@ else:
 
 logger = logging.getLogger(__name__)
 
+_T = TypeVar("_T")
+
 #: Bytes of notebook files that are parsed and held at a time. A parsed notebook takes four times as much memory.
 PARSED_BYTES = 64 * 2**20
 
@@ -358,14 +360,13 @@ class NotebookService:
 
     @asynccontextmanager
     async def opened(
-        self, path: str, *, writing: bool = False, one_of_many: bool = False, light: bool = False
+        self, path: str, *, writing: bool = False, light: bool = False
     ) -> AsyncIterator[tuple[OpenNotebook, Work]]:
         """Read a notebook to use it inside this block. The work in the block runs in threads by `Work.run`.
 
         Waits while the notebooks in other blocks hold too many bytes.
 
         Args:
-            one_of_many: do not wait for a program that may be writing it.
             light: the outputs are not needed: a notebook over the limit comes without them.
 
         Raises:
@@ -373,7 +374,6 @@ class NotebookService:
         """
         async with self._read(
             self._workspace.notebook(path, writing=writing),
-            again=not one_of_many,
             load=self._load_light if light else None,
         ) as opened:
             yield opened
@@ -417,22 +417,20 @@ class NotebookService:
 
     @asynccontextmanager
     async def _read(
-        self, file: Path, *, again: bool = True, load: Callable[[Path], OpenNotebook] | None = None
+        self, file: Path, *, load: Callable[[Path], OpenNotebook] | None = None
     ) -> AsyncIterator[tuple[OpenNotebook, Work]]:
         """Read a notebook, by `load` one that may be over the limit."""
         size = _size(file)
         if load is not None:
             size = min(size, self._config.max_notebook_bytes)
-        load = load or partial(self._load, named=again)
+        read = partial(load or self._load, file)
         async with self.admitted(size) as work:
-            try:
-                notebook = await work.run(lambda: load(file))
-            except (InvalidNotebookError, NotANotebookError):
-                if not (again and _young(file)):
-                    raise
-                await asyncio.sleep(_REREAD_SECONDS)  # JupyterLab writes in place: it may have been half-way
-                notebook = await work.run(lambda: load(file))
-            yield notebook, work
+            yield await work.run(lambda: read_patiently(file, read)), work
+
+    @property
+    def max_bytes(self) -> int:
+        """Bytes of a notebook that is read with its outputs, at most."""
+        return self._config.max_notebook_bytes
 
     def large_note(self, notebook: OpenNotebook) -> str | None:
         """A sentence about a notebook that is over the limit; None for others."""
@@ -455,6 +453,17 @@ class NotebookService:
             ServerError: as for `open`.
         """
         return self._load(self._workspace.notebook(path), named=False)
+
+    def content_of(self, file: Path, display_path: str) -> FileContent:
+        """The bytes of a notebook at once, in a thread of admitted work.
+
+        Args:
+            file: its real path, as a walk finds it. A directory on the way that is a link by now is not followed.
+
+        Raises:
+            ServerError: as for `open`.
+        """
+        return read_file(file, max_bytes=self._config.max_notebook_bytes, display_path=display_path)
 
     def _load(self, file: Path, *, named: bool = True) -> OpenNotebook:
         """Read a notebook. `named`: its revision will be asked for, so it is made beside the parse."""
@@ -1244,6 +1253,32 @@ def _size(file: Path) -> int:
         return file.stat().st_size
     except OSError:
         return 0
+
+
+def read_patiently(file: Path, read: Callable[[], _T]) -> _T:
+    """Read a notebook in this thread. One that is no notebook, and was changed just now, is read again a little later.
+
+    JupyterLab and others write in place, so it may have been half-way.
+
+    Raises:
+        ServerError: as `read` does. It gives no advice to delete a file that may be half-way.
+    """
+    try:
+        return read()
+    except (InvalidNotebookError, NotANotebookError):
+        if not _young(file):
+            raise
+    time.sleep(_REREAD_SECONDS)
+    try:
+        return read()
+    except (InvalidNotebookError, NotANotebookError) as error:
+        if not _young(file):
+            raise
+        raise type(error)(
+            error.problem,
+            state="the file was changed less than 2 s ago, so another program may be saving it",
+            advice="try again",
+        ) from None
 
 
 def _young(file: Path) -> bool:

@@ -246,14 +246,18 @@ class Workspace:
             return False
 
     def _resolve(self, path: str) -> Path:
-        self._check_text(path)
+        self.check_text(path)
         real = self._followed(path)
         if self.is_private(real):
             self._refuse(f"{_quoted(path)} is inside a directory that belongs to this server", roots=False)
         return real
 
-    def _check_text(self, path: str) -> None:
-        """Refuse text that cannot be a path, before any system call."""
+    def check_text(self, path: str) -> None:
+        """Refuse text that cannot be a path, before any system call.
+
+        Raises:
+            PathNotAllowedError: it cannot.
+        """
         if not path:
             self._refuse("The path is empty")
         if len(path) > MAX_PATH_BYTES:

@@ -1,13 +1,17 @@
-"""Digests of file versions: made beside other work, and kept as long as a look at the file shows the same version."""
+"""Facts about versions of files, such as their digests, kept as long as a look at the file shows the same version."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Hashable
 from pathlib import Path
+from typing import Generic, TypeVar
+
+_T = TypeVar("_T")
 
 #: Bytes up to which a digest is made at once. It takes less time than the start of a thread.
 AT_ONCE = 1_000_000
@@ -17,6 +21,9 @@ _KEPT = 200
 
 #: File systems whose times move with each change. Those of a network or of FUSE may show an older state.
 _LOCAL = frozenset(("bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "jfs", "overlay", "tmpfs", "xfs", "zfs"))
+
+#: Seconds for which the kind of a file system is known. Another one may be mounted in its place.
+_LOCAL_SECONDS = 2.0
 
 _MOUNTS = Path("/proc/self/mountinfo")
 
@@ -60,15 +67,52 @@ class Digest:
         self._data = None
 
 
-class Digests:
-    """The digests of the large files that were read last, by path and version.
+class Versions(Generic[_T]):
+    """Facts about the versions of the files that were read last.
 
-    Used by threads that read files. A version is any value that differs whenever the bytes do.
+    Used by threads that read files. A version is any value that differs whenever the bytes do. On file systems whose
+    times cannot be trusted nothing is kept.
     """
 
-    def __init__(self) -> None:
-        self._of: OrderedDict[Path, tuple[Hashable, Digest]] = OrderedDict()
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._of: OrderedDict[Path, tuple[Hashable, _T]] = OrderedDict()
         self._lock = threading.Lock()
+        self._local: tuple[int, float, bool] = (-1, 0.0, False)
+
+    def of(self, path: Path, version: Hashable) -> _T | None:
+        """The fact about this version of a file; None if there is none."""
+        with self._lock:
+            known, fact = self._of.get(path, (None, None))
+        return fact if known == version else None
+
+    def keep(self, path: Path, version: Hashable, fact: _T, device: int) -> None:
+        """Keep a fact about a version of a file.
+
+        Args:
+            device: that of the file, as `os.stat` has it.
+        """
+        if not self._is_local(device):
+            return
+        with self._lock:
+            self._of.pop(path, None)
+            self._of[path] = (version, fact)
+            while len(self._of) > self._most:
+                self._of.popitem(last=False)
+
+    def _is_local(self, device: int) -> bool:
+        known, since, local = self._local
+        if known != device or time.monotonic() - since > _LOCAL_SECONDS:
+            local = is_local(device)
+            self._local = (device, time.monotonic(), local)
+        return local
+
+
+class Digests:
+    """The digests of the large files that were read last."""
+
+    def __init__(self) -> None:
+        self._versions = Versions[Digest](_KEPT)
 
     def of(self, path: Path, data: bytes, version: Hashable, device: int) -> Digest:
         """The digest of a version of a file, the kept one if there is one. Else it is begun.
@@ -78,18 +122,12 @@ class Digests:
         """
         if len(data) < AT_ONCE:
             return Digest(data)
-        with self._lock:
-            known, digest = self._of.get(path, (None, None))
-        if digest is not None and known == version:
-            return Digest(data, digest.value())
+        known = self._versions.of(path, version)
+        if known is not None:
+            return Digest(data, known.value())
         digest = Digest(data)
         digest.begin()
-        if is_local(device):
-            with self._lock:
-                self._of.pop(path, None)
-                self._of[path] = (version, digest)
-                while len(self._of) > _KEPT:
-                    self._of.popitem(last=False)
+        self._versions.keep(path, version, digest, device)
         return digest
 
 

@@ -42,6 +42,8 @@ from papermill_mcp.core.documents.reading import (
     decoded,
     diagnosis,
     joined,
+    kernel_name_of,
+    language_of,
     quoted,
     shown_id,
     version_of,
@@ -156,6 +158,10 @@ class NotebookCell:
     def outputs(self) -> list[dict[str, Any]]:
         """The outputs as the file has them: texts may be lists of lines."""
         return _objects(self.data.get("outputs"))
+
+    def read_outputs(self) -> list[dict[str, Any]]:
+        """The outputs, for a look at all cells of a notebook: they are not kept."""
+        return _objects(self.read().get("outputs"))
 
     @property
     def output_count(self) -> int:
@@ -280,17 +286,11 @@ class NotebookDocument:
     @property
     def language(self) -> str | None:
         """The language of the code, from the metadata."""
-        for section, key in (("language_info", "name"), ("kernelspec", "language")):
-            found = self.metadata.get(section)
-            if isinstance(found, dict) and isinstance(found.get(key), str) and found[key]:
-                return str(found[key])
-        return None
+        return language_of(self.metadata)
 
     @property
     def kernel_name(self) -> str | None:
-        spec = self.metadata.get("kernelspec")
-        name = spec.get("name") if isinstance(spec, dict) else None
-        return name if isinstance(name, str) and name else None
+        return kernel_name_of(self.metadata)
 
     @property
     def supports_ids(self) -> bool:

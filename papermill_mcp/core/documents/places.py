@@ -50,6 +50,13 @@ class Places(NamedTuple):
     cells: list[Place]
 
 
+class Survey(NamedTuple):
+    """The source of each cell, and the metadata of the notebook."""
+
+    sources: list[str]
+    metadata: dict[str, Any]
+
+
 class _Start(Exception):
     """The array of cells has been reached."""
 
@@ -64,12 +71,10 @@ def find_places(data: bytes) -> Places | None:
     None if there are no cells, if this is no such notebook, or if `json` has to read it: it is broken, it has a BOM,
     NaN, a lone surrogate, a very long number or very deep values, or `cells` stands there twice.
     """
-    try:
-        raws = _at_depth(_LEVELS_KEPT, data)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    found = _decoded(_decoders().notebook, data)
+    if found is None or not found.cells:
         return None
-    if not raws or not _is_utf8(data) or _may_have_long_number(data):
-        return None
+    raws = found.cells
     start = _start_of_cells(data)
     if start is None:
         return None
@@ -85,6 +90,19 @@ def find_places(data: bytes) -> Places | None:
         position = comma + 1
     shell = str(data[: start + 1], "utf-8") + str(data[position - 1 :], "utf-8")
     return Places(shell, places) if _has_cells_once(shell) else None
+
+
+def survey(data: bytes) -> Survey | None:
+    """The parts of a notebook of version 4 that lists and searches of sources need, in one pass.
+
+    None if `json` has to read it, as for `find_places`, or if a source is neither a text nor a list of texts.
+    """
+    found = _decoded(_decoders().survey, data)
+    if found is None or (type(found.nbformat), found.nbformat, type(found.nbformat_minor)) != (int, 4, int):
+        return None
+    sources = [cell.source if isinstance(cell.source, str) else "".join(cell.source) for cell in found.cells]
+    metadata = _value(found.metadata)
+    return Survey(sources, metadata if isinstance(metadata, dict) else {})
 
 
 def read_ids(data: bytes) -> list[object] | None:
@@ -123,6 +141,15 @@ class _Decoders:
         cell = msgspec.defstruct("Cell", [("id", Any, None)])
         ids: Any = msgspec.defstruct("Ids", [("cells", list[cell])])  # type: ignore[valid-type]
         self.ids: msgspec.json.Decoder[Any] = msgspec.json.Decoder(ids)
+        text = msgspec.defstruct("CellText", [("source", str | list[str], "")])
+        of_survey: list[tuple[str, Any] | tuple[str, Any, Any]] = [
+            ("cells", list[text]),  # type: ignore[valid-type]
+            ("nbformat", Any),
+            ("nbformat_minor", Any, 0),
+            ("metadata", msgspec.Raw, msgspec.Raw(b"{}")),
+        ]
+        found: Any = msgspec.defstruct("Survey", of_survey)
+        self.survey: msgspec.json.Decoder[Any] = msgspec.json.Decoder(found)
         self.object = msgspec.json.Decoder(dict[str, msgspec.Raw])
         self.array = msgspec.json.Decoder(list[msgspec.Raw])
 
@@ -132,12 +159,18 @@ def _decoders() -> _Decoders:
     return _Decoders()
 
 
-def _at_depth(levels: int, data: bytes) -> list[msgspec.Raw]:
-    """The bytes of each cell, decoded `levels` calls further down. `map` makes them count on the stack of C, too."""
-    if levels:
-        return next(map(_at_depth, (levels - 1,), (data,)))
-    cells: list[msgspec.Raw] = _decoders().notebook.decode(data).cells
-    return cells
+def _decoded(decoder: msgspec.json.Decoder[Any], data: bytes) -> Any:
+    """The value of a whole file; None if `json` has to read it."""
+    try:
+        found = _at_depth(_LEVELS_KEPT, decoder, data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    return found if _is_utf8(data) and not _may_have_long_number(data) else None
+
+
+def _at_depth(levels: int, decoder: msgspec.json.Decoder[Any], data: bytes) -> Any:
+    """The value, decoded `levels` calls further down. `map` makes them count on the stack of C, too."""
+    return next(map(_at_depth, (levels - 1,), (decoder,), (data,))) if levels else decoder.decode(data)
 
 
 def _is_utf8(data: bytes) -> bool:

@@ -226,6 +226,22 @@ def check_cell(index: int, value: object, display_path: str, text: str = "", sta
         )
 
 
+def language_of(metadata: Mapping[str, Any]) -> str | None:
+    """The language of the code, from the metadata of a notebook."""
+    for section, key in (("language_info", "name"), ("kernelspec", "language")):
+        found = metadata.get(section)
+        if isinstance(found, dict) and isinstance(found.get(key), str) and found[key]:
+            return str(found[key])
+    return None
+
+
+def kernel_name_of(metadata: Mapping[str, Any]) -> str | None:
+    """The name of the kernel, from the metadata of a notebook."""
+    spec = metadata.get("kernelspec")
+    name = spec.get("name") if isinstance(spec, dict) else None
+    return name if isinstance(name, str) and name else None
+
+
 def joined(text: object) -> str:
     """The text of a multi-line string of nbformat, which is a string or a list of strings; empty for anything else."""
     if isinstance(text, list | tuple):

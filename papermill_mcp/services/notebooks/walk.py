@@ -29,6 +29,8 @@ class FoundNotebook:
     display_path: str
     size: int = 0
     mtime_ns: int = 0
+    linked: bool = False
+    """Whether the name is that of a link. Otherwise the path is real."""
 
     @property
     def path(self) -> Path:
@@ -137,4 +139,6 @@ def _linked(parent: Path, entry: Entry, display_path: str, workspace: Workspace)
         stamp = stamp_of(workspace.notebook(display_path))
     except ServerError:
         return None
-    return FoundNotebook(parent, entry.name, display_path, stamp.size, stamp.mtime_ns) if stamp else None
+    if stamp is None:
+        return None
+    return FoundNotebook(parent, entry.name, display_path, stamp.size, stamp.mtime_ns, linked=True)

@@ -133,8 +133,9 @@ def test_only_the_last_files_are_remembered_and_none_of_their_bytes(tmp_path: Pa
         data = bytes([number % 250]) * LARGE
         known.of(path, data, number, 0).value()
 
-    assert all(digest._data is None for _, digest in known._of.values())
-    assert set(known._of) == set(paths[1:])
+    kept = known._versions._of
+    assert all(digest._data is None for _, digest in kept.values())
+    assert set(kept) == set(paths[1:])
 
 
 @pytest.mark.parametrize("begin", [True, False])

@@ -8,6 +8,7 @@ import os
 import socket
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -17,12 +18,15 @@ from helpers import cell, digest, read_json, write_notebook
 
 from papermill_mcp.errors import InvalidArgumentError, NotFoundError, PathNotAllowedError, SearchTimeoutError
 from papermill_mcp.services import catalogue as notebook_catalogue
+from papermill_mcp.services import notebook_service
 from papermill_mcp.services.catalogue import NotebookCatalogue
 from papermill_mcp.services.notebook_service import NotebookService
 from papermill_mcp.services.notebooks import walk as notebook_walk
 from papermill_mcp.services.pythons import Pythons
 from papermill_mcp.services.workspace import Workspace
 from papermill_mcp.tools.replies import render
+from papermill_mcp.utils import digests, file_utils
+from papermill_mcp.utils.file_utils import FileContent
 
 
 @pytest.fixture
@@ -52,6 +56,40 @@ async def test_a_list_tells_kernel_language_and_cells(catalogue: NotebookCatalog
     assert row.size == (workspace / "a.ipynb").stat().st_size
     assert row.problem is None
     assert (found.count, found.next_cursor, found.notes) == (3, None, None)
+
+
+async def test_a_list_reads_a_file_again_only_if_it_was_changed(
+    catalogue: NotebookCatalogue, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_utils, "SETTLED_NS", 0)
+    monkeypatch.setattr(digests, "is_local", lambda device: True)
+    read: list[str] = []
+    content_of = NotebookService.content_of
+
+    def counted(self: NotebookService, file: Path, display_path: str) -> FileContent:
+        read.append(display_path)
+        return content_of(self, file, display_path)
+
+    monkeypatch.setattr(NotebookService, "content_of", counted)
+    tree(workspace)
+    first = await catalogue.list()
+    again = await catalogue.list()
+    assert again == first
+    assert read == ["a.ipynb", "b.ipynb", "sub.ipynb"]
+
+    status = (workspace / "a.ipynb").stat()
+    text = (workspace / "a.ipynb").read_text().replace("python", "pythno")  # as many bytes
+    (workspace / "a.ipynb").write_text(text)
+    os.utime(workspace / "a.ipynb", ns=(status.st_atime_ns, status.st_mtime_ns))
+    changed = await catalogue.list()
+    assert read[3:] == ["a.ipynb"]
+    assert changed.notebooks[0].language == "pythno"
+
+    monkeypatch.setattr(file_utils, "SETTLED_NS", 10**15)
+    (workspace / "b.ipynb").touch()
+    await catalogue.list()
+    await catalogue.list()
+    assert read[4:] == ["b.ipynb", "b.ipynb"]  # a young file may change again and look the same
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 100])
@@ -291,6 +329,37 @@ async def test_a_chatty_output_leaves_room_for_the_others(
     assert "    and 97 more in this output" in text
     assert [text.count(f"gross {number}") for number in range(5)] == [1, 1, 1, 1, 0]
     assert text.count("# gross") == 4
+
+
+@pytest.mark.parametrize(
+    ("source", "query"),
+    [
+        ('"The Needle"', "the needle"),
+        ('"the_\\u006eeedle"', "the_needle"),
+        ('["the_", "nee", "dle"]', "the_needle"),
+        ('["a\\n", "the_", 1, "needle"]', "the_needle"),
+        ('"say \\"hi\\" \\\\ a\\/b"', 'say "hi" \\ A/B'),
+        ('"Stra\u00dfe"', "STRASSE"),
+        ('"\\u212alein"', "klein"),
+        ('"a\\tb"', "a\tb"),
+        ('"\\ud800 needle"', "needle"),
+        ('"x", "v": NaN, "source": "needle"', "needle"),
+        ('"x", "v": "\\ud83d\\ude00", "source": "\U0001f600"', "\U0001f600"),
+    ],
+)
+async def test_a_text_is_found_in_whatever_form_it_is_written(
+    catalogue: NotebookCatalogue, workspace: Path, source: str, query: str
+) -> None:
+    """A file is left out early only if none of its sources has the text."""
+    found = f'{{"cells": [{{"cell_type": "code", "metadata": {{}}, "outputs": [], "source": {source}}}], '
+    other = '{"cells": [{"cell_type": "raw", "metadata": {}, "source": "other"}], '
+    end = '"metadata": {}, "nbformat": 4, "nbformat_minor": 4}'
+    (workspace / "found.ipynb").write_text(found + end, encoding="utf-8")
+    (workspace / "other.ipynb").write_text(other + end, encoding="utf-8")
+
+    result = await catalogue.search(query)
+    assert [match.path for match in result.matches] == ["found.ipynb"]
+    assert (result.searched, result.notes) == (2, None)
 
 
 async def test_cell_types_and_directories_narrow_a_search(catalogue: NotebookCatalogue, searched: Path) -> None:
@@ -547,3 +616,44 @@ async def test_many_problems_are_cut(catalogue: NotebookCatalogue, workspace: Pa
     info = await catalogue.info("n.ipynb")
     assert len(info.problems) == 51
     assert info.problems[-1] == "there are more problems"
+
+
+@pytest.mark.parametrize("half", [b"", b'{"cells": [', b'{"cells": [{"cell_type": "code", "sour'])
+@pytest.mark.parametrize("looks", ["list", "search", "pattern", "outputs", "info"])
+async def test_a_notebook_that_is_being_saved_in_place_is_waited_for(
+    half: bytes, looks: str, catalogue: NotebookCatalogue, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second half comes while the reader waits. Other files are not waited for."""
+    whole = write_notebook(workspace / "a.ipynb", ["found = 1"]).read_bytes()
+    (workspace / "a.ipynb").write_bytes(half)
+    (workspace / "old.ipynb").write_bytes(b"")
+    os.utime(workspace / "old.ipynb", (1, 1))
+    waits = []
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        (workspace / "a.ipynb").write_bytes(whole)
+
+    monkeypatch.setattr(notebook_service, "time", SimpleNamespace(**{**vars(time), "sleep": sleep}))
+    if looks == "list":
+        rows = {row.name: row for row in (await catalogue.list()).notebooks}
+        assert rows["a.ipynb"].problem is None
+        assert rows["a.ipynb"].cell_count == 1
+        assert rows["old.ipynb"].problem
+        assert "delete it" in rows["old.ipynb"].problem
+    elif looks == "info":
+        assert (await catalogue.info("a.ipynb")).cell_count == 1
+    else:
+        found = await catalogue.search(
+            "found", regex=looks == "pattern", where="both" if looks == "outputs" else "source"
+        )
+        assert [match.path for match in found.matches] == ["a.ipynb"]
+    assert len(waits) == 1
+
+
+async def test_a_file_that_stays_half_saved_is_not_to_be_deleted(catalogue: NotebookCatalogue, workspace: Path) -> None:
+    (workspace / "a.ipynb").write_bytes(b"")
+    (row,) = (await catalogue.list()).notebooks
+    assert row.problem is not None
+    assert "another program may be saving it" in row.problem
+    assert "delete" not in row.problem

@@ -17,7 +17,7 @@ from styles import SMALL, STYLES, dumped
 
 from dev.fuzz import examples
 from papermill_mcp.core.documents.document import NotebookDocument
-from papermill_mcp.core.documents.places import find_places
+from papermill_mcp.core.documents.places import Survey, find_places, survey
 from papermill_mcp.errors import ServerError
 
 #: Pieces that make one JSON text into another, or into none.
@@ -70,6 +70,17 @@ def read_by_json(data: bytes) -> Read:
         return read(data)
 
 
+def check_survey(data: bytes) -> Survey | None:
+    """A survey says what the document says, or leaves the file to it."""
+    found = survey(data)
+    if found is not None:
+        with mock.patch("papermill_mcp.core.documents.document.find_places", lambda data: None):
+            document = NotebookDocument.parse(data, display_path="n.ipynb")
+        assert found.sources == [cell.source for cell in document.cells]
+        assert repr(found.metadata) == repr(document.metadata)
+    return found
+
+
 def edited(data: bytes, index: int) -> bytes:
     document = NotebookDocument.parse(data, display_path="n.ipynb")
     document.update(index, {"source": "new = 1\nä", "metadata": {"tags": ["x"]}})
@@ -95,6 +106,7 @@ def test_notebooks_of_packages_read_the_same() -> None:
     for path in found:
         data = path.read_bytes()
         assert read(data) == read_by_json(data), path
+        check_survey(data)
 
 
 @pytest.mark.parametrize("write", STYLES.values(), ids=STYLES.keys())
@@ -114,6 +126,7 @@ def test_plain_notebooks_are_not_left_to_json(style: str) -> None:
 
     assert places is not None
     assert len(places.cells) == 3
+    assert check_survey(STYLES[style](SMALL)) is not None
 
 
 LEFT = {
@@ -138,6 +151,7 @@ LEFT = {
 def test_other_files_are_left_to_json(data: bytes) -> None:
     assert find_places(data) is None
     assert read(data) == read_by_json(data)
+    check_survey(data)
 
 
 @pytest.mark.parametrize("depth", [*range(700, 1000, 20), *range(980, 1000)])
@@ -183,3 +197,4 @@ def test_changed_notebooks_read_the_same(chance: random.Random, style: str, chan
         data[at : at + chance.choice([0, 0, 1, 1, 2, 20])] = chance.choice([b"", *PIECES])
 
     assert read(bytes(data)) == read_by_json(bytes(data))
+    check_survey(bytes(data))
