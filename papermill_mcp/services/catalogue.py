@@ -54,6 +54,9 @@ _HEADINGS = 100
 #: Notebooks whose facts a list keeps, as long as the files are the same.
 _LISTED = 5000
 
+#: Notebooks whose problems are known, as long as the files are the same.
+_CHECKED = 200
+
 #: Lines of one output that a search shows.
 _MATCHES_OF_OUTPUT = 3
 _PARAMETER_CHARS = 20_000  # papermill looks for parameters with patterns that are slow for long lines
@@ -253,6 +256,7 @@ class NotebookCatalogue:
         self._pythons = pythons
         self._live = live
         self._listed = Versions[_ListFacts](_LISTED)
+        self._checked = Versions[tuple[str, ...]](_CHECKED)
 
     async def list(
         self,
@@ -530,12 +534,26 @@ class NotebookCatalogue:
             info = await work.run(
                 lambda: _info(
                     notebook,
+                    self._problems(notebook),
                     live or self._pythons.glance(notebook.path.parent, notebook.document),
                     self._pythons.declared(notebook.document),
                 )
             )
             info.problems += filter(None, [self._notebooks.large_note(notebook)])
             return info
+
+    def _problems(self, notebook: OpenNotebook) -> Sequence[str]:
+        """The problems of a notebook. A check reads each output, so it is not repeated for the same version."""
+        content = notebook.content
+        assert content is not None
+        known = self._checked.of(notebook.path, content.stamp)
+        if known is not None:
+            return known
+        began = time.monotonic()
+        problems = find_problems(notebook.document, seconds=_CHECK_SECONDS)
+        if content.stamp.settled and time.monotonic() - began < _CHECK_SECONDS:  # else a part was not checked
+            self._checked.keep(notebook.path, content.stamp, tuple(problems), content.stamp.device)
+        return problems
 
 
 def _few_at_a_time(found: Sequence[FoundNotebook]) -> Iterator[list[FoundNotebook]]:
@@ -637,11 +655,12 @@ def _match(document: NotebookDocument, display_path: str, found: _Text, line: in
     )
 
 
-def _info(notebook: OpenNotebook, python: str | None, declaration: Declaration | None) -> NotebookInfo:
-    document = notebook.document
+def _info(
+    notebook: OpenNotebook, found: Sequence[str], python: str | None, declaration: Declaration | None
+) -> NotebookInfo:
+    document, problems = notebook.document, [*found]
     assert notebook.content is not None
     rows, number = outline_headings(document, limit=_HEADINGS)
-    problems = find_problems(document, seconds=_CHECK_SECONDS)
     if declaration is not None and declaration.problem is not None:
         problems.append(f"the declaration in {declaration.place} cannot be used: {declaration.problem}")
     return NotebookInfo(

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from papermill_mcp.core.documents.document import NotebookDocument
+from papermill_mcp.core.documents.document import NotebookCell, NotebookDocument
 from papermill_mcp.core.documents.reading import CELL_ID, quoted, shown_id
 from papermill_mcp.errors import InvalidNotebookError, listed
 from papermill_mcp.utils.lazy import lazy
@@ -131,14 +131,15 @@ def _outer(document: NotebookDocument) -> Iterator[str]:
 
 def _cells(document: NotebookDocument, start: int, deadline: float) -> Iterator[tuple[int, str]]:
     chunk = document.cells[start : start + _CHUNK]
+    known: list[dict[str, Any]] = []
     for offset, cell in enumerate(chunk):
         if time.monotonic() > deadline:
             raise _Unchecked
-        for problem in _spelling(bytes(cell.raw)):
+        data, problems = _read(cell)
+        known.append(data)
+        for problem in problems:
             yield start + offset, problem
-    # Missing ids were listed already.
-    known = [cell.read() for cell in chunk]
-    if document.supports_ids:
+    if document.supports_ids:  # missing ids were listed already
         known = [data if "id" in data else {**data, "id": "x"} for data in known]
     whole = {"metadata": {}, "nbformat": 4, "nbformat_minor": document.nbformat_minor}
     if _fast_valid({**whole, "cells": known}, document.nbformat_minor):
@@ -150,24 +151,30 @@ def _cells(document: NotebookDocument, start: int, deadline: float) -> Iterator[
             yield start + offset, problem
 
 
-def _spelling(raw: bytes) -> list[str]:
-    """Differences between JSON readers: keys that stand twice, and numbers that JSON does not have."""
+def _read(cell: NotebookCell) -> tuple[dict[str, Any], list[str]]:
+    """A cell, and where JSON readers differ about it: keys that stand twice, and numbers that JSON does not have."""
     problems: list[str] = []
 
-    def members(pairs: list[tuple[str, Any]]) -> None:
-        counts = Counter(key for key, _ in pairs)
-        problems.extend(
-            f"the key {quoted(key)} stands there {n} times; the last one counts" for key, n in counts.items() if n > 1
-        )
+    def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        made = dict(pairs)
+        if len(made) < len(pairs):
+            counts = Counter(key for key, _ in pairs)
+            problems.extend(
+                f"the key {quoted(key)} stands there {number} times; the last one counts"
+                for key, number in counts.items()
+                if number > 1
+            )
+        return made
 
-    def constant(name: str) -> None:
+    def constant(name: str) -> float:
         problems.append(f"{name} is no JSON; other programs may refuse the notebook")
+        return float(name)
 
     try:
-        json.loads(raw, object_pairs_hook=members, parse_constant=constant)
+        data = json.loads(bytes(cell.raw), object_pairs_hook=members, parse_constant=constant)
     except (ValueError, RecursionError):
-        return []
-    return list(dict.fromkeys(problems))[:5]
+        return cell.read(), []
+    return data, list(dict.fromkeys(problems))[:5]
 
 
 def _fast_valid(content: Any, minor: int) -> bool:

@@ -16,6 +16,8 @@ import pytest
 from conftest import MakeConfig
 from helpers import cell, digest, read_json, write_notebook
 
+from papermill_mcp.core.documents.check import find_problems
+from papermill_mcp.core.documents.document import NotebookDocument
 from papermill_mcp.errors import InvalidArgumentError, NotFoundError, PathNotAllowedError, SearchTimeoutError
 from papermill_mcp.services import catalogue as notebook_catalogue
 from papermill_mcp.services import notebook_service
@@ -484,6 +486,34 @@ async def test_facts_of_a_notebook(catalogue: NotebookCatalogue, workspace: Path
     ]
     assert info.problems == []
     assert info.papermill is None
+
+
+async def test_a_version_is_checked_once(
+    catalogue: NotebookCatalogue, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_utils, "SETTLED_NS", 0)
+    monkeypatch.setattr(digests, "is_local", lambda device: True)
+    checks: list[float] = []
+
+    def counted(document: NotebookDocument, *, seconds: float) -> list[str]:
+        checks.append(seconds)
+        return find_problems(document, seconds=seconds)
+
+    monkeypatch.setattr(notebook_catalogue, "find_problems", counted)
+    write_notebook(workspace / "n.ipynb", ["x = 1", {"cell_type": "odd", "id": "b", "metadata": {}, "source": ""}])
+    first = await catalogue.info("n.ipynb")
+    again = await catalogue.info("n.ipynb")
+    assert "cell_type" in first.problems[0]
+    assert again == first
+    assert len(checks) == 1
+
+    write_notebook(workspace / "n.ipynb", ["x = 1"])
+    assert (await catalogue.info("n.ipynb")).problems == []
+    monkeypatch.setattr(notebook_catalogue, "_CHECK_SECONDS", 0.0)  # a check that did not end is not kept
+    write_notebook(workspace / "n.ipynb", ["x = 2"])
+    await catalogue.info("n.ipynb")
+    await catalogue.info("n.ipynb")
+    assert len(checks) == 4
 
 
 async def test_the_last_run_is_told(catalogue: NotebookCatalogue, workspace: Path) -> None:
