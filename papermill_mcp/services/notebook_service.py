@@ -417,13 +417,13 @@ class NotebookService:
 
     @asynccontextmanager
     async def _read(
-        self, file: Path, *, load: Callable[[Path], OpenNotebook] | None = None
+        self, file: Path, *, named: bool = True, load: Callable[[Path], OpenNotebook] | None = None
     ) -> AsyncIterator[tuple[OpenNotebook, Work]]:
-        """Read a notebook, by `load` one that may be over the limit."""
+        """Read a notebook, by `load` one that may be over the limit. `named`: its revision will be asked for."""
         size = _size(file)
         if load is not None:
             size = min(size, self._config.max_notebook_bytes)
-        read = partial(load or self._load, file)
+        read = partial(load, file) if load is not None else partial(self._load, file, named=named)
         async with self.admitted(size) as work:
             yield await work.run(lambda: read_patiently(file, read)), work
 
@@ -1015,7 +1015,9 @@ class NotebookService:
             load: reads a notebook that may be over the limit.
         """
         file = self._workspace.notebook(path, writing=True)
-        async with self.lock(file), self._read(file, load=load) as (notebook, work):
+        compared = if_revision is not None  # else a new revision replaces the old one, and nothing needs that
+        named = compared or bool(self._last_edits.facts(file).facts)
+        async with self.lock(file), self._read(file, named=named, load=load) as (notebook, work):
             self.require_revision(notebook, if_revision)
             edit = NotebookEdit(notebook.document, notebook.display_path)
             late = [] if self._claimed(file) or notebook.dropped is not None else self._late(file)
@@ -1037,7 +1039,11 @@ class NotebookService:
                 after = Version(edit.document.cells, edit.document.metadata)
                 facts = Facts(facts=notebook.facts.after(before, after, edit.moved))
                 edited = EditedNotebook(
-                    path=notebook.display_path, revision=notebook.revision, changed=changed, diff=diff, outline=rows
+                    path=notebook.display_path,
+                    revision="" if changed else notebook.revision,
+                    changed=changed,
+                    diff=diff,
+                    outline=rows,
                 )
                 edited._summary = summary(changes)
                 return data, edited, facts
