@@ -40,6 +40,9 @@ logger = logging.getLogger(__name__)
 SAVE_INTERVAL = 1.0
 SAVE_SHARE = 0.05
 
+#: Seconds before the first save. The results of a run that ends sooner are saved once.
+FIRST_SAVE = 0.2
+
 #: How often a save starts again because the file was changed while it went on.
 _ATTEMPTS = 5
 
@@ -126,6 +129,7 @@ class RunFile:
 
     def start(self) -> None:
         """Begin to save in the background whenever something was recorded."""
+        self._last_save = time.monotonic() + FIRST_SAVE - SAVE_INTERVAL
         self._saver = asyncio.create_task(self._save_now_and_then(), name=f"save {self.display_path}")
 
     def expect(self, indexes: Iterable[int]) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from pathlib import Path
 from typing import Any
 
+import pytest
 from helpers import joined, read_json, write_notebook
 
 from papermill_mcp.core.documents.document import NotebookDocument
+from papermill_mcp.core.runs import run_file
 from papermill_mcp.core.runs.run_file import RunFile
-from papermill_mcp.utils.file_utils import read_file
+from papermill_mcp.utils.file_utils import FileContent, read_file, write_file
 
 
 async def test_an_output_that_cannot_be_stored_costs_itself_only(tmp_path: Path) -> None:
@@ -33,3 +36,33 @@ async def test_an_output_that_cannot_be_stored_costs_itself_only(tmp_path: Path)
     assert (first["execution_count"], second["execution_count"]) == (1, 2)
     assert [joined(one["outputs"][0]["text"]) for one in (first, second)] == ["kept\n", "kept\n"]
     assert "was not saved" in str(first["outputs"][1])
+
+
+async def test_a_run_that_ends_soon_is_saved_once_and_a_longer_one_before_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_notebook(tmp_path / "a.ipynb", ["1"])
+    saves: list[bool] = []
+    saved = asyncio.Event()
+    turns = asyncio.Lock()
+    loop = asyncio.get_running_loop()
+
+    def counted(*arguments: Any, durable: bool, **others: Any) -> FileContent:
+        saves.append(durable)
+        loop.call_soon_threadsafe(saved.set)
+        return write_file(*arguments, durable=durable, **others)
+
+    monkeypatch.setattr(run_file, "write_file", counted)
+    for waits in (False, True):
+        content = read_file(path, max_bytes=10**6, display_path="a.ipynb")
+        document = NotebookDocument.parse(content.data, display_path="a.ipynb")
+        file = RunFile(path, document, content, display_path="a.ipynb", max_bytes=10**6, lock=lambda: turns)
+        file.start()
+        file.record(0, {"outputs": [], "execution_count": 1 + waits})
+        saves.clear()
+        if waits:
+            saved.clear()
+            async with asyncio.timeout(20):
+                await saved.wait()
+        assert await file.close() == []
+        assert saves == ([False, True] if waits else [True])
