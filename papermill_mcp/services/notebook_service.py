@@ -29,7 +29,6 @@ from papermill_mcp.core.documents.check import content_problems, is_valid
 from papermill_mcp.core.documents.document import NotebookCell, NotebookDocument
 from papermill_mcp.core.documents.fitting import fit
 from papermill_mcp.core.documents.reading import quoted
-from papermill_mcp.core.documents.stripping import OutputStripper
 from papermill_mcp.core.environments.reading import METADATA_KEY
 from papermill_mcp.core.runs.late import LateOutputs, put_late
 from papermill_mcp.core.runs.run_file import RunFile
@@ -97,8 +96,10 @@ from papermill_mcp.utils.lock_files import HeldLock, LockFiles, LocksUnavailable
 from papermill_mcp.utils.text_utils import cells_named, count_noun
 
 if TYPE_CHECKING:
+    from papermill_mcp.core.documents import stripping
     from papermill_mcp.core.environments import declared, recording, requirements
 else:
+    stripping = lazy("papermill_mcp.core.documents.stripping")
     declared = lazy("papermill_mcp.core.environments.declared")
     requirements = lazy("papermill_mcp.core.environments.requirements")
     recording = lazy("papermill_mcp.core.environments.recording")
@@ -512,11 +513,11 @@ class NotebookService:
         most = self._config.max_notebook_bytes
         display_path = self._workspace.display_path(file)
         facts = self._last_edits.facts(file)
-        stripper = OutputStripper(most=most, drop=drop)
+        stripper = stripping.OutputStripper(most=most, drop=drop)
 
         def begin() -> Callable[[bytes], None]:
             nonlocal stripper
-            stripper = OutputStripper(most=most, drop=drop)
+            stripper = stripping.OutputStripper(most=most, drop=drop)
             return stripper.feed
 
         content = read_in_pieces(file, max_bytes=most * LARGE_FACTOR, display_path=display_path, begin=begin)

@@ -9,13 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 from papermill_mcp.core.documents.reading import joined
-from papermill_mcp.core.pictures.contact_sheet import Tile, contact_sheet
-from papermill_mcp.core.pictures.drawing import Drawer, DrawingError, drawable
 from papermill_mcp.core.pictures.images import IMAGE_TYPES, ReadyImage, WithheldError, measured, ready, ready_data
+from papermill_mcp.utils.lazy import lazy
 from papermill_mcp.utils.text_utils import count_noun, one_line
+
+if TYPE_CHECKING:
+    from papermill_mcp.core.pictures import contact_sheet as sheets
+    from papermill_mcp.core.pictures import drawing
+else:
+    sheets = lazy("papermill_mcp.core.pictures.contact_sheet")
+    drawing = lazy("papermill_mcp.core.pictures.drawing")
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,7 @@ class Pictures:
         self._cell = 0
         self._way: Callable[[int, int | None], str] = lambda place, shown: ""
         self._named_cells: set[int] = set()
-        self._drawer = Drawer()
+        self._drawer: drawing.Drawer | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -73,7 +79,8 @@ class Pictures:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._drawer.close()
+        if self._drawer is not None:
+            self._drawer.close()
 
     @property
     def left(self) -> int:
@@ -98,7 +105,7 @@ class Pictures:
             place: of the output in its cell.
         """
         types = [mime for mime in IMAGE_TYPES if mime in data]
-        drawn = [] if types else drawable(data)
+        drawn = [] if types else drawing.drawable(data)
         if not types and (not drawn or self._limit <= 0):
             return None
         picture = _Waiting(
@@ -113,7 +120,7 @@ class Pictures:
             if types:
                 _add_note(view, str(error))
             return None
-        except DrawingError:  # it is shown as text
+        except drawing.DrawingError:  # it is shown as text
             return None
         self._alone.append(ShownImage(image.mime_type, image.data, f"{picture.label} · {image.facts}"))
         self._last = picture
@@ -129,7 +136,9 @@ class Pictures:
 
     def _contact_sheet(self, last: _Waiting) -> ShownImage | None:
         pictures = [last, *self._waiting]
-        sheet = contact_sheet([Tile(one.label, one.data) for one in pictures], self._long_side, drawer=self._drawer)
+        sheet = sheets.contact_sheet(
+            [sheets.Tile(one.label, one.data) for one in pictures], self._long_side, drawer=self._drawing()
+        )
         if sheet is None or len(sheet.tiles) - len(sheet.problems) < 2:
             return None
         last.view.note = (last.view.note or "").removeprefix(self._attached).strip() or None
@@ -151,7 +160,7 @@ class Pictures:
             again: the words in place of `where` after the first picture of a cell.
         """
         for picture in pictures:
-            mime = next(mime for mime in [*IMAGE_TYPES, *drawable(picture.data)] if mime in picture.data)
+            mime = next(mime for mime in [*IMAGE_TYPES, *drawing.drawable(picture.data)] if mime in picture.data)
             measure = measured(mime, joined(picture.data[mime])) if mime in IMAGE_TYPES else one_line(mime, 100)
             note = f"{again or where}." if picture.cell in self._named_cells else f"{where}. To see it, {picture.way}."
             self._named_cells.add(picture.cell)
@@ -171,8 +180,13 @@ class Pictures:
                 problems.append(str(error))
         raise WithheldError(" ".join(problems))
 
+    def _drawing(self) -> drawing.Drawer:
+        if self._drawer is None:
+            self._drawer = drawing.Drawer()
+        return self._drawer
+
     def _drawn(self, data: Mapping[str, Any], types: list[str]) -> ReadyImage:
-        image = ready_data("image/png", self._drawer.png(types[0], data[types[0]], self._long_side), self._long_side)
+        image = ready_data("image/png", self._drawing().png(types[0], data[types[0]], self._long_side), self._long_side)
         return image._replace(facts=f"{image.facts} (drawn from {one_line(types[0], 100)})")
 
 

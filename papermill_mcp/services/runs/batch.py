@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 from papermill_mcp.core.kernels.request import RunStatus
 from papermill_mcp.core.runs.run import BaseRun
 from papermill_mcp.core.runs.snapshot import END, BatchSnapshot, Cursor, PapermillSnapshot, RowState
-from papermill_mcp.core.runs.table import PARAMETER, RESULT, ResultsTable
 from papermill_mcp.errors import InvalidArgumentError, ServerError
 from papermill_mcp.services.runs.batch_summary import positions
 from papermill_mcp.services.runs.claims import Claims
@@ -23,12 +22,16 @@ from papermill_mcp.services.runs.papermill_run import PapermillPlan, PapermillRu
 from papermill_mcp.services.runs.requests import BatchRequest, PapermillRequest
 from papermill_mcp.services.runs.view import short_values
 from papermill_mcp.utils.background import completed
+from papermill_mcp.utils.lazy import lazy
 from papermill_mcp.utils.signal import Signal
 from papermill_mcp.utils.text_utils import count_noun, iso_time, rough_duration
 
 if TYPE_CHECKING:
     from papermill_mcp.core.papermill_executor import Outcome
+    from papermill_mcp.core.runs import table as tables
     from papermill_mcp.core.runs.notebook_run import RunSummary
+else:
+    tables = lazy("papermill_mcp.core.runs.table")
 
 logger = logging.getLogger(__name__)
 
@@ -185,8 +188,8 @@ class BatchRow:
             "message": (self._error or "").removeprefix(f"{self._error_name}: ") or None,
             "text": self._text,
         }
-        values |= {f"{PARAMETER}{name}": value for name, value in self.plan.task.parameters.items()}
-        return values | {f"{RESULT}{name}": value for name, value in self._recorded.items()}
+        values |= {f"{tables.PARAMETER}{name}": value for name, value in self.plan.task.parameters.items()}
+        return values | {f"{tables.RESULT}{name}": value for name, value in self._recorded.items()}
 
     def snapshot(self, execution_id: str) -> PapermillSnapshot:
         """The run as one of its own, for the log and the metrics."""
@@ -241,7 +244,7 @@ class BatchRun(BaseRun):
         claims: Claims,
         journal: Journal,
         *,
-        table: ResultsTable,
+        table: tables.ResultsTable,
     ) -> None:
         super().__init__(request.execution_id)
         self._operation = request.operation

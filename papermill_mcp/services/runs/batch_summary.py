@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import re
-import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
 from papermill_mcp.errors import InvalidArgumentError
+from papermill_mcp.utils.lazy import lazy
+
+if TYPE_CHECKING:
+    import statistics
+else:
+    statistics = lazy("statistics")
 
 #: Groups of failures and recorded numbers in a summary, and the runs that are named of one group.
 _MAX_GROUPS = 20

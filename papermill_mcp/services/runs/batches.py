@@ -21,7 +21,6 @@ from papermill_mcp.core.documents.document import NotebookDocument
 from papermill_mcp.core.kernels.outputs import recorded_values
 from papermill_mcp.core.kernels.request import RunStatus
 from papermill_mcp.core.papermill.metadata import completed_run
-from papermill_mcp.core.runs.table import ResultsTable
 from papermill_mcp.errors import InvalidArgumentError, InvalidParametersError, ServerError, listed
 from papermill_mcp.services.runs.backends import DaskBackend, LocalBackend
 from papermill_mcp.services.runs.batch import Backend, BatchRow, BatchRun
@@ -37,8 +36,10 @@ if TYPE_CHECKING:
     from papermill_mcp.core.papermill import output as papermill_output
     from papermill_mcp.core.papermill import parameter_file
     from papermill_mcp.core.runs import notebook_run
+    from papermill_mcp.core.runs import table as tables
     from papermill_mcp.core.runs.notebook_run import RunSummary
 else:
+    tables = lazy("papermill_mcp.core.runs.table")
     papermill_output = lazy("papermill_mcp.core.papermill.output")
     parameter_file = lazy("papermill_mcp.core.papermill.parameter_file")
     notebook_run = lazy("papermill_mcp.core.runs.notebook_run")
@@ -218,10 +219,10 @@ class BatchStarter:
             row.end(RunStatus.OK)
 
 
-def _table(rows: Sequence[BatchRow], request: BatchRequest) -> ResultsTable:
+def _table(rows: Sequence[BatchRow], request: BatchRequest) -> tables.ResultsTable:
     """The table of a batch, in the directory that holds all of its outputs."""
     directory = os.path.commonpath([row.output.parent for row in rows])
-    return ResultsTable(Path(directory), request.execution_id)
+    return tables.ResultsTable(Path(directory), request.execution_id)
 
 
 def _parameter_sets(

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 import anyio
@@ -23,7 +24,6 @@ from papermill_mcp.core.kernels.request import RunStatus
 from papermill_mcp.core.runs.run import Run
 from papermill_mcp.core.runs.snapshot import END, BatchSnapshot, Cursor, RunSnapshot
 from papermill_mcp.core.runs.store import ExecutionRecord, ExecutionStore, StoreUnavailableError
-from papermill_mcp.core.runs.table import rows_of
 from papermill_mcp.errors import BusyError, ExecutionNotFoundError, InvalidArgumentError, ServerError, listed
 from papermill_mcp.services.outputs import OutputBudget
 from papermill_mcp.services.results import Progress
@@ -41,6 +41,12 @@ from papermill_mcp.services.runs.view import (
 )
 from papermill_mcp.services.workspace import Workspace
 from papermill_mcp.utils.background import Background
+from papermill_mcp.utils.lazy import lazy
+
+if TYPE_CHECKING:
+    from papermill_mcp.core.runs import table as tables
+else:
+    tables = lazy("papermill_mcp.core.runs.table")
 
 #: Seconds between two progress notifications while nothing else happens, and the least between any two.
 _HEARTBEAT = 5.0
@@ -311,7 +317,7 @@ class RunRegistry:
         """A run of another server process. A batch is read from its table."""
         if record.kind == BatchSnapshot.kind and record.output_path is not None:
             table = Path(record.output_path).with_suffix(".jsonl")
-            if rows := await asyncio.to_thread(rows_of, table, record.execution_id):
+            if rows := await asyncio.to_thread(tables.rows_of, table, record.execution_id):
                 return earlier_batch(record, rows, self._workspace, runs)
         return earlier_view(row_of(record, self._workspace))
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import singledispatch
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, PrivateAttr
 
@@ -28,7 +28,6 @@ from papermill_mcp.core.runs.snapshot import (
     RunSnapshot,
 )
 from papermill_mcp.core.runs.store import ExecutionRecord
-from papermill_mcp.core.runs.table import PARAMETER, RESULT
 from papermill_mcp.services.notebooks.view import ranges
 from papermill_mcp.services.output_text import WRITTEN
 from papermill_mcp.services.outputs import (
@@ -49,7 +48,13 @@ from papermill_mcp.services.runs.batch_summary import (
     positions,
 )
 from papermill_mcp.services.workspace import Workspace
+from papermill_mcp.utils.lazy import lazy
 from papermill_mcp.utils.text_utils import cell_name, count_noun, iso_time
+
+if TYPE_CHECKING:
+    from papermill_mcp.core.runs import table as tables
+else:
+    tables = lazy("papermill_mcp.core.runs.table")
 
 #: Characters of output shown for one cell of a run that has many.
 _CELL_CHARS = 1500
@@ -594,7 +599,7 @@ def earlier_batch(
         runs_failed=len(failed),
         results=workspace.display_path(Path(record.output_path)) if record.output_path else None,
         failures=failure_groups((row["run"], _failure_of(row)) for row in failed) or None,
-        numbers=number_spans((row["run"], _values(row, RESULT)) for row in rows) or None,
+        numbers=number_spans((row["run"], _values(row, tables.RESULT)) for row in rows) or None,
         runs=[_earlier_row(row, workspace) for row in shown],
     )
 
@@ -603,12 +608,12 @@ def _earlier_row(row: Mapping[str, Any], workspace: Workspace) -> RunRow:
     return RunRow(
         run=row["run"],
         status=str(row.get("status")),
-        parameters=_values(row, PARAMETER),
+        parameters=_values(row, tables.PARAMETER),
         duration=row.get("duration"),
         output_path=workspace.display_path(Path(str(row.get("output")))),
         failed_cell=row.get("failed_cell"),
         error=_failure_of(row) or None,
-        result=_recorded_view(_values(row, RESULT)),
+        result=_recorded_view(_values(row, tables.RESULT)),
     )
 
 
