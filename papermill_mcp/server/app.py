@@ -84,7 +84,7 @@ def build_server(config: Config, metrics: Metrics | None = None, fault: ConfigEr
         end.push_async_callback(executions.aclose)
         bench = Bench(kernels, notebooks, claims, store)
         runs = RunStarter(config, workspace, bench)
-        batches = BatchStarter(config, workspace, bench, runs, journal)
+        batches = BatchStarter(config, workspace, bench, runs, journal, memory=state / "tables")
         try:
             yield Services(notebooks, kernels, executions, runs, batches, catalogue, jupyter_server, watch)
         finally:

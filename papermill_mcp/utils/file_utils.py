@@ -673,9 +673,7 @@ def _check_target(
     """Refuse when the target is not the version that the caller read, or may not be written."""
     if expected is None:
         if status is not None and not overwrite:
-            raise AlreadyExistsError(
-                f"{display_path} already exists", state=_UNCHANGED, advice="Choose another name, or ask for overwriting"
-            )
+            raise AlreadyExistsError(f"{display_path} already exists", state=_UNCHANGED, advice="Choose another name")
     elif status is None:
         raise ConflictError(
             f"{display_path} is gone: revision {expected.revision} was expected, now there is no file",

@@ -90,6 +90,8 @@ def completed_run(document: NotebookDocument) -> dict[str, Any] | None:
         return None
     for cell in document.cells:
         record = of_cell(cell)
+        if not record and cell.cell_type != "code":
+            continue  # somebody has added it since
         if not record:
             return None
         if record.get("exception") and _left_cleanly(cell):

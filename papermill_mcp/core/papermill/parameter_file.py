@@ -34,7 +34,17 @@ _STATE = "nothing was run"
 
 
 class TextSet(dict[str, str]):
-    """A set of parameters from a table: values are text, and have their types yet to come."""
+    """A set of parameters from a table: values are text, and have their types yet to come.
+
+    Attributes:
+        columns: all names of the table.
+        line: that of the set in the file, from 1.
+    """
+
+    def __init__(self, values: Mapping[str, str], columns: Sequence[str] = (), line: int = 0) -> None:
+        super().__init__(values)
+        self.columns = columns
+        self.line = line
 
 
 def sets_in(data: bytes, suffix: str, name: str) -> Sequence[dict[str, Any]]:
@@ -92,6 +102,15 @@ def typed(values: Mapping[str, str], document: NotebookDocument, *, kernel_name:
     return found
 
 
+def unknown_columns(
+    columns: Sequence[str], document: NotebookDocument, *, kernel_name: str, language: str
+) -> dict[str, str]:
+    """The columns of a table that no parameter of the notebook has, each with an empty text."""
+    known, inspected = inspect_parameters(document, kernel_name, language)
+    names = {parameter.name for parameter in known}
+    return {column: "" for column in columns if inspected and column not in names}
+
+
 def _readings(text: str) -> Iterator[Any]:
     """The values that a text may stand for, the most special first."""
     stripped = text.strip()
@@ -117,8 +136,8 @@ def _table(text: str, name: str) -> Iterator[TextSet]:
     header: list[str] | None = None
     try:
         for row in reader:
-            if not any(cell.strip() for cell in row):
-                continue
+            if not "".join(row).strip() and (header is None or len(row) < 2):
+                continue  # an empty line; one of empty cells is a run with the defaults
             if header is None:
                 header = _header(row, name)
                 continue
@@ -128,7 +147,8 @@ def _table(text: str, name: str) -> Iterator[TextSet]:
                     "put cells with the delimiter in quotes",
                 )
             cells = zip(header, row, strict=False)
-            yield TextSet({column: cell for column, cell in cells if column and cell.strip()})
+            given = {column: cell for column, cell in cells if column and cell.strip()}
+            yield TextSet(given, [column for column in header if column], reader.line_num)
     except csv.Error as error:
         raise _fault(f"line {reader.line_num} of {name} is no line of a table: {error}", "correct the file") from None
 

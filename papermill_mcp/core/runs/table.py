@@ -18,8 +18,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from papermill_mcp.errors import AlreadyExistsError, ConflictError, NotFoundError
-from papermill_mcp.utils.file_utils import FileContent, read_file, stamp_of, write_file
+from papermill_mcp.errors import AlreadyExistsError, ConflictError, NotFoundError, ServerError
+from papermill_mcp.utils.digests import revision_of
+from papermill_mcp.utils.file_utils import FileContent, read_beginning, read_file, stamp_of, write_file
+from papermill_mcp.utils.lock_files import lock_name
+from papermill_mcp.utils.private import make_private_directory
 from papermill_mcp.utils.text_utils import safe_utf8
 
 #: Columns that every table has, in this order. Those of parameters and of recorded values follow.
@@ -69,11 +72,14 @@ class ResultsTable:
     Args:
         directory: that of the outputs; it exists.
         batch: the id of the batch.
+        memory: a private directory that remembers which `.csv` was about to be written, for the case that the process
+            is killed between the two files. Without it, such a table counts as changed.
     """
 
-    def __init__(self, directory: Path, batch: str) -> None:
+    def __init__(self, directory: Path, batch: str, memory: Path | None = None) -> None:
         self._directory = directory
         self._batch = batch
+        self._memory = memory
         self._number = 1
         self._next = 0.0
 
@@ -90,6 +96,11 @@ class ResultsTable:
     @property
     def _name(self) -> str:
         return "results" if self._number == 1 else f"results-{self._number}"
+
+    @property
+    def taken(self) -> str | None:
+        """The name of a table that another program has changed, so that this one has another name."""
+        return "results.csv" if self._number > 1 else None
 
     @property
     def due(self) -> bool:
@@ -120,20 +131,43 @@ class ResultsTable:
 
     def _write(self, rows: Sequence[Row], durable: bool) -> None:
         exact, shown = _content(self.exact_path), _content(self.path)
-        while (before := _rows(exact, shown)) is None:
+        while (before := _rows(exact, shown, self._remembered())) is None:
             self._number += 1
             exact, shown = _content(self.exact_path), _content(self.path)
         whole = [row for row in before if row["batch"] != self._batch] + [dict(row) for row in rows]
+        table = as_csv(whole)
+        self._remember([revision_of(table), *([shown.revision] if shown is not None else [])])
         for path, data, expected in (
             (self.exact_path, as_lines(whole), exact),
-            (self.path, as_csv(whole), shown),
+            (self.path, table, shown),
         ):
             write_file(path, data, expected=expected, display_path=path.name, durable=durable)
+
+    def _remembered(self) -> list[str]:
+        """The digests of the `.csv` before and after the last write that was begun."""
+        text = read_beginning(self._memory / lock_name(self.path), 100) if self._memory is not None else None
+        return (text or "").split()
+
+    def _remember(self, digests: Sequence[str]) -> None:
+        if self._memory is None:
+            return
+        try:
+            make_private_directory(self._memory)
+            write_file(
+                self._memory / lock_name(self.path),
+                " ".join(digests).encode(),
+                expected=None,
+                overwrite=True,
+                display_path="the memory of a table",
+                durable=False,
+            )
+        except (OSError, ServerError):
+            pass  # it only helps after a kill
 
 
 def rows_of(path: Path, batch: str) -> list[dict[str, Any]]:
     """The rows of a batch in a `.jsonl`, by run. None are there if it is gone or has another form."""
-    rows = _rows(_content(path), None) or []
+    rows = _rows(_content(path), None, []) or []
     return sorted((row for row in rows if row["batch"] == batch), key=lambda row: row["run"])
 
 
@@ -190,8 +224,12 @@ def _content(path: Path) -> FileContent | None:
         return None
 
 
-def _rows(exact: FileContent | None, shown: FileContent | None) -> list[dict[str, Any]] | None:
-    """The rows of a table; None if it is not one that was written here and is unchanged since."""
+def _rows(exact: FileContent | None, shown: FileContent | None, known: Sequence[str]) -> list[dict[str, Any]] | None:
+    """The rows of a table; None if it is not one that was written here and is unchanged since.
+
+    Args:
+        known: digests of a `.csv` that was written here, whatever the rows are.
+    """
     if exact is None:
         return [] if shown is None else None
     try:
@@ -200,4 +238,4 @@ def _rows(exact: FileContent | None, shown: FileContent | None) -> list[dict[str
         return None
     if not all(isinstance(row, dict) and isinstance(row.get("run"), int) and "batch" in row for row in rows):
         return None
-    return rows if shown is None or shown.data == as_csv(rows) else None
+    return rows if shown is None or shown.data == as_csv(rows) or shown.revision in known else None

@@ -172,6 +172,8 @@ class BatchRow:
 
     def result(self, batch: str) -> dict[str, Any]:
         """The row of the table of results. Durations are in seconds, paths are real ones."""
+        error = self._error_name or (str(self.status) if self.error is not None else None)
+        message = (self._error or "").removeprefix(f"{error}: ")
         values = {
             "batch": batch,
             "run": self.number,
@@ -184,8 +186,8 @@ class BatchRow:
             "input": str(self.plan.notebook.path),
             "output": str(self.output),
             "failed_cell": self._failed_cell,
-            "error": self._error_name or (str(self.status) if self._error is not None else None),
-            "message": (self._error or "").removeprefix(f"{self._error_name}: ") or None,
+            "error": error,
+            "message": message if message not in ("", error) else None,
             "text": self._text,
         }
         values |= {f"{tables.PARAMETER}{name}": value for name, value in self.plan.task.parameters.items()}
@@ -301,6 +303,10 @@ class BatchRun(BaseRun):
                     "and runs the others"
                 )
             await completed(self._put_table(durable=True))
+            if self._written and (first := self._table.taken) is not None:
+                self.notes.append(
+                    f"{first} was changed by another program and stays; the table is {self._table.path.name}"
+                )
             if self._unwritten is not None:
                 self.notes.append(f"the table of results could not be written: {self._unwritten}")
             self._claims.release(self.execution_id)

@@ -13,14 +13,15 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from papermill_mcp.config import Config
-from papermill_mcp.core.documents.document import NotebookDocument
+from papermill_mcp.core.documents.document import NotebookCell, NotebookDocument
 from papermill_mcp.core.kernels.outputs import recorded_values
 from papermill_mcp.core.kernels.request import RunStatus
-from papermill_mcp.core.papermill.metadata import completed_run
+from papermill_mcp.core.papermill.metadata import COMPLETED, ERROR_MARKER_TAG, completed_run, of_cell
 from papermill_mcp.errors import InvalidArgumentError, InvalidParametersError, ServerError, listed
 from papermill_mcp.services.runs.backends import DaskBackend, LocalBackend
 from papermill_mcp.services.runs.batch import Backend, BatchRow, BatchRun
@@ -31,6 +32,7 @@ from papermill_mcp.services.runs.starter import RunStarter
 from papermill_mcp.services.workspace import Workspace, short_stem
 from papermill_mcp.utils.file_utils import read_file
 from papermill_mcp.utils.lazy import imported, lazy
+from papermill_mcp.utils.text_utils import count_noun
 
 if TYPE_CHECKING:
     from papermill_mcp.core.papermill import output as papermill_output
@@ -47,6 +49,9 @@ else:
 #: Runs of one batch, at most.
 MAX_RUNS = 1000
 
+#: Metadata of cells that runs write, or front ends with them.
+_OF_RUNS = frozenset(("papermill", "execution", "collapsed", "scrolled", "ExecuteTime"))
+
 #: Faults of parameters that are said at once.
 _MAX_FAULTS = 10
 
@@ -58,9 +63,23 @@ _DIGEST_CHARS = 12
 
 
 class BatchStarter:
-    """Prepares batches. The registry starts and follows them."""
+    """Prepares batches. The registry starts and follows them.
 
-    def __init__(self, config: Config, workspace: Workspace, bench: Bench, runs: RunStarter, journal: Journal) -> None:
+    Args:
+        memory: a private directory for `ResultsTable`.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        workspace: Workspace,
+        bench: Bench,
+        runs: RunStarter,
+        journal: Journal,
+        *,
+        memory: Path | None = None,
+    ) -> None:
+        self._memory = memory
         self._config = config
         self._workspace = workspace
         self._bench = bench
@@ -88,13 +107,13 @@ class BatchStarter:
             )
         rows = self._rows(await self._planned(request, paths, sets), request.output_directory)
         backend: Backend = LocalBackend(self._config, self._bench)
-        if request.resume:
-            for row in rows:
-                await self._keep_if_complete(row)
+        changed = [name for row in rows if (name := await self._place(row, resume=request.resume)) is not None]
         kept = sum(row.kept for row in rows)
         if self._config.dask_scheduler is not None and kept < len(rows):
             backend = await self._cluster([row for row in rows if not row.kept])
-        batch = BatchRun(request, rows, backend, self._bench.claims, self._journal, table=_table(rows, request))
+        batch = BatchRun(
+            request, rows, backend, self._bench.claims, self._journal, table=_table(rows, request, self._memory)
+        )
         try:
             await self._bench.claims.take([row.output for row in rows], batch.execution_id)
         except BaseException:
@@ -103,6 +122,11 @@ class BatchStarter:
         if kept:
             batch.notes.insert(
                 0, f"{kept} of {len(rows)} runs were complete already and are kept; resume=false runs them again"
+            )
+        if changed:
+            batch.notes.append(
+                f"{count_noun(len(changed), 'output')} changed since an earlier run stays as it is, and its run has "
+                f"another one: {listed(changed, limit=5)}"
             )
         batch.notes += dict.fromkeys(warning for row in rows for warning in row.plan.warnings)
         return batch
@@ -149,7 +173,7 @@ class BatchStarter:
         self, request: BatchRequest, paths: Sequence[str], sets: Sequence[dict[str, Any]]
     ) -> list[tuple[PapermillRequest, PapermillPlan]]:
         plans: list[tuple[PapermillRequest, PapermillPlan]] = []
-        faults: list[tuple[int, InvalidParametersError]] = []
+        faults: list[tuple[str, InvalidParametersError]] = []
         as_text = isinstance(request.parameters, str) and isinstance(sets[0], parameter_file.TextSet)
         for path in paths:
             notebook = await self._runs.input(path)
@@ -166,12 +190,14 @@ class BatchStarter:
                     report_mode=request.report_mode,
                     overwrite=True,
                 )
+                row = values if as_text and isinstance(values, parameter_file.TextSet) else None
                 try:
-                    plan = await self._runs.plan(notebook, one, as_text=as_text)
+                    plan = await self._runs.plan(notebook, one, columns=None if row is None else row.columns)
                 except InvalidParametersError as error:
                     if len(paths) * len(sets) == 1:
                         raise
-                    faults.append((len(plans) + len(faults), error))
+                    line = f" (line {row.line})" if row is not None else ""
+                    faults.append((f"run {len(plans) + len(faults)}{line}", error))
                     if len(faults) == _MAX_FAULTS:
                         raise _all_of(faults, notebook.display_path) from error
                 except ServerError as error:
@@ -204,25 +230,38 @@ class BatchStarter:
             rows.append(BatchRow(number, request, plan, output))
         return rows
 
-    async def _keep_if_complete(self, row: BatchRow) -> None:
-        """Count a run as done if its output is there from an earlier batch, and complete."""
-        if not await asyncio.to_thread(row.output.exists):
-            return
-        try:
-            async with self._bench.notebooks.opened(self._workspace.display_path(row.output)) as (notebook, work):
-                summary = await work.run(lambda: _completed(notebook.document, row.plan.task.parameters))
-        except ServerError:
-            return  # it is run again; if something else is in its place, that run says so
-        if summary is not None:
-            row.keep(summary)
-            row.kept = True
-            row.end(RunStatus.OK)
+    async def _place(self, row: BatchRow, *, resume: bool) -> str | None:
+        """Count a run as done if its output is there from an earlier batch, and complete.
+
+        An output that somebody has changed since is left as it is: the run gets another one.
+
+        Returns:
+            The name of a changed output.
+        """
+        first = row.output
+        for number in itertools.count(2):
+            if not await asyncio.to_thread(row.output.exists):
+                break
+            try:
+                async with self._bench.notebooks.opened(self._workspace.display_path(row.output)) as (notebook, work):
+                    changed, summary = await work.run(partial(_looked_at, notebook.document, row))
+            except ServerError:
+                break  # if something else is in its place, the run says so
+            if resume and summary is not None:
+                row.keep(summary)
+                row.kept = True
+                row.end(RunStatus.OK)
+                break
+            if not changed:
+                break
+            row.output = first.with_name(f"{first.stem}-{number}.ipynb")
+        return first.name if row.output != first and not row.kept else None
 
 
-def _table(rows: Sequence[BatchRow], request: BatchRequest) -> tables.ResultsTable:
+def _table(rows: Sequence[BatchRow], request: BatchRequest, memory: Path | None) -> tables.ResultsTable:
     """The table of a batch, in the directory that holds all of its outputs."""
     directory = os.path.commonpath([row.output.parent for row in rows])
-    return tables.ResultsTable(Path(directory), request.execution_id)
+    return tables.ResultsTable(Path(directory), request.execution_id, memory)
 
 
 def _parameter_sets(
@@ -247,14 +286,14 @@ def _parameter_sets(
     return list(parameters or [{}])
 
 
-def _all_of(faults: Sequence[tuple[int, InvalidParametersError]], notebook: str) -> InvalidParametersError:
+def _all_of(faults: Sequence[tuple[str, InvalidParametersError]], notebook: str) -> InvalidParametersError:
     """One error for the parameters of several runs of a notebook."""
-    number, first = faults[0]
+    place, first = faults[0]
     if len(faults) == 1:
-        return first.within(f"run {number} of the batch, {notebook}")
+        return first.within(f"{place} of the batch, {notebook}")
     return InvalidParametersError(
         f"the parameters of {len(faults)} runs do not fit {notebook}: "
-        + "; ".join(f"run {number}: {error.problem}" for number, error in faults),
+        + "; ".join(f"{place}: {error.problem}" for place, error in faults),
         state="nothing was run",
         advice="correct them, or pass strict_parameters=false to inject them all the same",
     )
@@ -278,13 +317,37 @@ def _output_name(plan: PapermillPlan) -> str:
     return f"{short_stem(plan.notebook.path)}-{digest}.ipynb"
 
 
+def _looked_at(document: NotebookDocument, row: BatchRow) -> tuple[bool, RunSummary | None]:
+    """Whether the cells of an output are others than its run made, and its summary if it is complete.
+
+    Cells of text that were added do not make it incomplete.
+    """
+    wanted = papermill_output.prepare(row.plan.notebook.document, row.plan.into(row.output)).document.cells
+    found = [cell for cell in document.cells if ERROR_MARKER_TAG not in cell.tags]
+    changed = list(map(_as_made, found)) != list(map(_as_made, wanted))
+    code, wanted_code = ([_as_made(cell) for cell in cells if cell.cell_type == "code"] for cells in (found, wanted))
+    return changed, _completed(document, row.plan.task.parameters) if code == wanted_code else None
+
+
+def _as_made(cell: NotebookCell) -> tuple[str | None, str, dict[str, Any]]:
+    """A cell as a run leaves it, without what the run itself writes."""
+    metadata = {name: value for name, value in cell.metadata.items() if name not in _OF_RUNS}
+    return cell.cell_type, cell.source, metadata
+
+
 def _completed(document: NotebookDocument, values: Mapping[str, Any]) -> RunSummary | None:
-    if completed_run(document) != values:
+    if completed_run(document) != values or any(map(_is_cleared, document.cells)):
         return None
     cells = [cell for cell in document.cells if cell.cell_type == "code"]
     outputs = [output for cell in cells for output in cell.outputs]
     text = notebook_run.last_text(reversed(outputs))
     return notebook_run.RunSummary(len(cells), len(cells), None, None, recorded_values(outputs), text=text)
+
+
+def _is_cleared(cell: NotebookCell) -> bool:
+    """Whether a cell that ran has lost its result since."""
+    ran = cell.cell_type == "code" and bool(cell.source.strip()) and of_cell(cell).get("status") == COMPLETED
+    return ran and cell.member("execution_count") is None and notebook_run.SKIP_TAG not in cell.tags
 
 
 def _short(values: Mapping[str, Any]) -> str:

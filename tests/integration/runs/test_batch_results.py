@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -180,6 +181,8 @@ async def test_a_batch_whose_server_is_killed_has_a_true_table(
     assert after["status"] == "aborted"
     assert after["runs_failed"] == 1
     assert after["failures"][0]["runs"] == [1]
+    for left in table.parent.glob(".papermill-mcp-*.tmp"):
+        left.unlink()  # of the killed server; a later save would remove it
     rows = _lines(table.parent)
     for row in rows:
         output = read_json(Path(row["output"]))
@@ -272,7 +275,9 @@ async def test_all_faults_of_a_file_are_said_at_once(client: Connect, workspace:
             )
         }
     assert messages["many.csv"].count("parameter 'n' must be a number") == 10
-    assert all(f"run {number}: " in messages["many.csv"] for number in range(1, 20, 2)), messages["many.csv"]
+    assert all(f"run {number} (line {number + 2}): " in messages["many.csv"] for number in range(1, 20, 2)), messages[
+        "many.csv"
+    ]
     assert "did you mean 'name'" in messages["column.csv"]
     assert "1,000" in messages["huge.csv"]
     assert "parameter 'n' must be a number" in messages["nan.csv"]
@@ -282,3 +287,119 @@ async def test_all_faults_of_a_file_are_said_at_once(client: Connect, workspace:
     assert messages["../out.csv"].startswith("PATH_NOT_ALLOWED")
     assert all("othing was r" in message for message in messages.values())
     assert not (workspace / "outputs").exists()
+
+
+def _add_note(notebook: Json) -> None:
+    notebook["cells"].insert(1, cell("a note of a person", "markdown", cell_id="note"))
+
+
+def _mend(notebook: Json) -> None:
+    notebook["cells"][-1]["source"] = "print('mended')"
+
+
+def _tag(notebook: Json) -> None:
+    notebook["cells"][-1]["metadata"]["tags"] = ["mine"]
+
+
+def _remove(notebook: Json) -> None:
+    del notebook["cells"][-1]
+
+
+@pytest.mark.parametrize("change", [_add_note, _mend, _tag, _remove])
+@pytest.mark.parametrize(("n", "resume"), [(3, True), (1, False)])
+async def test_an_output_that_a_person_changed_stays_and_its_run_has_another_one(
+    change: Callable[[Json], None], n: int, resume: bool, client: Connect, workspace: Path
+) -> None:
+    """One that failed is run again by the same request; one that is complete only if that is asked for."""
+    write_notebook(workspace / "in.ipynb", _CELLS)
+    request: Json = {"input_path": "in.ipynb", "grid": {"n": [n]}, "wait": 60}
+    async with client() as c:
+        first = await call(c, "execute_notebook_batch", seconds=60, **request)
+        output = workspace / first["runs"][0]["output_path"]
+        notebook = read_json(output)
+        change(notebook)
+        output.write_text(json.dumps(notebook))
+        before = output.read_bytes()
+        second = await call(c, "execute_notebook_batch", seconds=60, resume=resume, **request)
+        third = await call(c, "execute_notebook_batch", seconds=60, **request)
+    assert output.read_bytes() == before
+    assert second["runs"][0]["output_path"].endswith("-2.ipynb")
+    assert any("stays as it is" in note and output.name in note for note in second["notes"])
+    assert third["runs"][0].get("kept") is (True if n == 1 else None)
+    assert output.read_bytes() == before
+
+
+async def test_a_note_of_a_person_leaves_a_complete_output_complete(client: Connect, workspace: Path) -> None:
+    write_notebook(workspace / "in.ipynb", _CELLS)
+    request: Json = {"input_path": "in.ipynb", "grid": {"n": [1]}, "wait": 60}
+    async with client() as c:
+        first = await call(c, "execute_notebook_batch", seconds=60, **request)
+        path = first["runs"][0]["output_path"]
+        await call(c, "add_cell", path=path, source="looks right", cell_type="markdown")
+        second = await call(c, "execute_notebook_batch", seconds=60, **request)
+    assert second["runs"][0]["kept"] is True
+    assert second["runs"][0]["output_path"] == path
+
+
+@pytest.mark.parametrize("one", [True, False])
+async def test_an_output_without_its_outputs_is_not_complete(one: bool, client: Connect, workspace: Path) -> None:
+    write_notebook(workspace / "in.ipynb", _CELLS)
+    request: Json = {"input_path": "in.ipynb", "grid": {"n": [1]}, "wait": 60}
+    async with client() as c:
+        first = await call(c, "execute_notebook_batch", seconds=60, **request)
+        path = first["runs"][0]["output_path"]
+        clear: Json = {"op": "clear_outputs"} | ({"index": -1} if one else {})
+        await call(c, "edit_notebook", path=path, operations=[clear])
+        second = await call(c, "execute_notebook_batch", seconds=60, **request)
+    (row,) = second["runs"]
+    assert row.get("kept") is None
+    assert row["status"] == "ok"
+    assert row["output_path"] == path
+    assert _lines(workspace / "outputs" / "in-batch")[-1]["text"] == "the number is 1"
+
+
+async def test_a_cancelled_batch_says_the_same_after_a_restart(client: Connect, workspace: Path) -> None:
+    write_notebook(workspace / "in.ipynb", [*_CELLS, "import time; time.sleep(60 if n > 5 else 0)"])
+    async with client() as c:
+        begun = await call(
+            c, "execute_notebook_batch", input_path="in.ipynb", grid={"n": [1, 3, 6, 7, 8]}, max_parallel=2, wait=0
+        )
+        while True:
+            facts = await call(c, "get_execution", execution_id=begun["execution_id"], wait=0.3)
+            if facts["runs_done"] == 2 and sum(row["status"] == "running" for row in facts["runs"]) == 2:
+                break
+        await call(c, "cancel_execution", execution_id=begun["execution_id"])
+        before = await call(c, "get_execution", execution_id=begun["execution_id"], wait=10)
+    async with client() as c:
+        after = await call(c, "get_execution", execution_id=begun["execution_id"])
+        failed = await call(c, "get_execution", execution_id=begun["execution_id"], runs="failed")
+    same = ("runs_done", "runs_failed", "status", "failures")
+    assert {name: after[name] for name in same} == {name: before[name] for name in same}
+    assert before["runs_failed"] == 3
+    assert [row["run"] for row in failed["runs"]] == [1, 2, 3]
+    assert any("same request keeps" in note for note in after["notes"])
+
+
+async def test_a_row_of_empty_cells_is_a_run_with_the_defaults(client: Connect, workspace: Path) -> None:
+    write_notebook(workspace / "in.ipynb", _CELLS)
+    (workspace / "a.csv").write_text("n,name\n1,\n,\n2,\n")
+    (workspace / "b.csv").write_text("n,zz\n1,\n")
+    (workspace / "c.csv").write_text("n,name\n1,a\n,\nx,b\n")
+    async with client() as c:
+        facts = await call(c, "execute_notebook_batch", seconds=60, input_path="in.ipynb", parameters="a.csv", wait=60)
+        column = await refused(c, "execute_notebook_batch", input_path="in.ipynb", parameters="b.csv")
+        line = await refused(c, "execute_notebook_batch", input_path="in.ipynb", parameters="c.csv")
+    assert [row["parameters"] for row in facts["runs"]] == [{"n": 1}, {}, {"n": 2}]
+    assert "'zz'" in column
+    assert "run 2 (line 4)" in line
+
+
+async def test_a_table_that_was_changed_is_named_with_the_new_one(client: Connect, workspace: Path) -> None:
+    write_notebook(workspace / "in.ipynb", _CELLS)
+    async with client() as c:
+        first = await call(c, "execute_notebook_batch", seconds=60, input_path="in.ipynb", grid={"n": [1]}, wait=60)
+        (workspace / first["results"]).write_text("mine")
+        second = await call(c, "execute_notebook_batch", seconds=60, input_path="in.ipynb", grid={"n": [2]}, wait=60)
+    assert second["results"].endswith("results-2.csv")
+    assert any("results.csv was changed by another program" in note for note in second["notes"])
+    assert (workspace / first["results"]).read_text() == "mine"

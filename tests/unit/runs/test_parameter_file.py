@@ -61,8 +61,7 @@ def test_a_table_of_the_csv_module_is_read_as_it_was_written(rows: list[dict[str
         data = text.getvalue().encode()
     except UnicodeEncodeError:
         return  # a lone surrogate is in no file
-    wanted = [{name: value for name, value in row.items() if value.strip()} for row in rows]
-    assert _sets(data) == [row for row in wanted if row]
+    assert _sets(data) == [{name: value for name, value in row.items() if value.strip()} for row in rows]
 
 
 @pytest.mark.parametrize(

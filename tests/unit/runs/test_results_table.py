@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from papermill_mcp.core.runs.table import COLUMNS, ResultsTable, as_csv, as_lines, rows_of
+from papermill_mcp.utils.file_utils import write_file
 
 
 def _row(batch: str, run: int, **values: Any) -> dict[str, Any]:
@@ -165,3 +166,27 @@ def test_writing_takes_a_small_part_of_the_time(tmp_path: Path) -> None:
     assert table.due
     table.write([_row("a", 0)])
     assert not table.due, "at most once a second"
+
+
+@pytest.mark.parametrize("died_before", ["exact", "shown"])
+def test_a_kill_between_the_two_files_leaves_a_table_that_goes_on(
+    died_before: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory, memory = tmp_path / "out", tmp_path / "memory"
+    directory.mkdir()
+    table = ResultsTable(directory, "a", memory)
+    table.write([_row("a", 0)])
+
+    def write(path: Path, *arguments: Any, **options: Any) -> Any:
+        if path.suffix == (".jsonl" if died_before == "exact" else ".csv"):
+            raise KeyboardInterrupt
+        return write_file(path, *arguments, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("papermill_mcp.core.runs.table.write_file", write)
+        table.write([_row("a", 0), _row("a", 1, **{"param.new": 1})])
+    after = ResultsTable(directory, "b", memory)
+    after.write([_row("b", 0)])
+    assert after.path == table.path
+    assert {row["batch"] for row in _shown(after.path)} == {"a", "b"}
+    assert len(rows_of(after.exact_path, "a")) == (1 if died_before == "exact" else 2)
