@@ -164,7 +164,11 @@ LIMITS: dict[str, list[Limit]] = {
         Limit("files in `debug_list_runtime_dir`", f"the newest {_SHOWN} of the first {_LOOKED_AT:,}", _COUNTED),
     ],
     "Kernels and runs": [
-        Limit("kernels alive at once", setting("max_kernels"), "`LIMIT_REACHED`; a run of a batch is `queued`"),
+        Limit(
+            "kernels alive at once",
+            setting("max_kernels"),
+            "a kernel that was idle longest is stopped, else `LIMIT_REACHED`; a run of a batch is `queued`",
+        ),
         Limit("time without activity of a kernel", setting("kernel_idle_timeout", "s"), "the kernel is stopped"),
         Limit("executions that wait for one kernel", count(MAX_QUEUED, "executions"), "`LIMIT_REACHED`"),
         Limit(

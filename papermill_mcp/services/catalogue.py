@@ -415,6 +415,8 @@ class NotebookCatalogue:
                 if (file := self._workspace.notebook(directory)).is_file():
                     size = file.stat().st_size
                     return Walk([FoundNotebook(file.parent, file.name, self._workspace.display_path(file), size)])
+                if not file.is_dir():
+                    raise self._workspace.not_found(file, directory)
         top = self._workspace.directory(directory)
         return await asyncio.to_thread(walk, top, self._workspace, recursive=True)
 

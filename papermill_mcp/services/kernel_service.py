@@ -408,7 +408,7 @@ class KernelService:
         )
 
     @asynccontextmanager
-    async def slot(self, *, queue: Callable[[str], None] | None = None) -> AsyncIterator[None]:
+    async def slot(self, *, queue: Callable[[str], None] | None = None) -> AsyncIterator[list[str]]:
         """Capacity for one more kernel, while it starts. The living kernel holds the capacity afterwards.
 
         Where there is none, the kernel that was idle longest is stopped, of those that were started for a notebook and
@@ -417,12 +417,19 @@ class KernelService:
         Args:
             queue: wait for capacity, first come, first served. Called with the reason if the caller has to wait.
 
+        Yields:
+            Notes about a kernel that was stopped.
+
         Raises:
             LimitReachedError: as many kernels live as may, and `queue` was not given.
         """
+        notes: list[str] = []
         idle = None if self._waiting or self._room() > 0 else self._longest_idle()
         if idle is not None:
             self._starting += 1
+            notes.append(
+                f"kernel {self._described(idle)} was stopped to make room (max_kernels); its variables are lost"
+            )
             try:
                 await self._end_or_log(idle, _GIVEN_UP)
             except BaseException:
@@ -446,7 +453,7 @@ class KernelService:
                 self._hand_on()
                 raise
         try:
-            yield
+            yield notes
         finally:
             self._starting -= 1
             self._hand_on()
@@ -469,6 +476,7 @@ class KernelService:
             for kernel_id, given in self._given.items()
             if (kernel := self._kernels.get(kernel_id)) is not None
             and kernel.state == "idle"
+            and not kernel.last_failed  # its variables show why, and the cell can be mended in it
             and (kernel.last_activity > given or datetime.now(UTC) - given > _GIVEN_FOR)
         ]
         return max(found, key=lambda kernel: kernel.idle_seconds, default=None)
@@ -888,7 +896,8 @@ class KernelService:
                 "a new one was started, so earlier variables are gone"
             )
         choice = choice or await self.choose(path.parent, document=document, python=python)
-        async with self.slot():
+        async with self.slot() as made_room:
+            notes += made_room
             kernel = await self.launch(choice, cwd=path.parent)
             self._given[kernel.kernel_id] = datetime.now(UTC)
         self.bind(path, kernel)

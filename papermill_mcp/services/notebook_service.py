@@ -426,7 +426,11 @@ class NotebookService:
             size = min(size, self._config.max_notebook_bytes)
         read = partial(load, file) if load is not None else partial(self._load, file, named=named)
         async with self.admitted(size) as work:
-            yield await work.run(lambda: read_patiently(file, read)), work
+            try:
+                notebook = await work.run(lambda: read_patiently(file, read))
+            except NotFoundError:
+                raise self._workspace.not_found(file, self._workspace.display_path(file)) from None
+            yield notebook, work
 
     @property
     def max_bytes(self) -> int:

@@ -96,6 +96,8 @@ class OutputBudget:
     """Whether pictures beyond `images` are shown as a contact sheet."""
     way: Way = field(default=_read_alone, compare=False)
     """The call that shows the rest of an output of the present cell."""
+    pages: bool = False
+    """Whether the caller reads on from a place, so that a long text is cut at its end."""
     way_told: bool = field(default=False, compare=False)
     """Whether that call was named for the present cell."""
     pictures: Pictures = field(init=False, compare=False, repr=False)
@@ -247,8 +249,8 @@ class _Rest:
         if self._first is None:
             return []
         kinds = ", ".join(f"{number} {kind}" for kind, number in self._types.most_common(_LISTED_TYPES))
-        way = _capital(budget.way(self._first, 0) if budget is not None else _read_alone(self._first, 0))
-        note = f"{count_noun(self._types.total(), 'more output')} of this cell not listed: {kinds}. {way}."
+        way = (budget.way if budget is not None else _read_alone)(self._first, 0)
+        note = f"{count_noun(self._types.total(), 'more output')} of this cell not listed: {kinds}. To see them, {way}."
         return [OutputView(output_type="omitted", index=self._first, omitted_chars=self._chars, note=note)]
 
 
@@ -295,7 +297,11 @@ def _spend(view: OutputView, text: str, budget: OutputBudget) -> None:
         _add_note(view, f"Text not shown: the text budget of this reply is used up.{_rest_of(view.index, budget)}")
         return
     nearly_whole = len(text) <= budget.chars + budget.chars // 10
-    view.text, omitted = (text, 0) if nearly_whole else head_and_tail(text, budget.chars)
+    if budget.pages and not nearly_whole:  # the end was shown by the reply before
+        end = text.rfind("\n", 0, budget.chars) + 1 or budget.chars
+        view.text, omitted = text[:end], len(text) - end
+    else:
+        view.text, omitted = (text, 0) if nearly_whole else head_and_tail(text, budget.chars)
     view.omitted_chars = omitted or None
     budget.chars -= len(text) - omitted
     if omitted:
@@ -313,10 +319,6 @@ def _rest_of(index: int | None, budget: OutputBudget, shown: int = 0) -> str:
         return ""
     budget.way_told = True
     return f" For the rest, {budget.way(index or 0, shown)}."
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def _all_text(output_type: str, output: Mapping[str, Any], *, make: bool = True) -> str:

@@ -162,7 +162,12 @@ class Pictures:
         for picture in pictures:
             mime = next(mime for mime in [*IMAGE_TYPES, *drawing.drawable(picture.data)] if mime in picture.data)
             measure = measured(mime, joined(picture.data[mime])) if mime in IMAGE_TYPES else one_line(mime, 100)
-            note = f"{again or where}." if picture.cell in self._named_cells else f"{where}. To see it, {picture.way}."
+            if self._limit <= 0:  # no call shows it
+                note = f"{where}."
+            elif picture.cell in self._named_cells:
+                note = f"{again or where}."
+            else:
+                note = f"{where}. To see it, {picture.way}."
             self._named_cells.add(picture.cell)
             _add_note(picture.view, measure + note)
 

@@ -129,7 +129,7 @@ class Workspace:
         status = self._status(real, path)
         if status is None:
             if not writing:
-                raise self._not_found(real, path)
+                raise self.not_found(real, path)
             self._check_missing(real, path)
         elif not stat.S_ISREG(status.st_mode):
             self._refuse(f"{_quoted(path)} is {kind_of_file(status.st_mode)}, not a regular file", roots=False)
@@ -148,7 +148,8 @@ class Workspace:
         status = self._status(real, path)
         return status is not None and stat.S_ISLNK(status.st_mode)
 
-    def _not_found(self, real: Path, path: str) -> NotFoundError:
+    def not_found(self, real: Path, path: str) -> NotFoundError:
+        """The error about a notebook that is not there, with the nearest names."""
         return NotFoundError(
             f"{_quoted(path)} does not exist{_meant(self._near(real, path))}",
             state=_NOT_TOUCHED,
@@ -175,10 +176,11 @@ class Workspace:
         for place in dict.fromkeys([real.parent, *below]):
             if self._inside(place) and not self.is_private(place) and len(found) < _NEAR_NAMES:
                 look(place)
-        asked = self.display_path(real)
+        asked = self.display_path(real).removesuffix(_SUFFIX)
         name = real.name.lower()
         same = [one for one in found if one.rpartition("/")[2].lower() in (name, name + _SUFFIX)]
-        return [*dict.fromkeys([*same, *alike(asked, [*found])])][:_NEAR_SHOWN]
+        stems = {one[: -len(_SUFFIX)]: one for one in found}  # the suffix that all have makes none alike
+        return [*dict.fromkeys([*same, *(stems[stem] for stem in alike(asked, [*stems]))])][:_NEAR_SHOWN]
 
     def directory(self, path: str, *, create: bool = False) -> Path:
         """The real path of a directory; with `create`, one that may be written to and is made if missing.

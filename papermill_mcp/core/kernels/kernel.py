@@ -110,6 +110,7 @@ class Kernel:
         self.started_at = datetime.now(UTC)
         self.last_activity = datetime.now(UTC)
         self.execution_count = 0
+        self.last_failed = False
         self.info: dict[str, Any] = {}
         self.widgets = Widgets()
         self.late = OutputCollector(self.widgets.displays)
@@ -506,6 +507,7 @@ class Kernel:
 
     def _take_reply(self, execution: CellExecution, content: dict[str, Any]) -> None:
         execution.take_reply(content)
+        self.last_failed = content.get("status") == "error"
         if execution.execution_count is not None:
             self.execution_count = execution.execution_count
         if not execution.released.is_set():

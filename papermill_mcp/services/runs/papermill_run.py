@@ -172,7 +172,8 @@ class PapermillRun(BaseRun):
         bench = self._bench
         await bench.claims.take([self._output], self._owner)
         try:
-            async with bench.kernels.slot(queue=self._queue if queue else None):
+            async with bench.kernels.slot(queue=self._queue if queue else None) as made_room:
+                self.notes += made_room
                 self.waits_for = None
                 self._begin()
                 self.changed()

@@ -186,11 +186,14 @@ class RunStarter:
             notes = await self._bench.notebooks.undone(notebook, outputs=False)
             return await work.run(lambda: RunInput.of(notebook, notes))
 
-    async def plan(self, notebook: RunInput, request: PapermillRequest, *, as_text: bool = False) -> PapermillPlan:
+    async def plan(
+        self, notebook: RunInput, request: PapermillRequest, *, columns: Sequence[str] | None = None
+    ) -> PapermillPlan:
         """Check that a notebook can be run with these parameters, before anything is begun.
 
         Args:
-            as_text: the values are text, and get the types that the parameters of the notebook have.
+            columns: the names of the table that the values come from. They are text, and get the types that the
+                parameters of the notebook have. A name without any value is checked, too.
 
         Raises:
             InvalidParametersError: the parameters do not fit the notebook.
@@ -211,13 +214,17 @@ class RunStarter:
             chosen = request.kernel_name or request.python
             language = kernelspec["language"] if chosen else (document.language or kernelspec["language"])
         values = dict(request.parameters or {})
-        if as_text:
+        unknown: dict[str, str] = {}
+        if columns is not None:
+            unknown = await asyncio.to_thread(
+                parameter_file.unknown_columns, columns, document, kernel_name=name, language=language
+            )
             values = await asyncio.to_thread(
                 parameter_file.typed, values, document, kernel_name=name, language=language
             )
         warnings = await asyncio.to_thread(
             papermill_output.check_parameters,
-            values,
+            unknown | values,
             document,
             kernel_name=name,
             language=language,

@@ -317,6 +317,7 @@ class RunViewer:
 
     def show(self, run: RunSnapshot) -> RunView:
         """The view of any run. Scales images, so call it in a worker thread unless `shown_at_once`."""
+        self.budget.pages = self._later and run.status.final
         with self.budget.pictures as pictures:
             view = _show(run, self)
             view._images = pictures.images()
@@ -385,7 +386,13 @@ class RunViewer:
             view.add_note(_unlisted(unlisted, path))
         if cells.left_out:
             count = cells.left_out + sum(cell.status.final for cell in cells.rows)
-            view.add_note(f"the first {cells.left_out} of {count} cells are not listed here")
+            call = (
+                f'read_notebook(path={json.dumps(path, ensure_ascii=False)}, cells="0-", outputs="full")'
+                if path
+                else ""
+            )
+            named = f": {call} shows them" if path else ""
+            view.add_note(f"the first {cells.left_out} of {count} cells are not listed here{named}")
         failed = cells.failed_cell
         if failed is not None and failed.index is not None:
             view.failed_cell = FailedCell(
@@ -538,7 +545,7 @@ def earlier_view(row: ExecutionRow) -> EarlierView:
     where = row.output_path or row.path
     batch = row.kind == BatchSnapshot.kind
     place = "before its first cell" if row.at_cell is None else f"at cell {row.at_cell}"
-    notes = ["it belongs to another server process" + ("" if batch else ", so its outputs are not kept here")]
+    notes = ["it ran in another server process" + ("" if batch else ", so its outputs are not kept here")]
     if row.server_pid is not None:
         notes = [
             f"another server (process {row.server_pid}) is running it, so its outputs are not shown here; only that "
@@ -586,12 +593,20 @@ def earlier_batch(
         InvalidArgumentError: it is none.
     """
     view = earlier_view(row_of(record, workspace))
+    if view.status == RunStatus.INTERRUPTED:
+        view.add_note("the same request keeps the runs that are complete and runs the others")
     failed = [row for row in rows if row.get("message") or row.get("error")]
     shown = [*failed, *(row for row in rows if row not in failed)][:_EARLIER_ROWS]
     if selection is not None:
         span = positions(selection)
         shown = failed if selection == "failed" else []
         shown = [row for row in rows if span is not None and row["run"] in span] if span is not None else shown
+    elif len(shown) < len(rows):
+        left = count_noun(len(rows) - len(shown), "more run")
+        page = f"0-{min(max(row['run'] for row in rows), _PAGE - 1)}"
+        view.add_note(
+            f'{left}: get_execution(execution_id="{view.execution_id}", runs="{page}"), or the table of results'
+        )
     return BatchRunView(
         **view.model_dump(include={"execution_id", "kind", "status", "duration", "cursor", "input_path", "notes"}),
         runs_total=view.runs_total,

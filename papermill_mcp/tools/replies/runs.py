@@ -192,14 +192,19 @@ def _runs(reply: BatchRunView | BatchView) -> list[str]:
     return lines
 
 
+def _name(row: CellResult) -> str:
+    return cell_name(row.index, row.id)
+
+
 def _results(results: list[CellResult] | None, failed: int | None) -> list[str]:
     """Cells that ended well and showed nothing share one line. The failed one comes at the end."""
     lines: list[str] = []
-    silent: list[int] = []
+    silent: list[CellResult] = []
 
     def flush() -> None:
         if silent:
-            lines.append(f"cell{'s' if len(silent) > 1 else ''} {ranges(silent)}: ok, no output")
+            named = f"s {ranges([row.index for row in silent])}" if len(silent) > 1 else f" {_name(silent[0])}"
+            lines.append(f"cell{named}: ok, no output")
             silent.clear()
 
     for row in results or []:
@@ -208,7 +213,7 @@ def _results(results: list[CellResult] | None, failed: int | None) -> list[str]:
             lines.append(f"cell {cell_name(row.index, row.id)}: skipped, since its tag says so")
             continue
         if row.status == "ok" and not row.outputs:
-            silent.append(row.index)
+            silent.append(row)
             continue
         flush()
         count = f" In [{row.execution_count}]" if row.execution_count is not None else ""

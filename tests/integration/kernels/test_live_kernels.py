@@ -965,6 +965,7 @@ async def test_a_kernel_that_runs_left_idle_makes_room_and_its_next_use_says_so(
         await running(c, busy, "import time; time.sleep(60)")
         last = await call(c, "execute_notebook", path="c.ipynb")
         assert last["status"] == "ok"
+        assert any("a.ipynb" in note and "to make room" in note for note in last["notes"])
         kernels = {row["kernel_id"] for row in (await call(c, "list_kernels"))["active"]}
         assert kernels == {own, busy, last["kernel_id"]}
         again = await call(c, "execute_notebook_cell", path="a.ipynb", index=0)
@@ -994,3 +995,17 @@ async def test_a_kernel_with_variables_of_a_client_is_never_given_up(client: Con
     assert "b.ipynb" in message
     assert stdout_of(kept) == "41\n"
     assert stdout_of(other) == "42\n"
+
+
+async def test_a_kernel_whose_last_run_failed_is_not_given_up(client: Connect, workspace: Path) -> None:
+    """Its variables show why, and the cell can be mended in it."""
+    write_notebook(workspace / "a.ipynb", ["kept = 5", "1 / 0"])
+    for name in "bcd":
+        write_notebook(workspace / f"{name}.ipynb", ["print('done')"])
+    async with client(max_kernels=2) as c:
+        failed = (await call(c, "execute_notebook", path="a.ipynb"))["kernel_id"]
+        for name in "bcd":
+            assert (await call(c, "execute_notebook", path=f"{name}.ipynb"))["status"] == "ok"
+        again = await call(c, "update_cell", path="a.ipynb", index=1, source="print(kept)", run=True)
+    assert again["execution"]["kernel_id"] == failed
+    assert stdout_of(again["execution"]) == "5\n"
