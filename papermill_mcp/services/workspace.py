@@ -222,7 +222,11 @@ class Workspace:
         Raises:
             PathNotAllowedError: it was.
         """
-        if Path(os.path.realpath(path)) != path:
+        try:
+            real = os.path.realpath(path)
+        except OSError:  # what stood there a moment ago is gone
+            real = ""
+        if Path(real) != path:
             self._refuse(
                 f"A directory of {_quoted(str(path))} was replaced by a symbolic link since it was checked", roots=False
             )

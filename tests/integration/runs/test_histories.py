@@ -151,8 +151,8 @@ class Kernels:
         return self._kernel
 
     @contextlib.asynccontextmanager
-    async def slot(self, **_: object) -> AsyncIterator[None]:
-        yield
+    async def slot(self, **_: object) -> AsyncIterator[list[str]]:
+        yield []
 
     async def end(self, *_: object) -> None: ...
 
