@@ -139,7 +139,7 @@ LEFT = {
     "a long number": dumped(SMALL).encode().replace(b"2.5", b"9" * 4301),
     "cells twice": dumped(SMALL).encode()[:-1] + b', "cells": []}',
     "cells twice, once escaped": b'{"c\\u0065lls": [{}], ' + dumped(SMALL).encode()[1:],
-    "deep values": dumped(SMALL).encode().replace(b"2.5", b"[" * 1200 + b"]" * 1200),
+    "deep values": dumped(SMALL).encode().replace(b"2.5", b"[" * 200_000 + b"]" * 200_000),
     "no object as a cell": dumped({**SMALL, "cells": [{}, None]}).encode(),
     "no cells": dumped({**SMALL, "cells": []}).encode(),
     "an object as cells": dumped({**SMALL, "cells": {"a": 1}}).encode(),
