@@ -58,10 +58,9 @@ def cells_run(reply: CellsView) -> str:
     lines += _results(reply.results, failed.index if failed else None)
     if failed is not None:
         lines.append(f"failed cell: {cell_name(failed.index, failed.id)}")
-        error = error_block(failed.error) if failed.error is not None else []
-        if not _holds("\n".join(error), failed.source):
-            lines += fenced(failed.source, "source")
-        lines += error
+        lines += fenced(failed.source, "source")
+        if failed.error is not None:
+            lines += error_block(failed.error)
     return "\n".join(lines)
 
 
@@ -95,15 +94,6 @@ def installation(reply: InstallView) -> str:
     if reply.error is not None:
         lines += [f"error: {one_line(reply.error.ename, 100)}", *fenced(reply.error.evalue, "installer")]
     return "\n".join(lines)
-
-
-def _holds(traceback: str, source: str) -> bool:
-    """Whether a traceback shows each line of a source, with its number."""
-    shown = [line.rstrip() for line in traceback.splitlines()]
-    return all(
-        any(line.endswith(f" {number} {part.rstrip()}".rstrip()) for line in shown)
-        for number, part in enumerate(source.rstrip().splitlines(), 1)
-    )
 
 
 def _counts(reply: CellsView) -> str:
