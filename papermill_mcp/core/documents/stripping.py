@@ -95,12 +95,10 @@ class OutputStripper:
 
     def _string(self, data: bytes, at: int) -> int:
         """Go on in a string, up to its end or to that of the data."""
-        found = _STRING.match(data, at)
-        assert found is not None
-        end = found.end()
+        end, byte = _next(_STRING, data, at)
         if self._key is not None and len(self._key) <= _KEY_BYTES:
             self._key += data[at : min(end, at + _KEY_BYTES + 1)]
-        if data[end : end + 1] != b'"':
+        if byte != b'"':
             return end
         self._in_string = False
         if self._key is not None:
@@ -109,10 +107,7 @@ class OutputStripper:
 
     def _inside(self, data: bytes, at: int) -> int:
         """Go on in outputs that are dropped, up to a bracket or a string that is cut off."""
-        found = _INSIDE.match(data, at)
-        assert found is not None
-        end = found.end()
-        byte = data[end : end + 1]
+        end, byte = _next(_INSIDE, data, at)
         if not byte:
             return end
         if byte == b'"':
@@ -131,10 +126,7 @@ class OutputStripper:
 
     def _plain(self, data: bytes, at: int) -> int:
         """Go on up to the next byte with a meaning, and past it."""
-        found = _PLAIN.match(data, at)
-        assert found is not None
-        end = found.end()
-        byte = data[end : end + 1]
+        end, byte = _next(_PLAIN, data, at)
         if not byte:
             return end
         if byte == b'"':
@@ -165,6 +157,14 @@ class OutputStripper:
         elif self._names[1:2] == ["cells"] and self._open == b"{[{[" and name == "outputs" and self._drop(self._cell):
             self._depth = 1
             self.outputs.pop(self._cell, None)
+
+
+def _next(skipped: re.Pattern[bytes], data: bytes, at: int) -> tuple[int, bytes]:
+    """The place behind what is skipped, and the byte there; no byte at the end of the data."""
+    found = skipped.match(data, at)
+    assert found is not None
+    end = found.end()
+    return end, data[end : end + 1]
 
 
 def _text(key: bytes) -> str:

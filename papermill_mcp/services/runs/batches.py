@@ -174,7 +174,7 @@ class BatchStarter:
     ) -> list[tuple[PapermillRequest, PapermillPlan]]:
         plans: list[tuple[PapermillRequest, PapermillPlan]] = []
         faults: list[tuple[str, InvalidParametersError]] = []
-        as_text = isinstance(request.parameters, str) and isinstance(sets[0], parameter_file.TextSet)
+        from_file = isinstance(request.parameters, str)
         for path in paths:
             notebook = await self._runs.input(path)
             for values in sets:
@@ -190,7 +190,7 @@ class BatchStarter:
                     report_mode=request.report_mode,
                     overwrite=True,
                 )
-                row = values if as_text and isinstance(values, parameter_file.TextSet) else None
+                row = values if from_file and isinstance(values, parameter_file.TextSet) else None
                 try:
                     plan = await self._runs.plan(notebook, one, columns=None if row is None else row.columns)
                 except InvalidParametersError as error:

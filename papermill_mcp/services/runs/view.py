@@ -595,12 +595,14 @@ def earlier_batch(
     view = earlier_view(row_of(record, workspace))
     if view.status == RunStatus.INTERRUPTED:
         view.add_note("the same request keeps the runs that are complete and runs the others")
-    failed = [row for row in rows if row.get("message") or row.get("error")]
-    shown = [*failed, *(row for row in rows if row not in failed)][:_EARLIER_ROWS]
+    failed = [row for row in rows if _failure_of(row)]
+    shown = sorted(rows, key=lambda row: not _failure_of(row))[:_EARLIER_ROWS]
     if selection is not None:
         span = positions(selection)
-        shown = failed if selection == "failed" else []
-        shown = [row for row in rows if span is not None and row["run"] in span] if span is not None else shown
+        if span is not None:
+            shown = [row for row in rows if row["run"] in span]
+        else:
+            shown = failed if selection == "failed" else []
     elif len(shown) < len(rows):
         left = count_noun(len(rows) - len(shown), "more run")
         page = f"0-{min(max(row['run'] for row in rows), _PAGE - 1)}"
