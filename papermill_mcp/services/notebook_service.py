@@ -954,7 +954,7 @@ class NotebookService:
             self._claims.release(owner)
 
     def _follow(self, old: Path, new: Path) -> list[str]:
-        """Take what is known of a notebook, and its kernel, to its new place. Returns notes."""
+        """Take the knowledge of a notebook, and its kernel, to its new place. Returns notes."""
         facts = self._last_edits.facts(old)
         self._last_edits.remember(old, Facts())
         self._last_edits.remember(new, facts)

@@ -224,7 +224,7 @@ class Workspace:
         """
         try:
             real = os.path.realpath(path)
-        except OSError:  # what stood there a moment ago is gone
+        except OSError:  # the file of a moment ago is gone
             real = ""
         if Path(real) != path:
             self._refuse(

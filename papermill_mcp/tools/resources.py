@@ -184,7 +184,7 @@ def look(uri: str, services: Services, config: Config) -> Callable[[], Hashable]
 
 
 def look_at_list(services: Services) -> Callable[[], Hashable]:
-    """A look at the list of resources, whatever their order is."""
+    """A look at the list of resources, in any order."""
     return lambda: frozenset(one.display_path for one in services.catalogue.find_recent(MAX_LISTED))
 
 

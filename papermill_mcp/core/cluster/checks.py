@@ -20,7 +20,7 @@ from papermill_mcp.core.cluster.worker import ClusterTask, Lack
 from papermill_mcp.errors import KernelSpecNotFoundError, KernelStartFailedError, ServerError, listed
 from papermill_mcp.utils.background import in_time
 
-#: What the environment of each worker needs.
+#: Needs of the environment of each worker.
 REQUIREMENT = f"jupyter-papermill-mcp-server {__version__}"
 
 #: Seconds for the scheduler to name its workers, and for a worker to import this package and to look around.
@@ -131,7 +131,7 @@ class WorkerChecks:
 
 
 def _lacks_in(answer: Any, number: int) -> list[Lack | None]:
-    """What a worker lacks for each of some needs."""
+    """The things that a worker lacks, for each of some needs."""
     if not isinstance(answer, dict):
         return [None] * number
     if "problem" in answer:

@@ -1,6 +1,6 @@
 """Text made from the richest form of a display that is neither text nor a picture.
 
-Forms come from files and kernels of others. Whatever they hold, this takes a bounded time and never raises.
+Forms come from files and kernels of others. For any content this takes a bounded time and never raises.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ _MEDIA = frozenset(("img", "iframe", "video", "audio", "embed"))
 
 @dataclass
 class Page:
-    """What a reader of a page sees.
+    """The text that a reader of a page sees.
 
     Attributes:
         text: the visible text, with tables as rows.

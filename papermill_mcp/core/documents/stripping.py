@@ -160,7 +160,7 @@ class OutputStripper:
 
 
 def _next(skipped: re.Pattern[bytes], data: bytes, at: int) -> tuple[int, bytes]:
-    """The place behind what is skipped, and the byte there; no byte at the end of the data."""
+    """The place behind the skipped bytes, and the byte there; no byte at the end of the data."""
     found = skipped.match(data, at)
     assert found is not None
     end = found.end()

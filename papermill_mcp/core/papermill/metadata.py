@@ -91,7 +91,7 @@ def completed_run(document: NotebookDocument) -> dict[str, Any] | None:
     for cell in document.cells:
         record = of_cell(cell)
         if not record and cell.cell_type != "code":
-            continue  # somebody has added it since
+            continue  # it was added since
         if not record:
             return None
         if record.get("exception") and _left_cleanly(cell):

@@ -256,7 +256,7 @@ class PapermillObserver:
         # The metadata goes on changing while a save reads it in another thread, so it gets a copy.
         metadata = {key: dict(cell.metadata[key]) for key in ("papermill", "execution") if key in cell.metadata}
         members: dict[str, Any] = {"metadata": metadata}
-        if results:  # cells that did not run keep what others put there
+        if results:  # cells that did not run keep the results that others put there
             members |= {"outputs": cell.outputs, "execution_count": cell.execution_count}
         self._file.record(index, members, final=final)
 

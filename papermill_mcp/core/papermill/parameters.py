@@ -32,7 +32,7 @@ else:
     translators = lazy("papermill.translators")
     languages = lazy("papermill_mcp.core.papermill.code.languages")
 
-#: Names of kernels that decide the language, whatever the notebook says it is.
+#: Names of kernels that decide the language, before the notebook's own word for it.
 _OTHER_KERNELS = frozenset(
     [
         "r",

@@ -29,7 +29,7 @@ class LateOutputs:
 
 
 def put_late(document: NotebookDocument, late: Iterable[LateOutputs]) -> list[Callable[[], None]]:
-    """Put outputs into the cells that still have what their run saved. Returns what to call after the save."""
+    """Put outputs into the cells that still have what their run saved. Returns a function to call after the save."""
     places = by_id(document.cells)
     done: list[Callable[[], None]] = []
     for one in late:

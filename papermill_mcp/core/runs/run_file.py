@@ -117,7 +117,7 @@ class RunFile:
         self._traces = Traces()
         self._ended: set[int] = set()
         self._applied: set[int] = set()  # ended cells whose last results are in the document
-        self._theirs: dict[int, Theirs] = {}  # cells with the result of somebody else, or none
+        self._theirs: dict[int, Theirs] = {}  # cells with the result of another writer, or none
         self._again: set[int] = set()  # cells that an older copy had without their results
         self._cut: dict[int, int] = {}  # bytes that were cut from the outputs of a place, in the last save
         self.complete = False
@@ -467,7 +467,7 @@ class RunFile:
         self._traces.replaced(index, result)
 
     async def save_late(self) -> None:
-        """Save what this run has changed in the outputs of earlier ones. Called after `close`."""
+        """Save the changes of this run to outputs of earlier ones. Called after `close`."""
         content = None if self._save_late is None or not self.complete else await self._save_late()
         if content is not None:
             self.content = content

@@ -47,7 +47,7 @@ COLUMNS = (
 PARAMETER = "param."
 RESULT = "result."
 
-#: Bytes of a table, at most; one that is larger belongs to somebody else.
+#: Bytes of a table, at most; one that is larger is not ours.
 _MAX_BYTES = 500_000_000
 
 #: Seconds between two writes, and the most of the time that writing may take.
@@ -228,7 +228,7 @@ def _rows(exact: FileContent | None, shown: FileContent | None, known: Sequence[
     """The rows of a table; None if it is not one that was written here and is unchanged since.
 
     Args:
-        known: digests of a `.csv` that was written here, whatever the rows are.
+        known: digests of a `.csv` that was written here, with any rows.
     """
     if exact is None:
         return [] if shown is None else None

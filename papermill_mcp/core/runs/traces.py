@@ -1,7 +1,7 @@
 """Which results in the file of a run are its own, and which are the work of others.
 
 A run knows the result that stood in each of its cells at first, and each that it saved there itself.
-Any other result in a cell that has ended was written by somebody else.
+Any other result in a cell that has ended was written by another program.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Result = tuple[object, bytes]
 
 
 class Theirs(StrEnum):
-    """What others did to the result of a cell that had ended."""
+    """Changes of others to the result of a cell that had ended."""
 
     OTHER = "other"
     """They wrote another one."""

@@ -80,7 +80,7 @@ class _Fact:
 
 @dataclass(frozen=True)
 class Facts:
-    """What edits have made of a notebook, the latest last.
+    """The results of edits of a notebook, the latest last.
 
     Attributes:
         revision: the last one that is known to have all of it.
@@ -102,7 +102,7 @@ class Facts:
         return dict([*kept.items(), *fresh.items()][-_FACTS:])
 
     def undone(self, now: Version, *, outputs: bool = True) -> list[Key]:
-        """What is again as before the edits. A third state is somebody's new work."""
+        """The facts that are again as before the edits. A third state is somebody's new work."""
         keys = [key for key in self.facts if outputs or key[0] != "outputs"]
         return [key for key in keys if now.state(key) in self.facts[key].before]
 
@@ -143,7 +143,7 @@ class LastEdits:
             self._of.popitem(last=False)
 
     def seen(self, path: Path, known: Facts, revision: str, undone: Sequence[Key]) -> None:
-        """A version was compared with these facts. What has been told is forgotten."""
+        """A version was compared with these facts. A fact that was shown is forgotten."""
         if self._of.get(path) is known:
             facts = {key: fact for key, fact in known.facts.items() if key not in undone}
             self.remember(path, Facts(revision, facts))

@@ -128,7 +128,7 @@ class DaskBackend:
         return "the Dask cluster has no workers yet; the runs begin when one comes"
 
     async def check(self, rows: Sequence[BatchRow]) -> None:
-        """Ask the workers whether they have what the runs need, before the first one begins.
+        """Ask the workers whether they meet the needs of the runs, before the first one begins.
 
         Raises:
             ServerError: every worker lacks something.

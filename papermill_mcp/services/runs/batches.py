@@ -233,7 +233,7 @@ class BatchStarter:
     async def _place(self, row: BatchRow, *, resume: bool) -> str | None:
         """Count a run as done if its output is there from an earlier batch, and complete.
 
-        An output that somebody has changed since is left as it is: the run gets another one.
+        An output that was changed since is left as it is: the run gets another one.
 
         Returns:
             The name of a changed output.
@@ -330,7 +330,7 @@ def _looked_at(document: NotebookDocument, row: BatchRow) -> tuple[bool, RunSumm
 
 
 def _as_made(cell: NotebookCell) -> tuple[str | None, str, dict[str, Any]]:
-    """A cell as a run leaves it, without what the run itself writes."""
+    """A cell as a run leaves it, without the run's own traces."""
     metadata = {name: value for name, value in cell.metadata.items() if name not in _OF_RUNS}
     return cell.cell_type, cell.source, metadata
 
