@@ -437,7 +437,7 @@ class NotebookCatalogue:
     async def _search_large(self, one: FoundNotebook, text: _PlainText, search: _Search) -> int:
         """Search the sources of a notebook over the limit. Returns 1 if it cannot be read."""
         try:
-            async with self._notebooks.opened(one.display_path, light=True) as (notebook, work):
+            async with self._notebooks.opened(one.display_path, light=True, showing=True) as (notebook, work):
                 await work.run(partial(self._search_document, notebook.document, one.display_path, text, search))
                 search.without_outputs += search.where != "source"
         except ServerError:
@@ -488,7 +488,7 @@ class NotebookCatalogue:
                     if search.is_late():
                         break
                     try:
-                        async with self._notebooks.opened(one.display_path, light=True) as (notebook, _):
+                        async with self._notebooks.opened(one.display_path, light=True, showing=True) as (notebook, _):
                             search.without_outputs += notebook.dropped is not None and search.where != "source"
                             await self._search_one(notebook, pattern, search)
                     except SearchTimeoutError:
@@ -531,16 +531,19 @@ class NotebookCatalogue:
         Raises:
             ServerError: it cannot be read at all, as for `NotebookService.open`.
         """
-        async with self._notebooks.opened(path, light=True) as (notebook, work):
+        async with self._notebooks.opened(path, light=True, showing=True) as (notebook, work):
             live = self._live(notebook.path)
-            info = await work.run(
-                lambda: _info(
+
+            def look() -> NotebookInfo:
+                notebook.document.read_ahead()
+                return _info(
                     notebook,
                     self._problems(notebook),
                     live or self._pythons.glance(notebook.path.parent, notebook.document),
                     self._pythons.declared(notebook.document),
                 )
-            )
+
+            info = await work.run(look)
             info.problems += filter(None, [self._notebooks.large_note(notebook)])
             return info
 

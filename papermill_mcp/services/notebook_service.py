@@ -28,6 +28,7 @@ from papermill_mcp.config import Config
 from papermill_mcp.core.documents.check import content_problems, is_valid
 from papermill_mcp.core.documents.document import NotebookCell, NotebookDocument
 from papermill_mcp.core.documents.fitting import fit
+from papermill_mcp.core.documents.places import Places
 from papermill_mcp.core.documents.reading import quoted
 from papermill_mcp.core.environments.reading import METADATA_KEY
 from papermill_mcp.core.runs.late import LateOutputs, put_late
@@ -80,7 +81,7 @@ from papermill_mcp.services.outputs import OutputBudget, whole_output
 from papermill_mcp.services.results import OBJECT, Result
 from papermill_mcp.services.workspace import Workspace, short_stem
 from papermill_mcp.utils.admission import Admission, Work
-from papermill_mcp.utils.digests import Digests
+from papermill_mcp.utils.digests import Digests, Versions
 from papermill_mcp.utils.file_utils import (
     FileContent,
     FileStamp,
@@ -117,6 +118,10 @@ LARGE_FACTOR = 32
 #: Files up to this size are small; they have a place of their own, so they do not wait for large ones.
 SMALL_BYTES = 4 * 2**20
 SMALL_PARSED_BYTES = 16 * 2**20
+
+#: Notebooks whose places of cells are kept for the next look, and the most cells of one of them.
+_FILES_WITH_PLACES = 8
+_PLACES = 20_000
 
 #: Seconds an edit waits for another one of the same file.
 _LOCK_SECONDS = 10.0
@@ -278,6 +283,7 @@ class NotebookService:
         self._run_files: WeakValueDictionary[Path, RunFile] = WeakValueDictionary()
         self._last_edits = LastEdits()
         self._digests = Digests()
+        self._places = Versions[Places](_FILES_WITH_PLACES)
         self._over: defaultdict[Path, WeakSet[RunFile]] = defaultdict(WeakSet)  # files of runs, also of those over
         self._admission = Admission(PARSED_BYTES, small=SMALL_BYTES, small_limit=SMALL_PARSED_BYTES)
 
@@ -361,7 +367,7 @@ class NotebookService:
 
     @asynccontextmanager
     async def opened(
-        self, path: str, *, writing: bool = False, light: bool = False
+        self, path: str, *, writing: bool = False, light: bool = False, showing: bool = False
     ) -> AsyncIterator[tuple[OpenNotebook, Work]]:
         """Read a notebook to use it inside this block. The work in the block runs in threads by `Work.run`.
 
@@ -369,13 +375,15 @@ class NotebookService:
 
         Args:
             light: the outputs are not needed: a notebook over the limit comes without them.
+            showing: it will be shown, and nothing will be written of it. An earlier look at this version then helps.
 
         Raises:
             ServerError: as for `open`.
         """
         async with self._read(
             self._workspace.notebook(path, writing=writing),
-            load=self._load_light if light else None,
+            load=partial(self._load_light, showing=showing) if light else None,
+            showing=showing,
         ) as opened:
             yield opened
 
@@ -418,13 +426,18 @@ class NotebookService:
 
     @asynccontextmanager
     async def _read(
-        self, file: Path, *, named: bool = True, load: Callable[[Path], OpenNotebook] | None = None
+        self,
+        file: Path,
+        *,
+        named: bool = True,
+        load: Callable[[Path], OpenNotebook] | None = None,
+        showing: bool = False,
     ) -> AsyncIterator[tuple[OpenNotebook, Work]]:
         """Read a notebook, by `load` one that may be over the limit. `named`: its revision will be asked for."""
         size = _size(file)
         if load is not None:
             size = min(size, self._config.max_notebook_bytes)
-        read = partial(load, file) if load is not None else partial(self._load, file, named=named)
+        read = partial(load, file) if load is not None else partial(self._load, file, named=named, showing=showing)
         async with self.admitted(size) as work:
             try:
                 notebook = await work.run(lambda: read_patiently(file, read))
@@ -470,12 +483,21 @@ class NotebookService:
         """
         return read_file(file, max_bytes=self._config.max_notebook_bytes, display_path=display_path)
 
-    def _load(self, file: Path, *, named: bool = True) -> OpenNotebook:
-        """Read a notebook. `named`: its revision will be asked for, so it is made beside the parse."""
+    def _load(self, file: Path, *, named: bool = True, showing: bool = False) -> OpenNotebook:
+        """Read a notebook. `named`: its revision will be asked for, so it is made beside the parse.
+
+        Args:
+            showing: nothing will be written of it. Otherwise its cells are always found anew, since a program may
+                change a file through a memory map while its times stay.
+        """
         display_path = self._workspace.display_path(file)
         facts = self._last_edits.facts(file)
         content = self._content(file, named=named)
-        document = NotebookDocument.parse(content.data, display_path=display_path)
+        known = self._places.of(file, content.stamp) if showing else None
+        document = NotebookDocument.parse(content.data, display_path=display_path, places=known)
+        found = document.places
+        if content.stamp.settled and found is not None and found is not known and len(found.cells) <= _PLACES:
+            self._places.keep(file, content.stamp, found, content.stamp.device)
         return OpenNotebook(file, display_path, content, document, facts)
 
     def _content(self, file: Path, *, named: bool = True) -> FileContent:
@@ -496,7 +518,7 @@ class NotebookService:
         digests = self._digests if named else None
         return read_file(file, max_bytes=most, display_path=display_path, digests=digests)
 
-    def _load_light(self, file: Path, *, cells: Sequence[CellRef] | None = None) -> OpenNotebook:
+    def _load_light(self, file: Path, *, cells: Sequence[CellRef] | None = None, showing: bool = False) -> OpenNotebook:
         """Read a notebook. One over the limit comes without the outputs of `cells`, or of all.
 
         Raises:
@@ -504,7 +526,7 @@ class NotebookService:
         """
         most = self._config.max_notebook_bytes
         if _size(file) <= most:
-            return self._load(file)
+            return self._load(file, showing=showing)
         notebook = self._stripped(file, lambda _: True)
         if cells is not None:
             found = notebook.document.find
@@ -1162,7 +1184,7 @@ class NotebookService:
             return view
 
         light = outline or (outputs == "none" and first_output is None)
-        async with self.opened(path, light=light) as (notebook, work):
+        async with self.opened(path, light=light, showing=True) as (notebook, work):
             view = await work.run(lambda: show(notebook))
             notes = [*filter(None, [view.note, self.large_note(notebook)])]
             if notebook.dropped is None:
@@ -1189,7 +1211,7 @@ class NotebookService:
                 )
             return whole_output(outputs, index)
 
-        async with self.opened(path) as (notebook, work):
+        async with self.opened(path, showing=True) as (notebook, work):
             return await work.run(lambda: take(notebook))
 
 

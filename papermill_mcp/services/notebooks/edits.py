@@ -476,7 +476,8 @@ class NotebookEdit:
             if origin is None or origin in self._moved:
                 return True
             beside = {max(origin - 1, 0), min(origin + 1, len(self._before) - 1)}
-            return not beside <= kept or self._before[origin].cell_type != self.document.cells[place].cell_type
+            before, now = self._before[origin], self.document.cells[place]
+            return not beside <= kept or (before is not now and before.cell_type != now.cell_type)
 
         return [place for place, origin in enumerate(self._origins) if is_shifted(place, origin)]
 

@@ -112,11 +112,16 @@ class RunStarter:
         await imported(notebook_run)
         notebook = await bench.notebooks.open(options.path, writing=options.save)
         document = notebook.document
-        if options.save:
-            document.require_editable()
-        chosen = None if options.cells is None else select(document, options.cells, notebook.display_path)
-        timings = await asyncio.to_thread(bench.store.timings, str(notebook.path))
-        cells = notebook_run.run_cells(document.cells, chosen, timings=timings)
+
+        def chosen_cells() -> list[notebook_run.RunCell]:
+            document.read_ahead()
+            if options.save:
+                document.require_editable()
+            chosen = None if options.cells is None else select(document, options.cells, notebook.display_path)
+            timings = bench.store.timings(str(notebook.path))
+            return notebook_run.run_cells(document.cells, chosen, timings=timings)
+
+        cells = await asyncio.to_thread(chosen_cells)
         if not cells:
             selection = f" in the selection {options.cells[:100]!r}" if options.cells else ""
             raise InvalidArgumentError(
