@@ -36,6 +36,7 @@ from papermill_mcp.services.runs.journal import Journal
 from papermill_mcp.services.runs.papermill_run import Bench
 from papermill_mcp.services.runs.registry import RunRegistry
 from papermill_mcp.services.runs.starter import RunStarter
+from papermill_mcp.services.runs.verifications import VerifyStarter
 from papermill_mcp.services.watch import Watch
 from papermill_mcp.tools import execution_tools, kernel_tools, notebook_tools, server_tools
 from papermill_mcp.utils.text_utils import safe_utf8
@@ -85,8 +86,9 @@ def build_server(config: Config, metrics: Metrics | None = None, fault: ConfigEr
         bench = Bench(kernels, notebooks, claims, store)
         runs = RunStarter(config, workspace, bench)
         batches = BatchStarter(config, workspace, bench, runs, journal, memory=state / "tables")
+        verifier = VerifyStarter(config, workspace, bench, runs)
         try:
-            yield Services(notebooks, kernels, executions, runs, batches, catalogue, jupyter_server, watch)
+            yield Services(notebooks, kernels, executions, runs, batches, catalogue, jupyter_server, watch, verifier)
         finally:
             # An answer to a client that has left fails, and cancels everything around us.
             with anyio.CancelScope(shield=True):

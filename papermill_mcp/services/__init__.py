@@ -11,6 +11,7 @@ from papermill_mcp.services.notebook_service import NotebookService
 from papermill_mcp.services.runs.batches import BatchStarter
 from papermill_mcp.services.runs.registry import RunRegistry
 from papermill_mcp.services.runs.starter import RunStarter
+from papermill_mcp.services.runs.verifications import VerifyStarter
 from papermill_mcp.services.watch import Watch
 
 
@@ -26,3 +27,4 @@ class Services:
     catalogue: NotebookCatalogue
     jupyter_server: JupyterServerService
     watch: Watch
+    verifier: VerifyStarter

@@ -638,6 +638,27 @@ class NotebookService:
             self._last_edits.remember(file, Facts())
         return notebook
 
+    async def put_outputs(self, file: Path, results: Mapping[int, Mapping[str, Any]], *, replaces: str) -> str:
+        """Set outputs and counts of code cells. Returns the new revision.
+
+        Args:
+            results: members of cells, by index.
+            replaces: the only revision that is changed.
+
+        Raises:
+            ConflictError: the file has another revision.
+            ServerError: as for `open`, or it cannot be written.
+        """
+        async with self.lock(file), self._read(file) as (notebook, work):
+            self.require_revision(notebook, replaces)
+
+            def change() -> None:
+                for index, members in results.items():
+                    notebook.document.update(index, members)
+
+            await work.run(change)
+            return await self.save(notebook)
+
     def run_file(self, notebook: OpenNotebook, owner: str) -> RunFile:
         """The file of a notebook that was read, or just written, for a run that saves its results there.
 

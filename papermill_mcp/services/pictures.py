@@ -83,6 +83,15 @@ class Pictures:
             self._drawer.close()
 
     @property
+    def long_side(self) -> int:
+        """Pixels of an image, at most."""
+        return self._long_side
+
+    def add_ready(self, image: ShownImage) -> None:
+        """Take an image that is ready. The caller has looked whether one is left."""
+        self._alone.append(image)
+
+    @property
     def left(self) -> int:
         """How many images are left of the limit."""
         return self._limit - len(self._alone)

@@ -19,6 +19,7 @@ from papermill_mcp.services.runs.batches import BatchStarter
 from papermill_mcp.services.runs.edit_run import EditRunner
 from papermill_mcp.services.runs.registry import RunRegistry
 from papermill_mcp.services.runs.starter import RunStarter
+from papermill_mcp.services.runs.verifications import VerifyStarter
 
 
 # How services arrive. `async`, since the SDK would give a plain function a worker thread.
@@ -51,6 +52,10 @@ async def _batches(ctx: Context[Services]) -> BatchStarter:
     return ctx.request_context.lifespan_context.batches
 
 
+async def _verifier(ctx: Context[Services]) -> VerifyStarter:
+    return ctx.request_context.lifespan_context.verifier
+
+
 async def _jupyter_server(ctx: Context[Services]) -> JupyterServerService:
     return ctx.request_context.lifespan_context.jupyter_server
 
@@ -65,6 +70,7 @@ Kernels = Annotated[KernelService, Resolve(_kernels)]
 Executions = Annotated[RunRegistry, Resolve(_executions)]
 Runs = Annotated[RunStarter, Resolve(_runs)]
 Batches = Annotated[BatchStarter, Resolve(_batches)]
+Verifier = Annotated[VerifyStarter, Resolve(_verifier)]
 JupyterServer = Annotated[JupyterServerService, Resolve(_jupyter_server)]
 EditRuns = Annotated[EditRunner, Resolve(_edit_runner)]
 ReportProgress = Annotated[Progress, Resolve(_progress)]

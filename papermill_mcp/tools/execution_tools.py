@@ -11,10 +11,20 @@ from papermill_mcp.services.runs.requests import (
     NotebookCellRequest,
     NotebookRequest,
     PapermillRequest,
+    VerifyRequest,
 )
 from papermill_mcp.services.runs.view import BatchView, ExecutionList, RunView
-from papermill_mcp.tools.arguments import Batches, ExecutionId, Executions, IdempotencyKey, ReportProgress, Runs, Wait
-from papermill_mcp.tools.toolset import READS, RUNS_NOTEBOOKS, STOPS, Toolset
+from papermill_mcp.tools.arguments import (
+    Batches,
+    ExecutionId,
+    Executions,
+    IdempotencyKey,
+    ReportProgress,
+    Runs,
+    Verifier,
+    Wait,
+)
+from papermill_mcp.tools.toolset import READS, RUNS_CODE, RUNS_NOTEBOOKS, STOPS, Toolset
 
 toolset = Toolset("execution")
 
@@ -88,6 +98,21 @@ async def execute_notebook_batch(
         request, lambda: batches.batch(request), idempotency_key=idempotency_key, wait=wait, progress=progress
     )
     return BatchView.of(view)
+
+
+@toolset.tool("Verify a notebook", RUNS_CODE, images=True)
+async def verify_notebook(
+    request: VerifyRequest,
+    verifier: Verifier,
+    executions: Executions,
+    progress: ReportProgress,
+    wait: Wait = None,
+) -> RunView:
+    """Tell whether a notebook can be believed: run it from top to bottom in a fresh kernel and compare its outputs.
+
+    Times, addresses, progress bars and the like do not count. Nothing is written without update.
+    """
+    return await executions.follow(request, lambda: verifier.verify(request), wait=wait, progress=progress)
 
 
 @toolset.tool("Look at an execution", READS, images=True)

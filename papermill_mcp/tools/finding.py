@@ -14,6 +14,7 @@ CORE = frozenset(
         *("read_notebook", "create_notebook", "edit_notebook", "search_notebooks", "get_notebook_info"),
         *("list_notebook_files", "execute_cell", "execute_notebook", "execute_notebook_papermill"),
         *("execute_notebook_batch", "get_execution", "cancel_execution", "inspect_variables", "install_packages"),
+        "verify_notebook",
     }
 )
 
@@ -44,6 +45,7 @@ _WORDS = {
     "start_kernel": "jupyter python kernel start repl session",
     "stop_kernel": "jupyter kernel end shut down",
     "update_cell": "jupyter ipynb change replace cell source text",
+    "verify_notebook": "jupyter ipynb reproducible check outputs nbval test flaky stale",
     "write_notebook": "jupyter ipynb write whole file json",
 }
 

@@ -303,11 +303,16 @@ def _is_request(annotation: object) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, Request)
 
 
+#: Keys of the schema of a plain text.
+_TEXT = dict.fromkeys(("type", "title", "description", "default"))
+
+
 def _portable(schema: dict[str, Any], *, terse: bool = False) -> dict[str, Any]:
     """A schema that every client understands: no `$ref`, no titles, no `null` beside a type that may be left out.
 
     Args:
-        terse: leave out descriptions and defaults, too, as in output schemas, where they only cost tokens.
+        terse: leave out descriptions, defaults, and the types of texts and of rows, too, as in output schemas, where
+            they only cost tokens.
     """
     definitions = schema.get("$defs", {})
     dropped = {"title", "$defs", *(("description", "default") if terse else ())}
@@ -331,7 +336,10 @@ def _portable(schema: dict[str, Any], *, terse: bool = False) -> dict[str, Any]:
                 return walk({**kinds[0], **rest})
             if len(kinds) < len(node["anyOf"]):
                 return walk({"anyOf": kinds, **rest})
-        return {key: walk(value, names=key == "properties") for key, value in node.items() if key not in dropped}
+        if terse and node.keys() <= _TEXT.keys() and node.get("type") == "string":
+            return {}
+        rest = {key: value for key, value in node.items() if not (terse and key == "items")}
+        return {key: walk(value, names=key == "properties") for key, value in rest.items() if key not in dropped}
 
     portable: dict[str, Any] = walk(schema)
     return portable

@@ -7,6 +7,9 @@ Standard input: a line of JSON with `pattern` and `seconds`; then for each reque
 texts of so many bytes. Standard output: a line of JSON for each, `{}` or `{"error": …}` for the first, then `[matches,
 numbers]` with at most `keep` matches `[text, line]`, both counted from 0, of one text at most as many as `each` says.
 `numbers` has the lines of each text that match.
+
+With `patterns`, a list of `[pattern, replacement]`, in place of `pattern`, a request is `[sizes]`, and the answer has
+the texts with a replacement for each match.
 """
 
 from __future__ import annotations
@@ -37,17 +40,35 @@ def _answer(value: Any) -> None:
     sys.stdout.flush()
 
 
+def _replace(patterns: list[tuple[re.Pattern[str], str]]) -> None:
+    stdin = sys.stdin.buffer
+    while request := stdin.readline():
+        made = []
+        for size in json.loads(request)[0]:
+            text = stdin.read(size).decode("utf-8", "surrogatepass")
+            for pattern, replacement in patterns:
+                text = pattern.sub(replacement, text)
+            made.append(text)
+        _answer(made)
+
+
 def main() -> None:
     """Serve requests until standard input ends."""
     stdin = sys.stdin.buffer
     first = json.loads(stdin.readline())
     _limit(first["seconds"])
     try:
-        search = re.compile(first["pattern"]).search
-    except (re.error, OverflowError, RecursionError, MemoryError) as error:
+        patterns = [(re.compile(pattern), text) for pattern, text in first.get("patterns", ())]
+        for pattern, text in patterns:
+            pattern.sub(text, "")  # the replacement may name a group that is not there
+        search = re.compile(first.get("pattern", "")).search
+    except (re.error, IndexError, OverflowError, RecursionError, MemoryError) as error:
         _answer({"error": str(error) or type(error).__name__})
         return
     _answer({})
+    if patterns:
+        _replace(patterns)
+        return
     while request := stdin.readline():
         keep, each, sizes = json.loads(request)
         found: list[list[int]] = []

@@ -298,7 +298,49 @@ class InstallSnapshot(Snapshot):
         return float(self.lines)
 
 
-RunSnapshot = CellSnapshot | NotebookSnapshot | PapermillSnapshot | BatchSnapshot | InstallSnapshot
+@dataclass(frozen=True)
+class DifferenceState:
+    """A difference of outputs: the output, a diff or a sentence, pairs of numbers, and two pictures in base64."""
+
+    what: str
+    text: str
+    values: Sequence[tuple[str, str]] = ()
+    pictures: tuple[tuple[str, str], tuple[str, str]] | None = None
+
+
+@dataclass(frozen=True)
+class VerdictState:
+    """The verdict on a cell."""
+
+    index: int
+    cell_id: str | None
+    verdict: str
+    differences: Sequence[DifferenceState] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifySnapshot(Snapshot):
+    """A verification of a notebook.
+
+    Attributes:
+        against: the outputs that the fresh ones are compared with, for a person.
+        verdict: that on the notebook; None before the end.
+        counts: cells by their verdict.
+        numeric: whether numbers are compared by their distance.
+        revision: of the notebook.
+    """
+
+    kind: ClassVar[str] = "verify"
+
+    against: str
+    verdict: str | None = None
+    counts: Mapping[str, int] = field(default_factory=dict)
+    verdicts: Sequence[VerdictState] = ()
+    numeric: bool = False
+    revision: str
+
+
+RunSnapshot = CellSnapshot | NotebookSnapshot | PapermillSnapshot | BatchSnapshot | InstallSnapshot | VerifySnapshot
 
 
 def _stream_text(output: Output) -> str:

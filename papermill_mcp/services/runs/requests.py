@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PrivateAttr
 
@@ -19,6 +19,7 @@ from papermill_mcp.core.runs.snapshot import (
     InstallSnapshot,
     NotebookSnapshot,
     PapermillSnapshot,
+    VerifySnapshot,
 )
 from papermill_mcp.services.results import Request
 from papermill_mcp.services.workspace import Workspace
@@ -47,6 +48,7 @@ PythonName = Annotated[
         "\"notebook\": what the notebook declares (PEP 723). Default: the notebook's kernel, else the project's."
     ),
 ]
+SamePython = Annotated[str | None, Field(description="As for execute_notebook.")]
 ContinueOnError = Annotated[
     bool | None, Field(description="Go on after a cell that raised. Default: as set ($continue_on_error).")
 ]
@@ -156,7 +158,7 @@ class NotebookCellRequest(RunRequest):
     index: Annotated[int | None, Field(description="0-based; negative counts from the end.")] = None
     cell_id: Annotated[str | None, Field(description="The cell's id, instead of index.")] = None
     kernel_id: OwnKernel = None
-    python: PythonName = None
+    python: SamePython = None
     timeout: Timeout = None
 
 
@@ -175,7 +177,7 @@ class PapermillRequest(RunRequest):
         dict[str, Any] | None, Field(description="Values for the notebook's parameters, by name.")
     ] = None
     kernel_name: KernelName = None
-    python: PythonName = None
+    python: SamePython = None
     language: ParameterLanguage = None
     timeout: Timeout = None
     continue_on_error: ContinueOnError = None
@@ -205,7 +207,7 @@ class BatchRequest(RunRequest):
         Field(description="Instead: values by name; every combination is a run."),
     ] = None
     kernel_name: KernelName = None
-    python: PythonName = None
+    python: SamePython = None
     language: ParameterLanguage = None
     output_directory: Annotated[str | None, Field(description="Default: <output_directory>/<name>-batch.")] = None
     max_parallel: Annotated[
@@ -248,3 +250,31 @@ class InstallRequest(RunRequest):
             description="With path: add them to the packages that the notebook declares (PEP 723), too. Default false."
         ),
     ] = False
+
+
+class VerifyRequest(RunRequest):
+    """Run a notebook in a fresh kernel and compare its outputs."""
+
+    operation: ClassVar[str] = "verify_notebook"
+    kind: ClassVar[str] = VerifySnapshot.kind
+    paths: ClassVar[tuple[str, ...]] = ("path",)
+
+    path: Annotated[str, Field(description="Notebook (.ipynb), or a directory of them.")]
+    against: Annotated[str, Field(description='"saved" (default), another notebook, or "git:HEAD".')] = "saved"
+    parameters: Annotated[dict[str, Any] | None, Field(description="As for execute_notebook_papermill.")] = None
+    python: SamePython = None
+    kernel_name: KernelName = None
+    compare: Annotated[
+        Literal["strict", "numeric", "run"],
+        Field(description='"strict" (default), "numeric": numbers within rtol, or "run": only whether it runs.'),
+    ] = "strict"
+    rtol: Annotated[
+        float, Field(ge=0, le=1, allow_inf_nan=False, description="Relative tolerance, 0 to 1. Default 1e-05.")
+    ] = 1e-5
+    ignore: Annotated[
+        list[str] | None, Field(max_length=50, description="Up to 50 regular expressions of text that does not count.")
+    ] = None
+    repeat: Annotated[int, Field(ge=1, le=5, description="Fresh runs, 1 to 5; finds flaky cells. Default 1.")] = 1
+    update: Annotated[bool, Field(description="Write the fresh outputs of cells that differ. Default false.")] = False
+    if_revision: Annotated[str | None, Field(description="As for edit_notebook, with update.")] = None
+    timeout: Timeout = None

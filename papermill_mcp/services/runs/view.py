@@ -319,7 +319,7 @@ class RunViewer:
         """The view of any run. Scales images, so call it in a worker thread unless `shown_at_once`."""
         self.budget.pages = self._later and run.status.final
         with self.budget.pictures as pictures:
-            view = _show(run, self)
+            view = view_of(run, self)
             view._images = pictures.images()
         view._new_kernel, view._later = run.new_kernel, self._later
         if not run.status.final:
@@ -447,16 +447,17 @@ class RunViewer:
 
 
 @singledispatch
-def _show(run: Any, viewer: RunViewer) -> RunView:
+def view_of(run: Any, viewer: RunViewer) -> RunView:
+    """The view of a run of any kind. Kinds register theirs here."""
     raise NotImplementedError(f"no view of {type(run).__name__}")
 
 
-@_show.register
+@view_of.register
 def _(run: CellSnapshot, viewer: RunViewer) -> RunView:
     return viewer.code(run, run.cell)
 
 
-@_show.register
+@view_of.register
 def _(run: NotebookSnapshot, viewer: RunViewer) -> RunView:
     only = run.cells.only
     if only is not None:
@@ -468,7 +469,7 @@ def _(run: NotebookSnapshot, viewer: RunViewer) -> RunView:
     return view
 
 
-@_show.register
+@view_of.register
 def _(run: PapermillSnapshot, viewer: RunViewer) -> RunView:
     view = PapermillRunView(
         **viewer.head(run),
@@ -482,7 +483,7 @@ def _(run: PapermillSnapshot, viewer: RunViewer) -> RunView:
     return view
 
 
-@_show.register
+@view_of.register
 def _(run: BatchSnapshot, viewer: RunViewer) -> RunView:
     view = BatchRunView(
         **viewer.head(run),
@@ -507,7 +508,7 @@ def _(run: BatchSnapshot, viewer: RunViewer) -> RunView:
     return view
 
 
-@_show.register
+@view_of.register
 def _(run: InstallSnapshot, viewer: RunViewer) -> RunView:
     view = InstallView(
         **viewer.head(run),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from papermill_mcp.services.notebooks.view import ranges
+from papermill_mcp.services.runs.verify_view import VerifyView
 from papermill_mcp.services.runs.view import (
     BatchRunView,
     BatchView,
@@ -93,6 +94,23 @@ def installation(reply: InstallView) -> str:
         lines.append(f"- {name}: " + (f"{after}, unchanged" if before == after else f"{before} → {after}"))
     if reply.error is not None:
         lines += [f"error: {one_line(reply.error.ename, 100)}", *fenced(reply.error.evalue, "installer")]
+    return "\n".join(lines)
+
+
+def verification(reply: VerifyView) -> str:
+    """A verification: the verdict, and each cell that is not the same."""
+    counts = ", ".join(f"{number} {name}" for name, number in (reply.counts or {}).items())
+    lines = _run_head(reply, f"cells: {counts}" if counts else "")
+    if reply.verdict is not None:
+        lines.insert(0, f"verdict: {reply.verdict}, against {inline(reply.against or '')}")
+    lines += _next_steps(reply)
+    for row in reply.cells or []:
+        lines.append(f"cell {cell_name(row.index, row.id)}: {row.verdict}")
+        if row.diff is not None:
+            lines += fenced(row.diff, "diff") if "\n" in row.diff else [inline(row.diff)]
+        for pair in row.values or []:
+            distance = f" ({pair.distance:+.6g})" if pair.distance is not None else ""
+            lines.append(f"  {pair.before} → {pair.after}{distance}")
     return "\n".join(lines)
 
 

@@ -38,6 +38,7 @@ _OTHER: dict[str, dict[str, Any]] = {
     "remove_cell": {"index": 0},
     "search_notebooks": {"query": "x"},
     "update_cell": {"index": 0, "source": "changed"},
+    "verify_notebook": {"update": True},
     "write_notebook": {
         "content": {"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5},
         "overwrite": True,

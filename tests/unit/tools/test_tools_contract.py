@@ -38,6 +38,7 @@ _IMAGE_TOOLS = {
     "get_execution",
     "read_notebook",
     "update_cell",
+    "verify_notebook",
 }
 _WRITING = {
     "write_notebook",
@@ -69,6 +70,7 @@ _EXECUTING = _LOOKING | {
     "install_packages",
     "start_jupyter_server",
     "stop_jupyter_server",
+    "verify_notebook",
 }
 _NOTEBOOK = {
     "read_notebook",

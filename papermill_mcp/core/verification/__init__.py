@@ -1,0 +1,1 @@
+"""Comparing the results of a notebook with those of a fresh run."""

@@ -1,0 +1,158 @@
+"""Compares the outputs of one cell: streams, displays of every form, and errors."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from papermill_mcp.core.displays.made_text import made_text
+from papermill_mcp.core.documents.reading import joined
+from papermill_mcp.core.verification.pictures import picture_difference
+from papermill_mcp.core.verification.texts import Difference, Rules, difference
+from papermill_mcp.utils.text_utils import count_noun, one_line
+
+_IMAGES = ("image/png", "image/jpeg", "image/gif", "image/webp")
+_WIDGET = "application/vnd.jupyter.widget-view+json"
+
+#: Forms without a result of their own: they load scripts, or stand for something that another form has.
+_LOADERS = re.compile(r"application/vnd\.(bokehjs|holoviews)_(load|exec)\.v\d+\+json|application/javascript")
+
+_SVG_IDS = re.compile(r"""\b(?:id|xlink:href|href|clip-path|style)="[^"]*"|<metadata>.*?</metadata>|<!--.*?-->""", re.S)
+_HTML_IDS = re.compile(
+    r"""\s(?:id|class|for|data-[\w-]+)=(?:"[^"]*"|'[^']*')|<style.*?</style>|<script.*?</script>""", re.S
+)
+
+
+@dataclass(frozen=True)
+class OutputDifference:
+    """One difference between the outputs of a cell.
+
+    Attributes:
+        what: the output, such as `stdout` or `output 1`.
+        text: a unified diff without head lines, or a sentence.
+        values: pairs of numbers that differ.
+        pictures: the two pictures where they differ, with their MIME types, as base64.
+    """
+
+    what: str
+    text: str
+    values: Sequence[tuple[str, str]] = ()
+    pictures: tuple[tuple[str, str], tuple[str, str]] | None = None
+
+
+@dataclass
+class Outputs:
+    """The outputs of a cell by their kind."""
+
+    streams: dict[str, str] = field(default_factory=dict)
+    displays: list[Mapping[str, Any]] = field(default_factory=list)
+    errors: list[tuple[str, str]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, outputs: Sequence[Mapping[str, Any]]) -> Outputs:
+        """The outputs of a cell, as a notebook or a kernel has them. Streams of one name are joined."""
+        found = cls()
+        for output in outputs:
+            kind = output.get("output_type")
+            if kind == "stream":
+                name = str(output.get("name", "stdout"))
+                found.streams[name] = found.streams.get(name, "") + joined(output.get("text"))
+            elif kind == "error":
+                found.errors.append((str(output.get("ename", "")), joined(output.get("evalue"))))
+            elif isinstance(data := output.get("data"), Mapping) and not all(map(_LOADERS.fullmatch, data)):
+                found.displays.append(data)
+        return found
+
+
+def output_differences(old: Outputs, new: Outputs, rules: Rules) -> list[OutputDifference]:
+    """The differences of the outputs of a cell; none if they are the same by the rules."""
+    return [*_differences(old, new, rules)]
+
+
+def _differences(old: Outputs, new: Outputs, rules: Rules) -> Iterator[OutputDifference]:
+    for name in dict.fromkeys((*old.streams, *new.streams)):
+        found = difference(old.streams.get(name, ""), new.streams.get(name, ""), rules)
+        if found is not None:
+            yield _of_text(one_line(name, 40), found)
+    for place in range(max(len(old.displays), len(new.displays))):
+        what = f"output {place}"
+        if place >= len(new.displays):
+            yield OutputDifference(what, f"is gone: {_in_short(old.displays[place])}")
+        elif place >= len(old.displays):
+            yield OutputDifference(what, f"is new: {_in_short(new.displays[place])}")
+        else:
+            yield from _of_display(what, old.displays[place], new.displays[place], rules)
+    for (ename, evalue), (new_ename, new_evalue) in zip(old.errors, new.errors, strict=False):
+        found = difference(f"{ename}: {evalue}", f"{new_ename}: {new_evalue}", rules)
+        if found is not None:
+            yield _of_text("error", found)
+    if len(old.errors) != len(new.errors) and old.errors and new.errors:
+        yield OutputDifference("error", f"{count_noun(len(new.errors), 'error')} in place of {len(old.errors)}")
+
+
+def _of_text(what: str, found: Difference) -> OutputDifference:
+    return OutputDifference(what, found.diff, found.values)
+
+
+def _of_display(what: str, old: Mapping[str, Any], new: Mapping[str, Any], rules: Rules) -> Iterator[OutputDifference]:
+    shared = [mime for mime in old if mime in new and not _LOADERS.fullmatch(mime)]
+    if not shared:
+        yield OutputDifference(what, f"has the form {_in_short(new)} in place of {_in_short(old)}")
+        return
+    images = [mime for mime in _IMAGES if mime in shared]
+    for mime in images[:1]:
+        found = _of_picture(mime, old[mime], new[mime])
+        if found is not None:
+            yield OutputDifference(what, found, pictures=((mime, joined(old[mime])), (mime, joined(new[mime]))))
+    if images:
+        return
+    structured = [mime for mime in shared if mime.endswith("json") and mime != _WIDGET]
+    richest = structured or [
+        mime for mime in ("image/svg+xml", "text/html", "text/latex", "text/markdown") if mime in shared
+    ]
+    for mime in (richest or [mime for mime in shared if mime != _WIDGET])[:1]:
+        changed = difference(_text_of(mime, old[mime]), _text_of(mime, new[mime]), rules)
+        if changed is not None:
+            yield _of_text(what, changed)
+
+
+def _of_picture(mime: str, old: Any, new: Any) -> str | None:
+    one, other = "".join(joined(old).split()), "".join(joined(new).split())
+    if one == other:
+        return None
+    try:
+        found = picture_difference(base64.b64decode(one), base64.b64decode(other))
+    except (binascii.Error, ValueError):
+        return f"{mime} is no valid base64"
+    return found.text if found is not None else None
+
+
+def _text_of(mime: str, value: Any) -> str:
+    """A form as text that shows each part of its content."""
+    if mime.endswith("json"):
+        return json.dumps(_without_ids(value), indent=0, sort_keys=True, ensure_ascii=False, default=str)
+    text = joined(value)
+    if mime == "text/html":
+        _, shown = made_text({mime: text}, whole=True)
+        return shown or _HTML_IDS.sub("", text)
+    if mime == "image/svg+xml":
+        return re.sub(r">\s*<", ">\n<", _SVG_IDS.sub("", text))
+    return text
+
+
+def _without_ids(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        hidden = ("uid", "uuid", "model_id", "id", "name_id")
+        return {key: _without_ids(item) for key, item in value.items() if key not in hidden}
+    return [_without_ids(item) for item in value] if isinstance(value, list) else value
+
+
+def _in_short(data: Mapping[str, Any]) -> str:
+    text = joined(data.get("text/plain"))
+    forms = ", ".join(list(data)[:3])
+    return f"{forms} ({one_line(text, 80)})" if text else forms

@@ -1,0 +1,90 @@
+"""Begins verifications: reads the notebook, its reference, and the wishes of nbval's users."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from papermill_mcp.config import Config
+from papermill_mcp.core.documents.alignment import aligned
+from papermill_mcp.errors import ConflictError, InvalidArgumentError
+from papermill_mcp.services.notebook_service import OpenNotebook
+from papermill_mcp.services.runs.papermill_run import Bench, RunInput
+from papermill_mcp.services.runs.requests import PapermillRequest, VerifyRequest
+from papermill_mcp.services.runs.starter import RunStarter
+from papermill_mcp.services.runs.verify_run import Reference, VerifyRun
+from papermill_mcp.services.workspace import Workspace
+from papermill_mcp.utils.lazy import imported, lazy
+
+if TYPE_CHECKING:
+    from papermill_mcp.core.verification import blanking
+else:
+    blanking = lazy("papermill_mcp.core.verification.blanking")
+
+_SAVED = "saved"
+
+
+class VerifyStarter:
+    """Prepares verifications. The registry starts and follows them."""
+
+    def __init__(self, config: Config, workspace: Workspace, bench: Bench, runs: RunStarter) -> None:
+        self._config = config
+        self._workspace = workspace
+        self._bench = bench
+        self._runs = runs
+
+    async def verify(self, request: VerifyRequest) -> VerifyRun:
+        """Run a notebook in a fresh kernel and compare its outputs with saved ones.
+
+        Raises:
+            InvalidArgumentError: the arguments do not fit together, or `ignore` has no regular expression.
+            InvalidParametersError: the parameters do not fit the notebook.
+            ConflictError: the file is not `if_revision`.
+            ServerError: the notebook or its reference cannot be read, or no kernel starts.
+        """
+        if request.update and request.against != _SAVED:
+            raise InvalidArgumentError(
+                "update writes the fresh outputs of cells that differ from the saved ones",
+                allowed='with against="saved"',
+                state="nothing was run",
+            )
+        if request.update and self._config.read_only:
+            raise InvalidArgumentError(
+                "update writes a notebook, and this server may not write (read_only)",
+                allowed="update=false",
+                state="nothing was run",
+            )
+        await imported(blanking)
+        notebook = await self._bench.notebooks.open(request.path, writing=request.update)
+        if request.if_revision is not None and notebook.revision != request.if_revision:
+            raise ConflictError(
+                f"{notebook.display_path} has revision {notebook.revision}, not {request.if_revision[:64]}",
+                state="nothing was run",
+                advice="read it again",
+            )
+        if request.update:
+            notebook.document.require_editable()
+        reference = await self._reference(request.against, notebook)
+        one = PapermillRequest(
+            input_path=request.path,
+            parameters=request.parameters,
+            python=request.python,
+            kernel_name=request.kernel_name,
+            timeout=request.timeout,
+        )
+        plan = await self._runs.plan(RunInput.of(notebook), one)
+        blanks = [blanking.Blank(pattern) for pattern in request.ignore or ()]
+        run = VerifyRun(request, notebook, reference, plan, self._bench, blanks=blanks)
+        await run.prepare()
+        return run
+
+    async def _reference(self, against: str, notebook: OpenNotebook) -> Reference:
+        document = notebook.document
+        if against == _SAVED:
+            return Reference("its saved outputs", dict(enumerate(document.cells)), document)
+        if against.startswith("git:"):
+            raise InvalidArgumentError("against=git: is not there yet")
+        other = await self._bench.notebooks.open(against)
+        places = aligned(document.cells, other.document.cells)
+        return Reference(
+            other.display_path, {index: other.document.cells[place] for index, place in places.items()}, other.document
+        )
