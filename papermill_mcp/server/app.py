@@ -38,6 +38,7 @@ from papermill_mcp.services.runs.registry import RunRegistry
 from papermill_mcp.services.runs.starter import RunStarter
 from papermill_mcp.services.runs.verifications import VerifyStarter
 from papermill_mcp.services.watch import Watch
+from papermill_mcp.services.workspace import Workspace
 from papermill_mcp.tools import execution_tools, kernel_tools, notebook_tools, server_tools
 from papermill_mcp.utils.text_utils import safe_utf8
 
@@ -70,29 +71,8 @@ def build_server(config: Config, metrics: Metrics | None = None, fault: ConfigEr
 
     @asynccontextmanager
     async def lifespan(_: MCPServer[Services]) -> AsyncIterator[Services]:
-        claims = Claims(workspace, state)
-        notebooks = NotebookService(config, workspace, state, claims=claims)
-        pythons = Pythons(config, workspace)
-        end = AsyncExitStack()  # saves runs, then stops the Jupyter server and every kernel
-        kernels = await end.enter_async_context(KernelService(config, workspace, state, metrics, pythons=pythons))
-        notebooks.followers.append(kernels.follow)
-        catalogue = NotebookCatalogue(workspace, notebooks, pythons, live=kernels.python_of)
-        jupyter_server = await end.enter_async_context(JupyterServerService(config, workspace, state))
-        watch = Watch()
-        end.push_async_callback(watch.aclose)
-        store, journal = ExecutionStore(state), Journal(workspace, metrics or Metrics())
-        executions = RunRegistry(config, workspace, store, journal)
-        end.push_async_callback(executions.aclose)
-        bench = Bench(kernels, notebooks, claims, store)
-        runs = RunStarter(config, workspace, bench)
-        batches = BatchStarter(config, workspace, bench, runs, journal, memory=state / "tables")
-        verifier = VerifyStarter(config, workspace, bench, runs)
-        try:
-            yield Services(notebooks, kernels, executions, runs, batches, catalogue, jupyter_server, watch, verifier)
-        finally:
-            # An answer to a client that has left fails, and cancels everything around us.
-            with anyio.CancelScope(shield=True):
-                await end.aclose()
+        async with open_services(config, workspace, state, metrics) as services:
+            yield services
 
     toolsets = (notebook_tools.toolset, kernel_tools.toolset, execution_tools.toolset, server_tools.toolset)
     return NotebookServer(
@@ -108,6 +88,40 @@ def build_server(config: Config, metrics: Metrics | None = None, fault: ConfigEr
         check=readiness.check,
         log_level=config.log_level,
     )
+
+
+@asynccontextmanager
+async def open_services(
+    config: Config, workspace: Workspace, state: Path, metrics: Metrics | None = None
+) -> AsyncIterator[Services]:
+    """The services of one server or command. Leaving them saves runs, then stops the Jupyter server and every kernel.
+
+    Args:
+        state: the private directory of all that is kept.
+    """
+    claims = Claims(workspace, state)
+    notebooks = NotebookService(config, workspace, state, claims=claims)
+    pythons = Pythons(config, workspace)
+    end = AsyncExitStack()
+    kernels = await end.enter_async_context(KernelService(config, workspace, state, metrics, pythons=pythons))
+    notebooks.followers.append(kernels.follow)
+    catalogue = NotebookCatalogue(workspace, notebooks, pythons, live=kernels.python_of)
+    jupyter_server = await end.enter_async_context(JupyterServerService(config, workspace, state))
+    watch = Watch()
+    end.push_async_callback(watch.aclose)
+    store, journal = ExecutionStore(state), Journal(workspace, metrics or Metrics())
+    executions = RunRegistry(config, workspace, store, journal)
+    end.push_async_callback(executions.aclose)
+    bench = Bench(kernels, notebooks, claims, store)
+    runs = RunStarter(config, workspace, bench)
+    batches = BatchStarter(config, workspace, bench, runs, journal, memory=state / "tables")
+    verifier = VerifyStarter(config, workspace, bench, runs)
+    try:
+        yield Services(notebooks, kernels, executions, runs, batches, catalogue, jupyter_server, watch, verifier)
+    finally:
+        # An answer to a client that has left fails, and cancels everything around us.
+        with anyio.CancelScope(shield=True):
+            await end.aclose()
 
 
 def state_directory(config: Config) -> Path:

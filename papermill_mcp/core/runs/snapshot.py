@@ -318,14 +318,33 @@ class VerdictState:
     differences: Sequence[DifferenceState] = ()
 
 
+@dataclass(frozen=True)
+class NotebookVerdict:
+    """The verdict on a notebook of a directory.
+
+    Attributes:
+        path: as clients name it.
+        counts: cells by their verdict.
+        text: the first difference, or the reason why it could not be run.
+    """
+
+    path: str
+    verdict: str
+    counts: Mapping[str, int]
+    seconds: float
+    text: str | None = None
+    cells: Sequence[VerdictState] = ()
+
+
 @dataclass(frozen=True, kw_only=True)
 class VerifySnapshot(Snapshot):
-    """A verification of a notebook.
+    """A verification of a notebook, or of those of a directory.
 
     Attributes:
         against: the outputs that the fresh ones are compared with, for a person.
-        verdict: that on the notebook; None before the end.
-        counts: cells by their verdict.
+        verdict: that on the notebook, or the worst one; None before the end.
+        counts: cells, or notebooks, by their verdict.
+        notebooks: those of a directory that were verified.
         numeric: whether numbers are compared by their distance.
         revision: of the notebook.
     """
@@ -336,6 +355,7 @@ class VerifySnapshot(Snapshot):
     verdict: str | None = None
     counts: Mapping[str, int] = field(default_factory=dict)
     verdicts: Sequence[VerdictState] = ()
+    notebooks: Sequence[NotebookVerdict] | None = None
     numeric: bool = False
     revision: str
 

@@ -53,6 +53,8 @@ async def checked(blanks: Sequence[Blank]) -> None:
     Raises:
         InvalidArgumentError: one is no regular expression.
     """
+    if not blanks:
+        return
     try:
         async with RegexReplacer.opened([*blanks], seconds=_SECONDS, total_seconds=_TOTAL_SECONDS):
             return

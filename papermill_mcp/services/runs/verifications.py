@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from papermill_mcp.config import Config
 from papermill_mcp.core.documents.alignment import aligned
-from papermill_mcp.errors import ConflictError, InvalidArgumentError
+from papermill_mcp.errors import ConflictError, InvalidArgumentError, NotFoundError
 from papermill_mcp.services.notebook_service import OpenNotebook
+from papermill_mcp.services.notebooks.walk import walk
 from papermill_mcp.services.runs.papermill_run import Bench, RunInput
 from papermill_mcp.services.runs.requests import PapermillRequest, VerifyRequest
 from papermill_mcp.services.runs.starter import RunStarter
+from papermill_mcp.services.runs.verify_directory import VerifyDirectoryRun
 from papermill_mcp.services.runs.verify_run import Reference, VerifyRun
 from papermill_mcp.services.workspace import Workspace
 from papermill_mcp.utils.lazy import imported, lazy
 
 if TYPE_CHECKING:
     from papermill_mcp.core.verification import blanking
+    from papermill_mcp.core.verification.blanking import Blank
 else:
     blanking = lazy("papermill_mcp.core.verification.blanking")
 
@@ -31,8 +35,50 @@ class VerifyStarter:
         self._workspace = workspace
         self._bench = bench
         self._runs = runs
+        self.blanks: list[Blank] = []
+        """Expressions that do not count in any verification, such as those of a sanitiser file."""
 
-    async def verify(self, request: VerifyRequest) -> VerifyRun:
+    async def verify(self, request: VerifyRequest) -> VerifyRun | VerifyDirectoryRun:
+        """Run a notebook, or each one of a directory, in a fresh kernel and compare its outputs with saved ones.
+
+        Raises:
+            ServerError: as for `one`, or the directory has no notebook.
+        """
+        return await (self.one(request) if request.path.lower().endswith(".ipynb") else self.directory(request))
+
+    async def directory(self, request: VerifyRequest) -> VerifyDirectoryRun:
+        """Verify each notebook of a directory, or one notebook as if it were alone in one.
+
+        Raises:
+            ServerError: the arguments do not fit together, or there is no notebook.
+        """
+        workspace = self._workspace
+        if request.path.lower().endswith(".ipynb"):
+            file = workspace.notebook(request.path)
+            if not await asyncio.to_thread(file.exists):
+                raise workspace.not_found(file, request.path)
+            place, paths, notes = file.parent, [request.path], []
+        else:
+            place = workspace.directory(request.path)
+            found = await asyncio.to_thread(walk, place, workspace, recursive=True)
+            paths, notes = [one.display_path for one in found.found], found.notes()
+        shown = workspace.display_path(place)
+        if not paths:
+            raise NotFoundError(f"{shown} has no notebook", state="nothing was run", advice="name another directory")
+        if request.if_revision is not None or (request.against != _SAVED and not request.against.startswith("git:")):
+            raise InvalidArgumentError(
+                f"{shown} is a directory, which goes without if_revision and against another notebook",
+                allowed='against="saved" or "git:HEAD"',
+                state="nothing was run",
+            )
+        if request.ignore:
+            await imported(blanking)
+            await blanking.checked([blanking.Blank(pattern) for pattern in request.ignore])
+        run = VerifyDirectoryRun(request, place, paths, self.one)
+        run.notes += notes
+        return run
+
+    async def one(self, request: VerifyRequest) -> VerifyRun:
         """Run a notebook in a fresh kernel and compare its outputs with saved ones.
 
         Raises:
@@ -72,7 +118,7 @@ class VerifyStarter:
             timeout=request.timeout,
         )
         plan = await self._runs.plan(RunInput.of(notebook), one)
-        blanks = [blanking.Blank(pattern) for pattern in request.ignore or ()]
+        blanks = [*self.blanks, *(blanking.Blank(pattern) for pattern in request.ignore or ())]
         run = VerifyRun(request, notebook, reference, plan, self._bench, blanks=blanks)
         await run.prepare()
         return run

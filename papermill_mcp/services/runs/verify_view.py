@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
 from papermill_mcp.core.pictures.images import WithheldError
-from papermill_mcp.core.runs.snapshot import DifferenceState, VerdictState, VerifySnapshot
+from papermill_mcp.core.runs.snapshot import DifferenceState, NotebookVerdict, VerdictState, VerifySnapshot
 from papermill_mcp.services.pictures import ShownImage
 from papermill_mcp.services.runs.view import RunView, RunViewer, view_of
 from papermill_mcp.utils.lazy import lazy
-from papermill_mcp.utils.text_utils import cell_name, clean_text, count_noun, head_and_tail
+from papermill_mcp.utils.text_utils import cell_name, clean_text, count_noun, head_and_tail, one_line
 
 if TYPE_CHECKING:
     from papermill_mcp.core.pictures import side_by_side as pairs
@@ -26,6 +27,10 @@ _CELL_CHARS = 1500
 _VALUES = 5
 
 _QUIET = ("same", "ignored")
+
+#: Notebooks of a directory in a reply, and the verdicts that stand first.
+_NOTEBOOKS = 100
+_WORST = ("refused", "fails")
 
 
 class ValuePair(BaseModel):
@@ -46,8 +51,21 @@ class VerdictRow(BaseModel):
     values: list[ValuePair] | None = None
 
 
+class NotebookRow(BaseModel):
+    """The verdict on a notebook of a directory."""
+
+    path: str
+    verdict: str
+    counts: dict[str, int] | None = None
+    duration: float
+    first: str | None = None
+
+
 class VerifyView(RunView):
-    """A verification. `cells` are those that are not `same`; `counts` are of all, by verdict."""
+    """A verification. `cells` are those that are not `same`; `counts` are of all, by verdict.
+
+    Of a directory, `notebooks` are those that are not `same`, and `counts` are of notebooks.
+    """
 
     path: str
     revision: str | None = None
@@ -55,6 +73,7 @@ class VerifyView(RunView):
     verdict: str | None = None
     counts: dict[str, int] | None = None
     cells: list[VerdictRow] | None = None
+    notebooks: list[NotebookRow] | None = None
 
 
 @view_of.register
@@ -63,6 +82,9 @@ def show_verification(run: VerifySnapshot, viewer: RunViewer) -> VerifyView:
     view = VerifyView(**viewer.head(run), path=viewer.path(run.file))
     view.revision, view.against = run.revision, run.against
     view.verdict, view.counts = run.verdict, dict(run.counts) or None
+    if run.notebooks is not None:
+        _fill_directory(view, run.notebooks, viewer)
+        return view
     rows, left = [], 0
     told = [one for one in run.verdicts if one.verdict not in _QUIET]
     for one in sorted(told, key=lambda one: not one.differences):
@@ -74,6 +96,25 @@ def show_verification(run: VerifySnapshot, viewer: RunViewer) -> VerifyView:
     if left:
         view.add_note(f"{count_noun(left, 'more cell')} that differ are not shown; max_output_chars limits a reply")
     return view
+
+
+def _fill_directory(view: VerifyView, rows: Sequence[NotebookVerdict], viewer: RunViewer) -> None:
+    view.revision = None
+    bad = sorted((row for row in rows if row.verdict != "same"), key=lambda row: row.verdict not in _WORST)
+    view.notebooks = [
+        NotebookRow(
+            path=row.path,
+            verdict=row.verdict,
+            counts=dict(row.counts) or None,
+            duration=round(row.seconds, 2),
+            first=one_line(row.text.replace("\n", " "), 200) if row.text is not None else None,
+        )
+        for row in bad[:_NOTEBOOKS]
+    ] or None
+    if len(bad) > _NOTEBOOKS:
+        view.add_note(f"{count_noun(len(bad) - _NOTEBOOKS, 'more notebook')} that differ are not shown")
+    if bad and view.status not in ("queued", "running"):
+        view.add_note(f'verify_notebook(path="{bad[0].path}") shows the differences of one notebook')
 
 
 def _row(one: VerdictState, viewer: RunViewer, *, numeric: bool) -> VerdictRow:

@@ -100,10 +100,14 @@ def installation(reply: InstallView) -> str:
 def verification(reply: VerifyView) -> str:
     """A verification: the verdict, and each cell that is not the same."""
     counts = ", ".join(f"{number} {name}" for name, number in (reply.counts or {}).items())
-    lines = _run_head(reply, f"cells: {counts}" if counts else "")
+    noun = "cells" if reply.revision is not None else "notebooks"
+    lines = _run_head(reply, f"{noun}: {counts}" if counts else "")
     if reply.verdict is not None:
         lines.insert(0, f"verdict: {reply.verdict}, against {inline(reply.against or '')}")
     lines += _next_steps(reply)
+    for one in reply.notebooks or []:
+        cells = ", ".join(f"{number} {name}" for name, number in (one.counts or {}).items())
+        lines.append(" · ".join([f"- {inline(one.path)}: {one.verdict}", *filter(None, [cells, one.first])]))
     for row in reply.cells or []:
         lines.append(f"cell {cell_name(row.index, row.id)}: {row.verdict}")
         if row.diff is not None:

@@ -19,6 +19,7 @@ from papermill_mcp.services.runs.requests import (
     NotebookRequest,
     PapermillRequest,
     RunRequest,
+    VerifyRequest,
 )
 from papermill_mcp.services.workspace import Workspace
 
@@ -30,6 +31,7 @@ _REQUESTS: dict[str, tuple[type[RunRequest], Json]] = {
     "execute_notebook_cell": (NotebookCellRequest, {"path": "a.ipynb", "index": 0}),
     "execute_notebook_papermill": (PapermillRequest, {"input_path": "a.ipynb", "output_path": "out.ipynb"}),
     "execute_notebook_batch": (BatchRequest, {"input_path": "a.ipynb", "output_directory": "many"}),
+    "verify_notebook": (VerifyRequest, {"path": "a.ipynb"}),
 }
 
 #: Another value for each argument, by name.
@@ -60,6 +62,13 @@ _OTHER: Json = {
     "overwrite": True,
     "max_parallel": 1,
     "resume": False,
+    "against": "git:HEAD",
+    "compare": "run",
+    "rtol": 0.1,
+    "ignore": ["x"],
+    "repeat": 2,
+    "update": True,
+    "if_revision": "0" * 16,
 }
 
 
