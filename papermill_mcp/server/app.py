@@ -37,6 +37,7 @@ from papermill_mcp.services.runs.papermill_run import Bench
 from papermill_mcp.services.runs.registry import RunRegistry
 from papermill_mcp.services.runs.starter import RunStarter
 from papermill_mcp.services.runs.verifications import VerifyStarter
+from papermill_mcp.services.staleness import Staleness
 from papermill_mcp.services.watch import Watch
 from papermill_mcp.services.workspace import Workspace
 from papermill_mcp.tools import execution_tools, kernel_tools, notebook_tools, server_tools
@@ -100,7 +101,9 @@ async def open_services(
         state: the private directory of all that is kept.
     """
     claims = Claims(workspace, state)
-    notebooks = NotebookService(config, workspace, state, claims=claims)
+    staleness = Staleness(state / "stale")
+    notebooks = NotebookService(config, workspace, state, claims=claims, staleness=staleness)
+    notebooks.followers.append(staleness.follow)
     pythons = Pythons(config, workspace)
     end = AsyncExitStack()
     kernels = await end.enter_async_context(KernelService(config, workspace, state, metrics, pythons=pythons))
@@ -112,7 +115,7 @@ async def open_services(
     store, journal = ExecutionStore(state), Journal(workspace, metrics or Metrics())
     executions = RunRegistry(config, workspace, store, journal)
     end.push_async_callback(executions.aclose)
-    bench = Bench(kernels, notebooks, claims, store)
+    bench = Bench(kernels, notebooks, claims, store, staleness)
     runs = RunStarter(config, workspace, bench)
     batches = BatchStarter(config, workspace, bench, runs, journal, memory=state / "tables")
     verifier = VerifyStarter(config, workspace, bench, runs)

@@ -33,7 +33,7 @@ from papermill_mcp.utils.digests import Versions
 from papermill_mcp.utils.file_utils import stamp_of
 from papermill_mcp.utils.lazy import lazy
 from papermill_mcp.utils.regex_search import BadPatternError, RegexSearch, RegexTimeoutError
-from papermill_mcp.utils.text_utils import clean_text, count_noun, iso_time, one_line
+from papermill_mcp.utils.text_utils import cell_name, clean_text, count_noun, iso_time, one_line
 
 if TYPE_CHECKING:
     from papermill_mcp.core.environments.declared import Declaration
@@ -50,6 +50,9 @@ _CONTEXT_CHARS = 120  # of the lines beside it
 _FOLDED_CHARS = 1_000_000  # of a line, at a time: longer ones would hold up other threads
 _BATCH_CHARS = 4_000_000
 _HEADINGS = 100
+
+#: Stale cells that are listed.
+_STALE = 10
 
 #: Notebooks whose facts a list keeps, as long as the files are the same.
 _LISTED = 5000
@@ -544,8 +547,17 @@ class NotebookCatalogue:
                 )
 
             info = await work.run(look)
-            info.problems += filter(None, [self._notebooks.large_note(notebook)])
+            info.problems += filter(
+                None, [self._notebooks.large_note(notebook), *await work.run(partial(self._stale, notebook))]
+            )
             return info
+
+    def _stale(self, notebook: OpenNotebook) -> Sequence[str]:
+        """A line for each stale cell, and for the rest of many."""
+        marks = self._notebooks.stale_cells(notebook)
+        cells = notebook.document.cells
+        lines = [f"cell {cell_name(index, cells[index].cell_id)}: {mark}" for index, mark in marks.items()]
+        return lines[:_STALE] + ([f"{len(lines) - _STALE} more cells are stale"] if len(lines) > _STALE else [])
 
     def _problems(self, notebook: OpenNotebook) -> Sequence[str]:
         """The problems of a notebook. A check reads each output, so it is not repeated for the same version."""

@@ -945,14 +945,14 @@ class KernelService:
             f"execute_notebook with fresh=true{named} changes to these"
         ]
 
-    def _bound(self, path: Path) -> Kernel | None:
+    def bound(self, path: Path) -> Kernel | None:
         """The living kernel that a notebook is bound to."""
         kernel = self._kernels.get(self._notebooks.get(path, ""))
         return kernel if kernel is not None and kernel.alive else None
 
     def python_of(self, path: Path) -> str | None:
         """The Python of the live kernel that a notebook is bound to, and the id of that kernel; None without one."""
-        kernel = self._bound(path)
+        kernel = self.bound(path)
         if kernel is None:
             return None
         return f"{kernel.python or kernel.kernel_name}; kernel {kernel.kernel_id} runs in it"
@@ -995,7 +995,7 @@ class KernelService:
         Raises:
             InvalidArgumentError: the notebook is not in Python, or its kernel does not say which.
         """
-        bound = self._bound(path)
+        bound = self.bound(path)
         if bound is not None:
             return await asyncio.to_thread(self.environment_of, bound)
         choice = await self.choose(path.parent, document=document)
@@ -1018,7 +1018,7 @@ class KernelService:
 
     def bound_environment(self, path: Path) -> Environment | None:
         """The environment of the living kernel that a notebook is bound to. Reads files."""
-        bound = self._bound(path)
+        bound = self.bound(path)
         if bound is None or bound.interpreter is None:
             return None
         return self._pythons.at(bound.interpreter)
@@ -1089,7 +1089,7 @@ class KernelService:
 
     def follow(self, old: Path, new: Path) -> list[str]:
         """Bind the kernel of a notebook that was renamed to its new path. Returns notes about it."""
-        kernel = self._bound(old)
+        kernel = self.bound(old)
         bound = self._notebooks.pop(old, None)
         if bound is None:
             return []

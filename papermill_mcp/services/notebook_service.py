@@ -79,6 +79,7 @@ from papermill_mcp.services.notebooks.view import (
 )
 from papermill_mcp.services.outputs import OutputBudget, whole_output
 from papermill_mcp.services.results import OBJECT, Result
+from papermill_mcp.services.staleness import STALE, Staleness
 from papermill_mcp.services.workspace import Workspace, short_stem
 from papermill_mcp.utils.admission import Admission, Work
 from papermill_mcp.utils.digests import Digests, Versions
@@ -267,13 +268,16 @@ class NotebookService:
         state: Path | None = None,
         *,
         claims: FileClaims | None = None,
+        staleness: Staleness | None = None,
     ) -> None:
         """Use files in the directory `state` as locks between servers; without it, only this process takes turns.
 
         Args:
             claims: the files that runs have, in this server or another.
+            staleness: the memory of the runs of cells.
         """
         self._claims = claims
+        self._staleness = staleness or Staleness(None)
         self.followers: list[Callable[[Path, Path], list[str]]] = []
         """Called with the old and the new path of a notebook that was renamed. They return notes for the client."""
         self._config = config
@@ -599,6 +603,10 @@ class NotebookService:
             content = await anyio.to_thread.run_sync(write)
         notebook.content = content
         return content.revision
+
+    def stale_cells(self, notebook: OpenNotebook) -> Mapping[int, str]:
+        """A few words for each cell that is not as a run from the top would have it, by index. Reads a file."""
+        return {} if notebook.dropped is not None else self._staleness.stale(notebook.path, notebook.document).marks
 
     def require_revision(self, notebook: OpenNotebook, if_revision: str | None) -> None:
         """Raise if the file has another revision than the caller expects.
@@ -1071,7 +1079,10 @@ class NotebookService:
             late = [] if self._claimed(file) or notebook.dropped is not None else self._late(file)
             done: list[Callable[[], None]] = []
 
+            stale: list[int] = []
+
             def change() -> tuple[bytes, EditedNotebook, Facts]:
+                stale_before = {notebook.document.cells[index].cell_id for index in self.stale_cells(notebook)}
                 apply(edit)
                 changes = edit.changes()
                 diff = diff_text(changes, DIFF_CHARS)
@@ -1094,11 +1105,18 @@ class NotebookService:
                     outline=rows,
                 )
                 edited._summary = summary(changes)
+                stale.extend(
+                    index
+                    for index, mark in self.stale_cells(replace(notebook, document=edit.document)).items()
+                    if mark.startswith(STALE) and edit.document.cells[index].cell_id not in stale_before
+                )
                 return data, edited, facts
 
             data, edited, facts = await work.run(change)
             edited._code_cells = [(place, edit.document.cells[place].cell_id) for place in edit.code_to_run()]
             notes = self._run_notes(file, edit.before, edit.document.cells)
+            if stale:
+                notes.append(f'stale now: {cells_named(stale[:20])}; execute_notebook with cells="stale" runs them')
             if notebook.dropped is None:
                 notes += await self.undone(notebook, Version(edit.before, edit.metadata_before))
             elif notebook.content is not None:
@@ -1198,6 +1216,9 @@ class NotebookService:
                 with budget.pictures as pictures:
                     view.cells, rest = page(document, chosen, form, budget, first_output=first_output or 0)
                     view._images = pictures.images()
+            if marks := self.stale_cells(notebook):
+                for shown in (*(view.outline or ()), *view.cells):
+                    shown.stale = marks.get(shown.index)
             if rest:
                 view.next_cells, view.cells_left = ranges(rest), len(rest)
             if document.nbformat < 4:

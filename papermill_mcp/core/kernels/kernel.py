@@ -17,7 +17,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from weakref import WeakValueDictionary
 
 import zmq.asyncio
@@ -58,6 +58,9 @@ _SHUTDOWN_GRACE = 1.0
 #: Executions that may wait for one kernel.
 MAX_QUEUED = 64
 
+#: Ended runs whose code is kept until it is asked for.
+MAX_RUNS_KEPT = 1_000
+
 #: Seconds to wait for output that a kernel sends behind the end of code.
 _LATE_SECONDS = 0.5
 
@@ -70,6 +73,14 @@ class KernelState(StrEnum):
     BUSY = "busy"
     DEAD = "dead"
     STOPPED = "stopped"
+
+
+class EndedRun(NamedTuple):
+    """Code that a kernel has run, and how it ended."""
+
+    code: str
+    status: RunStatus
+    msg_id: str
 
 
 class Kernel:
@@ -114,6 +125,9 @@ class Kernel:
         self.info: dict[str, Any] = {}
         self.widgets = Widgets()
         self.late = OutputCollector(self.widgets.displays)
+        self.incarnation = secrets.token_hex(8)
+        self._runs: deque[EndedRun] = deque()
+        self._runs_forgotten = 0
         self.died = Signal()
         self._env = env
         self._context = context
@@ -238,6 +252,9 @@ class Kernel:
             self.widgets = Widgets()
             self.late = OutputCollector(self.widgets.displays)
             self._known.clear()
+            self.incarnation = secrets.token_hex(8)
+            self._runs.clear()
+            self._runs_forgotten = 0
             self.execution_count = 0
             self._subshell = None
             self._liveness.iopub_lost = False
@@ -471,6 +488,25 @@ class Kernel:
                 timer.cancel()
             self._running = None
             self._touch()
+            self._runs.append(EndedRun(execution.code, execution.status, execution.msg_id))
+            if len(self._runs) > MAX_RUNS_KEPT:
+                self._runs.popleft()
+                self._runs_forgotten += 1
+
+    def runs_since(self, number: int) -> list[EndedRun]:
+        """The code that has run in this incarnation, behind the first `number` runs, in its order.
+
+        Of code that nobody has asked for, the oldest is forgotten. An empty run of status `aborted` stands for it.
+        """
+        lost = max(0, self._runs_forgotten - number)
+        runs = list(self._runs)[max(0, number - self._runs_forgotten) :]
+        return [*([EndedRun("%forgotten", RunStatus.ABORTED, "")] * lost), *runs]
+
+    def forget_runs(self, number: int) -> None:
+        """Forget the code of the first `number` runs."""
+        while self._runs and self._runs_forgotten < number:
+            self._runs.popleft()
+            self._runs_forgotten += 1
 
     def _touch(self) -> None:
         self.last_activity = datetime.now(UTC)

@@ -34,6 +34,7 @@ class OutlineRow(BaseModel):
     first_line: str
     lines: int | None = None
     outputs: int | None = None
+    stale: str | None = None
 
 
 Outline = Annotated[list[OutlineRow], ROWS]
@@ -52,6 +53,8 @@ class CellView(BaseModel):
     truncated: bool = False
     omitted_chars: int | None = None
     """Of the source, when it alone is larger than a page."""
+    stale: str | None = None
+    """Why it is not as a run from the top would have it, if so."""
 
 
 class NotebookView(BaseModel):

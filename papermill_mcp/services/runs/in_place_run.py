@@ -12,7 +12,6 @@ from papermill_mcp.core.kernels.request import RunStatus
 from papermill_mcp.core.runs.late import LateOutputs
 from papermill_mcp.core.runs.run import BaseRun
 from papermill_mcp.core.runs.snapshot import Cursor, NotebookSnapshot
-from papermill_mcp.services.runs.claims import Claims
 from papermill_mcp.services.runs.notes import errors_of, run_notes
 from papermill_mcp.services.runs.requests import RunRequest
 from papermill_mcp.utils.background import completed
@@ -23,10 +22,9 @@ if TYPE_CHECKING:
     from papermill_mcp.core.papermill.resume import ResumedObserver
     from papermill_mcp.core.runs.notebook_run import NotebookRun, RunCell
     from papermill_mcp.core.runs.run_file import RunFile
-    from papermill_mcp.core.runs.store import ExecutionStore
     from papermill_mcp.core.runs.traces import Result
-    from papermill_mcp.services.kernel_service import KernelService
     from papermill_mcp.services.notebook_service import OpenNotebook
+    from papermill_mcp.services.runs.papermill_run import Bench
 
 
 class InPlaceRun(BaseRun):
@@ -40,18 +38,17 @@ class InPlaceRun(BaseRun):
         self,
         request: RunRequest,
         notebook: OpenNotebook,
-        kernels: KernelService,
-        claims: Claims,
-        store: ExecutionStore,
+        bench: Bench,
         *,
         one_cell: bool,
     ) -> None:
         super().__init__(request.execution_id)
         self._operation = request.operation
         self._notebook = notebook
-        self._kernels = kernels
-        self._claims = claims
-        self._store = store
+        self._kernels = bench.kernels
+        self._claims = bench.claims
+        self._store = bench.store
+        self._staleness = bench.staleness
         self._one_cell = one_cell
         self._created = time.monotonic()
 
@@ -90,6 +87,9 @@ class InPlaceRun(BaseRun):
                 change = None if resumed is None else functools.partial(resumed.finish, self.run)
                 self.notes += await completed(file.close(change=change))
                 await completed(file.save_late())
+                await completed(
+                    asyncio.to_thread(self._staleness.ran, self._kernel, self._notebook.path, self.run.cells)
+                )
                 if status == RunStatus.OK and not file.complete:
                     status = RunStatus.ERROR
                 if resumed is not None:

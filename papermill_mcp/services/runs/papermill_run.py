@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from papermill_mcp.core.papermill.output import PapermillTask
     from papermill_mcp.core.papermill_executor import Outcome, PapermillRecipe
     from papermill_mcp.core.runs.store import ExecutionStore
+    from papermill_mcp.services.staleness import Staleness
 else:
     recipes = lazy("papermill_mcp.core.papermill_executor")
 
@@ -97,6 +98,7 @@ class Bench:
     notebooks: NotebookService
     claims: Claims
     store: ExecutionStore
+    staleness: Staleness
 
 
 class _Here:

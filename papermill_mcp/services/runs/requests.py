@@ -139,7 +139,7 @@ class NotebookRequest(RunRequest):
     kernel_id: OwnKernel = None
     python: PythonName = None
     cells: Annotated[
-        str | None, Field(description='Cells to run: "0-9", "3,5,-1", "12-" or cell ids. Default: all.')
+        str | None, Field(description='Cells to run: "0-9", "3,5,-1", "12-", cell ids or "stale". Default: all.')
     ] = None
     fresh: Annotated[bool, Field(description="Restart the kernel first. Default false.")] = False
     timeout: Timeout = None

@@ -48,6 +48,10 @@ else:
     notebook_run = lazy("papermill_mcp.core.runs.notebook_run")
 
 
+#: The selection of the cells that are not as a run from the top would have them.
+_STALE = "stale"
+
+
 class RunStarter:
     """Prepares runs. The registry starts and follows them."""
 
@@ -112,17 +116,23 @@ class RunStarter:
         await imported(notebook_run)
         notebook = await bench.notebooks.open(options.path, writing=options.save)
         document = notebook.document
+        wants_stale = options.cells == _STALE and _STALE not in document.ids()
 
         def chosen_cells() -> list[notebook_run.RunCell]:
             document.read_ahead()
             if options.save:
                 document.require_editable()
-            chosen = None if options.cells is None else select(document, options.cells, notebook.display_path)
+            chosen: Sequence[int] | None
+            if wants_stale:
+                kernel = None if options.fresh else bench.kernels.bound(notebook.path)
+                chosen = bench.staleness.to_run(notebook.path, document, kernel)
+            else:
+                chosen = None if options.cells is None else select(document, options.cells, notebook.display_path)
             timings = bench.store.timings(str(notebook.path))
             return notebook_run.run_cells(document.cells, chosen, timings=timings)
 
         cells = await asyncio.to_thread(chosen_cells)
-        if not cells:
+        if not cells and not wants_stale:
             selection = f" in the selection {options.cells[:100]!r}" if options.cells else ""
             raise InvalidArgumentError(
                 f"{notebook.display_path} has no code cell to run{selection}",
@@ -131,7 +141,9 @@ class RunStarter:
             )
         if one_cell:
             cells[0].skip = False  # its tag is for runs of the notebook, and this call names the cell
-        run = InPlaceRun(request, notebook, bench.kernels, bench.claims, bench.store, one_cell=one_cell)
+        run = InPlaceRun(request, notebook, bench, one_cell=one_cell)
+        if not cells:
+            run.notes.append("nothing is stale")
         await bench.claims.take([notebook.path], run.execution_id)
         try:
             run.notes += await bench.notebooks.undone(notebook, outputs=False)
@@ -139,7 +151,7 @@ class RunStarter:
                 notebook.path, document, kernel_id=options.kernel_id, python=options.python, fresh=options.fresh
             )
             run.notes += notes
-            run.notes += filter(None, [_not_yet_run(document, cells) if new else None])
+            run.notes += filter(None, [_not_yet_run(document, cells) if new and cells else None])
             file = bench.notebooks.run_file(notebook, run.execution_id) if options.save else None
             if file is not None:
                 file.expect(cell.index for cell in cells if not cell.skip)

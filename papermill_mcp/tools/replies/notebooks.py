@@ -196,6 +196,8 @@ def _facts(cell: CellView | SourceView) -> str:
     facts = [type_name(cell.cell_type)]
     if cell.tags:
         facts.append("tags " + ", ".join(one_line(tag, 60) for tag in cell.tags))
+    if isinstance(cell, CellView) and cell.stale is not None:
+        facts.append(inline(cell.stale))
     return " · ".join(facts)
 
 
@@ -209,4 +211,6 @@ def _kind(row: OutlineRow) -> str:
         facts.append(count_noun(row.lines, "line"))
     if row.outputs:
         facts.append(count_noun(row.outputs, "output"))
+    if row.stale is not None:
+        facts.append(inline(row.stale))
     return ", ".join(facts)

@@ -127,7 +127,8 @@ def _counts(reply: CellsView) -> str:
     ends = ("skipped", "not_run")
     order = ["ok", *(name for name in counts if name not in ("ok", *ends)), *ends]
     words = {"error": "failed", "not_run": "not run"}
-    return "cells: " + ", ".join(f"{counts[name]} {words.get(name, name)}" for name in order if counts.get(name))
+    listed = ", ".join(f"{counts[name]} {words.get(name, name)}" for name in order if counts.get(name))
+    return f"cells: {listed or 'none'}"
 
 
 #: The header lines of a run, in this order, after those that `_run_head` makes.

@@ -38,6 +38,7 @@ from papermill_mcp.services.runs.in_place_run import InPlaceRun
 from papermill_mcp.services.runs.papermill_run import Bench, PapermillRun
 from papermill_mcp.services.runs.requests import NotebookCellRequest, NotebookRequest, PapermillRequest
 from papermill_mcp.services.runs.starter import RunStarter
+from papermill_mcp.services.staleness import Staleness
 from papermill_mcp.services.workspace import Workspace
 
 #: nbformat gives doubled ids new names, and warns.
@@ -65,6 +66,7 @@ class Kernel:
     """A kernel whose code does as the history says. It has the parts that a run uses."""
 
     kernel_id, kernel_name, info = "k", "python3", {"language_info": {"name": "python", "version": "3"}}
+    language, incarnation = "scripted", "1"
     python = None
     unused = False
 
@@ -184,7 +186,11 @@ class Scripted:
         self._second = NotebookService(config, workspace, state)
         self._kernel = Kernel()
         bench = Bench(
-            cast(KernelService, Kernels(self._kernel)), self._tools, Claims(workspace), ExecutionStore(state / "none")
+            cast(KernelService, Kernels(self._kernel)),
+            self._tools,
+            Claims(workspace),
+            ExecutionStore(state / "none"),
+            Staleness(None),
         )
         bench.store.put_timings = lambda *_: None  # type: ignore[method-assign]
         bench.store.timings = lambda _: {}  # type: ignore[method-assign, assignment]

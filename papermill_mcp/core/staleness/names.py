@@ -1,0 +1,472 @@
+"""The names that a cell of Python reads and writes, by its syntax alone. Where that cannot tell, more are named.
+
+Assignment to an attribute or an item, a call of a method, and a value given to a call count as possible writes. Code in
+functions counts where it is called, so each name carries the names that code behind it may use later.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+#: Characters of a source that is read. A longer one may use any name.
+_MAX_CHARS = 100_000
+
+_BUILTINS = frozenset(dir(builtins))
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+#: Calls that change none of their arguments.
+_PURE = _words(
+    """print len sum min max abs round sorted str int float bool repr type isinstance issubclass range id hash ord chr
+    format any all divmod pow bin hex oct callable display hasattr complex bytes ascii"""
+)
+#: Calls whose value shares nothing with their arguments.
+_FRESH = _words("len str int float bool repr round abs range type id hash ord chr format any all isinstance")
+
+#: Methods that change nothing, of the types of Python and of tables and arrays.
+_READING = _words(
+    """head tail describe info mean sum std var min max median count size nunique unique value_counts corr quantile plot
+    hist copy groupby merge join format split strip lower upper title startswith endswith replace items keys values get
+    index astype reshape transpose round abs cumsum sort_values reset_index to_numpy to_dict tolist isna notna dot ravel
+    flatten union intersection difference strftime isoformat encode decode rstrip lstrip splitlines agg apply query
+    sample assign drop_duplicates to_list total_seconds date time as_posix exists is_file is_dir read_text
+    bit_length hex zfill"""
+)
+
+#: Modules whose functions change none of their arguments; and the parts of them that do, or have a state.
+_PURE_MODULES = _words("math statistics json re numpy pandas matplotlib seaborn os sys pathlib datetime time")
+_WITH_STATE = _words("random shuffle fill_diagonal put place copyto seed")
+
+#: Calls that may use any name.
+_ANYTHING = _words("exec eval globals locals vars setattr delattr compile __import__ get_ipython input")
+
+_MAGIC_LINE = re.compile(r"^(\s*)(%|!|\?)")
+_ASSIGNED_MAGIC = re.compile(r"^\s*[\w, ]+=\s*[%!]")
+_PLAIN_MAGICS = re.compile(
+    r"%{1,2}(matplotlib|time|timeit|config|load_ext|autoreload|pip|conda|capture|precision|pwd|who|whos|ls)\b"
+)
+
+
+@dataclass(frozen=True)
+class Names:
+    """The names of a cell.
+
+    Attributes:
+        reads: names whose values it uses, or may leave in part.
+        writes: names that have another value afterwards, or may have.
+        changes: of `writes`, those whose object may be changed in place, so that other names of it change, too.
+        bound: of `writes`, those bound anew, each with the names whose objects it may share.
+        later_reads, later_writes: names that functions made here use when they are called.
+        calls: names that are called.
+        plain: of `writes`, functions, classes and modules that keep nothing of a call.
+        unknown: it may use any name.
+    """
+
+    reads: frozenset[str] = frozenset()
+    writes: frozenset[str] = frozenset()
+    changes: frozenset[str] = frozenset()
+    bound: tuple[tuple[str, frozenset[str]], ...] = ()
+    later_reads: frozenset[str] = frozenset()
+    later_writes: frozenset[str] = frozenset()
+    calls: frozenset[str] = frozenset()
+    plain: frozenset[str] = frozenset()
+    unknown: bool = False
+
+
+@lru_cache(maxsize=4096)
+def names_of(source: str) -> Names:
+    """The names of a cell of Python with this source."""
+    if len(source) > _MAX_CHARS:
+        return Names(unknown=True)
+    plain = _without_magics(source)
+    if plain is None:
+        return Names(unknown=True)
+    try:
+        tree = ast.parse(plain)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return Names(unknown=True)
+    walk = _Walk()
+    try:
+        for statement in tree.body:
+            walk.statement(statement)
+    except RecursionError:
+        return Names(unknown=True)
+    return walk.names()
+
+
+def _without_magics(source: str) -> str | None:
+    """The source as plain Python; None if a magic of it may do anything."""
+    lines = source.split("\n")
+    if source.lstrip().startswith("%%"):
+        first = next(at for at, line in enumerate(lines) if line.strip())
+        if not _PLAIN_MAGICS.match(lines[first].strip()) or "capture" in lines[first].split(" ")[0]:
+            return None
+        lines[: first + 1] = [""] * (first + 1)
+    for at, line in enumerate(lines):
+        if _ASSIGNED_MAGIC.match(line):
+            return None
+        found = _MAGIC_LINE.match(line)
+        if not found:
+            continue
+        text = line.strip()
+        if text.startswith("%") and not _PLAIN_MAGICS.match(text):
+            return None
+        if re.match(r"%(time|timeit)\b", text):
+            lines[at] = found[1] + re.sub(r"^%\w+(\s+-\w+\s*\d*)*\s*", "", text)
+        else:
+            lines[at] = found[1] + "pass"
+    return "\n".join(lines)
+
+
+@dataclass
+class _Walk:
+    reads: set[str] = field(default_factory=set)
+    writes: set[str] = field(default_factory=set)
+    changes: set[str] = field(default_factory=set)
+    bound: dict[str, set[str]] = field(default_factory=dict)
+    later_reads: set[str] = field(default_factory=set)
+    later_writes: set[str] = field(default_factory=set)
+    functions: set[str] = field(default_factory=set)
+    modules: dict[str, str] = field(default_factory=dict)
+    calls: set[str] = field(default_factory=set)
+    plain: set[str] = field(default_factory=set)
+    unknown: bool = False
+    depth: int = 0
+
+    def names(self) -> Names:
+        if self.functions & self.reads:  # a function made here is used here
+            self.reads |= self.later_reads
+            self.writes |= self.later_writes
+            self.changes |= self.later_writes
+        hidden = {name for name in _BUILTINS if name not in self.writes}
+        return Names(
+            frozenset(self.reads - hidden),
+            frozenset(self.writes),
+            frozenset(self.changes - hidden),
+            tuple((name, frozenset(shared - hidden)) for name, shared in sorted(self.bound.items())),
+            frozenset(self.later_reads - hidden),
+            frozenset(self.later_writes),
+            frozenset(self.calls - hidden),
+            frozenset(self.plain),
+            self.unknown,
+        )
+
+    def statement(self, node: ast.stmt) -> None:
+        match node:
+            case ast.FunctionDef() | ast.AsyncFunctionDef():
+                self._function(node)
+            case ast.ClassDef():
+                self._class(node)
+            case ast.Import() | ast.ImportFrom():
+                self._import(node)
+            case ast.Assign():
+                self.expression(node.value)
+                for target in node.targets:
+                    self._bind(target, _shared(node.value))
+            case ast.AnnAssign():
+                if node.value is not None:
+                    self.expression(node.value)
+                    self._bind(node.target, _shared(node.value))
+            case ast.AugAssign():
+                self.expression(node.value)
+                self._change(node.target)
+            case ast.Delete():
+                for target in node.targets:
+                    self.reads |= _objects(target)
+                    self._bind(target, set())
+            case ast.Global() | ast.Nonlocal() | ast.Pass() | ast.Break() | ast.Continue():
+                pass
+            case _:
+                self._compound(node)
+
+    def _compound(self, node: ast.stmt) -> None:
+        """A statement with others in it, which may run never or often."""
+        nested = any(
+            isinstance(child, ast.stmt | ast.excepthandler | ast.match_case) for child in ast.iter_child_nodes(node)
+        )
+        self.depth += nested
+        for child in ast.iter_child_nodes(node):
+            self._child(child)
+        if isinstance(node, ast.For | ast.AsyncFor):
+            self._bind(node.target, _shared(node.iter))
+        self.depth -= nested
+
+    def _child(self, child: ast.AST) -> None:
+        if isinstance(child, ast.stmt):
+            self.statement(child)
+        elif isinstance(child, ast.expr):
+            if not isinstance(getattr(child, "ctx", None), ast.Store):
+                self.expression(child)
+        elif isinstance(child, ast.withitem):
+            self.expression(child.context_expr)
+            if child.optional_vars is not None:
+                self._bind(child.optional_vars, _shared(child.context_expr))
+        elif isinstance(child, ast.excepthandler | ast.match_case):
+            name = getattr(child, "name", None)
+            if name:
+                self._write(name, set())
+            for inner in ast.walk(child):
+                if isinstance(inner, ast.MatchAs | ast.MatchStar) and inner.name:
+                    self._write(inner.name, set())
+            for inner in ast.iter_child_nodes(child):
+                self._child(inner)
+
+    def expression(self, node: ast.expr) -> None:
+        """An expression that is evaluated now."""
+        for inner in _evaluated(node):
+            match inner:
+                case ast.Name():
+                    if isinstance(inner.ctx, ast.Load):
+                        self.reads.add(inner.id)
+                case ast.NamedExpr():
+                    self.depth += 1
+                    self._bind(inner.target, _shared(inner.value))
+                    self.depth -= 1
+                case ast.Call():
+                    self._call(inner)
+                case ast.Lambda() | ast.GeneratorExp():
+                    self._later(inner)
+                case ast.Attribute() if inner.attr == "random" and isinstance(inner.value, ast.Name):
+                    self.reads.add(f"{inner.value.id}.random")
+
+    def _call(self, node: ast.Call) -> None:
+        arguments = [*node.args, *(keyword.value for keyword in node.keywords)]
+        function = node.func
+        if isinstance(function, ast.Name):
+            if function.id in _ANYTHING:
+                self.unknown = True
+            if function.id in _PURE:
+                return
+            self.calls.add(function.id)
+        elif isinstance(function, ast.Attribute):
+            root, path = _root(function)
+            if root is not None and self.modules.get(root) in _PURE_MODULES:
+                if not _WITH_STATE & set(path):
+                    return
+                if "random" in path[:-1]:
+                    self._mark_changed(f"{root}.random")
+                    if path[-1] != "shuffle":
+                        return
+                elif path[-1] in ("random", "seed"):
+                    self._mark_changed(root)
+                    return
+            elif function.attr in _READING:
+                return
+            else:
+                for name in _objects(function.value):
+                    self._mark_changed(name)
+        for argument in arguments:
+            for name in _objects(argument):
+                self._mark_changed(name)
+
+    def _mark_changed(self, name: str) -> None:
+        if name in _BUILTINS and name not in self.writes:
+            return
+        self.reads.add(name)
+        self.writes.add(name)
+        self.changes.add(name)
+
+    def _bind(self, target: ast.expr, shared: set[str]) -> None:
+        match target:
+            case ast.Name():
+                self._write(target.id, shared)
+            case ast.Tuple() | ast.List():
+                for one in target.elts:
+                    self._bind(one, shared)
+            case ast.Starred():
+                self._bind(target.value, shared)
+            case ast.Attribute() | ast.Subscript():
+                self._change(target)
+                for name in _objects(target):  # the object holds the value from now on
+                    self.bound.setdefault(name, set()).update(shared | {name})
+
+    def _change(self, target: ast.expr) -> None:
+        if isinstance(target, ast.Name):
+            self.reads.add(target.id)
+            self._mark_changed(target.id)
+            return
+        if isinstance(target, ast.Subscript):
+            self.expression(target.slice)
+        if isinstance(target, ast.Attribute | ast.Subscript):
+            self.expression(target.value)
+        for name in _objects(target):
+            self._mark_changed(name)
+
+    def _write(self, name: str, shared: set[str]) -> None:
+        if self.depth:  # it may keep its value
+            self.reads.add(name)
+            self.bound.setdefault(name, {name}).update(shared)
+        elif name in self.bound and name in self.bound[name]:
+            self.bound[name] |= shared
+        else:
+            self.bound.setdefault(name, set()).update(shared)
+        self.writes.add(name)
+        self.plain.discard(name)
+
+    def _import(self, node: ast.Import | ast.ImportFrom) -> None:
+        for alias in node.names:
+            if alias.name == "*":
+                self.unknown = True
+                continue
+            name = alias.asname or alias.name.partition(".")[0]
+            if isinstance(node, ast.Import):
+                self.modules[name] = alias.name.partition(".")[0]
+            self._write(name, set())
+            self.plain.add(name)
+
+    def _function(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
+        for decorator in node.decorator_list:
+            self.expression(decorator)
+        for default in (*node.args.defaults, *(one for one in node.args.kw_defaults if one is not None)):
+            self.expression(default)
+        self._later(node)
+        self.functions.add(node.name)
+        if node.decorator_list:
+            self.reads |= self.later_reads
+        self._write(node.name, {name for one in node.args.defaults for name in _shared(one)})
+        defaults = (*node.args.defaults, *(one for one in node.args.kw_defaults if one is not None))
+        keeps = any(
+            isinstance(
+                leaf, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | ast.Yield | ast.YieldFrom | ast.Nonlocal
+            )
+            for statement in node.body
+            for leaf in ast.walk(statement)
+        )
+        if not (node.decorator_list or keeps or self.depth) and all(isinstance(one, ast.Constant) for one in defaults):
+            self.plain.add(node.name)
+
+    def _class(self, node: ast.ClassDef) -> None:
+        for one in (*node.bases, *(keyword.value for keyword in node.keywords), *node.decorator_list):
+            self.expression(one)
+        inner = _Walk(modules=self.modules)
+        for statement in node.body:
+            inner.statement(statement)
+        own = inner.writes
+        self.reads |= inner.reads - own
+        self.changes |= inner.changes - own
+        self.writes |= inner.changes - own
+        self.later_reads |= inner.later_reads
+        self.later_writes |= inner.later_writes
+        self.unknown |= inner.unknown
+        self.functions.add(node.name)
+        self._write(node.name, {name for base in node.bases for name in _shared(base)})
+        if not (node.bases or node.keywords or node.decorator_list or self.depth) and inner.writes == inner.plain:
+            self.plain.add(node.name)
+
+    def _later(self, node: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | ast.GeneratorExp) -> None:
+        """Code that runs when it is called: its global names."""
+        inner = _Walk(modules=dict(self.modules), depth=1)
+        local: set[str] = set()
+        globals_: set[str] = set()
+        if isinstance(node, ast.GeneratorExp):
+            for one in node.generators:
+                local |= {leaf.id for leaf in ast.walk(one.target) if isinstance(leaf, ast.Name)}
+            for child in ast.iter_child_nodes(node):
+                for leaf in ast.walk(child):
+                    if isinstance(leaf, ast.expr):
+                        inner.expression(leaf)
+        else:
+            arguments = node.args
+            every = (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, arguments.vararg, arguments.kwarg)
+            local |= {one.arg for one in every if one is not None}
+            body = node.body if isinstance(node.body, list) else [ast.Expr(node.body)]
+            for statement in body:
+                for leaf in ast.walk(statement):
+                    if isinstance(leaf, ast.Global):
+                        globals_ |= set(leaf.names)
+                inner.statement(statement)
+            local |= {name for name, _ in inner.bound.items() if name in _stored(body)}
+        local -= globals_
+        used = (inner.reads | inner.later_reads) - local
+        changed = (inner.changes | inner.later_writes | (inner.writes & globals_)) - local
+        self.later_reads |= used
+        self.later_writes |= changed
+        self.unknown |= inner.unknown
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):  # a lambda is often called at once
+            self.reads |= used
+            for name in changed:
+                self._mark_changed(name)
+
+
+def _stored(body: Iterable[ast.AST]) -> set[str]:
+    """Names that statements bind."""
+    found: set[str] = set()
+    for statement in body:
+        for leaf in ast.walk(statement):
+            if isinstance(leaf, ast.Name) and isinstance(leaf.ctx, ast.Store | ast.Del):
+                found.add(leaf.id)
+            elif isinstance(leaf, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                found.add(leaf.name)
+            elif isinstance(leaf, ast.alias):
+                found.add(leaf.asname or leaf.name.partition(".")[0])
+            elif isinstance(leaf, ast.ExceptHandler) and leaf.name:
+                found.add(leaf.name)
+    return found
+
+
+def _evaluated(node: ast.expr) -> Iterable[ast.AST]:
+    """The expressions that are evaluated with an expression, and functions and generators without their bodies."""
+    yield node
+    if isinstance(node, ast.Lambda):
+        for default in (*node.args.defaults, *(one for one in node.args.kw_defaults if one is not None)):
+            yield from _evaluated(default)
+        return
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.expr):
+            yield from _evaluated(child)
+        elif isinstance(child, ast.comprehension):
+            yield from _evaluated(child.iter)
+            for test in child.ifs:
+                yield from _evaluated(test)
+        elif isinstance(child, ast.keyword | ast.FormattedValue):
+            yield from _evaluated(child.value)
+
+
+def _root(node: ast.expr) -> tuple[str | None, list[str]]:
+    """The name that a chain of attributes begins with, and its attributes."""
+    path: list[str] = []
+    while isinstance(node, ast.Attribute):
+        path.insert(0, node.attr)
+        node = node.value
+    return (node.id if isinstance(node, ast.Name) else None), path
+
+
+def _objects(node: ast.expr) -> set[str]:
+    """Names whose objects, or parts of them, an expression may be."""
+    match node:
+        case ast.Name():
+            return {node.id}
+        case ast.Constant() | ast.Compare() | ast.JoinedStr():
+            return set()
+        case ast.Attribute() | ast.Subscript() | ast.Starred() | ast.Await():
+            return _objects(node.value)
+        case ast.Call():
+            function = node.func
+            if isinstance(function, ast.Name) and function.id in _FRESH:
+                return set()
+            inside = _objects(function.value) if isinstance(function, ast.Attribute) else _objects(function)
+            return inside.union(
+                *(_objects(one) for one in node.args), *(_objects(keyword.value) for keyword in node.keywords)
+            )
+        case ast.Lambda():
+            return set()
+    found: set[str] = set()
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.expr):
+            found |= _objects(child)
+        elif isinstance(child, ast.comprehension):
+            found |= _objects(child.iter)
+    return found
+
+
+def _shared(value: ast.expr) -> set[str]:
+    """Names whose objects the value of an expression may share."""
+    return _objects(value)
