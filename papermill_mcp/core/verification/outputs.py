@@ -115,10 +115,12 @@ def _of_display(what: str, old: Mapping[str, Any], new: Mapping[str, Any], rules
     richest = structured or [
         mime for mime in ("image/svg+xml", "text/html", "text/latex", "text/markdown") if mime in shared
     ]
-    for mime in (richest or [mime for mime in shared if mime != _WIDGET])[:1]:
+    plain = [mime for mime in ("text/plain",) if mime in shared]
+    for mime in [*richest[:1], *(plain or [mime for mime in shared if mime != _WIDGET and not richest][:1])]:
         changed = difference(_text_of(mime, old[mime]), _text_of(mime, new[mime]), rules)
         if changed is not None:
             yield _of_text(what, changed)
+            return
 
 
 def _of_picture(mime: str, old: Any, new: Any) -> str | None:

@@ -255,19 +255,32 @@ class _Comparer:
             return True
         if _MEMORY.search(before) and self.rules.timed_notebook and _is_measured_memory(old):
             return True
-        return self._is_measured(old, new, bare=True)
+        return self._is_bare_time(before, now, new)
 
-    def _is_measured(self, old: str, new: str, *, bare: bool = False) -> bool:
-        """Whether a time in a line was measured. `bare`: it has no unit."""
+    def _is_measured(self, old: str, new: str) -> bool:
+        """Whether a time with a unit in a line was measured."""
         rules = self.rules
         if _MEASURED.search(old) and _MEASURED.search(new):
-            return not bare or rules.timed_notebook
-        if not (rules.timed_cell if bare else rules.timed_notebook):
+            return True
+        if not rules.timed_notebook:
             return False
-        if _MAYBE_MEASURED.search(old) and _MAYBE_MEASURED.search(new):
+        return rules.timed_cell or bool(_MAYBE_MEASURED.search(old) and _MAYBE_MEASURED.search(new))
+
+    def _is_bare_time(self, before: str, now: str, new: str) -> bool:
+        """Whether a number without a unit is a measured time: right behind a word for it, or alone in its line.
+
+        Args:
+            before, now: the texts before the number, saved and fresh.
+        """
+        rules = self.rules
+        if rules.timed_notebook and _ends_with(_MEASURED, before) and _ends_with(_MEASURED, now):
+            return True
+        if not rules.timed_cell:
+            return False
+        if _ends_with(_MAYBE_MEASURED, before) and _ends_with(_MAYBE_MEASURED, now):
             return True
         alone = len([token for token in _tokens(new) if token[0] in ("number", "duration", "word")]) == 1
-        return rules.timed_cell and (not bare or (alone and rules.prints_timer))
+        return alone and rules.prints_timer
 
     def _is_epoch(self, value: float, *, now: bool = False) -> bool:
         seconds = next((value / unit for unit in (1, 1e3, 1e6, 1e9) if 1e9 < value / unit < 4e9), None)
@@ -310,6 +323,15 @@ _Token = tuple[str, str, int]
 def _tokens(line: str) -> Iterator[_Token]:
     for found in _TOKEN.finditer(line):
         yield found.lastgroup or "other", found[0], found.start()
+
+
+def _ends_with(words: re.Pattern[str], text: str) -> bool:
+    """Whether a text ends with one of some words, and no other word or number behind it but a short one."""
+    *_, found = [None, *words.finditer(text)]
+    return (
+        found is not None
+        and re.fullmatch(r"\W{0,12}(?:(?:is|was|of|in|for|taken|total|s)\W{1,6}){0,2}", text[found.end() :]) is not None
+    )
 
 
 def _mask(line: str) -> str:
