@@ -18,6 +18,7 @@ from papermill_mcp.core.kernels.outputs import MAX_CELL_BYTES, MAX_CELL_OUTPUTS,
 from papermill_mcp.core.kernels.streams import STREAM_TAIL_CHARS
 from papermill_mcp.core.kernels.widgets import MAX_OUTPUT_WIDGET_BYTES, MAX_WIDGET_BYTES
 from papermill_mcp.core.kernels.wire import MAX_CONTENT_BYTES
+from papermill_mcp.core.pictures.contact_sheet import MAX_TILES
 from papermill_mcp.core.pictures.images import MAX_IMAGE_BYTES, MAX_PIXELS, MAX_SENT_BYTES
 from papermill_mcp.core.runs.notebook_run import _MAX_ROWS as CELL_ROWS
 from papermill_mcp.core.runs.notebook_run import MAX_RUN_BYTES, MIN_CELL_BYTES
@@ -56,9 +57,11 @@ from papermill_mcp.services.notebooks.walk import MAX_DEPTH as WALK_DEPTH
 from papermill_mcp.services.notebooks.walk import MAX_ENTRIES, WALK_SECONDS
 from papermill_mcp.services.outputs import MAX_VIEWS, SUMMARY_CHARS
 from papermill_mcp.services.runs.batch import _MAX_ROWS as BATCH_ROWS
+from papermill_mcp.services.runs.batch_summary import MAX_POINTS
 from papermill_mcp.services.runs.batches import MAX_FILE_BYTES, MAX_RUNS
 from papermill_mcp.services.runs.registry import _REMEMBERED as KEPT_EXECUTIONS
 from papermill_mcp.services.runs.registry import MAX_KEPT_BYTES
+from papermill_mcp.services.runs.run_pictures import MAX_OUTPUT_BYTES
 from papermill_mcp.services.runs.view import _CELL_CHARS, _VALUE_CHARS
 from papermill_mcp.services.runs.view import _PACKAGES as PACKAGE_ROWS
 from papermill_mcp.services.runtime_files import _LOOKED_AT, _SHOWN
@@ -224,6 +227,12 @@ LIMITS: dict[str, list[Limit]] = {
         Limit("outputs of one cell", count(MAX_VIEWS, "outputs"), _COUNTED),
         Limit("cells in the reply of a run", f"the last {CELL_ROWS}", _COUNTED),
         Limit("runs in the reply of a batch", f"{BATCH_ROWS}, failed ones first", _COUNTED),
+        Limit(
+            "the contact sheet of a batch",
+            f"{MAX_TILES} runs, failed ones first; outputs of up to {MAX_OUTPUT_BYTES // 1_000_000} MB",
+            _COUNTED,
+        ),
+        Limit("recorded numbers by the parameter that varies", f"{MAX_POINTS} runs, evenly spread", _COUNTED),
         Limit("packages in the reply of an installation", count(PACKAGE_ROWS, "packages"), _COUNTED),
         Limit("a recorded value", count(_VALUE_CHARS, "characters"), "its length is shown"),
         Limit("headings; problems of a notebook", f"{_HEADINGS}; {PROBLEMS}", "the reply says that there are more"),

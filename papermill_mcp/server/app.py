@@ -35,6 +35,7 @@ from papermill_mcp.services.runs.claims import Claims
 from papermill_mcp.services.runs.journal import Journal
 from papermill_mcp.services.runs.papermill_run import Bench
 from papermill_mcp.services.runs.registry import RunRegistry
+from papermill_mcp.services.runs.run_pictures import RunPictures
 from papermill_mcp.services.runs.starter import RunStarter
 from papermill_mcp.services.runs.verifications import VerifyStarter
 from papermill_mcp.services.staleness import Staleness
@@ -113,7 +114,7 @@ async def open_services(
     watch = Watch()
     end.push_async_callback(watch.aclose)
     store, journal = ExecutionStore(state), Journal(workspace, metrics or Metrics())
-    executions = RunRegistry(config, workspace, store, journal)
+    executions = RunRegistry(config, workspace, store, journal, RunPictures(config, notebooks))
     end.push_async_callback(executions.aclose)
     bench = Bench(kernels, notebooks, claims, store, staleness)
     runs = RunStarter(config, workspace, bench)

@@ -13,7 +13,7 @@ from papermill_mcp.services.runs.requests import (
     PapermillRequest,
     VerifyRequest,
 )
-from papermill_mcp.services.runs.view import BatchView, ExecutionList, RunView
+from papermill_mcp.services.runs.view import ExecutionList, RunView
 from papermill_mcp.tools.arguments import (
     Batches,
     ExecutionId,
@@ -81,7 +81,7 @@ async def execute_notebook_papermill(
     )
 
 
-@toolset.tool("Run a batch of notebooks", RUNS_NOTEBOOKS)
+@toolset.tool("Run a batch of notebooks", RUNS_NOTEBOOKS, images=True)
 async def execute_notebook_batch(
     request: BatchRequest,
     batches: Batches,
@@ -89,15 +89,14 @@ async def execute_notebook_batch(
     progress: ReportProgress,
     wait: Wait = None,
     idempotency_key: IdempotencyKey = None,
-) -> BatchView:
+) -> RunView:
     """Run notebooks with many sets of parameters by Papermill, each into its own output; a failed run stops no other.
 
     Called again with the same arguments, it runs only what is not complete.
     """
-    view = await executions.follow(
+    return await executions.follow(
         request, lambda: batches.batch(request), idempotency_key=idempotency_key, wait=wait, progress=progress
     )
-    return BatchView.of(view)
 
 
 @toolset.tool("Verify a notebook", RUNS_CODE, images=True)

@@ -97,7 +97,7 @@ def contact_sheet(
         try:
             if time.monotonic() > end:
                 raise WithheldError("withheld: the time for the contact sheet is over.")
-            pictures[place] = _small(tiles[place].data, _room(width), drawer)
+            pictures[place] = small(tiles[place].data, _room(width), drawer)
         except WithheldError as error:
             problems[place] = str(error)
     if not pictures:
@@ -141,8 +141,15 @@ def _evenly(places: Sequence[int], limit: int) -> list[int]:
     return [places[number * (len(places) - 1) // (limit - 1)] for number in range(limit)]
 
 
-def _small(data: Mapping[str, Any], box: tuple[int, int], drawer: Drawer) -> PillowImage:
-    """The picture of a display in its first form that can be shown."""
+def small(data: Mapping[str, Any], box: tuple[int, int], drawer: Drawer) -> PillowImage:
+    """The picture of a display in its first form that can be shown, scaled down to fit into `box` pixels.
+
+    Args:
+        data: the forms of the display by MIME type, as in an output of a notebook.
+
+    Raises:
+        WithheldError: it has none.
+    """
     problem = WithheldError("withheld: it has no picture.")
     for mime in IMAGE_TYPES:
         if mime in data:

@@ -220,6 +220,7 @@ class RowState:
     Attributes:
         duration: seconds without the time in a queue; None before the run began.
         kept: an earlier batch had completed it.
+        failed: whether it began and ended badly.
         failed_cell: an index in the output.
         recorded: values that the notebook recorded, large ones cut.
     """
@@ -232,6 +233,7 @@ class RowState:
     output_file: Path
     duration: float | None = None
     kept: bool = False
+    failed: bool = False
     progress: str | None = None
     failed_cell: int | None = None
     error: str | None = None
@@ -250,6 +252,7 @@ class BatchSnapshot(Snapshot):
         several_notebooks: whether the runs differ in their notebook.
         errors: number and error of each run that began and ended badly.
         numbers: number and recorded values of each run that recorded some.
+        over: the runs that are over and have an output, where the client is to see all of them.
         more_rows: what selects the runs behind `rows`, where a selection has more.
     """
 
@@ -261,6 +264,7 @@ class BatchSnapshot(Snapshot):
     several_notebooks: bool = False
     errors: Sequence[tuple[int, str]] = ()
     numbers: Sequence[tuple[int, Mapping[str, Any]]] = ()
+    over: Sequence[RowState] = ()
     more_rows: str | None = None
 
 

@@ -163,6 +163,7 @@ class BatchRow:
             output_file=self.output,
             duration=self.seconds,
             kept=self.kept,
+            failed=self.error is not None,
             progress=progress,
             failed_cell=self._failed_cell,
             error=self._error,
@@ -391,9 +392,13 @@ class BatchRun(BaseRun):
         return RunStatus.QUEUED if waits and not self.finished and not self._running else self._status
 
     def snapshot(self, since: Cursor) -> BatchSnapshot:
-        """The state of the batch. Rows: those that ended behind the cursor, failed ones first, and those under way."""
+        """The state of the batch. Rows: those that ended behind the cursor, failed ones first, and those under way.
+
+        Pictures are part of the whole state, and of the first look at the end.
+        """
         if since is END:
             return self._snapshot([])
+        whole = since == Cursor() or (self.finished and since != self._cursor)
         ended = sorted(self._over[since.cells :], key=lambda row: (row.status == RunStatus.OK, row.number))
         under_way = self._running or self._queued[:1]
         return self._snapshot(
@@ -401,7 +406,17 @@ class BatchRun(BaseRun):
             left_out=max(0, len(ended) - _MAX_ROWS),
             errors=[(row.number, row.error) for row in self._over if row.error is not None],
             numbers=[(row.number, row.recorded) for row in self._over if row.recorded],
+            over=self._states(self._over) if whole else (),
         )
+
+    @property
+    def _cursor(self) -> Cursor:
+        """Its second number is that of the ends that were seen."""
+        return Cursor(len(self._over), int(self.finished))
+
+    def _states(self, rows: Sequence[BatchRow]) -> list[RowState]:
+        """The rows that are over and have an output, in their order."""
+        return [row.state() for row in sorted(rows, key=lambda row: row.number) if row.kept or row.ran]
 
     def page(self, selection: str) -> BatchSnapshot:
         """The state of the batch, with the runs of a selection.
@@ -425,7 +440,8 @@ class BatchRun(BaseRun):
             )
         rest = chosen[_MAX_SELECTED:]
         more = f"{rest[0].number}-{rest[-1].number}" if rest else None
-        return self._snapshot(chosen[:_MAX_SELECTED], more_rows=more)
+        shown = chosen[:_MAX_SELECTED]
+        return self._snapshot(shown, more_rows=more, over=self._states(shown))
 
     def _snapshot(self, shown: Sequence[BatchRow], **more: Any) -> BatchSnapshot:
         return BatchSnapshot(
@@ -444,7 +460,7 @@ class BatchRun(BaseRun):
             failed=self._failed,
             progress=self._progress(),
             cell_limit=self.rows[0].plan.task.timeout_seconds,
-            cursor=Cursor(len(self._over)),
+            cursor=self._cursor,
             rows=[row.state() for row in shown],
             several_notebooks=self._several_notebooks,
             **more,

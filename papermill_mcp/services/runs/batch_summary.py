@@ -1,20 +1,27 @@
-"""A batch in a few lines: its failures by error, and the span of each number that its runs recorded."""
+"""A batch in a few lines: its failures by error, the span of each number that its runs recorded, and these numbers by
+the parameter that varies.
+"""
 
 from __future__ import annotations
 
+import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from pydantic import BaseModel
 
+from papermill_mcp.core.runs.snapshot import RowState
 from papermill_mcp.errors import InvalidArgumentError
 from papermill_mcp.utils.lazy import lazy
 
 if TYPE_CHECKING:
     import statistics
+
+    from papermill_mcp.core.pictures import contact_sheet as sheets
 else:
+    sheets = lazy("papermill_mcp.core.pictures.contact_sheet")
     statistics = lazy("statistics")
 
 #: Groups of failures and recorded numbers in a summary, and the runs that are named of one group.
@@ -22,6 +29,9 @@ _MAX_GROUPS = 20
 _MAX_NUMBERS = 20
 _MAX_NAMED = 10
 
+#: Runs and recorded numbers in a table by the parameter that varies.
+MAX_POINTS = 20
+_MAX_COLUMNS = 6
 
 #: A selection of runs by their place, such as `0-99`.
 _POSITIONS = re.compile(r"\s*(\d{1,9})\s*(?:-\s*(\d{1,9})\s*)?", re.ASCII)
@@ -46,6 +56,24 @@ class NumberSpan(BaseModel):
     median: float
     max: float
     max_run: int
+
+
+class Point(BaseModel):
+    """The recorded numbers of one run, in the order of the names; None for one that it did not record."""
+
+    value: Any
+    run: int
+    failed: bool = False
+    numbers: list[float | None]
+
+
+class NumbersByParameter(BaseModel):
+    """Recorded numbers of runs that differ in one parameter, by its value. `runs_total`: of which `points` are some."""
+
+    parameter: str
+    names: list[str]
+    points: list[Point]
+    runs_total: int
 
 
 def failure_groups(errors: Iterable[tuple[int, str]]) -> list[FailureGroup]:
@@ -73,8 +101,7 @@ def number_spans(recorded: Iterable[tuple[int, Mapping[str, Any]]]) -> list[Numb
     values: defaultdict[str, list[tuple[float, int]]] = defaultdict(list)
     for number, one in recorded:
         for name, value in one.items():
-            # NaN has no place in an order.
-            if isinstance(value, int | float) and not isinstance(value, bool) and value == value:
+            if _is_number(value) and value == value:  # NaN has no place in an order
                 values[name].append((value, number))
     spans = []
     for name, found in [*values.items()][:_MAX_NUMBERS]:
@@ -92,6 +119,60 @@ def number_spans(recorded: Iterable[tuple[int, Mapping[str, Any]]]) -> list[Numb
                 )
             )
     return spans
+
+
+def numbers_by_parameter(rows: Sequence[RowState]) -> NumbersByParameter | None:
+    """The recorded numbers of runs by the one parameter in which they differ, at most `MAX_POINTS`, evenly spread.
+
+    None if they differ in another way, or recorded no numbers.
+    """
+    names = varying([row.parameters for row in rows])
+    numbers = dict.fromkeys(name for row in rows for name, value in (row.recorded or {}).items() if _is_number(value))
+    if len(names) != 1 or not numbers or len({row.file for row in rows}) > 1:
+        return None
+    columns = [*numbers][:_MAX_COLUMNS]
+    ordered = sorted(rows, key=lambda row: order_of(row.parameters.get(names[0])))
+    shown = [ordered[place] for place in sheets.spread(len(ordered), MAX_POINTS)]
+    return NumbersByParameter(
+        parameter=names[0],
+        names=columns,
+        points=[
+            Point(
+                value=row.parameters.get(names[0]),
+                run=row.number,
+                failed=row.failed,
+                numbers=[_number((row.recorded or {}).get(name)) for name in columns],
+            )
+            for row in shown
+        ],
+        runs_total=len(rows),
+    )
+
+
+def order_of(value: Any) -> tuple[int, float, str]:
+    """A key that sorts values of any type: numbers by size, then texts, then the rest."""
+    if _is_number(value) and value == value:
+        return 0, value, ""
+    return (1, 0.0, value) if isinstance(value, str) else (2, 0.0, json.dumps(value, sort_keys=True, default=str))
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _number(value: object) -> float | None:
+    return value if _is_number(value) else None
+
+
+def varying(sets: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The names whose values differ among sets of parameters, in the order of their appearance."""
+    names = dict.fromkeys(name for one in sets for name in one)
+    return [name for name in names if len({_identity(one, name) for one in sets}) > 1]
+
+
+def _identity(values: Mapping[str, Any], name: str) -> str | None:
+    """A text that is the same for equal values of one type only; None without a value."""
+    return json.dumps(values[name], sort_keys=True, default=str) if name in values else None
 
 
 def positions(selection: str) -> range | None:

@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +22,7 @@ import anyio.to_thread
 from papermill_mcp.config import Config
 from papermill_mcp.core.kernels.request import RunStatus
 from papermill_mcp.core.runs.run import Run
-from papermill_mcp.core.runs.snapshot import END, BatchSnapshot, Cursor, RunSnapshot
+from papermill_mcp.core.runs.snapshot import END, BatchSnapshot, Cursor, RowState, RunSnapshot
 from papermill_mcp.core.runs.store import ExecutionRecord, ExecutionStore, StoreUnavailableError
 from papermill_mcp.errors import BusyError, ExecutionNotFoundError, InvalidArgumentError, ServerError, listed
 from papermill_mcp.services.outputs import OutputBudget
@@ -30,11 +30,13 @@ from papermill_mcp.services.results import Progress
 from papermill_mcp.services.runs.batch import BatchRun
 from papermill_mcp.services.runs.journal import Journal
 from papermill_mcp.services.runs.requests import RunRequest
+from papermill_mcp.services.runs.run_pictures import RunPictures
 from papermill_mcp.services.runs.view import (
     ExecutionList,
     RunView,
     RunViewer,
     earlier_batch,
+    earlier_states,
     earlier_view,
     row_of,
     shown_at_once,
@@ -97,11 +99,14 @@ class _Entry:
 class RunRegistry:
     """Remembers runs and waits for them. `aclose` ends the runs that still go on."""
 
-    def __init__(self, config: Config, workspace: Workspace, store: ExecutionStore, journal: Journal) -> None:
+    def __init__(
+        self, config: Config, workspace: Workspace, store: ExecutionStore, journal: Journal, pictures: RunPictures
+    ) -> None:
         self._config = config
         self._workspace = workspace
         self._store = store
         self._journal = journal
+        self._pictures = pictures
         self._entries: dict[str, _Entry] = {}
         self._ended: deque[str] = deque()
         self._background = Background()
@@ -308,18 +313,34 @@ class RunRegistry:
             raise InvalidArgumentError("runs is for batches, and this execution is none", advice="leave runs out")
         if earlier is not None:
             earlier = await self._wait_elsewhere(earlier, self._wait_seconds(wait), progress)
-            return await self._earlier_view(earlier, runs)
+            return await self._earlier_view(earlier, runs, cursor)
         run = self.get(execution_id)
         await self._wait(run, self._wait_seconds(wait), progress)
         return await self._view(run, cursor, runs)
 
-    async def _earlier_view(self, record: ExecutionRecord, runs: str | None = None) -> RunView:
+    async def _earlier_view(
+        self, record: ExecutionRecord, runs: str | None = None, since: Cursor | None = None
+    ) -> RunView:
         """A run of another server process. A batch is read from its table."""
         if record.kind == BatchSnapshot.kind and record.output_path is not None:
             table = Path(record.output_path).with_suffix(".jsonl")
             if rows := await asyncio.to_thread(tables.rows_of, table, record.execution_id):
-                return earlier_batch(record, rows, self._workspace, runs)
+                view = earlier_batch(record, rows, self._workspace, runs)
+                if runs is not None:
+                    listed_runs = {row.run for row in view.runs or []}
+                    rows = [row for row in rows if row["run"] in listed_runs]
+                if runs is not None or str(since) != view.cursor:
+                    await self._add_pictures(view, earlier_states(rows))
+                return view
         return earlier_view(row_of(record, self._workspace))
+
+    async def _add_pictures(self, view: RunView, runs: Sequence[RowState]) -> None:
+        """Show the last pictures of the runs of a batch."""
+        image, note = await self._pictures.sheet(runs)
+        if image is not None:
+            view.add_image(image)
+            if note is not None:
+                view.add_note(note)
 
     async def overview(self, *, status: str | None = None, limit: int = 20) -> ExecutionList:
         """Runs of this workspace, the newest first, those of other server processes included.
@@ -418,7 +439,10 @@ class RunRegistry:
             self._workspace, OutputBudget.of(self._config), wait=wait, later=since not in (None, Cursor())
         )
         state = run.page(runs) if runs is not None and isinstance(run, BatchRun) else run.snapshot(since or Cursor())
-        return viewer.show(state) if shown_at_once(state) else await asyncio.to_thread(viewer.show, state)
+        view = viewer.show(state) if shown_at_once(state) else await asyncio.to_thread(viewer.show, state)
+        if isinstance(state, BatchSnapshot):
+            await self._add_pictures(view, state.over)
+        return view
 
     def _wait_seconds(self, wait: float | None) -> float:
         return self._config.response_wait if wait is None else wait

@@ -42,9 +42,11 @@ from papermill_mcp.services.pictures import ShownImage
 from papermill_mcp.services.results import OBJECT, ROWS, Result
 from papermill_mcp.services.runs.batch_summary import (
     FailureGroup,
+    NumbersByParameter,
     NumberSpan,
     failure_groups,
     number_spans,
+    numbers_by_parameter,
     positions,
 )
 from papermill_mcp.services.workspace import Workspace
@@ -155,6 +157,10 @@ class RunView(BaseModel):
         """Say one more thing."""
         self.notes = [*(self.notes or []), note]
 
+    def add_image(self, image: ShownImage) -> None:
+        """Show one more image."""
+        self._images = [*self._images, image]
+
 
 class CodeView(RunView):
     """Code in a kernel, or one cell of a notebook: then with `path`, `index` and `id`."""
@@ -199,35 +205,8 @@ class PapermillRunView(CellsView):
     parameters: dict[str, Any] | None = None
 
 
-class BatchView(Result):
-    """A batch as it stands, with the runs that have ended or are running."""
-
-    execution_id: str
-    status: str
-    kernel_name: str | None = None
-    python: str | None = None
-    duration: float
-    cursor: str
-    input_path: str | None = None
-    runs_total: int | None = None
-    runs_done: int | None = None
-    runs_failed: int | None = None
-    results: str | None = None
-    failures: Annotated[list[FailureGroup] | None, ROWS] = None
-    numbers: Annotated[list[NumberSpan] | None, ROWS] = None
-    runs: Annotated[list[RunRow] | None, ROWS] = None
-    progress: str | None = None
-    next: str | None = None
-    notes: list[str] | None = None
-
-    @classmethod
-    def of(cls, view: RunView) -> BatchView:
-        """The view of a batch, or of an earlier one, as the reply of the tool that runs batches only."""
-        return cls(**{name: getattr(view, name, None) for name in cls.model_fields})
-
-
 class BatchRunView(RunView):
-    """A batch among other runs."""
+    """A batch as it stands, with the runs that have ended or are running."""
 
     input_path: str | None = None
     runs_total: int | None = None
@@ -236,6 +215,7 @@ class BatchRunView(RunView):
     results: str | None = None
     failures: list[FailureGroup] | None = None
     numbers: list[NumberSpan] | None = None
+    by_parameter: NumbersByParameter | None = None
     runs: list[RunRow] | None = None
 
 
@@ -499,6 +479,7 @@ def _(run: BatchSnapshot, viewer: RunViewer) -> RunView:
     view.results = viewer.path(run.output_file) or None
     view.failures = failure_groups(run.errors) or None
     view.numbers = number_spans(run.numbers) or None
+    view.by_parameter = numbers_by_parameter(run.over) if run.numbers else None
     if run.left_out or run.more_rows:
         which = run.more_rows or f"0-{min(run.total or 1, _PAGE) - 1}"
         more = f"{count_noun(run.left_out, 'more run')} ended: " if run.left_out else "more of them: "
@@ -611,15 +592,37 @@ def earlier_batch(
             f'{left}: get_execution(execution_id="{view.execution_id}", runs="{page}"), or the table of results'
         )
     return BatchRunView(
-        **view.model_dump(include={"execution_id", "kind", "status", "duration", "cursor", "input_path", "notes"}),
+        **view.model_dump(include={"execution_id", "kind", "status", "duration", "input_path", "notes"}),
+        cursor=str(Cursor(len(rows), int(not record.goes_on))),
         runs_total=view.runs_total,
         runs_done=view.runs_done,
         runs_failed=len(failed),
         results=workspace.display_path(Path(record.output_path)) if record.output_path else None,
         failures=failure_groups((row["run"], _failure_of(row)) for row in failed) or None,
         numbers=number_spans((row["run"], _values(row, tables.RESULT)) for row in rows) or None,
+        by_parameter=numbers_by_parameter(earlier_states(rows)) if selection is None else None,
         runs=[_earlier_row(row, workspace) for row in shown],
     )
+
+
+def earlier_states(rows: Sequence[Mapping[str, Any]]) -> list[RowState]:
+    """The rows of a table of results as the states of their runs."""
+    return [
+        RowState(
+            number=row["run"],
+            status=RunStatus(row["status"]) if row.get("status") in {*RunStatus} else RunStatus.ABORTED,
+            kernel_name="",
+            parameters=_values(row, tables.PARAMETER),
+            file=Path(str(row.get("input"))),
+            output_file=Path(str(row.get("output"))),
+            duration=row.get("duration"),
+            failed=bool(_failure_of(row)),
+            failed_cell=row.get("failed_cell"),
+            error=_failure_of(row) or None,
+            recorded=_values(row, tables.RESULT),
+        )
+        for row in rows
+    ]
 
 
 def _earlier_row(row: Mapping[str, Any], workspace: Workspace) -> RunRow:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from papermill_mcp.services.notebooks.view import ranges
 from papermill_mcp.services.runs.verify_view import VerifyView
+from papermill_mcp.services.runs.batch_summary import NumbersByParameter
 from papermill_mcp.services.runs.view import (
     BatchRunView,
-    BatchView,
     CellResult,
     CellsView,
     CodeView,
@@ -65,7 +65,7 @@ def cells_run(reply: CellsView) -> str:
     return "\n".join(lines)
 
 
-def batch(reply: BatchRunView | BatchView) -> str:
+def batch(reply: BatchRunView) -> str:
     """A batch, a line for each run."""
     return "\n".join([*_run_head(reply), *_next_steps(reply), *_runs(reply)])
 
@@ -135,7 +135,7 @@ def _counts(reply: CellsView) -> str:
 _RUN_HEAD = ("environment", "path", "input_path", "output_path", "revision")
 
 
-def _run_head(reply: RunView | BatchView, outcome: str = "") -> list[str]:
+def _run_head(reply: RunView, outcome: str = "") -> list[str]:
     """The outcome in one line, and the facts that the next call may need.
 
     A run that ended well needs no id. The kernel is named once, with its first run.
@@ -143,7 +143,7 @@ def _run_head(reply: RunView | BatchView, outcome: str = "") -> list[str]:
     facts = reply.model_dump(exclude_none=True, include={*_RUN_HEAD, "ended", "kernel_id", "kernel_name", "python"})
     over = f"ended: {str(facts['ended']).lower()}" if "ended" in facts else ""
     lines = ["status: " + " · ".join(filter(None, [reply.status, f"{reply.duration:.2f} s", outcome, over]))]
-    live = not isinstance(reply, BatchView | BatchRunView | EarlierView)
+    live = not isinstance(reply, BatchRunView | EarlierView)
     if not (live and reply.status == "ok") and reply.next is None:
         lines.append(f"execution_id: {reply.execution_id}")
     if getattr(reply, "_later", False):
@@ -155,7 +155,7 @@ def _run_head(reply: RunView | BatchView, outcome: str = "") -> list[str]:
     return lines + header_lines({name: facts[name] for name in _RUN_HEAD if name in facts})
 
 
-def _next_steps(reply: RunView | BatchView) -> list[str]:
+def _next_steps(reply: RunView) -> list[str]:
     """The progress of a run, the next call, and its notes."""
     lines = []
     if reply.status in ("queued", "running"):
@@ -165,7 +165,7 @@ def _next_steps(reply: RunView | BatchView) -> list[str]:
     return lines + [f"note: {clean_text(note)}" for note in reply.notes or []]
 
 
-def _runs(reply: BatchRunView | BatchView) -> list[str]:
+def _runs(reply: BatchRunView) -> list[str]:
     """The runs of a batch, a line each."""
     if reply.runs_total is None:
         return []
@@ -181,6 +181,10 @@ def _runs(reply: BatchRunView | BatchView) -> list[str]:
         f"median {span.median:g}, of {count_noun(span.count, 'run')}"
         for span in reply.numbers or []
     ]
+    by_value, tabled = reply.by_parameter, set[int]()
+    if by_value is not None:
+        lines += _numbers(by_value)
+        tabled = {point.run for point in by_value.points}
     rows = reply.runs or []
     places = {row.output_path.rpartition("/")[0] for row in rows}
     shared = places.pop() + "/" if len(places) == 1 and len(rows) > 1 else ""  # once instead of in each line
@@ -195,13 +199,29 @@ def _runs(reply: BatchRunView | BatchView) -> list[str]:
         if row.input_path is not None:
             facts.append(inline(row.input_path))
         facts += [inline(row.parameters), inline(row.output_path.removeprefix(shared))]
-        facts += [f"{one_line(value.name, 100)} = {inline(value.value)}" for value in row.result or []]
+        facts += [
+            f"{one_line(value.name, 100)} = {inline(value.value)}"
+            for value in row.result or []
+            if by_value is None or row.run not in tabled or value.name not in by_value.names
+        ]
         if row.progress is not None:
             facts.append(clean_text(row.progress))
         if row.error is not None:
             place = f"cell {row.failed_cell}: " if row.failed_cell is not None else ""
             facts.append(place + inline(row.error))
         lines.append(f"- run {row.run}: " + " · ".join([*facts, *map(inline, row.notes or [])]))
+    return lines
+
+
+def _numbers(reply: NumbersByParameter) -> list[str]:
+    """Recorded numbers by the value of a parameter, a line for each run."""
+    shown, name = len(reply.points), one_line(reply.parameter, 60)
+    part = f" ({shown} of {reply.runs_total} runs; the table of results has all)" if shown < reply.runs_total else ""
+    lines = [f"by {name}{part}:", " | ".join([name, "run", *(one_line(one, 60) for one in reply.names)])]
+    for point in reply.points:
+        numbers = ["" if number is None else f"{number:.6g}" for number in point.numbers]
+        facts = ["failed"] if point.failed and not any(numbers) else numbers
+        lines.append(" | ".join([one_line(inline(point.value), 60), str(point.run), *facts]).rstrip())
     return lines
 
 

@@ -33,6 +33,7 @@ _IMAGE_TOOLS = {
     "edit_notebook",
     "execute_cell",
     "execute_notebook",
+    "execute_notebook_batch",
     "execute_notebook_cell",
     "execute_notebook_papermill",
     "get_execution",
