@@ -64,7 +64,7 @@ def test_small_forms_keep_within_their_side(size: tuple[int, int]) -> None:
 
 
 def test_a_photograph_is_smaller_as_a_jpeg() -> None:
-    noise = Image.effect_noise((900, 700), 90).convert("RGB")
+    noise = Image.merge("RGB", [Image.effect_noise((900, 700), 90) for _ in range(3)])
     buffer = io.BytesIO()
     noise.save(buffer, format="PNG")
     page = for_page({"image/png": base64.b64encode(buffer.getvalue()).decode()}, 480, Drawer())

@@ -1,0 +1,1 @@
+"""Reports: pages for a person that stand beside the files they are about."""
