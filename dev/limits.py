@@ -57,6 +57,7 @@ from papermill_mcp.services.notebooks.walk import MAX_DEPTH as WALK_DEPTH
 from papermill_mcp.services.notebooks.walk import MAX_ENTRIES, WALK_SECONDS
 from papermill_mcp.services.outputs import MAX_VIEWS, SUMMARY_CHARS
 from papermill_mcp.services.runs.batch import _MAX_ROWS as BATCH_ROWS
+from papermill_mcp.services.runs.batch_report import MAX_PICTURE_BYTES, MAX_PICTURES, PICTURE_SIDE
 from papermill_mcp.services.runs.batch_summary import MAX_POINTS
 from papermill_mcp.services.runs.batches import MAX_FILE_BYTES, MAX_RUNS
 from papermill_mcp.services.runs.registry import _REMEMBERED as KEPT_EXECUTIONS
@@ -230,6 +231,12 @@ LIMITS: dict[str, list[Limit]] = {
         Limit(
             "the contact sheet of a batch",
             f"{MAX_TILES} runs, failed ones first; outputs of up to {MAX_OUTPUT_BYTES // 1_000_000} MB",
+            _COUNTED,
+        ),
+        Limit(
+            "pictures in the report of a batch",
+            f"{MAX_PICTURES} runs, failed ones first; {PICTURE_SIDE} pixels each, {MAX_PICTURE_BYTES // 1_000_000} MB "
+            "together",
             _COUNTED,
         ),
         Limit("recorded numbers by the parameter that varies", f"{MAX_POINTS} runs, evenly spread", _COUNTED),

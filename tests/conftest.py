@@ -86,6 +86,14 @@ class MakeConfig(Protocol):
 
 
 @pytest.fixture
+def artifacts(tmp_path: Path) -> Path:
+    """Where screenshots are kept: TEST_ARTIFACTS, if that is set."""
+    directory = Path(os.environ.get("TEST_ARTIFACTS") or tmp_path / "artifacts")
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory
+
+
+@pytest.fixture
 def config(workspace: Path, state_directory: Path) -> MakeConfig:
     """A factory of settings."""
 

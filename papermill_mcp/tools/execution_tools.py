@@ -92,7 +92,8 @@ async def execute_notebook_batch(
 ) -> RunView:
     """Run notebooks with many sets of parameters by Papermill, each into its own output; a failed run stops no other.
 
-    Called again with the same arguments, it runs only what is not complete.
+    The reply shows the last plot of each run on one sheet. Beside the outputs stand results.csv and report.html, a page
+    for the user. Called again with the same arguments, it runs only what is not complete.
     """
     return await executions.follow(
         request, lambda: batches.batch(request), idempotency_key=idempotency_key, wait=wait, progress=progress

@@ -253,6 +253,7 @@ class BatchSnapshot(Snapshot):
         errors: number and error of each run that began and ended badly.
         numbers: number and recorded values of each run that recorded some.
         over: the runs that are over and have an output, where the client is to see all of them.
+        report: real path of the report; None before it is written.
         more_rows: what selects the runs behind `rows`, where a selection has more.
     """
 
@@ -265,6 +266,7 @@ class BatchSnapshot(Snapshot):
     errors: Sequence[tuple[int, str]] = ()
     numbers: Sequence[tuple[int, Mapping[str, Any]]] = ()
     over: Sequence[RowState] = ()
+    report: Path | None = None
     more_rows: str | None = None
 
 

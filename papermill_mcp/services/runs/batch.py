@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from papermill_mcp.core.papermill_executor import Outcome
     from papermill_mcp.core.runs import table as tables
     from papermill_mcp.core.runs.notebook_run import RunSummary
+    from papermill_mcp.services.runs.batch_report import BatchReports
 else:
     tables = lazy("papermill_mcp.core.runs.table")
 
@@ -248,6 +249,7 @@ class BatchRun(BaseRun):
         journal: Journal,
         *,
         table: tables.ResultsTable,
+        reports: BatchReports,
     ) -> None:
         super().__init__(request.execution_id)
         self._operation = request.operation
@@ -259,6 +261,9 @@ class BatchRun(BaseRun):
         self._writing: asyncio.Task[None] | None = None
         self._unwritten: str | None = None
         self._written = False
+        self._reports = reports
+        self._reporting = False
+        self._report: Path | None = None
         self.rows = list(rows)
         self._over = [row for row in self.rows if row.status.final]  # kept ones, so far
         for row in self.rows:
@@ -282,11 +287,12 @@ class BatchRun(BaseRun):
             asyncio.create_task(self._take_turns(waiting))
             for _ in range(min(left, self._backend.room(self._wanted, left)))
         ]
+        closing = False  # whether the server is closed
         try:
             if turns:
                 await asyncio.wait(turns)
         except asyncio.CancelledError:
-            self.cancelled = True  # the server is closed: each run saves its results
+            self.cancelled = closing = True  # each run saves its results
             for turn in turns:
                 turn.cancel()
             await asyncio.wait(turns)
@@ -310,8 +316,11 @@ class BatchRun(BaseRun):
                 )
             if self._unwritten is not None:
                 self.notes.append(f"the table of results could not be written: {self._unwritten}")
+            interrupted = self.cancelled
+            if not closing:
+                await self._put_report()
             self._claims.release(self.execution_id)
-        if self.cancelled:
+        if interrupted:
             return RunStatus.INTERRUPTED
         return RunStatus.ERROR if self._failed else RunStatus.OK
 
@@ -359,6 +368,24 @@ class BatchRun(BaseRun):
             self._unwritten = str(error)
         except OSError as error:
             self._unwritten = error.strerror or str(error)
+
+    async def _put_report(self) -> None:
+        """Write the report. A batch whose server is closed meanwhile has none: the same request writes it."""
+        self._reporting = True
+        directory = self._table.path.parent
+        try:
+            self._report = await self._reports.write(self._snapshot([]), self._states(self._over), directory)
+        except asyncio.CancelledError:
+            return
+        except Exception as error:
+            if not isinstance(error, ServerError | OSError):
+                logger.exception("the report of a batch failed", extra={"path": str(directory)})
+            known = str(error) if isinstance(error, ServerError) else getattr(error, "strerror", None)
+            self.notes.append(f"the report could not be written: {known or 'the log of the server has the details'}")
+        finally:
+            self._reporting = False
+        if self._report is not None and self._report.stem != "report":
+            self.notes.append(f"report.html was changed by another program and stays; this one is {self._report.name}")
 
     async def cancel(self) -> None:
         """Interrupt the runs that go on and begin no more."""
@@ -463,6 +490,7 @@ class BatchRun(BaseRun):
             cursor=self._cursor,
             rows=[row.state() for row in shown],
             several_notebooks=self._several_notebooks,
+            report=self._report,
             **more,
         )
 
@@ -475,6 +503,8 @@ class BatchRun(BaseRun):
         if self._failed:
             facts.append(f"{self._failed} failed")
         facts.append(f"{self.seconds:.0f} s")
+        if self._reporting:
+            facts.append("writing the report")
         left = self._seconds_left(running)
         if left is not None:
             facts.append(f"about {rough_duration(left)} left")

@@ -101,7 +101,7 @@ def number_spans(recorded: Iterable[tuple[int, Mapping[str, Any]]]) -> list[Numb
     values: defaultdict[str, list[tuple[float, int]]] = defaultdict(list)
     for number, one in recorded:
         for name, value in one.items():
-            if _is_number(value) and value == value:  # NaN has no place in an order
+            if is_number(value) and value == value:  # NaN has no place in an order
                 values[name].append((value, number))
     spans = []
     for name, found in [*values.items()][:_MAX_NUMBERS]:
@@ -127,7 +127,7 @@ def numbers_by_parameter(rows: Sequence[RowState]) -> NumbersByParameter | None:
     None if they differ in another way, or recorded no numbers.
     """
     names = varying([row.parameters for row in rows])
-    numbers = dict.fromkeys(name for row in rows for name, value in (row.recorded or {}).items() if _is_number(value))
+    numbers = dict.fromkeys(name for row in rows for name, value in (row.recorded or {}).items() if is_number(value))
     if len(names) != 1 or not numbers or len({row.file for row in rows}) > 1:
         return None
     columns = [*numbers][:_MAX_COLUMNS]
@@ -151,17 +151,18 @@ def numbers_by_parameter(rows: Sequence[RowState]) -> NumbersByParameter | None:
 
 def order_of(value: Any) -> tuple[int, float, str]:
     """A key that sorts values of any type: numbers by size, then texts, then the rest."""
-    if _is_number(value) and value == value:
+    if is_number(value) and value == value:
         return 0, value, ""
     return (1, 0.0, value) if isinstance(value, str) else (2, 0.0, json.dumps(value, sort_keys=True, default=str))
 
 
-def _is_number(value: object) -> TypeGuard[int | float]:
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Whether a recorded value is a number, NaN and infinities included."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _number(value: object) -> float | None:
-    return value if _is_number(value) else None
+    return value if is_number(value) else None
 
 
 def varying(sets: Sequence[Mapping[str, Any]]) -> list[str]:

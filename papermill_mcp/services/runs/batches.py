@@ -28,6 +28,7 @@ from papermill_mcp.services.runs.batch import Backend, BatchRow, BatchRun
 from papermill_mcp.services.runs.journal import Journal
 from papermill_mcp.services.runs.papermill_run import Bench, PapermillPlan
 from papermill_mcp.services.runs.requests import BatchRequest, PapermillRequest
+from papermill_mcp.services.runs.run_pictures import RunPictures
 from papermill_mcp.services.runs.starter import RunStarter
 from papermill_mcp.services.workspace import Workspace, short_stem
 from papermill_mcp.utils.file_utils import read_file
@@ -40,7 +41,9 @@ if TYPE_CHECKING:
     from papermill_mcp.core.runs import notebook_run
     from papermill_mcp.core.runs import table as tables
     from papermill_mcp.core.runs.notebook_run import RunSummary
+    from papermill_mcp.services.runs import batch_report
 else:
+    batch_report = lazy("papermill_mcp.services.runs.batch_report")
     tables = lazy("papermill_mcp.core.runs.table")
     papermill_output = lazy("papermill_mcp.core.papermill.output")
     parameter_file = lazy("papermill_mcp.core.papermill.parameter_file")
@@ -76,9 +79,11 @@ class BatchStarter:
         bench: Bench,
         runs: RunStarter,
         journal: Journal,
+        pictures: RunPictures,
         *,
         memory: Path | None = None,
     ) -> None:
+        self._pictures = pictures
         self._memory = memory
         self._config = config
         self._workspace = workspace
@@ -107,12 +112,19 @@ class BatchStarter:
             )
         rows = self._rows(await self._planned(request, paths, sets), request.output_directory)
         backend: Backend = LocalBackend(self._config, self._bench)
+        await imported(batch_report)
         changed = [name for row in rows if (name := await self._place(row, resume=request.resume)) is not None]
         kept = sum(row.kept for row in rows)
         if self._config.dask_scheduler is not None and kept < len(rows):
             backend = await self._cluster([row for row in rows if not row.kept])
         batch = BatchRun(
-            request, rows, backend, self._bench.claims, self._journal, table=_table(rows, request, self._memory)
+            request,
+            rows,
+            backend,
+            self._bench.claims,
+            self._journal,
+            table=_table(rows, request, self._memory),
+            reports=batch_report.BatchReports(self._config, self._pictures),
         )
         try:
             await self._bench.claims.take([row.output for row in rows], batch.execution_id)

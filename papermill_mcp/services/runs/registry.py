@@ -46,8 +46,10 @@ from papermill_mcp.utils.background import Background
 from papermill_mcp.utils.lazy import lazy
 
 if TYPE_CHECKING:
+    from papermill_mcp.core.reports import file as files
     from papermill_mcp.core.runs import table as tables
 else:
+    files = lazy("papermill_mcp.core.reports.file")
     tables = lazy("papermill_mcp.core.runs.table")
 
 #: Seconds between two progress notifications while nothing else happens, and the least between any two.
@@ -326,6 +328,8 @@ class RunRegistry:
             table = Path(record.output_path).with_suffix(".jsonl")
             if rows := await asyncio.to_thread(tables.rows_of, table, record.execution_id):
                 view = earlier_batch(record, rows, self._workspace, runs)
+                report = await asyncio.to_thread(files.report_of, table.parent, record.execution_id)
+                view.report = self._workspace.display_path(report) if report is not None else None
                 if runs is not None:
                     listed_runs = {row.run for row in view.runs or []}
                     rows = [row for row in rows if row["run"] in listed_runs]

@@ -213,6 +213,7 @@ class BatchRunView(RunView):
     runs_done: int | None = None
     runs_failed: int | None = None
     results: str | None = None
+    report: str | None = None
     failures: list[FailureGroup] | None = None
     numbers: list[NumberSpan] | None = None
     by_parameter: NumbersByParameter | None = None
@@ -476,7 +477,7 @@ def _(run: BatchSnapshot, viewer: RunViewer) -> RunView:
             for row in run.rows
         ],
     )
-    view.results = viewer.path(run.output_file) or None
+    view.results, view.report = viewer.path(run.output_file) or None, viewer.path(run.report) or None
     view.failures = failure_groups(run.errors) or None
     view.numbers = number_spans(run.numbers) or None
     view.by_parameter = numbers_by_parameter(run.over) if run.numbers else None
@@ -610,7 +611,7 @@ def earlier_states(rows: Sequence[Mapping[str, Any]]) -> list[RowState]:
     return [
         RowState(
             number=row["run"],
-            status=RunStatus(row["status"]) if row.get("status") in {*RunStatus} else RunStatus.ABORTED,
+            status=RunStatus(status) if (status := str(row.get("status"))) in {*RunStatus} else RunStatus.ABORTED,
             kernel_name="",
             parameters=_values(row, tables.PARAMETER),
             file=Path(str(row.get("input"))),

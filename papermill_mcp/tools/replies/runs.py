@@ -173,6 +173,8 @@ def _runs(reply: BatchRunView) -> list[str]:
     lines = [f"runs: {reply.runs_done} of {reply.runs_total} done{failed}"]
     if reply.results is not None:
         lines.append(f"results: {inline(reply.results)}")
+    if reply.report is not None:
+        lines.append(f"report: {inline(reply.report)}")
     for group in reply.failures or []:
         which = ", ".join(map(str, group.runs)) + (", …" if group.count > len(group.runs) else "")
         lines.append(f"failed: {count_noun(group.count, 'run')} ({which}) · {inline(group.error)}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -45,14 +44,6 @@ plt.figure(figsize=(6, 3))
 plt.plot(years, [(year * 37) % 101 for year in years])
 plt.title("From the run")
 plt.show()"""
-
-
-@pytest.fixture
-def artifacts(tmp_path: Path) -> Path:
-    """Where screenshots are kept: TEST_ARTIFACTS, if that is set."""
-    directory = Path(os.environ.get("TEST_ARTIFACTS") or tmp_path / "artifacts")
-    directory.mkdir(parents=True, exist_ok=True)
-    return directory
 
 
 @asynccontextmanager

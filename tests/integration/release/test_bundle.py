@@ -78,7 +78,9 @@ def test_one_command_builds_and_checks_all_files(tmp_path: Path) -> None:
         "server.json",
     ]
     with zipfile.ZipFile(files[2]) as wheel:
+        parts = {name.rpartition("/")[2] for name in wheel.namelist() if "/core/reports/" in name}
         metadata = wheel.read(f"jupyter_papermill_mcp_server-{__version__}.dist-info/METADATA").decode()
+    assert {"page.html.j2", "page.css", "page.js"} <= parts
     assert "<!-- mcp-name: io.github.example-owner/example-name -->" in metadata
     assert "Project-URL: Repository, https://github.com/example-owner/example-name" in metadata
 
