@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import math
 import re
@@ -16,14 +17,20 @@ import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from papermill_mcp.errors import AlreadyExistsError, ConflictError, NotFoundError, ServerError
 from papermill_mcp.utils.digests import revision_of
 from papermill_mcp.utils.file_utils import FileContent, read_beginning, read_file, stamp_of, write_file
+from papermill_mcp.utils.lazy import lazy
 from papermill_mcp.utils.lock_files import lock_name
 from papermill_mcp.utils.private import make_private_directory
 from papermill_mcp.utils.text_utils import safe_utf8
+
+if TYPE_CHECKING:
+    from papermill_mcp.core.runs import typed_table
+else:
+    typed_table = lazy("papermill_mcp.core.runs.typed_table")
 
 #: Columns that every table has, in this order. Those of parameters and of recorded values follow.
 COLUMNS = (
@@ -73,7 +80,7 @@ class ResultsTable:
         directory: that of the outputs; it exists.
         batch: the id of the batch.
         memory: a private directory that remembers which `.csv` was about to be written, for the case that the process
-            is killed between the two files. Without it, such a table counts as changed.
+            is killed between the two files. Without it, such a table counts as changed. So does a `.parquet` file.
     """
 
     def __init__(self, directory: Path, batch: str, memory: Path | None = None) -> None:
@@ -95,7 +102,7 @@ class ResultsTable:
 
     @property
     def _name(self) -> str:
-        return "results" if self._number == 1 else f"results-{self._number}"
+        return _name_of(self._number)
 
     @property
     def taken(self) -> str | None:
@@ -131,30 +138,54 @@ class ResultsTable:
 
     def _write(self, rows: Sequence[Row], durable: bool) -> None:
         exact, shown = _content(self.exact_path), _content(self.path)
-        while (before := _rows(exact, shown, self._remembered())) is None:
+        while (before := _rows(exact, shown, self._remembered(self.path))) is None:
             self._number += 1
             exact, shown = _content(self.exact_path), _content(self.path)
         whole = [row for row in before if row["batch"] != self._batch] + [dict(row) for row in rows]
         table = as_csv(whole)
-        self._remember([revision_of(table), *([shown.revision] if shown is not None else [])])
+        self._remember(self.path, table, shown)
         for path, data, expected in (
             (self.exact_path, as_lines(whole), exact),
             (self.path, table, shown),
         ):
             write_file(path, data, expected=expected, display_path=path.name, durable=durable)
 
-    def _remembered(self) -> list[str]:
-        """The digests of the `.csv` before and after the last write that was begun."""
-        text = read_beginning(self._memory / lock_name(self.path), 100) if self._memory is not None else None
+    def write_typed(self) -> Path | None:
+        """Write the rows of the table as Parquet beside it, those of earlier batches included.
+
+        Returns:
+            Its path, a new one beside a file that another program has changed; None where pyarrow is not installed.
+
+        Raises:
+            ServerError: it could not be written. The last one is whole.
+        """
+        if not typed_table.available():
+            return None
+        with _LOCK:
+            exact = _content(self.exact_path)
+            data = typed_table.as_parquet(_rows(exact, None, []) or [], COLUMNS)
+            for number in itertools.count(self._number):
+                path = self._directory / f"{_name_of(number)}.parquet"
+                present = _content(path)
+                if present is None or present.revision in self._remembered(path):
+                    self._remember(path, data, present)
+                    write_file(path, data, expected=present, display_path=path.name)
+                    return path
+        return None
+
+    def _remembered(self, path: Path) -> list[str]:
+        """The digests of a file before and after the last write that was begun."""
+        text = read_beginning(self._memory / lock_name(path), 100) if self._memory is not None else None
         return (text or "").split()
 
-    def _remember(self, digests: Sequence[str]) -> None:
+    def _remember(self, path: Path, data: bytes, before: FileContent | None) -> None:
         if self._memory is None:
             return
+        digests = [revision_of(data), *([before.revision] if before is not None else [])]
         try:
             make_private_directory(self._memory)
             write_file(
-                self._memory / lock_name(self.path),
+                self._memory / lock_name(path),
                 " ".join(digests).encode(),
                 expected=None,
                 overwrite=True,
@@ -163,6 +194,10 @@ class ResultsTable:
             )
         except (OSError, ServerError):
             pass  # it only helps after a kill
+
+
+def _name_of(number: int) -> str:
+    return "results" if number == 1 else f"results-{number}"
 
 
 def rows_of(path: Path, batch: str) -> list[dict[str, Any]]:

@@ -318,7 +318,11 @@ class BatchRun(BaseRun):
                 self.notes.append(f"the table of results could not be written: {self._unwritten}")
             interrupted = self.cancelled
             if not closing:
-                await self._put_report()
+                try:
+                    await self._put_typed_table()
+                    await self._put_report()
+                except asyncio.CancelledError:
+                    pass  # the server is closed meanwhile: the same request writes them
             self._claims.release(self.execution_id)
         if interrupted:
             return RunStatus.INTERRUPTED
@@ -369,14 +373,24 @@ class BatchRun(BaseRun):
         except OSError as error:
             self._unwritten = error.strerror or str(error)
 
+    async def _put_typed_table(self) -> None:
+        """Write the table as Parquet, where that can be done."""
+        if not self._written:
+            return
+        try:
+            await asyncio.to_thread(self._table.write_typed)
+        except ServerError as error:
+            self.notes.append(f"results.parquet could not be written: {error}")
+        except Exception:  # a library that is broken, or refuses a value, is no fault of the batch
+            logger.exception("the table of a batch as Parquet failed", extra={"path": str(self._table.path)})
+            self.notes.append("results.parquet could not be written; the log of the server has the details")
+
     async def _put_report(self) -> None:
-        """Write the report. A batch whose server is closed meanwhile has none: the same request writes it."""
+        """Write the report."""
         self._reporting = True
         directory = self._table.path.parent
         try:
             self._report = await self._reports.write(self._snapshot([]), self._states(self._over), directory)
-        except asyncio.CancelledError:
-            return
         except Exception as error:
             if not isinstance(error, ServerError | OSError):
                 logger.exception("the report of a batch failed", extra={"path": str(directory)})
