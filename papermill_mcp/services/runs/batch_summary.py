@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeGuard
@@ -157,8 +158,8 @@ def order_of(value: Any) -> tuple[int, float, str]:
 
 
 def is_number(value: object) -> TypeGuard[int | float]:
-    """Whether a recorded value is a number, NaN and infinities included."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Whether a recorded value is a number that a float can hold, NaN and infinities included."""
+    return isinstance(value, float) or (type(value) is int and abs(value) <= sys.float_info.max)
 
 
 def _number(value: object) -> float | None:

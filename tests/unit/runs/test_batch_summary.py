@@ -10,7 +10,7 @@ import pytest
 
 from papermill_mcp.core.kernels.request import RunStatus
 from papermill_mcp.core.runs.snapshot import RowState
-from papermill_mcp.services.runs.batch_summary import MAX_POINTS, numbers_by_parameter, varying
+from papermill_mcp.services.runs.batch_summary import MAX_POINTS, number_spans, numbers_by_parameter, varying
 from papermill_mcp.services.runs.run_pictures import labels_of
 from papermill_mcp.services.runs.view import BatchRunView, RecordedValue, RunRow
 from papermill_mcp.tools.replies import render
@@ -82,6 +82,7 @@ def test_text_of_others_is_clean_and_in_one_line() -> None:
         [_row(n, {"n": n, "m": n}, {"x": 1}) for n in range(3)],
         [_row(n, {"n": n}, {"x": "text", "flag": True}) for n in range(3)],
         [_row(n, {"n": n}, {"x": 1}, file=Path(f"{n}.ipynb")) for n in range(3)],
+        [_row(n, {"n": n}, {"x": 10**400 + n}) for n in range(3)],
     ],
 )
 def test_there_is_no_table_for_runs_that_differ_in_another_way(rows: list[RowState]) -> None:
@@ -106,6 +107,12 @@ def test_a_number_is_shown_once() -> None:
     text = render(view)
     assert text.count("4321") == text.count("4322") == 1
     assert text.count("note = kept") == 2
+
+
+def test_an_integer_beyond_all_floats_has_no_span() -> None:
+    assert number_spans((n, {"huge": 10**400 + n, "small": n}) for n in range(2)) == number_spans(
+        (n, {"small": n}) for n in range(2)
+    )
 
 
 def test_values_of_another_type_differ() -> None:
