@@ -17,6 +17,7 @@ from conftest import Connect, ConnectStdio
 from helpers import REPOSITORY, Json, call, cell, images_of, text_of, write_notebook
 
 from papermill_mcp.core.reports.page import is_sealed
+from papermill_mcp.core.runs import typed_table
 from papermill_mcp.services.runs.batch_report import BatchReports
 
 pytestmark = pytest.mark.kernel
@@ -89,6 +90,22 @@ async def test_runs_stand_where_the_report_cannot_be_written(client: Connect, wo
     assert facts["status"] == "ok"
     assert "report" not in facts
     assert any(note.startswith("the report could not be written: ") for note in facts["notes"])
+
+
+async def test_runs_stand_where_the_parquet_library_is_broken(
+    client: Connect, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> bytes:
+        raise ImportError("libarrow.so")
+
+    monkeypatch.setattr(typed_table, "available", lambda: True)
+    monkeypatch.setattr(typed_table, "as_parquet", broken)
+    write_notebook(workspace / "in.ipynb", ["1"])
+    async with client() as c:
+        facts = await call(c, "execute_notebook_batch", seconds=60, input_path="in.ipynb", wait=60)
+    assert facts["status"] == "ok"
+    assert facts["report"] == "outputs/in-batch/report.html"
+    assert any("results.parquet could not be written" in note for note in facts["notes"])
 
 
 async def test_the_end_of_the_server_does_not_wait_for_a_report(
