@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from papermill_mcp.services.notebooks.view import ranges
-from papermill_mcp.services.runs.verify_view import VerifyView
 from papermill_mcp.services.runs.batch_summary import NumbersByParameter
+from papermill_mcp.services.runs.verify_view import VerifyView
 from papermill_mcp.services.runs.view import (
     BatchRunView,
     CellResult,
