@@ -69,7 +69,9 @@ def verify(arguments: Sequence[str]) -> int:
         sys.stderr.write(f"{PROGRAM} verify: {text}\n")
         return 2
     try:
-        rows = asyncio.run(_verified(config, request, options.paths, _blanks(options.sanitize_with)))
+        rows = asyncio.run(
+            _verified(config, request, options.paths, _blanks(options.sanitize_with), report=options.report)
+        )
     except ServerError as error:
         sys.stderr.write(f"{PROGRAM} verify: {error}\n")
         return 2
@@ -107,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--update", action="store_true", help="write the fresh outputs of cells that differ")
     add("--timeout", type=float, help="seconds a cell may run (default: no limit)")
     add("--python", help="the Python that runs the notebooks (default: as in the server)")
+    add("--report", action="store_true", help="write a table and an HTML report below the output directory")
     add("--junit", metavar="FILE", help="write a report in JUnit's form of XML")
     return parser
 
@@ -138,7 +141,7 @@ def _blanks(sanitizers: Sequence[str]) -> list[Blank]:
 
 
 async def _verified(
-    config: Config, request: VerifyRequest, paths: Sequence[str], blanks: list[Blank]
+    config: Config, request: VerifyRequest, paths: Sequence[str], blanks: list[Blank], *, report: bool
 ) -> list[NotebookVerdict]:
     """Verify the notebooks of all paths, printing each.
 
@@ -152,7 +155,8 @@ async def _verified(
     rows: list[NotebookVerdict] = []
     async with app.open_services(config, ready.workspace, state) as services:
         services.verifier.blanks = blanks
-        runs = [await services.verifier.directory(request.model_copy(update={"path": path})) for path in paths]
+        begin = services.verifier.directory
+        runs = [await begin(request.model_copy(update={"path": path}), report=report) for path in paths]
         for run in runs:
             run.on_row = _print
             run.start()

@@ -120,7 +120,7 @@ async def open_services(
     bench = Bench(kernels, notebooks, claims, store, staleness)
     runs = RunStarter(config, workspace, bench)
     batches = BatchStarter(config, workspace, bench, runs, journal, pictures, memory=state / "tables")
-    verifier = VerifyStarter(config, workspace, bench, runs)
+    verifier = VerifyStarter(config, workspace, bench, runs, memory=state / "tables")
     try:
         yield Services(notebooks, kernels, executions, runs, batches, catalogue, jupyter_server, watch, verifier)
     finally:

@@ -340,6 +340,7 @@ class NotebookVerdict:
     seconds: float
     text: str | None = None
     cells: Sequence[VerdictState] = ()
+    file: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -350,7 +351,7 @@ class VerifySnapshot(Snapshot):
         against: the outputs that the fresh ones are compared with, for a person.
         verdict: that on the notebook, or the worst one; None before the end.
         counts: cells, or notebooks, by their verdict.
-        notebooks: those of a directory that were verified.
+        notebooks: those of a directory that were verified. Their table is `output_file`.
         numeric: whether numbers are compared by their distance.
         revision: of the notebook.
     """
@@ -362,6 +363,7 @@ class VerifySnapshot(Snapshot):
     counts: Mapping[str, int] = field(default_factory=dict)
     verdicts: Sequence[VerdictState] = ()
     notebooks: Sequence[NotebookVerdict] | None = None
+    report_file: Path | None = None
     numeric: bool = False
     revision: str
 

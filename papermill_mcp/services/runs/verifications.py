@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from papermill_mcp.config import Config
@@ -28,10 +30,17 @@ _SAVED = "saved"
 
 
 class VerifyStarter:
-    """Prepares verifications. The registry starts and follows them."""
+    """Prepares verifications. The registry starts and follows them.
 
-    def __init__(self, config: Config, workspace: Workspace, bench: Bench, runs: RunStarter) -> None:
+    Args:
+        memory: a private directory for `ResultsTable`.
+    """
+
+    def __init__(
+        self, config: Config, workspace: Workspace, bench: Bench, runs: RunStarter, *, memory: Path | None = None
+    ) -> None:
         self._config = config
+        self._memory = memory
         self._workspace = workspace
         self._bench = bench
         self._runs = runs
@@ -46,8 +55,11 @@ class VerifyStarter:
         """
         return await (self.one(request) if request.path.lower().endswith(".ipynb") else self.directory(request))
 
-    async def directory(self, request: VerifyRequest) -> VerifyDirectoryRun:
+    async def directory(self, request: VerifyRequest, *, report: bool = True) -> VerifyDirectoryRun:
         """Verify each notebook of a directory, or one notebook as if it were alone in one.
+
+        Args:
+            report: write a table and a report.
 
         Raises:
             ServerError: the arguments do not fit together, or there is no notebook.
@@ -74,9 +86,15 @@ class VerifyStarter:
         if request.ignore:
             await imported(blanking)
             await blanking.checked([blanking.Blank(pattern) for pattern in request.ignore])
-        run = VerifyDirectoryRun(request, place, paths, self.one)
+        results = None if self._config.read_only or not report else partial(self._results_of, place)
+        run = VerifyDirectoryRun(request, place, paths, self.one, results=results, memory=self._memory)
         run.notes += notes
         return run
+
+    def _results_of(self, directory: Path) -> Path:
+        """The directory for the table and the report of a verified directory."""
+        name = f"{self._config.output_directory}/verify-{directory.name}"
+        return self._workspace.directory(name, create=True)
 
     async def one(self, request: VerifyRequest) -> VerifyRun:
         """Run a notebook in a fresh kernel and compare its outputs with saved ones.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from papermill_mcp.core.kernels.request import RunStatus
 from papermill_mcp.core.runs.run import BaseRun
@@ -14,6 +16,12 @@ from papermill_mcp.core.runs.snapshot import END, Cursor, NotebookVerdict, Verif
 from papermill_mcp.errors import ServerError
 from papermill_mcp.services.runs.requests import VerifyRequest
 from papermill_mcp.services.runs.verify_run import VerifyRun
+from papermill_mcp.utils.lazy import lazy
+
+if TYPE_CHECKING:
+    from papermill_mcp.services.runs import verify_report
+else:
+    verify_report = lazy("papermill_mcp.services.runs.verify_report")
 
 #: The verdict on a notebook that could not be run.
 REFUSED = "refused"
@@ -27,6 +35,8 @@ class VerifyDirectoryRun(BaseRun):
     Args:
         paths: the notebooks, as clients name them.
         begin: prepares the verification of one of them.
+        results: makes a directory for the table and the report; None if nothing is written.
+        memory: a private directory for the table.
 
     Attributes:
         on_row: called with the verdict on each notebook.
@@ -38,6 +48,9 @@ class VerifyDirectoryRun(BaseRun):
         directory: Path,
         paths: Sequence[str],
         begin: Callable[[VerifyRequest], Awaitable[VerifyRun]],
+        *,
+        results: Callable[[], Path] | None = None,
+        memory: Path | None = None,
     ) -> None:
         super().__init__(request.execution_id)
         self._request = request
@@ -46,6 +59,10 @@ class VerifyDirectoryRun(BaseRun):
         self._open = begin
         self._rows: list[NotebookVerdict] = []
         self._current: VerifyRun | None = None
+        self._results = results
+        self._memory = memory
+        self._table: Path | None = None
+        self._report: Path | None = None
         self.on_row: Callable[[NotebookVerdict], None] = lambda _: None
 
     async def _work(self) -> RunStatus:
@@ -56,16 +73,38 @@ class VerifyDirectoryRun(BaseRun):
             self._rows.append(await self._one(path))
             self.on_row(self._rows[-1])
             self.changed()
+        await self._write()
         if self.cancelled:
             return RunStatus.INTERRUPTED
         return RunStatus.ERROR if any(row.verdict in _BAD for row in self._rows) else RunStatus.OK
+
+    async def _write(self) -> None:
+        """Write the table and the report. A failure is a note: the verdicts stand."""
+        results = self._results
+        if results is None or not self._rows:
+            return
+
+        def write() -> tuple[Path, Path]:
+            return verify_report.write_results(
+                self._rows,
+                results(),
+                about=self._directory,
+                identity=self.execution_id,
+                started=self.started_at,
+                memory=self._memory,
+            )
+
+        try:
+            self._table, self._report = await asyncio.to_thread(write)
+        except (ServerError, OSError) as error:
+            self.notes.append(f"the table and the report could not be written: {error}")
 
     async def _one(self, path: str) -> NotebookVerdict:
         began = time.monotonic()
         try:
             run = await self._open(self._request.model_copy(update={"path": path}))
         except ServerError as error:
-            return NotebookVerdict(path, REFUSED, {}, time.monotonic() - began, str(error))
+            return NotebookVerdict(path, REFUSED, {}, time.monotonic() - began, str(error), file=self._file(path))
         self._current = run
         run.changed.connect(self.changed)
         try:
@@ -81,7 +120,12 @@ class VerifyDirectoryRun(BaseRun):
         verdict = state.verdict or REFUSED
         if text is None and verdict == REFUSED:
             text = "; ".join(state.notes)
-        return NotebookVerdict(path, verdict, state.counts, time.monotonic() - began, text, state.verdicts)
+        seconds = time.monotonic() - began
+        return NotebookVerdict(path, verdict, state.counts, seconds, text, state.verdicts, state.file)
+
+    def _file(self, path: str) -> Path:
+        """The place of a notebook that could not be read, which is only named."""
+        return self._directory.joinpath(*Path(path).parts[-1:])
 
     @property
     def rows(self) -> Sequence[NotebookVerdict]:
@@ -124,6 +168,8 @@ class VerifyDirectoryRun(BaseRun):
             seconds=self.seconds,
             notes=tuple(self.notes),
             file=self._directory,
+            output_file=self._table,
+            report_file=self._report,
             done=len(self._rows),
             total=len(self._paths),
             progress=f"{place} · {now.progress}" if now is not None else place,

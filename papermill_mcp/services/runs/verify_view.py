@@ -74,6 +74,8 @@ class VerifyView(RunView):
     counts: dict[str, int] | None = None
     cells: list[VerdictRow] | None = None
     notebooks: list[NotebookRow] | None = None
+    results: str | None = None
+    report: str | None = None
 
 
 @view_of.register
@@ -84,6 +86,7 @@ def show_verification(run: VerifySnapshot, viewer: RunViewer) -> VerifyView:
     view.verdict, view.counts = run.verdict, dict(run.counts) or None
     if run.notebooks is not None:
         _fill_directory(view, run.notebooks, viewer)
+        view.results, view.report = viewer.path(run.output_file) or None, viewer.path(run.report_file) or None
         return view
     rows, left = [], 0
     told = [one for one in run.verdicts if one.verdict not in _QUIET]

@@ -105,6 +105,7 @@ def verification(reply: VerifyView) -> str:
     if reply.verdict is not None:
         lines.insert(0, f"verdict: {reply.verdict}, against {inline(reply.against or '')}")
     lines += _next_steps(reply)
+    lines += header_lines({name: path for name in ("results", "report") if (path := getattr(reply, name)) is not None})
     for one in reply.notebooks or []:
         cells = ", ".join(f"{number} {name}" for name, number in (one.counts or {}).items())
         lines.append(" · ".join([f"- {inline(one.path)}: {one.verdict}", *filter(None, [cells, one.first])]))

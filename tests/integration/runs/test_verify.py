@@ -175,6 +175,10 @@ async def test_a_directory_is_a_row_for_each_notebook(client: Connect, workspace
             "d/b.ipynb": "fails",
             "d/c.ipynb": "refused",
         }
+        assert len((workspace / facts["results"]).read_text().splitlines()) == 4
+        page = (workspace / facts["report"]).read_text()
+        assert "Verification of d" in page
+        assert "ZeroDivisionError" in page
         assert (await refused(connected, "verify_notebook", path="none")).startswith("NOT_FOUND")
 
 
