@@ -61,5 +61,5 @@ def test_coverage_also_measures_the_servers_that_tests_start(tmp_path: Path) -> 
     assert done.returncode == 0, done.stdout + done.stderr
     files = json.loads(report.read_text())["files"]
     assert files["papermill_mcp/main.py"]["functions"]["serve"]["summary"]["covered_lines"] > 10
-    build = files["papermill_mcp/server/app.py"]["functions"]["build_server.lifespan"]
+    build = files["papermill_mcp/server/app.py"]["functions"]["open_services"]
     assert build["summary"]["covered_lines"] > 10
