@@ -31,7 +31,8 @@ else:
     file_utils = lazy("papermill_mcp.utils.file_utils")
 
 _EPILOG = """\
-Exit code: 0 all notebooks are the same, 1 one differs, fails or cannot be run, 2 the arguments cannot be used.
+Exit code: 0 no notebook differs, 1 one differs, fails or cannot be run, 2 the arguments cannot be used. Cells without
+saved outputs have only to run.
 Tags and comments of nbval are followed: nbval-ignore-output, nbval-skip, raises-exception.
 """
 
@@ -41,6 +42,9 @@ _MAX_FILE_BYTES = 1_000_000
 _CHARS = 20_000
 
 _QUIET = ("same", "ignored")
+
+#: The verdicts on notebooks in which no output differs.
+_GOOD = ("same", "never_run")
 
 
 def verify(arguments: Sequence[str]) -> int:
@@ -86,8 +90,8 @@ def verify(arguments: Sequence[str]) -> int:
             overwrite=True,
             display_path=junit.name,
         )
-    bad = sum(row.verdict != "same" for row in rows)
-    print_line(f"{count_noun(len(rows), 'notebook')}: {len(rows) - bad} same, {bad} not")
+    bad = sum(row.verdict not in _GOOD for row in rows)
+    print_line(f"{count_noun(len(rows), 'notebook')}: {len(rows) - bad} well, {bad} not")
     return 1 if bad else 0
 
 
@@ -191,7 +195,7 @@ def _differences(row: NotebookVerdict) -> str:
 
 def junit_report(rows: Sequence[NotebookVerdict]) -> bytes:
     """The verdicts in JUnit's form: a suite, and a case for each notebook."""
-    failed = [row for row in rows if row.verdict not in ("same", "refused")]
+    failed = [row for row in rows if row.verdict not in (*_GOOD, "refused")]
     refused = [row for row in rows if row.verdict == "refused"]
     suite = ElementTree.Element(
         "testsuite",
@@ -205,7 +209,7 @@ def junit_report(rows: Sequence[NotebookVerdict]) -> bytes:
         case = ElementTree.SubElement(
             suite, "testcase", classname="notebook", name=_plain(row.path), time=f"{row.seconds:.3f}"
         )
-        if row.verdict != "same":
+        if row.verdict not in _GOOD:
             kind = "error" if row.verdict == "refused" else "failure"
             bad = ElementTree.SubElement(case, kind, type=row.verdict, message=_plain(_message(row)))
             bad.text = _plain(_differences(row))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import configparser
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,6 +12,8 @@ from papermill_mcp.utils.regex_search import BadPatternError, RegexReplacer, Reg
 
 #: Put in place of each match of an expression without a replacement of its own.
 IGNORED = "⟨ignored⟩"
+
+_SANITIZER = re.compile(r"^regex: (.*)$\n^replace: (.*)$", re.MULTILINE)
 
 _SECONDS = 5.0
 _TOTAL_SECONDS = 60.0
@@ -30,21 +32,21 @@ class Blank(NamedTuple):
 
 
 def sanitizers(text: str, name: str) -> list[Blank]:
-    """The expressions of a sanitiser file of nbval: sections with `regex` and `replace`, in their order.
+    """The expressions of a sanitiser file of nbval: a line `regex: …`, and below it a line `replace: …`.
+
+    nbval takes nothing else of it, and a section may have several (nbval 0.11, `get_sanitize_patterns`).
 
     Raises:
-        InvalidArgumentError: it is no such file.
+        InvalidArgumentError: there is none.
     """
-    parser = configparser.RawConfigParser()
-    try:
-        parser.read_string(text)
-        return [Blank(parser[one]["regex"], parser[one]["replace"]) for one in parser.sections()]
-    except (configparser.Error, KeyError) as error:
+    found = _SANITIZER.findall(text.replace("\r\n", "\n"))
+    if not found:
         raise InvalidArgumentError(
-            f"{name} is no sanitiser file: {str(error)[:200]}",
-            allowed="sections with regex and replace, as nbval reads them",
+            f"{name} is no sanitiser file",
+            allowed="lines `regex: …`, each with a line `replace: …` below it, as nbval reads them",
             state="nothing was run",
-        ) from error
+        )
+    return [Blank(pattern, replacement) for pattern, replacement in found]
 
 
 async def checked(blanks: Sequence[Blank]) -> None:

@@ -12,9 +12,11 @@ import pytest
 from PIL import Image, ImageDraw
 
 from papermill_mcp.core.documents.document import NotebookCell, NotebookDocument
+from papermill_mcp.core.verification.blanking import sanitizers
 from papermill_mcp.core.verification.cells import Marks, Verdict, judge, order_notes, whole
 from papermill_mcp.core.verification.outputs import OutputDifference, Outputs, output_differences
 from papermill_mcp.core.verification.texts import Rules
+from papermill_mcp.errors import InvalidArgumentError
 
 _RULES = Rules(datetime.now(UTC), datetime.now(UTC))
 _TABLE = "<table><thead><tr><th>a</th><th>b</th></tr></thead><tbody><tr><td>1</td><td>{}</td></tr></tbody></table>"
@@ -187,3 +189,11 @@ def test_counts_tell_another_order_and_several_sessions() -> None:
     assert order_notes([_cell(count=1), _cell(count=2), _cell(count=None)]) == []
     assert order_notes([_cell(count=2), _cell(count=1)])[0].startswith("out_of_order: ")
     assert order_notes([_cell(count=2), _cell(count=2)])[0].startswith("stale_block: ")
+
+
+def test_a_sanitiser_file_is_read_as_nbval_reads_it() -> None:
+    text = "[Times]\nregex: \\d\\d:\\d\\d\nreplace: TIME\n\nregex: a=(.)\nreplace: a=\\1\n[x]\nother: 1\n"
+
+    assert sanitizers(text, "s.cfg") == [(r"\d\d:\d\d", "TIME"), ("a=(.)", r"a=\1")]
+    with pytest.raises(InvalidArgumentError, match="s.cfg is no sanitiser file"):
+        sanitizers("[x]\ny: 1\n", "s.cfg")
