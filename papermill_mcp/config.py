@@ -118,6 +118,12 @@ class Config(BaseModel):
     )
     max_image_pixels: int = Field(1568, ge=16, le=8192, description="pixels on the long side of an image in a reply")
     max_notebook_bytes: int = Field(64 * 1024 * 1024, ge=1024, description="bytes; larger notebooks are refused")
+    history_versions: int = Field(
+        50, ge=0, le=1000, description="versions of each notebook kept in the state directory; 0 = none"
+    )
+    history_bytes: int = Field(
+        2_000_000_000, ge=1_000_000, description="bytes of all these versions together; the least used go first"
+    )
     prewarm_kernels: int = Field(
         0, ge=0, le=10, description="spare Python kernels kept ready, from the first use of a kernel on"
     )

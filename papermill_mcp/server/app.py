@@ -107,6 +107,7 @@ async def open_services(
     notebooks.followers.append(staleness.follow)
     pythons = Pythons(config, workspace)
     end = AsyncExitStack()
+    end.push_async_callback(notebooks.aclose)
     kernels = await end.enter_async_context(KernelService(config, workspace, state, metrics, pythons=pythons))
     notebooks.followers.append(kernels.follow)
     catalogue = NotebookCatalogue(workspace, notebooks, pythons, live=kernels.python_of)

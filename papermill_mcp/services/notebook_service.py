@@ -31,6 +31,7 @@ from papermill_mcp.core.documents.fitting import fit
 from papermill_mcp.core.documents.places import Places
 from papermill_mcp.core.documents.reading import quoted
 from papermill_mcp.core.environments.reading import METADATA_KEY
+from papermill_mcp.core.history.store import Cause, HistoryStore
 from papermill_mcp.core.runs.late import LateOutputs, put_late
 from papermill_mcp.core.runs.run_file import RunFile
 from papermill_mcp.errors import (
@@ -63,6 +64,7 @@ from papermill_mcp.services.notebooks.edits import (
     operation,
     summary,
 )
+from papermill_mcp.services.notebooks.history import History, RunKeeper, cause_of_edit, cause_of_run, counted
 from papermill_mcp.services.notebooks.last_edits import Facts, LastEdits, Version
 from papermill_mcp.services.notebooks.view import (
     NotebookView,
@@ -156,6 +158,7 @@ class CreatedNotebook(Result):
     cell_count: int
     ids: list[str]
     """Of the first cells."""
+    notes: list[str] | None = None
 
 
 class WrittenNotebook(Result):
@@ -235,6 +238,7 @@ class OpenNotebook:
         facts: what edits of this server had made of it before it was read.
         dropped: the number of outputs that a cell has in the file and not in the document, by index, where the file is
             over the limit; else None.
+        notes: sentences about versions that a save could not keep.
     """
 
     path: Path
@@ -243,6 +247,7 @@ class OpenNotebook:
     document: NotebookDocument
     facts: Facts = field(default_factory=Facts)
     dropped: Mapping[int, int] | None = None
+    notes: list[str] = field(default_factory=list)
 
     @property
     def revision(self) -> str:
@@ -272,6 +277,8 @@ class NotebookService:
     ) -> None:
         """Use files in the directory `state` as locks between servers; without it, only this process takes turns.
 
+        The directory also has the history.
+
         Args:
             claims: the files that runs have, in this server or another.
             staleness: the memory of the runs of cells.
@@ -284,12 +291,21 @@ class NotebookService:
         self._workspace = workspace
         self._locks: defaultdict[Path, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._lock_files = LockFiles(state / "locks") if state is not None else None
+        store = None
+        if state is not None and config.history_versions:
+            store = HistoryStore(state, versions=config.history_versions, max_bytes=config.history_bytes)
+        self.history = History(store, workspace.holds)
         self._run_files: WeakValueDictionary[Path, RunFile] = WeakValueDictionary()
         self._last_edits = LastEdits()
         self._digests = Digests()
         self._places = Versions[Places](_FILES_WITH_PLACES)
         self._over: defaultdict[Path, WeakSet[RunFile]] = defaultdict(WeakSet)  # files of runs, also of those over
         self._admission = Admission(PARSED_BYTES, small=SMALL_BYTES, small_limit=SMALL_PARSED_BYTES)
+
+    async def aclose(self) -> None:
+        """Keep the versions that wait for it."""
+        if self.history.store is not None:
+            await asyncio.to_thread(self.history.store.close)
 
     def _claimed(self, path: Path) -> bool:
         return self._claims is not None and path in self._claims
@@ -581,23 +597,41 @@ class NotebookService:
         self._last_edits.seen(notebook.path, facts, notebook.revision, undone)
         return [facts.note(undone)] if undone else []
 
-    async def save(self, notebook: OpenNotebook, data: bytes | None = None) -> str:
+    async def save(
+        self,
+        notebook: OpenNotebook,
+        data: bytes | None = None,
+        *,
+        cause: Cause | None = None,
+        max_bytes: int | None = None,
+    ) -> str:
         """Write a notebook over the version it was made from, or as a new file. Returns the new revision.
 
-        `data` is the rendered document, if the caller has it. The caller holds the file's lock. Once begun, a save is
-        carried to its end even if the request is cancelled.
+        The version before is kept in the history. The caller holds the file's lock. Once begun, a save is carried to
+        its end even if the request is cancelled.
+
+        Args:
+            data: the rendered document, if the caller has it.
+            cause: of the new version, which is also kept then.
+            max_bytes: in place of the limit of the settings.
         """
 
         def write() -> FileContent:
             if notebook.content is None:
                 self._workspace.make_directory_of(notebook.path)
-            return write_file(
+            notebook.notes += self.history.before(
+                notebook.path, notebook.content, cause=self._cause_of_run(notebook.path, notebook.revision)
+            )
+            content = write_file(
                 notebook.path,
                 notebook.document.render() if data is None else data,
                 expected=notebook.content,
                 display_path=notebook.display_path,
-                max_bytes=self._config.max_notebook_bytes,
+                max_bytes=self._config.max_notebook_bytes if max_bytes is None else max_bytes,
             )
+            if cause is not None:
+                notebook.notes += self.history.after(notebook.path, content, cause)
+            return content
 
         with anyio.CancelScope(shield=True):
             content = await anyio.to_thread.run_sync(write)
@@ -607,6 +641,13 @@ class NotebookService:
     def stale_cells(self, notebook: OpenNotebook) -> Mapping[int, str]:
         """A few words for each cell that is not as a run from the top would have it, by index. Reads a file."""
         return {} if notebook.dropped is not None else self._staleness.stale(notebook.path, notebook.document).marks
+
+    def _cause_of_run(self, path: Path, revision: str) -> Cause | None:
+        """The cause of the version that a run saved last, which still goes on; None for other versions."""
+        run = self._run_files.get(path)
+        if run is None or not run.active or run.revision != revision or not isinstance(run.keeper, RunKeeper):
+            return None
+        return run.keeper.cause(run.ended)
 
     def require_revision(self, notebook: OpenNotebook, if_revision: str | None) -> None:
         """Raise if the file has another revision than the caller expects.
@@ -622,12 +663,19 @@ class NotebookService:
             )
 
     async def put(
-        self, file: Path, document: NotebookDocument, *, overwrite: bool, replaces: str | None = None
+        self,
+        file: Path,
+        document: NotebookDocument,
+        *,
+        overwrite: bool,
+        replaces: str | None = None,
+        cause: Cause | None = None,
     ) -> OpenNotebook:
         """Write a document as a new file or, with `overwrite`, over the notebook that is there.
 
         Args:
             replaces: the only revision to be written over, empty for no file; None for any.
+            cause: of the new version, if it is to be kept.
 
         Raises:
             AlreadyExistsError: there is a file and `overwrite` is false.
@@ -642,7 +690,7 @@ class NotebookService:
             notebook = OpenNotebook(file, self._workspace.display_path(file), expected, document)
             if replaces is not None and notebook.revision != replaces:
                 raise ConflictError(f"{notebook.display_path} was changed during the run", state="it stays as it is")
-            await self.save(notebook)
+            await self.save(notebook, cause=cause)
             self._last_edits.remember(file, Facts())
         return notebook
 
@@ -665,17 +713,20 @@ class NotebookService:
                     notebook.document.update(index, members)
 
             await work.run(change)
-            return await self.save(notebook)
+            return await self.save(notebook, cause=cause_of_run(count_noun(len(results), "cell")))
 
-    def run_file(self, notebook: OpenNotebook, owner: str) -> RunFile:
+    def run_file(self, notebook: OpenNotebook, owner: str, *, in_place: bool = True) -> RunFile:
         """The file of a notebook that was read, or just written, for a run that saves its results there.
 
         Args:
             owner: the id under which clients know the run.
+            in_place: the notebook is no output that can be made again, so the version that the run leaves is kept.
         """
         assert notebook.content is not None
         self._last_edits.forget_outputs(notebook.path)
         path = notebook.path  # the run file outlives the run, and must not keep the notebook by its functions
+        keeper = RunKeeper(self.history, path, result=in_place)
+        keeper.notes += notebook.notes
         file = self._run_files[path] = RunFile(
             path,
             notebook.document,
@@ -686,6 +737,7 @@ class NotebookService:
             keep_aside=lambda document: self._keep_aside(path, document),
             owner=owner,
             save_late=lambda: self._save_late(path),
+            keeper=keeper,
         )
         self._over = defaultdict(WeakSet, {known: files for known, files in self._over.items() if len(files)})
         self._over[path].add(file)
@@ -710,7 +762,7 @@ class NotebookService:
                 done = await work.run(lambda: put_late(notebook.document, late))
                 if not done:
                     return None
-                await self.save(notebook)
+                await self.save(notebook, cause=cause_of_run("late outputs"))
         except ServerError as error:
             logger.warning("late outputs were not saved", extra={"path": str(path), "error": str(error)})
             return None
@@ -803,14 +855,16 @@ class NotebookService:
         )
         for cell in cells:
             document.insert(len(document.cells), cell.data())
-        revision = (await self.put(file, document, overwrite=overwrite)).revision
+        cause = cause_of_edit(f"made with {count_noun(len(cells), 'cell')}")
+        notebook = await self.put(file, document, overwrite=overwrite, cause=cause)
         return CreatedNotebook(
             path=display_path,
-            revision=revision,
+            revision=notebook.revision,
             kernel_name=kernel_name,
             language=language,
             cell_count=len(document.cells),
             ids=[cell.cell_id or "" for cell in document.cells[:_IDS]],
+            notes=notebook.notes or None,
         )
 
     async def write(
@@ -840,7 +894,9 @@ class NotebookService:
                     advice="leave if_revision out to make a new notebook",
                 )
             before = found.document.cells if expected is not None else []
-            revision = await self.save(OpenNotebook(file, display_path, expected, document), data)
+            notebook = OpenNotebook(file, display_path, expected, document)
+            cause = cause_of_edit(f"written with {count_noun(len(document.cells), 'cell')}")
+            revision = await self.save(notebook, data, cause=cause)
             self._last_edits.remember(file, Facts())
         return WrittenNotebook(
             path=display_path,
@@ -848,7 +904,7 @@ class NotebookService:
             size=len(data),
             cell_count=len(document.cells),
             created=expected is None,
-            notes=self._run_notes(file, before, document.cells) or None,
+            notes=[*self._run_notes(file, before, document.cells), *notebook.notes] or None,
         )
 
     async def add_cell(self, path: str, addition: Add, *, if_revision: str | None = None) -> AddedCell:
@@ -975,6 +1031,8 @@ class NotebookService:
             with anyio.CancelScope(shield=True):
                 put_there = await anyio.to_thread.run_sync(put)
                 notes = [] if one.copy else self._follow(source, target)
+                if not one.copy:
+                    notes += await anyio.to_thread.run_sync(self.history.moved, source, target)
         change = Change("notebook", [f"{'copied' if one.copy else 'renamed'} from {display_path}"])
         edited = EditedNotebook(
             path=target_path,
@@ -1072,7 +1130,7 @@ class NotebookService:
         """
         file = self._workspace.notebook(path, writing=True)
         compared = if_revision is not None  # else a new revision replaces the old one, and nothing needs that
-        named = compared or bool(self._last_edits.facts(file).facts)
+        named = compared or self.history.store is not None or bool(self._last_edits.facts(file).facts)
         async with self.lock(file), self._read(file, named=named, load=load) as (notebook, work):
             self.require_revision(notebook, if_revision)
             edit = NotebookEdit(notebook.document, notebook.display_path)
@@ -1081,7 +1139,7 @@ class NotebookService:
 
             stale: list[int] = []
 
-            def change() -> tuple[bytes, EditedNotebook, Facts]:
+            def change() -> tuple[bytes, EditedNotebook, Facts, str]:
                 stale_before = {notebook.document.cells[index].cell_id for index in self.stale_cells(notebook)}
                 apply(edit)
                 changes = edit.changes()
@@ -1110,9 +1168,9 @@ class NotebookService:
                     for index, mark in self.stale_cells(replace(notebook, document=edit.document)).items()
                     if mark.startswith(STALE) and edit.document.cells[index].cell_id not in stale_before
                 )
-                return data, edited, facts
+                return data, edited, facts, counted(changes)
 
-            data, edited, facts = await work.run(change)
+            data, edited, facts, numbers = await work.run(change)
             edited._code_cells = [(place, edit.document.cells[place].cell_id) for place in edit.code_to_run()]
             notes = self._run_notes(file, edit.before, edit.document.cells)
             if stale:
@@ -1129,7 +1187,8 @@ class NotebookService:
             notebook.document = edit.document
             edited.notes = notes or None
             if edited.changed:
-                edited.revision = await self.save(notebook, data)
+                edited.revision = await self.save(notebook, data, cause=cause_of_edit(numbers))
+                edited.notes = [*notes, *notebook.notes] or None
                 for saved in done:
                     saved()
                 self._last_edits.remember(file, replace(facts, revision=edited.revision))

@@ -32,6 +32,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from papermill_mcp.config import Config, GroupName
 from papermill_mcp.errors import InvalidArgumentError, ServerError
+from papermill_mcp.services.notebooks.history import called_by
 from papermill_mcp.services.results import Request
 from papermill_mcp.tools.argument_errors import argument_error
 from papermill_mcp.tools.finding import CORE, hints_of
@@ -120,7 +121,8 @@ class ServiceTool(Tool):
         outcome = "failed"
         try:
             arguments = await self._read(arguments)
-            reply = await super().run(arguments, context, convert_result=False)
+            with called_by(self.name):
+                reply = await super().run(arguments, context, convert_result=False)
             outcome = str(getattr(reply, "status", "ok"))
             return _result(reply, images_possible=self.output_schema is None)
         except InvalidArgumentError as error:

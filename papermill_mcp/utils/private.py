@@ -10,7 +10,7 @@ from pathlib import Path
 from papermill_mcp.utils.file_utils import create_private_file
 
 #: Names that this server makes in its state directory. A directory with others is not ours alone.
-_OWN_NAMES = ("executions.sqlite", "locks", "claims", "layers", "tables", "stale", "runtime-")
+_OWN_NAMES = ("executions.sqlite", "history.sqlite", "locks", "claims", "layers", "tables", "stale", "runtime-")
 
 #: Directories of this server in the state directory that hold nothing but files of this server.
 _OWN_DIRECTORIES = ("locks", "claims", "layers", "tables", "stale")

@@ -16,7 +16,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from papermill_mcp.core.documents.alignment import aligned, by_id
 from papermill_mcp.core.documents.document import NotebookCell, NotebookDocument
@@ -54,6 +54,18 @@ KeepAside = Callable[[NotebookDocument], Awaitable[str]]
 """Writes a document to a new file near the notebook, and returns its name for clients. Raises a ServerError."""
 
 
+class Keeper(Protocol):
+    """Keeps versions of the file. Its methods block, and never fail."""
+
+    notes: list[str]
+
+    def before(self, content: FileContent) -> None:
+        """Others made this version, and the run is about to replace it."""
+
+    def after(self, content: FileContent, cells: int) -> None:
+        """The run leaves this version, in which so many cells have ended."""
+
+
 class RunFile:
     """A notebook file under a run.
 
@@ -63,6 +75,7 @@ class RunFile:
         keep_aside: keeps results that find no place in the file. Without it they are lost, and a note says so.
         owner: the id under which clients know the run.
         save_late: saves late outputs of earlier runs, and returns the file then; None if there are none.
+        keeper: keeps the versions around the run.
 
     Attributes:
         late: gives the outputs that came after the last save.
@@ -84,6 +97,7 @@ class RunFile:
         keep_aside: KeepAside | None = None,
         owner: str = "",
         save_late: Callable[[], Awaitable[FileContent | None]] | None = None,
+        keeper: Keeper | None = None,
     ) -> None:
         self.path = path
         self.display_path = display_path
@@ -94,6 +108,8 @@ class RunFile:
         self._keep_aside = keep_aside
         self.owner = owner
         self._save_late = save_late
+        self.keeper = keeper
+        self._own: FileContent | None = None  # the version of the last save
         self.late: Callable[[], list[LateOutputs]] = list
         self._ahead: set[int] = set()
         self.active = False
@@ -126,6 +142,12 @@ class RunFile:
     def revision(self) -> str:
         """The revision of the last save."""
         return self.content.revision
+
+    @property
+    def ended(self) -> int:
+        """How many cells have ended."""
+        with self._recording:
+            return len(self._ended)
 
     def start(self) -> None:
         """Begin to save in the background whenever something was recorded."""
@@ -210,7 +232,12 @@ class RunFile:
             )
         if failure is not None or self._unsaved:
             notes.append(await self._rescue(failure))
-        return notes + self._notes_of_others()
+        notes += self._notes_of_others()
+        if self.keeper is None:
+            return notes
+        if failure is None:
+            await asyncio.shield(asyncio.to_thread(self.keeper.after, self.content, self.ended))
+        return notes + self.keeper.notes
 
     def _notes_of_others(self) -> list[str]:
         """Notes about results that others replaced by the same, cleared, or lost by an older copy."""
@@ -332,8 +359,10 @@ class RunFile:
                 before = list(self._document.cells)
                 change(self._document)
                 self._finished = self._document  # a later attempt with the same document must not repeat the change
+            if self.keeper is not None and self.content is not self._own:
+                self.keeper.before(self.content)
             try:
-                self.content = write_file(
+                self.content = self._own = write_file(
                     self.path,
                     self._rendered(),
                     expected=self.content,
@@ -365,6 +394,7 @@ class RunFile:
         """Another program wrote the file. Go on from its version, with all results applied again."""
         current = read_file(self.path, max_bytes=self._max_bytes, display_path=self.display_path)
         if current.revision == self.content.revision:
+            self._own = current if self._own is self.content else None
             self.content = current
             return
         self._document = NotebookDocument.parse(current.data, display_path=self.display_path)
@@ -476,7 +506,7 @@ class RunFile:
         """Forget the document and the results after the last save. Places and the revision stay."""
         self._document, self._finished = NotebookDocument.new({}), None
         self._saved, self._sources, self._results, self._pending, self._widgets = [], [], {}, {}, None
-        self.content = self.content.released()
+        self.content, self._own = self.content.released(), None
         self._traces.release()
 
 

@@ -126,7 +126,7 @@ class _Here:
         """Write the output where it stays."""
         notebooks = self._bench.notebooks
         notebook = await notebooks.put(Path(task.output_path), document, overwrite=self._overwrite)
-        return notebooks.run_file(notebook, self._owner)
+        return notebooks.run_file(notebook, self._owner, in_place=False)
 
     async def end_kernel(self, kernel: Kernel) -> None:
         """End the kernel of a run that did not begin."""

@@ -166,8 +166,8 @@ class Notebooks(NotebookService):
 
     file: RunFile
 
-    def run_file(self, notebook: OpenNotebook, owner: str) -> RunFile:
-        self.file = super().run_file(notebook, owner)
+    def run_file(self, notebook: OpenNotebook, owner: str, *, in_place: bool = True) -> RunFile:
+        self.file = super().run_file(notebook, owner, in_place=in_place)
         self.file.start = lambda: None  # type: ignore[method-assign]
         return self.file
 
