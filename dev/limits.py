@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from papermill_mcp.config import _MOST_FAULTS, Config
 from papermill_mcp.core.documents.check import _MOST as PROBLEMS
 from papermill_mcp.core.environments.requirements import MAX_PACKAGES
+from papermill_mcp.core.history.store import BUSY_SECONDS as HISTORY_SECONDS
+from papermill_mcp.core.history.store import MAX_AGE_DAYS as HISTORY_DAYS
+from papermill_mcp.core.history.store import NOTEBOOK_BYTES
 from papermill_mcp.core.kernels.forms import MAX_ERROR_BYTES, MAX_JSON_DEPTH
 from papermill_mcp.core.kernels.interrupts import INTERRUPT_PATIENCE
 from papermill_mcp.core.kernels.kernel import MAX_QUEUED
@@ -153,6 +156,14 @@ LIMITS: dict[str, list[Limit]] = {
             f"{size(PARSED_BYTES)}; {size(SMALL_PARSED_BYTES)} more for files up to {size(SMALL_BYTES)}",
             "the request waits, first come, first served; a larger file is parsed alone",
         ),
+        Limit("versions of a notebook", setting("history_versions"), "the oldest go"),
+        Limit(
+            "versions of a notebook, in bytes; age of a version",
+            f"{size(NOTEBOOK_BYTES)}; {count(HISTORY_DAYS, 'days')}",
+            "the oldest go; a larger notebook has none, and the reply says so",
+        ),
+        Limit("all versions", setting("history_bytes", "bytes"), "those of the notebooks used least recently go"),
+        Limit("wait for the history", count(HISTORY_SECONDS, "s"), "the version is not kept, and the reply says so"),
         Limit(
             "wait of an edit for another edit of the file, also by another server", count(_LOCK_SECONDS, "s"), "`BUSY`"
         ),

@@ -26,6 +26,7 @@ from papermill_mcp.server.readiness import Readiness
 from papermill_mcp.server.transport import ProtocolGuard, take_stdio
 from papermill_mcp.services import Services
 from papermill_mcp.services.catalogue import NotebookCatalogue
+from papermill_mcp.services.history_service import HistoryService
 from papermill_mcp.services.jupyter_server_service import JupyterServerService
 from papermill_mcp.services.kernel_service import KernelService
 from papermill_mcp.services.notebook_service import NotebookService
@@ -111,6 +112,7 @@ async def open_services(
     kernels = await end.enter_async_context(KernelService(config, workspace, state, metrics, pythons=pythons))
     notebooks.followers.append(kernels.follow)
     catalogue = NotebookCatalogue(workspace, notebooks, pythons, live=kernels.python_of)
+    histories = HistoryService(config, workspace, notebooks)
     jupyter_server = await end.enter_async_context(JupyterServerService(config, workspace, state))
     watch = Watch()
     end.push_async_callback(watch.aclose)
@@ -123,7 +125,9 @@ async def open_services(
     batches = BatchStarter(config, workspace, bench, runs, journal, pictures, memory=state / "tables")
     verifier = VerifyStarter(config, workspace, bench, runs, memory=state / "tables")
     try:
-        yield Services(notebooks, kernels, executions, runs, batches, catalogue, jupyter_server, watch, verifier)
+        yield Services(
+            notebooks, kernels, executions, runs, batches, catalogue, jupyter_server, watch, verifier, histories
+        )
     finally:
         # An answer to a client that has left fails, and cancels everything around us.
         with anyio.CancelScope(shield=True):

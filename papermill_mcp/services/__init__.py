@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from papermill_mcp.services.catalogue import NotebookCatalogue
+from papermill_mcp.services.history_service import HistoryService
 from papermill_mcp.services.jupyter_server_service import JupyterServerService
 from papermill_mcp.services.kernel_service import KernelService
 from papermill_mcp.services.notebook_service import NotebookService
@@ -28,3 +29,4 @@ class Services:
     jupyter_server: JupyterServerService
     watch: Watch
     verifier: VerifyStarter
+    histories: HistoryService

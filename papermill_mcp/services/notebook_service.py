@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -158,7 +159,12 @@ class CreatedNotebook(Result):
     cell_count: int
     ids: list[str]
     """Of the first cells."""
-    notes: list[str] | None = None
+    _notes: list[str] = PrivateAttr(default_factory=list)
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences for the client, which only the text has."""
+        return self._notes
 
 
 class WrittenNotebook(Result):
@@ -662,6 +668,40 @@ class NotebookService:
                 advice="read it again, then repeat the edit on the present version",
             )
 
+    async def save_version(self, notebook: OpenNotebook, data: bytes, cause: Cause) -> str:
+        """Write an earlier version over a notebook, whatever its size. As `save`."""
+        revision = await self.save(notebook, data, cause=cause, max_bytes=sys.maxsize)
+        self._last_edits.remember(notebook.path, Facts())  # it was this server that undid them
+        return revision
+
+    async def bytes_of(self, file: Path) -> FileContent:
+        """The version of a file, whether or not it is a notebook. One over the limit comes without its bytes.
+
+        Raises:
+            ServerError: as for `open`.
+        """
+        display_path = self._workspace.display_path(file)
+        most = self._config.max_notebook_bytes
+        size = await asyncio.to_thread(_size, file)
+        async with self.admitted(min(size, most)) as work:
+            if size > most:
+                return await work.run(
+                    partial(
+                        read_in_pieces,
+                        file,
+                        max_bytes=most * LARGE_FACTOR,
+                        display_path=display_path,
+                        begin=lambda: lambda _: None,
+                    )
+                )
+            return await work.run(
+                partial(read_file, file, max_bytes=most, display_path=display_path, digests=self._digests)
+            )
+
+    def is_written_by_run(self, file: Path) -> bool:
+        """Whether a run saves its results into a notebook, in this server or another."""
+        return self._claimed(file)
+
     async def put(
         self,
         file: Path,
@@ -857,15 +897,16 @@ class NotebookService:
             document.insert(len(document.cells), cell.data())
         cause = cause_of_edit(f"made with {count_noun(len(cells), 'cell')}")
         notebook = await self.put(file, document, overwrite=overwrite, cause=cause)
-        return CreatedNotebook(
+        created = CreatedNotebook(
             path=display_path,
             revision=notebook.revision,
             kernel_name=kernel_name,
             language=language,
             cell_count=len(document.cells),
             ids=[cell.cell_id or "" for cell in document.cells[:_IDS]],
-            notes=notebook.notes or None,
         )
+        created._notes = notebook.notes
+        return created
 
     async def write(
         self, path: str, content: Mapping[str, Any], *, overwrite: bool = False, if_revision: str | None = None
@@ -1193,6 +1234,10 @@ class NotebookService:
                     saved()
                 self._last_edits.remember(file, replace(facts, revision=edited.revision))
         return edited, edit
+
+    def run_notes(self, file: Path, before: NotebookDocument | None, after: NotebookDocument | None) -> list[str]:
+        """A note if a run of the notebook has yet to end cells that a change changed. Documents may be broken."""
+        return [] if before is None or after is None else self._run_notes(file, before.cells, after.cells)
 
     def _run_notes(self, file: Path, before: Sequence[NotebookCell], after: Sequence[NotebookCell]) -> list[str]:
         """A note if a run of the notebook has yet to end cells that an edit changed."""

@@ -37,6 +37,8 @@ _WORDS = {
     "inspect_variables": "jupyter kernel variables dataframe columns dtypes locals debug",
     "install_packages": "jupyter pip uv conda install missing module environment PEP 723",
     "interrupt_kernel": "jupyter kernel stop code KeyboardInterrupt",
+    "notebook_history": "jupyter ipynb versions undo backup changes",
+    "restore_notebook": "jupyter ipynb undo revert version deleted cell",
     "list_executions": "jupyter runs history earlier notebook results",
     "list_kernels": "jupyter kernelspecs pythons environments venv conda",
     "list_notebook_files": "jupyter find ipynb files directory",

@@ -31,6 +31,8 @@ OTHER_NAMES = {
     "new_text": "new_string new_str new replace replacement replace_with",
     "metadata": "cell_metadata meta",
     "tags": "cell_tags",
+    "version": "version_id version_number to_version",
+    "steps": "n count step",
     "if_revision": "revision expected_revision",
     "overwrite": "replace_existing",
     "kernel": "kernel_name kernelspec",

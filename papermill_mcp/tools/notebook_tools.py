@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from papermill_mcp.services.catalogue import NotebookInfo, NotebookList, SearchResult
+from papermill_mcp.services.history_service import NotebookVersions, RestoredNotebook
 from papermill_mcp.services.notebook_service import (
     CreatedNotebook,
     EditedNotebook,
@@ -27,6 +28,7 @@ from papermill_mcp.tools.arguments import (
     Directory,
     EditOperation,
     EditRuns,
+    Histories,
     IfRevision,
     Kernels,
     NewCellType,
@@ -185,6 +187,33 @@ async def edit_notebook(
     """Make several changes, all or none, with one save, and run the cells if asked."""
     edited = await notebooks.edit(path, operations, if_revision=if_revision)
     return await runner.run(edited, path) if run else edited
+
+
+# The paths of these tools are the same as elsewhere. Each word of a schema costs every client, so they say less.
+_Notebook = Annotated[str, Field(description="As in read_notebook.")]
+
+
+@toolset.tool("Notebook history", READS)
+async def notebook_history(
+    path: _Notebook,
+    histories: Histories,
+    limit: Annotated[int, Field(description="Newest versions. Default 20.")] = 20,
+) -> NotebookVersions:
+    """List kept versions of a notebook, also of a deleted one: its edits, runs and changes from outside."""
+    return await histories.versions(path, limit=limit)
+
+
+@toolset.tool("Restore a notebook", EDITS)
+async def restore_notebook(
+    path: _Notebook,
+    histories: Histories,
+    version: Annotated[int | None, Field(description="From notebook_history; or give steps.")] = None,
+    steps: Annotated[int | None, Field(description="Changes to undo. Default 1.")] = None,
+    cells: Annotated[str | None, Field(description="Cells of the version, ids or indexes. Default: all.")] = None,
+    if_revision: Annotated[str | None, Field(description="As in edit_notebook.")] = None,
+) -> RestoredNotebook:
+    """Put back an earlier version, or cells of it, as one more edit. Brings a deleted notebook back."""
+    return await histories.restore(path, version=version, steps=steps, cells=cells, if_revision=if_revision)
 
 
 @toolset.tool("Read a notebook", READS, images=True)

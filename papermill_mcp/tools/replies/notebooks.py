@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 
 from papermill_mcp.services.catalogue import Match, NotebookInfo, NotebookList, SearchResult
+from papermill_mcp.services.history_service import NotebookVersions, RestoredNotebook
 from papermill_mcp.services.notebook_service import DIFF_CHARS, CreatedNotebook, EditedNotebook, RemovedCell
 from papermill_mcp.services.notebooks.view import CellView, NotebookView, OutlineRow, SourceView
 from papermill_mcp.tools.replies.outputs import output_blocks
@@ -38,7 +39,7 @@ def created_notebook(reply: CreatedNotebook) -> str:
         ids = ", ".join(f"{index} {cell_id}" for index, cell_id in enumerate(reply.ids))
         rest = reply.cell_count - len(reply.ids)
         lines.append(f"ids: {ids}" + (f" and {rest} more: read_notebook with outline=true" if rest else ""))
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"note: {inline(note)}" for note in reply.notes)])
 
 
 def edited_notebook(reply: EditedNotebook) -> str:
@@ -71,6 +72,26 @@ def edited_notebook(reply: EditedNotebook) -> str:
     if rows:
         lines += ["around it:", *_outline(rows)]
     return "\n".join(lines)
+
+
+def notebook_versions(reply: NotebookVersions) -> str:
+    """Versions, a line each."""
+    lines = header_lines({"path": reply.path, "revision": reply.revision or "none"})
+    lines.append(f"versions: {len(reply.versions)} of {reply.count}")
+    for row in reply.versions:
+        made = "outside" if row.kind == "outside" else f"{row.kind} by {row.by}"
+        facts = [row.time.replace("T", " "), made, *filter(None, [row.summary]), row.revision]
+        lines.append(f"- {row.version} · " + " · ".join(map(inline, facts)))
+    return "\n".join([*lines, *([f"note: {inline(reply.note)}"] if reply.note else [])])
+
+
+def restored_notebook(reply: RestoredNotebook) -> str:
+    """A version that was put back, and the changes that this made."""
+    lines = header_lines({"path": reply.path, "revision": reply.revision, "version": reply.version})
+    lines += [f"note: {inline(note)}" for note in reply.notes or []]
+    if not reply.changes:
+        return "\n".join([*lines, "changed: nothing; the file was not touched"])
+    return "\n".join([*lines, *_diff([line for one in reply.changes for line in (one.head(), *one.lines)])])
 
 
 def _diff(lines: Sequence[str]) -> list[str]:

@@ -73,6 +73,7 @@ def check_whole(tmp_path: Path) -> None:
     assert dict(rows(tmp_path, "SELECT id, bytes FROM notebooks WHERE bytes <> 0")) == sizes
 
 
+@pytest.mark.case("H01")
 @pytest.mark.parametrize("seed", range(4))
 def test_every_version_of_a_random_history_is_read_back_byte_for_byte(tmp_path: Path, seed: int) -> None:
     """Edits, moves and outputs of any size, foreign bytes, a limit of versions, and the later compression."""
@@ -144,6 +145,7 @@ def test_a_notebook_has_at_most_so_many_bytes_of_versions(
     assert len(history.versions(PATH, 100)) < 4
     with pytest.raises(HistoryUnavailableError, match="over the limit of 300,000"):
         keep(history, rendered([cell("x", noise(400_000))]))
+    history.close()
     check_whole(tmp_path)
 
 
@@ -253,6 +255,7 @@ def test_a_database_of_a_newer_server_is_left_alone(tmp_path: Path) -> None:
     history.close()
 
 
+@pytest.mark.case("H02")
 def test_two_stores_keep_versions_of_one_notebook_at_the_same_time(tmp_path: Path) -> None:
     """Numbers are unique, and nothing is lost."""
     stores = [HistoryStore(tmp_path, versions=500, max_bytes=2**30) for _ in range(2)]
@@ -275,6 +278,7 @@ def test_two_stores_keep_versions_of_one_notebook_at_the_same_time(tmp_path: Pat
     check_whole(tmp_path)
 
 
+@pytest.mark.case("H02")
 @pytest.mark.parametrize("fault", ["pwrite64:error=ENOSPC", "fdatasync:error=EIO", "pwrite64:signal=KILL"])
 @pytest.mark.skipif(not os.path.exists("/usr/bin/strace"), reason="strace is not installed")
 def test_no_system_call_that_fails_or_kills_loses_a_version(tmp_path: Path, fault: str) -> None:

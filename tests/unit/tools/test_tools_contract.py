@@ -48,6 +48,7 @@ _WRITING = {
     "remove_cell",
     "update_cell",
     "edit_notebook",
+    "restore_notebook",
     "execute_notebook",
     "execute_notebook_cell",
     "execute_notebook_papermill",
@@ -84,6 +85,8 @@ _NOTEBOOK = {
     "search_notebooks",
     "list_notebook_files",
     "get_notebook_info",
+    "notebook_history",
+    "restore_notebook",
 }
 _KERNEL = {
     "list_kernels",
