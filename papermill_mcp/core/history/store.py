@@ -13,8 +13,9 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -36,8 +37,13 @@ BUSY_SECONDS = 3.0
 #: Bytes of new chunks that are compressed at once. More of them are compressed later.
 _COMPRESSED_AT_ONCE = 65_536
 
+#: Seconds without a large version after which they are, and versions after which the file is tidied in any case.
+QUIET_SECONDS = 5.0
+_VERSIONS_BETWEEN = 16
+
 #: Bytes that one step of the later work compresses. Between two steps others may use the file.
-_STEP_BYTES = 4 * 2**20
+_STEP_BYTES = 2**20
+_PAUSE_SECONDS = 0.001
 
 _LEVEL = 3  # of the compression
 _WORTH = 0.95  # a chunk that stays larger than this is kept as it is
@@ -73,6 +79,9 @@ _SCHEMA = (
 _FORM = 1  # of the tables
 
 _T = TypeVar("_T")
+
+_FreshChunk = tuple[int, bytes, bytes]
+"""Notebook, digest and data of a chunk that was not looked at yet."""
 
 Kind = Literal["edit", "run", "outside"]
 
@@ -146,7 +155,9 @@ class HistoryStore:
         self._max_bytes = max_bytes
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="history")
         self._lock = threading.Lock()
-        self._tidying: Future[None] | None = None
+        self._timer: threading.Timer | None = None
+        self._jobs = 0  # of the thread, beside tidying
+        self._tidied = False
         self._closed = False
 
     def latest(self, path: Path, *, revision: str = "", adopt: Callable[[Path], bool] = _never) -> Version | None:
@@ -200,7 +211,8 @@ class HistoryStore:
             return version
 
         kept = self._change(put)
-        if pending or kept.version % 16 == 0:
+        if pending or kept.version % _VERSIONS_BETWEEN == 0 or not self._tidied:  # a killed server may have left work
+            self._tidied = True
             self.tidy_later()
         return kept
 
@@ -358,17 +370,35 @@ class HistoryStore:
 
     def later(self, action: Callable[[], None]) -> None:
         """Do something in the thread of the history, after all that it has to do already."""
-        try:
-            self._worker.submit(action)
-        except RuntimeError:  # closed
-            action()
+
+        def act() -> None:
+            try:
+                action()
+            finally:
+                with self._lock:
+                    self._jobs -= 1
+
+        with self._lock:
+            self._jobs += 1
+            if not self._closed:
+                self._worker.submit(act)
+                return
+        act()
 
     def tidy_later(self) -> None:
-        """Have new chunks compressed, and old versions dropped, in the thread of the history."""
+        """Have the history tidied in its thread, once no large version was kept for some seconds."""
         with self._lock:
-            if self._closed or (self._tidying is not None and not self._tidying.done()):
-                return
-            self._tidying = self._worker.submit(self._tidy_quietly)
+            if self._timer is not None:
+                self._timer.cancel()
+            if not self._closed:
+                self._timer = threading.Timer(QUIET_SECONDS, self._begin_to_tidy)
+                self._timer.daemon = True
+                self._timer.start()
+
+    def _begin_to_tidy(self) -> None:
+        with self._lock:
+            if not self._closed:
+                self._worker.submit(self._tidy_quietly)
 
     def _tidy_quietly(self) -> None:
         try:
@@ -377,13 +407,22 @@ class HistoryStore:
             logger.warning("the history of notebooks was not tidied: %s", error)
 
     def tidy(self) -> None:
-        """Compress new chunks, drop what is old or too much, and give the room back.
+        """Compress new chunks, drop what is old or too much, and give the room back. A version that waits goes first.
 
         Raises:
             HistoryUnavailableError: the history cannot be written.
         """
-        while not self._closed and self._look(_compress_some, False):
-            pass
+        while not self._closed:
+            none: list[_FreshChunk] = []
+            fresh = self._look(_fresh, none)
+            if not fresh:
+                break
+            done = [(notebook, digest, *_compressed(data), len(data)) for notebook, digest, data in fresh]
+            self._change(partial(_put_compressed, rows=done))
+            if self._jobs:
+                self.tidy_later()
+                return
+            time.sleep(_PAUSE_SECONDS)  # a call that waits for the file goes first
         self._look(self._drop_old, None)
         self._look(checkpoint, None)
 
@@ -393,6 +432,8 @@ class HistoryStore:
             if self._closed:
                 return
             self._closed = True
+            if self._timer is not None:
+                self._timer.cancel()
             last = self._worker.submit(self._database.close)
         wait([last], timeout=1.0)
         self._worker.shutdown(wait=False)
@@ -585,21 +626,26 @@ def _remember_numbers(connection: sqlite3.Connection, most: int) -> None:
             connection.execute(f"DELETE FROM notebooks WHERE {chosen}", values)
 
 
-def _compress_some(connection: sqlite3.Connection) -> bool:
-    """Compress some new chunks. False if there are none left."""
-    query = f"SELECT rowid, notebook FROM chunks WHERE form = {_FRESH} LIMIT 64"
+def _fresh(connection: sqlite3.Connection) -> list[_FreshChunk]:
+    rows: list[_FreshChunk] = []
+    query = f"SELECT notebook, digest FROM chunks WHERE form = {_FRESH} LIMIT 64"
+    for notebook, digest in connection.execute(query).fetchall():
+        query = "SELECT data FROM chunks WHERE notebook = ? AND digest = ?"
+        rows.append((notebook, digest, connection.execute(query, (notebook, digest)).fetchone()[0]))
+        if sum(len(data) for _, _, data in rows) >= _STEP_BYTES:
+            break
+    return rows
+
+
+def _put_compressed(
+    connection: sqlite3.Connection, rows: Sequence[tuple[int, bytes, int, bytes | memoryview, int]]
+) -> None:
+    """Put compressed chunks in place: notebook, digest, form, data, and the bytes before."""
     with transaction(connection):
-        done = 0
-        for rowid, notebook in connection.execute(query).fetchall():
-            data = connection.execute("SELECT data FROM chunks WHERE rowid = ?", (rowid,)).fetchone()[0]
-            form, kept = _compressed(data)
+        for notebook, digest, form, data, size in rows:
+            query = "UPDATE chunks SET form = ?, data = ? WHERE notebook = ? AND digest = ? AND form = ?"
             if form == _PLAIN:
-                connection.execute("UPDATE chunks SET form = ? WHERE rowid = ?", (form, rowid))
-            else:
-                connection.execute("UPDATE chunks SET form = ?, data = ? WHERE rowid = ?", (form, kept, rowid))
-                saved = len(data) - len(kept)
-                connection.execute("UPDATE notebooks SET bytes = bytes - ? WHERE id = ?", (saved, notebook))
-            done += len(data)
-            if done >= _STEP_BYTES:
-                break
-    return bool(done)
+                query = "UPDATE chunks SET form = ? WHERE notebook = ? AND digest = ? AND form = ?"
+                connection.execute(query, (form, notebook, digest, _FRESH))
+            elif connection.execute(query, (form, data, notebook, digest, _FRESH)).rowcount:
+                connection.execute("UPDATE notebooks SET bytes = bytes - ? WHERE id = ?", (size - len(data), notebook))

@@ -74,7 +74,7 @@ def check_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.case("H01")
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_every_version_of_a_random_history_is_read_back_byte_for_byte(tmp_path: Path, seed: int) -> None:
     """Edits, moves and outputs of any size, foreign bytes, a limit of versions, and the later compression."""
     chance = random.Random(seed)
@@ -112,7 +112,7 @@ def test_versions_share_the_outputs_that_are_the_same(tmp_path: Path, history: H
     cells = [cell("plot()", noise(300_000, number)) for number in range(5)] + [cell("x = 1")]
     keep(history, rendered(cells))
     before = rows(tmp_path, "SELECT bytes FROM notebooks")[0][0]
-    cells.insert(0, cell("import"))
+    cells.insert(1, cell("import"))
     cells[3]["metadata"] = {"tags": ["new"]}
     keep(history, rendered(cells))
 
