@@ -258,7 +258,8 @@ def build_parser() -> argparse.ArgumentParser:
         "commands:\n"
         "  install CLIENT    write the entry of this server into the settings of a client\n"
         "  uninstall CLIENT  remove it\n"
-        "  doctor            check this installation, and run code in a kernel",
+        "  doctor            check this installation, and run code in a kernel\n"
+        "  history           show or clear the versions of notebooks that are kept",
         usage=f"{PROGRAM} [--flag VALUE ...] [PATH ...]",
         epilog=_EPILOG.format(
             program=PROGRAM,

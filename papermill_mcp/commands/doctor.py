@@ -29,6 +29,7 @@ from papermill_mcp.commands.config_files import ConfigFileError, read_config
 from papermill_mcp.commands.edit_error import EditError
 from papermill_mcp.config import ENV_PREFIX, PROGRAM, Config, ConfigError, build_parser, load_config
 from papermill_mcp.core.documents.document import NotebookDocument
+from papermill_mcp.core.history.store import HistoryStore, HistoryUnavailableError
 from papermill_mcp.core.pictures import drawing
 from papermill_mcp.errors import ServerError, listed
 from papermill_mcp.services.pythons import Pythons
@@ -189,6 +190,22 @@ def _state(config: Config) -> Iterator[Check]:
         yield Check("state", "fault", f"{directory} cannot be written", advice)
     else:
         yield Check("state", "ok", f"{directory}, locks work")
+        yield _history(config, directory)
+
+
+def _history(config: Config, directory: Path) -> Check:
+    """The size of the history of notebooks."""
+    store = HistoryStore(directory, versions=max(config.history_versions, 1), max_bytes=config.history_bytes)
+    try:
+        usage = store.usage()
+    except HistoryUnavailableError as error:
+        return Check("history", "fault", f"the versions of notebooks cannot be used: {error}", "Move the file away.")
+    finally:
+        store.close()
+    text = (
+        f"{count_noun(usage.versions, 'version')} of {count_noun(usage.notebooks, 'notebook')}, {usage.bytes:,} bytes"
+    )
+    return Check("history", "ok", text if config.history_versions else f"{text}; none are kept by setting")
 
 
 def _environments(config: Config) -> Iterator[Check]:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NoReturn, get_args
+from typing import Any, get_args
 
 from papermill_mcp.commands import jsonc, toml_text
 from papermill_mcp.commands.clients import (
@@ -31,6 +31,7 @@ from papermill_mcp.commands.clients import (
 from papermill_mcp.commands.command_line import NoLastingCommandError, lasting_command
 from papermill_mcp.commands.config_files import ConfigFile, ConfigFileError, read_config
 from papermill_mcp.commands.edit_error import EditError
+from papermill_mcp.commands.usage import Parser, UsageError
 from papermill_mcp.config import PROGRAM, ConfigError, load_config
 from papermill_mcp.errors import listed, nearest
 from papermill_mcp.utils.diff_text import unified_diff
@@ -47,10 +48,6 @@ _EPILOG = """\
 Clients: {clients}.
 
 Settings of the server follow after `--`: {program} install cursor -- --max-kernels 3"""
-
-
-class UsageError(Exception):
-    """The arguments cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +68,6 @@ class _Target:
     def editor(self) -> ModuleType:
         """The functions for the form of the file."""
         return toml_text if self.client.toml else jsonc
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message)
 
 
 def install(arguments: Sequence[str]) -> int:
@@ -164,7 +156,7 @@ def _divided(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def _parser(command: str, description: str) -> argparse.ArgumentParser:
     clients = ", ".join(client.key for client in CLIENTS)
-    parser = _Parser(
+    parser = Parser(
         prog=f"{PROGRAM} {command}",
         description=description,
         epilog=_EPILOG.format(clients=clients, program=PROGRAM) if command == "install" else f"Clients: {clients}.",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import re
 import shutil
 from pathlib import Path
 
 import pytest
-from conftest import Connect, ConnectStdio, MakeConfig
+from conftest import Connect, ConnectStdio, MakeConfig, RunCommand
 from helpers import call, cell, read_json, refused, text_of, write_notebook
 
 from papermill_mcp.core.history import store
@@ -252,3 +253,28 @@ async def test_random_changes_are_had_back_step_by_step(
         await histories.restore("n.ipynb", version=len(states) - step)
         assert path.read_bytes() == states[-1 - step]
     await notebooks.aclose()
+
+
+@pytest.mark.usefixtures("home")
+async def test_a_command_shows_and_clears_the_history(
+    client: Connect, workspace: Path, state_directory: Path, run: RunCommand
+) -> None:
+    """Also while a server uses it. The server goes on with numbers that were never used."""
+    write_notebook(workspace / "n.ipynb", ["a"])
+    write_notebook(workspace / "m.ipynb", ["a"])
+    state = f"--state-directory={state_directory}"
+    async with client() as c:
+        for name in ("n.ipynb", "m.ipynb"):
+            await call(c, "update_cell", path=name, index=0, source="secret = 'hunter2'")
+            await call(c, "update_cell", path=name, index=0, source="b")
+        assert run("history", state)[1].startswith("6 versions of 2 notebooks, ")
+        _, out, _ = await asyncio.to_thread(run, "doctor", "--json", "--no-execute", state)
+        assert "6 versions of 2 notebooks" in out
+
+        assert run("history", "clear", str(workspace / "n.ipynb"), state)[:2] == (0, "3 versions removed.\n")
+        assert run("history", "clear", state)[:2] == (0, "3 versions removed.\n")
+        for file in state_directory.glob("history*"):
+            assert b"hunter2" not in file.read_bytes()
+        assert await kinds(c) == [(4, "outside", "outside")]
+    assert run("history", "wipe")[0] == 2
+    assert "clear [PATH]" in run("history", "--help")[1]
