@@ -203,7 +203,7 @@ class JupyterManager:
         if own is None:
             return variables
         variables = await asyncio.to_thread(with_pip, own, variables, self._state_directory / "layers")
-        return await starting.activated(own, variables, self._program)
+        return await starting.activated(own, variables, self.program)
 
     async def _in_environment(
         self, environment: Environment, start: Callable[[KernelSpec], Coroutine[Any, Any, T]], *, patient: bool = False
@@ -228,7 +228,7 @@ class JupyterManager:
             await asyncio.wait([starts], timeout=_PATIENCE)
             if not starts.done():
                 # An interpreter that does not answer is not waited for.
-                await starting.mend(environment, layers, self._program, make_layer)
+                await starting.mend(environment, layers, self.program, make_layer)
             return await starts
         except asyncio.CancelledError:
             await _cancelled(starts)
@@ -237,7 +237,7 @@ class JupyterManager:
             if not starts.done():
                 await _cancelled(starts)
                 raise
-            if not await starting.mend(environment, layers, self._program, make_layer):
+            if not await starting.mend(environment, layers, self.program, make_layer):
                 raise
         return await start(spec)
 
@@ -250,7 +250,7 @@ class JupyterManager:
         layers = self._state_directory / "layers"
 
         async def begin() -> str | None:
-            return await starting.made_layer(environment, layers, tag, self._program, self.guard_directory)
+            return await starting.made_layer(environment, layers, tag, self.program, self.guard_directory)
 
         try:
             return await self._layers.result(tag, begin, to_its_end=patient)
@@ -319,7 +319,7 @@ class JupyterManager:
         directory = self._state_directory / "environments"
         return EnvironmentMaker(
             directory,
-            self._program,
+            self.program,
             self.guard_directory,
             denied=denied_env,
             in_use=in_use,
@@ -327,8 +327,17 @@ class JupyterManager:
             patience=self._patience,
         )
 
-    def _program(self, command: Sequence[str], variables: Mapping[str, str], *, keep: int = TAIL_BYTES) -> Program:
-        return Program(command, variables, keep=keep, **self._guarded())
+    def program(
+        self,
+        command: Sequence[str],
+        variables: Mapping[str, str],
+        *,
+        keep: int = TAIL_BYTES,
+        text: bytes | None = None,
+        errors: bool = True,
+    ) -> Program:
+        """A program that ends with this server. The arguments are those of `Program`."""
+        return Program(command, variables, keep=keep, text=text, errors=errors, **self._guarded())
 
     def _guarded(self) -> _Guarded:
         """The parts by which a program ends with this server."""

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from papermill_mcp.core.environments.installing import Installation
     from papermill_mcp.core.environments.making import EnvironmentMaker
     from papermill_mcp.core.environments.reading import Environment
+    from papermill_mcp.core.git import MakeProgram
     from papermill_mcp.core.jupyter_manager import InstalledKernel, JupyterManager
     from papermill_mcp.core.kernels import variables as kernel_variables
     from papermill_mcp.core.kernels.kernel import Kernel
@@ -1071,6 +1072,10 @@ class KernelService:
         return await asyncio.to_thread(
             manager.installation, environment, requirements, upgrade=upgrade, denied_env=denied
         )
+
+    async def program_maker(self) -> MakeProgram:
+        """Makes programs that end with this server."""
+        return (await self._engine()).program
 
     async def _require_python(self, kernel: Kernel, python: str, path: Path, document: NotebookDocument) -> None:
         if not _is_of(kernel, await self.choose(path.parent, document=document, python=python)):

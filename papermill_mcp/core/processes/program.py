@@ -1,7 +1,7 @@
 """One run of a program, such as an installer or an interpreter that is asked something.
 
-It has a session of its own, no input, and starts in the root of the file system: no project there configures it. Its
-output is bounded, and nothing of it is left after its end or that of this server.
+It has a session of its own, no input but a short text, and starts in the root of the file system: no project there
+configures it. Its output is bounded, and nothing of it is left after its end or that of this server.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from papermill_mcp.core.processes.watchdog import Watchdog
 #: Seconds that an interrupted program gets to put things in order.
 _PATIENCE = 2.0
 
+#: Bytes of input, at most. A pipe takes so many at once.
+MAX_INPUT = 4096
+
 
 class Program:
     """One process, with all that it starts.
@@ -27,6 +30,8 @@ class Program:
     Args:
         mark: a path below the directory that the watchdog guards. The processes are found by it.
         keep: bytes kept of its output. The end counts.
+        text: its standard input, at most `MAX_INPUT` bytes; None for none.
+        errors: whether its standard error is a part of the output. Else it is dropped.
     """
 
     def __init__(
@@ -37,7 +42,13 @@ class Program:
         watchdog: Watchdog,
         mark: Path,
         keep: int = TAIL_BYTES,
+        text: bytes | None = None,
+        errors: bool = True,
     ) -> None:
+        if text is not None and len(text) > MAX_INPUT:
+            raise ValueError(f"{len(text)} bytes of input are too many")
+        self._text = text
+        self._errors = errors
         self.command = list(command)
         self._variables = dict(variables) | {guard.KERNEL_VARIABLE: str(mark)}
         self._watchdog = watchdog
@@ -68,12 +79,13 @@ class Program:
             OSError: it cannot be started.
         """
         self._tail = tail = OutputTail(self._keep)
+        given = asyncio.subprocess.DEVNULL if self._text is None else _pipe_with(self._text)
         try:
             self._process = process = await asyncio.create_subprocess_exec(
                 *self.command,
-                stdin=asyncio.subprocess.DEVNULL,
+                stdin=given,
                 stdout=tail.write_fd,
-                stderr=tail.write_fd,
+                stderr=tail.write_fd if self._errors else asyncio.subprocess.DEVNULL,
                 start_new_session=True,
                 env=self._variables,
                 cwd=os.sep,
@@ -83,6 +95,8 @@ class Program:
             raise
         finally:
             tail.close_write()
+            if self._text is not None:
+                os.close(given)
         self._started = self._watchdog.guard(process.pid)
         try:
             if self._interrupted:  # while it was being started
@@ -116,3 +130,13 @@ class Program:
     def _kill(self) -> None:
         assert self._process is not None
         guard.kill_tree(self._process.pid, self._started)
+
+
+def _pipe_with(text: bytes) -> int:
+    """The end of a pipe from which a child reads this text."""
+    read, write = os.pipe()
+    try:
+        os.write(write, text)
+    finally:
+        os.close(write)
+    return read
