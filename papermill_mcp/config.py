@@ -259,6 +259,7 @@ def build_parser() -> argparse.ArgumentParser:
         "  install CLIENT    write the entry of this server into the settings of a client\n"
         "  uninstall CLIENT  remove it\n"
         "  doctor            check this installation, and run code in a kernel\n"
+        "  diff A B          show the cells of two notebooks that differ\n"
         "  history           show or clear the versions of notebooks that are kept",
         usage=f"{PROGRAM} [--flag VALUE ...] [PATH ...]",
         epilog=_EPILOG.format(

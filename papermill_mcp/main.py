@@ -44,7 +44,7 @@ jupyter-papermill-mcp {version} serves MCP over standard input and waits for a c
 To register it with a client: jupyter-papermill-mcp install CLIENT. By hand, its command is: {command}
 """
 
-_COMMANDS = ("install", "uninstall", "doctor", "history", "verify")
+_COMMANDS = ("install", "uninstall", "doctor", "history", "diff", "verify")
 
 if sys.platform != "win32":
     _END_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)

@@ -26,6 +26,7 @@ from papermill_mcp.server.readiness import Readiness
 from papermill_mcp.server.transport import ProtocolGuard, take_stdio
 from papermill_mcp.services import Services
 from papermill_mcp.services.catalogue import NotebookCatalogue
+from papermill_mcp.services.comparing import ComparisonService
 from papermill_mcp.services.history_service import HistoryService
 from papermill_mcp.services.jupyter_server_service import JupyterServerService
 from papermill_mcp.services.kernel_service import KernelService
@@ -113,6 +114,7 @@ async def open_services(
     notebooks.followers.append(kernels.follow)
     catalogue = NotebookCatalogue(workspace, notebooks, pythons, live=kernels.python_of)
     histories = HistoryService(config, workspace, notebooks)
+    comparisons = ComparisonService(config, workspace, notebooks, histories, kernels.program_maker)
     jupyter_server = await end.enter_async_context(JupyterServerService(config, workspace, state))
     watch = Watch()
     end.push_async_callback(watch.aclose)

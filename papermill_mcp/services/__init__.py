@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from papermill_mcp.services.catalogue import NotebookCatalogue
+from papermill_mcp.services.comparing import ComparisonService
 from papermill_mcp.services.history_service import HistoryService
 from papermill_mcp.services.jupyter_server_service import JupyterServerService
 from papermill_mcp.services.kernel_service import KernelService
@@ -30,3 +31,4 @@ class Services:
     watch: Watch
     verifier: VerifyStarter
     histories: HistoryService
+    comparisons: ComparisonService

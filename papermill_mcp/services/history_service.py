@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 from pydantic import BaseModel, PrivateAttr
 
@@ -25,14 +25,19 @@ from papermill_mcp.errors import (
     listed,
 )
 from papermill_mcp.services.notebook_service import DIFF_CHARS, NotebookService, OpenNotebook
-from papermill_mcp.services.notebooks.differences import differences, metadata_changes
 from papermill_mcp.services.notebooks.edits import Change, diff_text
 from papermill_mcp.services.notebooks.history import cause_of_edit
 from papermill_mcp.services.notebooks.view import select
 from papermill_mcp.services.results import ROWS, Result
 from papermill_mcp.services.workspace import Workspace
 from papermill_mcp.utils.file_utils import FileContent
+from papermill_mcp.utils.lazy import lazy
 from papermill_mcp.utils.text_utils import cell_name, cells_named, count_noun, iso_time
+
+if TYPE_CHECKING:
+    from papermill_mcp.services.notebooks import differences
+else:
+    differences = lazy("papermill_mcp.services.notebooks.differences")
 
 _T = TypeVar("_T")
 
@@ -57,8 +62,13 @@ class NotebookVersions(Result):
     revision: str
     """Of the file now; empty if there is none."""
     versions: Annotated[list[VersionRow], ROWS]
-    count: int
     note: str | None = None
+    _count: int = PrivateAttr(0)
+
+    @property
+    def count(self) -> int:
+        """How many versions there are."""
+        return self._count
 
 
 class RestoredNotebook(Result):
@@ -125,13 +135,14 @@ class HistoryService:
             notes.append("the file has changes that are not kept yet, since a run goes on or the file is too large")
         elif not rows:
             notes.append("no version is kept yet; the next edit or run keeps one")
-        return NotebookVersions(
+        shown = NotebookVersions(
             path=self._workspace.display_path(file),
             revision="" if present.content is None else present.content.revision,
             versions=[_row(version) for version in rows[:limit]],
-            count=len(rows),
             note="; ".join(notes) or None,
         )
+        shown._count = len(rows)
+        return shown
 
     async def version(self, path: str, number: int) -> tuple[Version, bytes]:
         """One version of a notebook and its bytes.
@@ -377,9 +388,9 @@ def _changes(old: NotebookDocument | None, new: NotebookDocument | None) -> list
     if old is None or new is None:
         return [Change("notebook", ["restored as a whole"])]
     changes = []
-    if keys := metadata_changes(old.metadata, new.metadata):
+    if keys := differences.metadata_changes(old.metadata, new.metadata):
         changes.append(Change("notebook", [f"metadata {' '.join(keys[:20])}"]))
-    for one in differences(old, new, context=0):
+    for one in differences.differences(old, new, context=0):
         index = one.before if one.after is None else one.after
         lines = [line for line in one.lines if not line.startswith("@@")]
         changes.append(Change(f"cell {cell_name(index or 0, one.cell_id)}", [", ".join(one.changes)], lines))

@@ -11,6 +11,7 @@ from typing_extensions import TypedDict
 
 from papermill_mcp.services import Services
 from papermill_mcp.services.catalogue import NotebookCatalogue
+from papermill_mcp.services.comparing import ComparisonService
 from papermill_mcp.services.history_service import HistoryService
 from papermill_mcp.services.jupyter_server_service import JupyterServerService
 from papermill_mcp.services.kernel_service import KernelService
@@ -34,6 +35,10 @@ async def _catalogue(ctx: Context[Services]) -> NotebookCatalogue:
 
 async def _histories(ctx: Context[Services]) -> HistoryService:
     return ctx.request_context.lifespan_context.histories
+
+
+async def _comparisons(ctx: Context[Services]) -> ComparisonService:
+    return ctx.request_context.lifespan_context.comparisons
 
 
 async def _kernels(ctx: Context[Services]) -> KernelService:
@@ -72,6 +77,7 @@ async def _progress(ctx: Context[Services]) -> Progress:
 Notebooks = Annotated[NotebookService, Resolve(_notebooks)]
 Catalogue = Annotated[NotebookCatalogue, Resolve(_catalogue)]
 Histories = Annotated[HistoryService, Resolve(_histories)]
+Comparisons = Annotated[ComparisonService, Resolve(_comparisons)]
 Kernels = Annotated[KernelService, Resolve(_kernels)]
 Executions = Annotated[RunRegistry, Resolve(_executions)]
 Runs = Annotated[RunStarter, Resolve(_runs)]

@@ -31,6 +31,7 @@ _WORDS = {
     "add_cell": "jupyter ipynb insert append new cell",
     "cancel_execution": "jupyter ipynb stop abort running cell notebook batch",
     "cleanup_all_kernels": "jupyter stop end all kernels free memory",
+    "compare_notebooks": "jupyter ipynb diff git versions outputs",
     "execute_notebook_batch": "jupyter ipynb papermill sweep grid many parameters parallel dask",
     "execute_notebook_cell": "jupyter ipynb run one cell save output",
     "get_kernel_status": "jupyter kernel alive busy idle dead memory",

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from papermill_mcp.services.catalogue import NotebookInfo, NotebookList, SearchResult
+from papermill_mcp.services.comparing import NotebookComparison
 from papermill_mcp.services.history_service import NotebookVersions, RestoredNotebook
 from papermill_mcp.services.notebook_service import (
     CreatedNotebook,
@@ -25,6 +26,7 @@ from papermill_mcp.tools.arguments import (
     CellIndex,
     CellToMake,
     CellType,
+    Comparisons,
     Directory,
     EditOperation,
     EditRuns,
@@ -190,7 +192,7 @@ async def edit_notebook(
 
 
 # The paths of these tools are the same as elsewhere. Each word of a schema costs every client, so they say less.
-_Notebook = Annotated[str, Field(description="As in read_notebook.")]
+_Notebook = Annotated[str, Field(description="Notebook.")]
 
 
 @toolset.tool("Notebook history", READS)
@@ -199,7 +201,7 @@ async def notebook_history(
     histories: Histories,
     limit: Annotated[int, Field(description="Newest versions. Default 20.")] = 20,
 ) -> NotebookVersions:
-    """List kept versions of a notebook, also of a deleted one: its edits, runs and changes from outside."""
+    """List versions of a notebook, kept at each edit and run, also of a deleted one."""
     return await histories.versions(path, limit=limit)
 
 
@@ -207,13 +209,29 @@ async def notebook_history(
 async def restore_notebook(
     path: _Notebook,
     histories: Histories,
-    version: Annotated[int | None, Field(description="From notebook_history; or give steps.")] = None,
+    version: Annotated[int | None, Field(description="Or give steps.")] = None,
     steps: Annotated[int | None, Field(description="Changes to undo. Default 1.")] = None,
-    cells: Annotated[str | None, Field(description="Cells of the version, ids or indexes. Default: all.")] = None,
+    cells: Annotated[str | None, Field(description="Only these cells of it, ids or indexes.")] = None,
     if_revision: Annotated[str | None, Field(description="As in edit_notebook.")] = None,
 ) -> RestoredNotebook:
-    """Put back an earlier version, or cells of it, as one more edit. Brings a deleted notebook back."""
+    """Put back a version of notebook_history, or cells of it, as one more edit."""
     return await histories.restore(path, version=version, steps=steps, cells=cells, if_revision=if_revision)
+
+
+@toolset.tool("Compare notebooks", READS, images=True)
+async def compare_notebooks(
+    path: _Notebook,
+    other: Annotated[
+        str, Field(validation_alias="with", description='A newer notebook, or older: "git:REV", "version:N".')
+    ],
+    comparisons: Comparisons,
+    what: Annotated[
+        Literal["source", "outputs", "both"], Field(description='"source", "outputs", "both". Default "both".')
+    ] = "both",
+    start: Annotated[int, Field(description="next of a reply. Default 0.")] = 0,
+) -> NotebookComparison:
+    """Show the cells that differ: diffs, numbers, pictures."""
+    return await comparisons.compare(path, other, part=what, start=start)
 
 
 @toolset.tool("Read a notebook", READS, images=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 
 from papermill_mcp.services.catalogue import Match, NotebookInfo, NotebookList, SearchResult
+from papermill_mcp.services.comparing import NotebookComparison
 from papermill_mcp.services.history_service import NotebookVersions, RestoredNotebook
 from papermill_mcp.services.notebook_service import DIFF_CHARS, CreatedNotebook, EditedNotebook, RemovedCell
 from papermill_mcp.services.notebooks.view import CellView, NotebookView, OutlineRow, SourceView
@@ -92,6 +93,26 @@ def restored_notebook(reply: RestoredNotebook) -> str:
     if not reply.changes:
         return "\n".join([*lines, "changed: nothing; the file was not touched"])
     return "\n".join([*lines, *_diff([line for one in reply.changes for line in (one.head(), *one.lines)])])
+
+
+def notebook_comparison(reply: NotebookComparison) -> str:
+    """The cells that differ, and their diffs."""
+    lines = header_lines({"path": reply.path, "revision": reply.revision, "before": reply.before, "after": reply.after})
+    numbers = [f"{number} {kind}" for kind, number in reply.summary.items() if number]
+    lines.append(f"cells: {', '.join(numbers) or 'none'}")
+    if reply.notebook:
+        lines.append(f"notebook: {inline(reply.notebook)}")
+    if not reply.cells and reply.notebook is None:
+        lines.append("no differences")
+    for cell in reply.cells:
+        index = cell.index_before if cell.index_after is None else cell.index_after
+        from_place = f" (was {cell.index_before})" if cell.index_before not in (None, index) else ""
+        lines.append(f"cell {cell_name(index or 0, cell.id)} · {cell.change}{from_place}")
+        if cell.diff:
+            lines += fenced(cell.diff, "diff")
+    if reply.next is not None:
+        lines.append(f"next: {reply.next} (pass it as start)")
+    return "\n".join(lines)
 
 
 def _diff(lines: Sequence[str]) -> list[str]:

@@ -39,10 +39,11 @@ _PATH_ARGUMENTS = [
 ]
 _ASKING = ["get_kernel_status", "inspect_variables", "interrupt_kernel", "restart_kernel", "stop_kernel"]
 _KERNEL_TOOLS = ["execute_cell", *_ASKING]
+_OF_HISTORY = ("notebook_history", "restore_notebook")  # they take a file in any state
 _NOTEBOOK_ARGUMENTS = [
     (name, argument)
     for name, argument in _PATH_ARGUMENTS
-    if argument in ("path", "input_path") and name not in (*_WRITES, *_ASKING, "search_notebooks")
+    if argument in ("path", "input_path") and name not in (*_WRITES, *_ASKING, *_OF_HISTORY, "search_notebooks")
 ]
 _EXECUTION_TOOLS = [name for name, tool in _TOOLS.items() if "execution_id" in tool.input_schema.get("required", [])]
 
@@ -54,6 +55,7 @@ _COMPLETE: dict[str, Any] = {
     "source": "x",
     "content": {"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5},
     "operations": [{"op": "remove", "index": 0}],
+    "with": "good.ipynb",
     "query": "x",
     "code": "1",
     "packages": ["nothing-like-it"],

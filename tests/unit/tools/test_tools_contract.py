@@ -28,6 +28,7 @@ _MAX_CORE_TOKENS = 5500
 
 #: Tools that may return images, and so declare no output schema.
 _IMAGE_TOOLS = {
+    "compare_notebooks",
     "add_cell",
     "cancel_execution",
     "edit_notebook",
@@ -87,6 +88,7 @@ _NOTEBOOK = {
     "get_notebook_info",
     "notebook_history",
     "restore_notebook",
+    "compare_notebooks",
 }
 _KERNEL = {
     "list_kernels",
