@@ -636,7 +636,8 @@ class NotebookService:
                 max_bytes=self._config.max_notebook_bytes if max_bytes is None else max_bytes,
             )
             if cause is not None:
-                notebook.notes += self.history.after(notebook.path, content, cause)
+                missed = self.history.after(notebook.path, content, cause)
+                notebook.notes += missed if not notebook.notes else []  # one line says enough
             return content
 
         with anyio.CancelScope(shield=True):
@@ -778,6 +779,7 @@ class NotebookService:
             owner=owner,
             save_late=lambda: self._save_late(path),
             keeper=keeper,
+            own=not in_place,
         )
         self._over = defaultdict(WeakSet, {known: files for known, files in self._over.items() if len(files)})
         self._over[path].add(file)

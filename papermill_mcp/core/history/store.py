@@ -32,7 +32,10 @@ NOTEBOOK_BYTES = 200 * 2**20
 MAX_AGE_DAYS = 30
 
 #: Seconds that a call waits for another one, or for another server.
-BUSY_SECONDS = 3.0
+BUSY_SECONDS = 2.0
+
+#: Seconds for which nothing is tried after such a wait was in vain.
+PAUSE_SECONDS = 30.0
 
 #: Bytes of new chunks that are compressed at once. More of them are compressed later.
 _COMPRESSED_AT_ONCE = 65_536
@@ -158,6 +161,7 @@ class HistoryStore:
         self._timer: threading.Timer | None = None
         self._jobs = 0  # of the thread, beside tidying
         self._tidied = False
+        self._paused_until, self._reason = 0.0, ""
         self._closed = False
 
     def latest(self, path: Path, *, revision: str = "", adopt: Callable[[Path], bool] = _never) -> Version | None:
@@ -444,9 +448,14 @@ class HistoryStore:
 
     def _change(self, action: Callable[[sqlite3.Connection], _T]) -> _T:
         """Do something with the file, which is made if need be."""
+        if time.monotonic() < self._paused_until:
+            raise HistoryUnavailableError(f"{self._reason}; it is tried again in half a minute")
+        began = time.monotonic()
         try:
             return self._database.use(action)
         except DatabaseUnavailableError as error:
+            if time.monotonic() - began > BUSY_SECONDS / 2:  # no call after this one waits, too
+                self._paused_until, self._reason = time.monotonic() + PAUSE_SECONDS, str(error)
             raise HistoryUnavailableError(str(error)) from error
 
     def _prune(self, connection: sqlite3.Connection, notebook: int) -> None:

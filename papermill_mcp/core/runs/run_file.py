@@ -76,6 +76,7 @@ class RunFile:
         owner: the id under which clients know the run.
         save_late: saves late outputs of earlier runs, and returns the file then; None if there are none.
         keeper: keeps the versions around the run.
+        own: the run has just written the content itself, so there is no version before.
 
     Attributes:
         late: gives the outputs that came after the last save.
@@ -98,6 +99,7 @@ class RunFile:
         owner: str = "",
         save_late: Callable[[], Awaitable[FileContent | None]] | None = None,
         keeper: Keeper | None = None,
+        own: bool = False,
     ) -> None:
         self.path = path
         self.display_path = display_path
@@ -109,7 +111,7 @@ class RunFile:
         self.owner = owner
         self._save_late = save_late
         self.keeper = keeper
-        self._own: FileContent | None = None  # the version of the last save
+        self._own: FileContent | None = content if own else None  # the version of the last save
         self.late: Callable[[], list[LateOutputs]] = list
         self._ahead: set[int] = set()
         self.active = False

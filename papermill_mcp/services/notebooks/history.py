@@ -106,7 +106,9 @@ class History:
         notes = [] if unsaid is None else [f"the version that the last change made is not in the history: {unsaid}"]
         try:
             if content.stamp.size and not content.data:
-                store.keep_large(path, cause or Cause("outside", OUTSIDE, "as it was found"), content.revision)
+                latest = store.latest(path, revision=content.revision, adopt=self._holds)
+                summary = "as it was found" if latest is None else "changed outside"
+                store.keep_large(path, cause or Cause("outside", OUTSIDE, summary), content.revision)
             else:
                 self._keep_present(store, path, content.data, content.revision, cause)
         except HistoryUnavailableError as error:

@@ -191,17 +191,23 @@ async def test_a_write_goes_on_where_no_version_can_be_kept(
         assert [note for note in edited["notes"] if "is not in the history: it" in note]
 
 
-async def test_the_output_of_a_run_with_parameters_keeps_the_version_it_replaces(
-    client: Connect, workspace: Path
+@pytest.mark.kernel
+async def test_an_output_is_no_version_but_the_notebook_that_it_replaces_is(
+    client: Connect, workspace: Path, state_directory: Path
 ) -> None:
-    write_notebook(workspace / "n.ipynb", ["a"])
-    target = write_notebook(workspace / "m.ipynb", ["mine"])
-    before = target.read_bytes()
+    """Runs with parameters can be made again. A batch of thousands would push the versions of notebooks out."""
+    write_notebook(workspace / "n.ipynb", ["1 + 1"])
+    states = []
     async with client() as c:
-        content = read_json(workspace / "n.ipynb")
-        await call(c, "write_notebook", path="m.ipynb", content=content, overwrite=True)
+        for overwrite in (False, True):
+            given = {"input_path": "n.ipynb", "output_path": "m.ipynb", "overwrite": overwrite, "wait": 30}
+            assert (await call(c, "execute_notebook_papermill", **given))["status"] == "ok"
+            assert (state_directory / "history.sqlite").exists() == overwrite
+            states.append((workspace / "m.ipynb").read_bytes())
+        found = await call(c, "notebook_history", path="m.ipynb")
+        assert [row["kind"] for row in found["versions"]] == ["outside", "outside"]
         await call(c, "restore_notebook", path="m.ipynb")
-    assert target.read_bytes() == before
+    assert (workspace / "m.ipynb").read_bytes() == states[0]
 
 
 @pytest.mark.case("H01")

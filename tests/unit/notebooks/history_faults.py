@@ -91,7 +91,20 @@ def main(call: str, directory: Path) -> None:
     sys.stdout.write(f"{kept} {met}\n")
 
 
+def keep_many(directory: Path, name: str) -> None:
+    """Keep 60 versions, and print their numbers and revisions."""
+    history = HistoryStore(directory, versions=500, max_bytes=2**30)
+    for number in range(60):
+        data = f"{name} {number} ".encode() * 3000
+        kept = history.keep(PATH, data, CAUSE, revision_of(data))
+        sys.stdout.write(f"{kept.version} {kept.revision}\n")
+    history.close()
+
+
 if __name__ == "__main__":
+    if sys.argv[1] == "keep":
+        keep_many(Path(sys.argv[2]), sys.argv[3])
+        sys.exit()
     if len(sys.argv) == 3:
         fault, directory = sys.argv[1:]
         call, _, action = fault.partition(":")

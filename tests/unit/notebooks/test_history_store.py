@@ -9,7 +9,6 @@ import sqlite3
 import stat
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -256,26 +255,44 @@ def test_a_database_of_a_newer_server_is_left_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.case("H02")
-def test_two_stores_keep_versions_of_one_notebook_at_the_same_time(tmp_path: Path) -> None:
-    """Numbers are unique, and nothing is lost."""
-    stores = [HistoryStore(tmp_path, versions=500, max_bytes=2**30) for _ in range(2)]
-    kept: list[tuple[int, bytes]] = []
+def test_two_processes_keep_versions_of_one_notebook_at_the_same_time(tmp_path: Path) -> None:
+    """Numbers are unique, and nothing is lost. Both begin the file at once."""
+    command = [sys.executable, str(FILL), "keep", str(tmp_path)]
+    processes = [subprocess.Popen([*command, name], stdout=subprocess.PIPE, text=True) for name in ("one", "two")]
+    kept: dict[int, str] = {}
+    for process in processes:
+        out, _ = process.communicate(timeout=50)
+        assert process.returncode == 0
+        kept |= {int(number): revision for number, revision in map(str.split, out.splitlines())}
+    history = HistoryStore(tmp_path, versions=500, max_bytes=2**30)
 
-    def work(one: HistoryStore, name: str) -> None:
-        for number in range(40):
-            data = rendered([cell(f"{name} {number}")])
-            kept.append((keep(one, data), data))
-
-    threads = [threading.Thread(target=work, args=(one, str(number))) for number, one in enumerate(stores)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len({number for number, _ in kept}) == 80
-    assert all(stores[0].read(PATH, number) == data for number, data in kept)
-    for one in stores:
-        one.close()
+    assert sorted(kept) == list(range(1, 121))
+    for number, revision in kept.items():
+        data = history.read(PATH, number)
+        assert data is not None and revision_of(data) == revision
+    history.close()
     check_whole(tmp_path)
+
+
+def test_a_file_that_another_program_locks_is_left_alone_for_a_while(
+    tmp_path: Path, history: HistoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep(history, b"one")
+    monkeypatch.setattr(store, "BUSY_SECONDS", 0.2)
+    patient = HistoryStore(tmp_path, versions=50, max_bytes=2**30)
+    connection = sqlite3.connect(tmp_path / "history.sqlite", isolation_level=None)
+    connection.execute("BEGIN IMMEDIATE")
+    with pytest.raises(HistoryUnavailableError, match="locked"):
+        keep(patient, b"two")
+    began = time.monotonic()
+    with pytest.raises(HistoryUnavailableError, match="locked; it is tried again in half a minute"):
+        keep(patient, b"two")
+    assert time.monotonic() - began < 0.1
+    connection.close()
+    monkeypatch.setattr(time, "monotonic", lambda: began + store.PAUSE_SECONDS + 1)
+    assert keep(patient, b"two") == 2
+    monkeypatch.undo()
+    patient.close()
 
 
 @pytest.mark.case("H02")
