@@ -15,7 +15,6 @@ from pydantic import BaseModel, PrivateAttr
 from papermill_mcp.config import Config
 from papermill_mcp.core.documents.alignment import aligned
 from papermill_mcp.core.documents.document import NotebookDocument
-from papermill_mcp.core.history.store import HistoryStore, HistoryUnavailableError, Version
 from papermill_mcp.errors import (
     BusyError,
     ConflictError,
@@ -35,8 +34,11 @@ from papermill_mcp.utils.lazy import lazy
 from papermill_mcp.utils.text_utils import cell_name, cells_named, count_noun, iso_time
 
 if TYPE_CHECKING:
+    from papermill_mcp.core.history import store as kept_versions
+    from papermill_mcp.core.history.store import HistoryStore, Version
     from papermill_mcp.services.notebooks import differences
 else:
+    kept_versions = lazy("papermill_mcp.core.history.store")
     differences = lazy("papermill_mcp.services.notebooks.differences")
 
 _T = TypeVar("_T")
@@ -122,7 +124,7 @@ class HistoryService:
         """
         _check_positive("limit", limit, "nothing was read")
         file = self._located(path)
-        store = self._store()
+        store = await self._store()
         async with self._notebooks.lock(file):
             present = await self._present(store, file)
             rows = await self._history(partial(store.versions, file, self._config.history_versions))
@@ -150,7 +152,7 @@ class HistoryService:
         Raises:
             NotFoundError: there is no such version.
         """
-        store = self._store()
+        store = await self._store()
         file = self._located(path)
         rows = await self._history(partial(store.versions, file, self._config.history_versions))
         return await self._read(store, file, self._numbered(file, rows, number))
@@ -184,7 +186,7 @@ class HistoryService:
         if steps is not None:
             _check_positive("steps", steps, _NOTHING_WRITTEN)
         file = self._located(path, writing=True)
-        store = self._store()
+        store = await self._store()
         async with self._notebooks.lock(file):
             present = await self._present(store, file)
             notebook = OpenNotebook(file, self._workspace.display_path(file), present.content, NotebookDocument.new({}))
@@ -225,8 +227,8 @@ class HistoryService:
 
     # Versions
 
-    def _store(self) -> HistoryStore:
-        store = self._notebooks.history.store
+    async def _store(self) -> HistoryStore:
+        store = await asyncio.to_thread(lambda: self._notebooks.history.store)
         if store is None:
             raise NotFoundError(
                 "no versions of notebooks are kept", state="history_versions is 0 in the settings of this server"
@@ -236,7 +238,7 @@ class HistoryService:
     async def _history(self, look: Callable[[], _T]) -> _T:
         try:
             return await asyncio.to_thread(look)
-        except HistoryUnavailableError as error:
+        except kept_versions.HistoryUnavailableError as error:
             raise BusyError(
                 f"the history cannot be used now: {error}",
                 state=_NOTHING_WRITTEN,

@@ -32,7 +32,7 @@ from papermill_mcp.core.documents.fitting import fit
 from papermill_mcp.core.documents.places import Places
 from papermill_mcp.core.documents.reading import quoted
 from papermill_mcp.core.environments.reading import METADATA_KEY
-from papermill_mcp.core.history.store import Cause, HistoryStore
+from papermill_mcp.core.history.cause import Cause
 from papermill_mcp.core.runs.late import LateOutputs, put_late
 from papermill_mcp.core.runs.run_file import RunFile
 from papermill_mcp.errors import (
@@ -103,7 +103,10 @@ from papermill_mcp.utils.text_utils import cells_named, count_noun
 if TYPE_CHECKING:
     from papermill_mcp.core.documents import stripping
     from papermill_mcp.core.environments import declared, recording, requirements
+    from papermill_mcp.core.history import store as versions
+    from papermill_mcp.core.history.store import HistoryStore
 else:
+    versions = lazy("papermill_mcp.core.history.store")
     stripping = lazy("papermill_mcp.core.documents.stripping")
     declared = lazy("papermill_mcp.core.environments.declared")
     requirements = lazy("papermill_mcp.core.environments.requirements")
@@ -297,10 +300,13 @@ class NotebookService:
         self._workspace = workspace
         self._locks: defaultdict[Path, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._lock_files = LockFiles(state / "locks") if state is not None else None
-        store = None
-        if state is not None and config.history_versions:
-            store = HistoryStore(state, versions=config.history_versions, max_bytes=config.history_bytes)
-        self.history = History(store, workspace.holds)
+
+        def make_store() -> HistoryStore:
+            assert state is not None
+            return versions.HistoryStore(state, versions=config.history_versions, max_bytes=config.history_bytes)
+
+        kept = state is not None and config.history_versions > 0
+        self.history = History(make_store if kept else None, workspace.holds)
         self._run_files: WeakValueDictionary[Path, RunFile] = WeakValueDictionary()
         self._last_edits = LastEdits()
         self._digests = Digests()
@@ -310,8 +316,7 @@ class NotebookService:
 
     async def aclose(self) -> None:
         """Keep the versions that wait for it."""
-        if self.history.store is not None:
-            await asyncio.to_thread(self.history.store.close)
+        await asyncio.to_thread(self.history.close)
 
     def _claimed(self, path: Path) -> bool:
         return self._claims is not None and path in self._claims
@@ -1173,7 +1178,7 @@ class NotebookService:
         """
         file = self._workspace.notebook(path, writing=True)
         compared = if_revision is not None  # else a new revision replaces the old one, and nothing needs that
-        named = compared or self.history.store is not None or bool(self._last_edits.facts(file).facts)
+        named = compared or self.history.kept or bool(self._last_edits.facts(file).facts)
         async with self.lock(file), self._read(file, named=named, load=load) as (notebook, work):
             self.require_revision(notebook, if_revision)
             edit = NotebookEdit(notebook.document, notebook.display_path)

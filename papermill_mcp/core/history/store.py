@@ -17,8 +17,9 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
+from papermill_mcp.core.history.cause import Cause
 from papermill_mcp.core.history.chunks import Chunk, cut, digest_of, digests_in
 from papermill_mcp.errors import ServerError
 from papermill_mcp.utils.database import Database, DatabaseUnavailableError, checkpoint, transaction
@@ -85,22 +86,6 @@ _T = TypeVar("_T")
 
 _FreshChunk = tuple[int, bytes, bytes]
 """Notebook, digest and data of a chunk that was not looked at yet."""
-
-Kind = Literal["edit", "run", "outside"]
-
-
-@dataclass(frozen=True)
-class Cause:
-    """How a version came about.
-
-    Attributes:
-        by: the name of the writer.
-        summary: the change, in a few words.
-    """
-
-    kind: Kind
-    by: str
-    summary: str
 
 
 @dataclass(frozen=True)

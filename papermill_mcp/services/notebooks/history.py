@@ -11,14 +11,22 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from papermill_mcp.core.documents.alignment import aligned
 from papermill_mcp.core.documents.document import NotebookDocument
-from papermill_mcp.core.history.store import Cause, HistoryStore, HistoryUnavailableError
+from papermill_mcp.core.history.cause import Cause
 from papermill_mcp.errors import ServerError
 from papermill_mcp.services.notebooks.edits import Change
 from papermill_mcp.utils.file_utils import FileContent
+from papermill_mcp.utils.lazy import lazy
 from papermill_mcp.utils.text_utils import count_noun
+
+if TYPE_CHECKING:
+    from papermill_mcp.core.history import store as versions
+    from papermill_mcp.core.history.store import HistoryStore
+else:
+    versions = lazy("papermill_mcp.core.history.store")
 
 logger = logging.getLogger(__name__)
 
@@ -76,20 +84,35 @@ class History:
     """The history of the notebooks of a server.
 
     Args:
-        store: keeps the versions; None where none are kept.
+        make: makes the store of the versions; None where none are kept.
         holds: whether a path is inside the roots.
     """
 
-    def __init__(self, store: HistoryStore | None, holds: Callable[[Path], bool]) -> None:
-        self._store = store
+    def __init__(self, make: Callable[[], HistoryStore] | None, holds: Callable[[Path], bool]) -> None:
+        self._make = make
+        self._made_store: HistoryStore | None = None
         self._holds = holds
         self._lock = threading.Lock()  # of the two below, which the thread of the store also uses
         self._made: dict[Path, tuple[str, Cause]] = {}  # the last version that we made, while it is not kept yet
         self._unsaid: dict[Path, str] = {}
 
     @property
+    def kept(self) -> bool:
+        """Whether versions are kept at all."""
+        return self._make is not None
+
+    @property
     def store(self) -> HistoryStore | None:
-        return self._store
+        """The store, made at first use; None where no versions are kept. To be called in a thread."""
+        with self._lock:
+            if self._made_store is None and self._make is not None:
+                self._made_store = self._make()
+            return self._made_store
+
+    def close(self) -> None:
+        """Keep the versions that wait for it. Blocks."""
+        if self._made_store is not None:
+            self._made_store.close()
 
     def before(self, path: Path, content: FileContent | None, *, cause: Cause | None = None) -> list[str]:
         """Keep the version that a write is about to replace. Blocks. Returns a note if it could not be kept.
@@ -98,7 +121,7 @@ class History:
             content: the version; None for no file.
             cause: how it came about, where that is known.
         """
-        store = self._store
+        store = self.store
         if store is None or content is None:
             return []
         with self._lock:
@@ -111,7 +134,7 @@ class History:
                 store.keep_large(path, cause or Cause("outside", OUTSIDE, summary), content.revision)
             else:
                 self._keep_present(store, path, content.data, content.revision, cause)
-        except HistoryUnavailableError as error:
+        except versions.HistoryUnavailableError as error:
             notes.append(f"the version before this change is not in the history: {error}")
         return notes
 
@@ -121,7 +144,8 @@ class History:
         Raises:
             HistoryUnavailableError: it could not be kept.
         """
-        return self._store is not None and self._keep_present(self._store, path, data, revision, None)
+        store = self.store
+        return store is not None and self._keep_present(store, path, data, revision, None)
 
     def _keep_present(self, store: HistoryStore, path: Path, data: bytes, revision: str, cause: Cause | None) -> bool:
         latest = store.latest(path, revision=revision, adopt=self._holds)
@@ -144,7 +168,7 @@ class History:
 
     def after(self, path: Path, content: FileContent, cause: Cause) -> list[str]:
         """Keep the version that a write has made. Blocks for small ones only. Returns a note if it was not kept."""
-        store = self._store
+        store = self.store
         if store is None:
             return []
         data, revision = content.data, content.revision
@@ -152,7 +176,7 @@ class History:
         def keep() -> str | None:
             try:
                 store.keep(path, data, cause, revision)
-            except HistoryUnavailableError as error:
+            except versions.HistoryUnavailableError as error:
                 return str(error)
             with self._lock:
                 if self._made.get(path) == (revision, cause):
@@ -175,11 +199,12 @@ class History:
 
     def moved(self, old: Path, new: Path) -> list[str]:
         """A notebook has another name from now on. Blocks. Returns a note if the history could not follow it."""
-        if self._store is None:
+        store = self.store
+        if store is None:
             return []
         try:
-            self._store.moved(old, new)
-        except HistoryUnavailableError as error:
+            store.moved(old, new)
+        except versions.HistoryUnavailableError as error:
             return [f"the history of the notebook stays with its old name: {error}"]
         return []
 

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from papermill_mcp.core.history.store import Cause, HistoryStore, HistoryUnavailableError
+from papermill_mcp.core.history.cause import Cause
+from papermill_mcp.core.history.store import HistoryStore, HistoryUnavailableError
 from papermill_mcp.utils.digests import revision_of
 
 PATH = Path("/work/n.ipynb")

@@ -18,7 +18,8 @@ import pytest
 from helpers import Json
 
 from papermill_mcp.core.history import chunks, store
-from papermill_mcp.core.history.store import Cause, HistoryStore, HistoryUnavailableError
+from papermill_mcp.core.history.cause import Cause
+from papermill_mcp.core.history.store import HistoryStore, HistoryUnavailableError
 from papermill_mcp.utils.digests import revision_of
 
 CAUSE = Cause("edit", "update_cell", "1 cell changed")
