@@ -43,6 +43,9 @@ else:
 
 _T = TypeVar("_T")
 
+#: Deleted notebooks that an error names.
+_GONE = 10
+
 _NOTHING_WRITTEN = "nothing was written"
 
 
@@ -129,7 +132,7 @@ class HistoryService:
             present = await self._present(store, file)
             rows = await self._history(partial(store.versions, file, self._config.history_versions))
         if not rows and present.content is None:
-            raise self._workspace.not_found(file, path)
+            raise await self._not_found(store, file)
         notes = []
         if present.content is None:
             notes.append("the file is gone; restore_notebook brings its newest version back")
@@ -250,6 +253,16 @@ class HistoryService:
         if data is None:
             raise NotFoundError(f"version {version.version} has just been dropped", state=_NOTHING_WRITTEN)
         return version, data
+
+    async def _not_found(self, store: HistoryStore, file: Path) -> NotFoundError:
+        gone = await self._history(partial(store.gone, self._workspace.holds))
+        names = listed(map(self._workspace.display_path, gone), limit=_GONE)
+        return NotFoundError(
+            f"{self._workspace.display_path(file)} does not exist, and has no version",
+            allowed=f"Versions without a file: {names}",
+            state="nothing was read",
+            advice="list the notebooks there are, or name one of these to restore it" if gone else "",
+        )
 
     def _numbered(self, file: Path, rows: Sequence[Version], number: int) -> Version:
         for row in rows:

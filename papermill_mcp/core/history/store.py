@@ -58,6 +58,9 @@ _FRESH, _COMPRESSED, _PLAIN = 0, 1, 2
 #: Missing files that are looked at for the earlier name of a notebook.
 _CANDIDATES = 20
 
+#: Notebooks that are looked at for those without a file.
+_GONE_LOOKED_AT = 500
+
 #: Notebooks without versions whose numbers are remembered.
 _REMEMBERED = 10_000
 
@@ -298,6 +301,24 @@ class HistoryStore:
         if revision_of(data) != revision:
             raise HistoryUnavailableError(f"version {version} is damaged")
         return data
+
+    def gone(self, holds: Callable[[Path], bool]) -> list[Path]:
+        """Notebooks that have versions and no file, those that were used last first.
+
+        Args:
+            holds: whether a path may be named.
+
+        Raises:
+            HistoryUnavailableError: the history cannot be read.
+        """
+        query = (
+            "SELECT path FROM notebooks WHERE retired = 0 AND EXISTS (SELECT 1 FROM versions WHERE notebook = id) "
+            "ORDER BY used DESC LIMIT ?"
+        )
+        none: list[tuple[bytes]] = []
+        rows = self._look(lambda connection: connection.execute(query, (_GONE_LOOKED_AT,)).fetchall(), none)
+        paths = [Path(os.fsdecode(name)) for (name,) in rows]
+        return [path for path in paths if holds(path) and not os.path.lexists(path)]
 
     def moved(self, old: Path, new: Path) -> None:
         """A notebook has another name from now on. Versions of an earlier notebook of that name are set aside.

@@ -152,6 +152,49 @@ async def test_errors_name_the_versions_and_the_steps(client: Connect, workspace
         assert (await refused(c, "notebook_history", path="gone.ipynb")).startswith("NOT_FOUND: ")
 
 
+async def test_deleted_notebooks_are_named_where_a_path_is_not_found(
+    client: Connect, workspace: Path, tmp_path: Path
+) -> None:
+    """Those of other workspaces are not."""
+    (tmp_path / "other").mkdir()
+    for directory in (workspace, tmp_path / "other"):
+        async with client(roots=[directory]) as c:
+            for name in ("a.ipynb", "b.ipynb"):
+                await call(c, "create_notebook", path=name)
+            (directory / "a.ipynb").unlink()
+    async with client() as c:
+        message = await refused(c, "notebook_history", path="c.ipynb")
+    assert message.startswith(
+        "NOT_FOUND: c.ipynb does not exist, and has no version. Versions without a file: a.ipynb."
+    )
+
+
+async def test_an_edit_during_a_run_keeps_the_state_of_the_run(
+    config: MakeConfig, workspace: Path, state_directory: Path
+) -> None:
+    """It is no change from outside."""
+    path = write_notebook(workspace / "n.ipynb", ["a", "b"])
+    notebooks = NotebookService(config(), Workspace([workspace]), state_directory)
+    histories = HistoryService(config(), Workspace([workspace]), notebooks)
+    file = notebooks.run_file(await notebooks.open("n.ipynb"), "run1")
+    file.expect([0, 1])
+    output = {"output_type": "stream", "name": "stdout", "text": "half\n"}
+    file.record(0, {"outputs": [output], "execution_count": 1}, final=True)
+    await file.save(durable=False)
+    half = path.read_bytes()
+    await notebooks.update_cell("n.ipynb", Update(CellRef(index=1), source="c"))
+    assert await file.close() == []
+    found = await histories.versions("n.ipynb", limit=10)
+
+    assert [(row.kind, row.summary) for row in found.versions][::-1][:3] == [
+        ("outside", "as it was found"),
+        ("run", "1 cell run"),
+        ("edit", "1 cell changed"),
+    ]
+    assert (await histories.version("n.ipynb", 2))[1] == half
+    await notebooks.aclose()
+
+
 async def test_without_versions_in_the_settings_nothing_is_kept(
     client: Connect, workspace: Path, state_directory: Path
 ) -> None:
