@@ -29,6 +29,7 @@ from papermill_mcp.utils.file_utils import read_file, write_file
 #: What else a call needs to get as far as the path.
 _OTHER: dict[str, dict[str, Any]] = {
     "add_cell": {"cell_type": "code", "source": "x"},
+    "compare_notebooks": {"path": "n.ipynb", "with": "n.ipynb"},
     "edit_notebook": {"operations": [{"op": "add", "cell_type": "code", "source": "x"}]},
     "execute_cell": {"code": "1"},
     "execute_notebook_batch": {"input_path": "n.ipynb", "parameters": [{}]},
@@ -44,10 +45,10 @@ _OTHER: dict[str, dict[str, Any]] = {
         "overwrite": True,
     },
 }
-_PATHS = re.compile(r"(^|_)(paths?|directory)$|^cwd$")
+_PATHS = re.compile(r"(^|_)(paths?|directory)$|^cwd$|^with$")
 _ONLY_READS = {"read_notebook", "get_notebook_info", "list_notebook_files", "search_notebooks", "install_packages"}
 _OF_KERNELS = {"get_kernel_status", "inspect_variables", "interrupt_kernel", "restart_kernel", "stop_kernel"}
-_ONLY_READS |= _OF_KERNELS | {"execute_cell"}
+_ONLY_READS |= _OF_KERNELS | {"execute_cell", "notebook_history", "compare_notebooks"}
 
 
 def _parameters() -> list[tuple[str, str]]:
@@ -59,7 +60,7 @@ PARAMETERS = _parameters()
 MAKES = {"create_notebook", "write_notebook"}
 #: May be a directory as well.
 _SEARCHED = ("search_notebooks", "path")
-NOTEBOOKS = [one for one in PARAMETERS if one[1] in ("path", "input_path", "input_paths") and one != _SEARCHED]
+NOTEBOOKS = [one for one in PARAMETERS if one[1] in ("path", "with", "input_path", "input_paths") and one != _SEARCHED]
 WRITTEN = [(tool, name) for tool, name in NOTEBOOKS if name == "path" and tool not in _ONLY_READS]
 each_parameter = pytest.mark.parametrize(("tool", "name"), PARAMETERS, ids=[".".join(one) for one in PARAMETERS])
 each_notebook = pytest.mark.parametrize(("tool", "name"), NOTEBOOKS, ids=[".".join(one) for one in NOTEBOOKS])
