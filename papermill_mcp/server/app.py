@@ -126,10 +126,20 @@ async def open_services(
     bench = Bench(kernels, notebooks, claims, store, staleness)
     runs = RunStarter(config, workspace, bench)
     batches = BatchStarter(config, workspace, bench, runs, journal, pictures, memory=state / "tables")
-    verifier = VerifyStarter(config, workspace, bench, runs, memory=state / "tables")
+    verifier = VerifyStarter(config, workspace, bench, runs, comparisons, memory=state / "tables")
     try:
         yield Services(
-            notebooks, kernels, executions, runs, batches, catalogue, jupyter_server, watch, verifier, histories
+            notebooks,
+            kernels,
+            executions,
+            runs,
+            batches,
+            catalogue,
+            jupyter_server,
+            watch,
+            verifier,
+            histories,
+            comparisons,
         )
     finally:
         # An answer to a client that has left fails, and cancels everything around us.

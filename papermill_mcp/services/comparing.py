@@ -125,6 +125,20 @@ class ComparisonService:
         async with self._notebooks.admitted(len(before.data) + len(after.data)) as work:
             return await work.run(lambda: self._compared(named, before, after, part, start))
 
+    async def earlier(self, path: str, other: str) -> tuple[str, NotebookDocument] | None:
+        """An earlier version of a notebook, and its name; None if `other` names none.
+
+        Args:
+            other: `git:REV` or `version:N`.
+
+        Raises:
+            ServerError: as for `compare`.
+        """
+        side = await self._older(path, other)
+        if side is None:
+            return None
+        return side.name, await self._notebooks.parse(side.data, display_path=side.name)
+
     async def _older(self, path: str, other: str) -> _Side | None:
         kind, colon, name = other.partition(":")
         if not colon or kind not in ("git", "version"):

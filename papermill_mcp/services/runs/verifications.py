@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from papermill_mcp.config import Config
 from papermill_mcp.core.documents.alignment import aligned
 from papermill_mcp.errors import ConflictError, InvalidArgumentError, NotFoundError
+from papermill_mcp.services.comparing import ComparisonService
 from papermill_mcp.services.notebook_service import OpenNotebook
 from papermill_mcp.services.notebooks.walk import walk
 from papermill_mcp.services.runs.papermill_run import Bench, RunInput
@@ -37,9 +38,17 @@ class VerifyStarter:
     """
 
     def __init__(
-        self, config: Config, workspace: Workspace, bench: Bench, runs: RunStarter, *, memory: Path | None = None
+        self,
+        config: Config,
+        workspace: Workspace,
+        bench: Bench,
+        runs: RunStarter,
+        comparisons: ComparisonService,
+        *,
+        memory: Path | None = None,
     ) -> None:
         self._config = config
+        self._comparisons = comparisons
         self._memory = memory
         self._workspace = workspace
         self._bench = bench
@@ -127,7 +136,7 @@ class VerifyStarter:
             )
         if request.update:
             notebook.document.require_editable()
-        reference = await self._reference(request.against, notebook)
+        reference = await self._reference(request.path, request.against, notebook)
         one = PapermillRequest(
             input_path=request.path,
             parameters=request.parameters,
@@ -141,14 +150,14 @@ class VerifyStarter:
         await run.prepare()
         return run
 
-    async def _reference(self, against: str, notebook: OpenNotebook) -> Reference:
+    async def _reference(self, path: str, against: str, notebook: OpenNotebook) -> Reference:
         document = notebook.document
         if against == _SAVED:
             return Reference("its saved outputs", dict(enumerate(document.cells)), document)
-        if against.startswith("git:"):
-            raise InvalidArgumentError("against=git: is not there yet")
-        other = await self._bench.notebooks.open(against)
-        places = aligned(document.cells, other.document.cells)
-        return Reference(
-            other.display_path, {index: other.document.cells[place] for index, place in places.items()}, other.document
-        )
+        earlier = await self._comparisons.earlier(path, against)
+        if earlier is None:
+            other = await self._bench.notebooks.open(against)
+            earlier = other.display_path, other.document
+        name, reference = earlier
+        places = aligned(document.cells, reference.cells)
+        return Reference(name, {index: reference.cells[place] for index, place in places.items()}, reference)

@@ -146,6 +146,29 @@ async def test_parameters_and_another_notebook(client: Connect, workspace: Path)
         )
 
 
+async def test_the_reference_may_be_a_version_in_git_or_in_the_history(client: Connect, workspace: Path) -> None:
+    path = workspace / "a.ipynb"
+    async with client() as connected:
+        await _run_in_place(connected, path, ["x = 1", "print(x)"])
+        for words in (
+            ["init", "-q"],
+            ["add", "a.ipynb"],
+            ["-c", "user.name=a", "-c", "user.email=a@b.c", "commit", "-qm", "a"],
+        ):
+            await asyncio.to_thread(subprocess.run, ["git", *words], cwd=workspace, check=True)
+        await call(connected, "update_cell", path="a.ipynb", cell_id="c0", source="x = 2")
+
+        by_git = await call(connected, "verify_notebook", path="a.ipynb", against="git:HEAD")
+        history = await call(connected, "notebook_history", path="a.ipynb")
+        number = history["versions"][-1]["version"]
+        by_version = await call(connected, "verify_notebook", path="a.ipynb", against=f"version:{number}")
+
+        assert by_git["against"] == "a.ipynb in git:HEAD"
+        assert _verdicts(by_git)[1] == "differs"
+        assert by_version["verdict"] in ("differs", "never_run")
+        assert (await refused(connected, "verify_notebook", path="a.ipynb", against="git:--help")).startswith("INVALID")
+
+
 async def test_a_verification_can_be_cancelled_and_leaves_no_kernel(client: Connect, workspace: Path) -> None:
     write_notebook(workspace / "a.ipynb", [cell("open('begun', 'w').close()\n" + waiting_code(), cell_id="c")])
     async with client() as connected:
