@@ -260,7 +260,9 @@ class VerifyRequest(RunRequest):
     paths: ClassVar[tuple[str, ...]] = ("path",)
 
     path: Annotated[str, Field(description="Notebook (.ipynb), or a directory of them.")]
-    against: Annotated[str, Field(description='"saved" (default), another notebook, or "git:HEAD".')] = "saved"
+    against: Annotated[str, Field(description='"saved" (default), another notebook, "git:HEAD" or "version:3".')] = (
+        "saved"
+    )
     parameters: Annotated[dict[str, Any] | None, Field(description="As for execute_notebook_papermill.")] = None
     python: SamePython = None
     kernel_name: KernelName = None
