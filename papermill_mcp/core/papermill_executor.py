@@ -29,6 +29,7 @@ class Outcome:
         seconds: from the start of the kernel to its end, without any queue.
         output: the whole output notebook where it is kept elsewhere; None if there is none, or it is in place.
         notes: sentences for the client.
+        lost_worker: the run was given up, since it lost one worker after the other.
     """
 
     status: RunStatus
@@ -36,6 +37,7 @@ class Outcome:
     summary: RunSummary
     notes: list[str]
     output: bytes | None = None
+    lost_worker: bool = False
 
 
 class Place(Protocol):

@@ -65,7 +65,7 @@ class _Sent:
     """A run that the scheduler has, or is about to get.
 
     Attributes:
-        on_begin: called when it begins, once; then it is told.
+        on_begin: called when a worker begins it, also when another one begins it anew.
         begun: a worker has it, and not only in line.
         workers: those that may have it; None for all.
         moved: it goes to other workers, since none of these is left or one lacks something.
@@ -75,7 +75,6 @@ class _Sent:
     on_begin: Callable[[], None]
     workers: set[str] | None = None
     begun: bool = False
-    told: bool = False
     moved: bool = False
     future: Future[Any] | None = None
     waiting: asyncio.Task[Outcome | None] | None = None
@@ -83,9 +82,8 @@ class _Sent:
 
     def begin(self) -> None:
         """A worker has begun it."""
-        self.begun = True
-        if not self.told:
-            self.told = True
+        if not self.begun:
+            self.begun = True
             self.on_begin()
 
     def lose(self, worker: str) -> None:
@@ -166,7 +164,7 @@ class Cluster:
         """Do a run on a worker. If the worker is lost, the run is done again on another one.
 
         Args:
-            on_begin: called when a worker has begun it.
+            on_begin: called when a worker has begun it, once for each worker that does.
 
         If this coroutine is cancelled, the run is ended on its worker first, which takes up to two seconds.
 
@@ -345,7 +343,7 @@ def _given_up(lost: list[str], allowed: int) -> Outcome | None:
     if len(lost) <= allowed:
         return None
     why = f"{len(lost)} workers died one after the other while they had this run, the last one at {lost[-1]}"
-    return without_output(RunStatus.DIED, [f"{why}; it is not tried again"], why)
+    return replace(without_output(RunStatus.DIED, [f"{why}; Dask gives it up"], why), lost_worker=True)
 
 
 def _interrupted(note: str) -> Outcome:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from papermill_mcp.config import Config
 from papermill_mcp.core.kernels.request import RunStatus
+from papermill_mcp.errors import ServerError
 from papermill_mcp.services.runs.batch import BatchRow
 from papermill_mcp.services.runs.papermill_run import Bench, PapermillRun
 from papermill_mcp.utils.lazy import imported, lazy
@@ -77,6 +78,10 @@ class LocalBackend:
         finally:
             self._performing.discard(child)
         return child.outcome
+
+    async def revision(self, row: BatchRow) -> str | None:
+        """The version of the output as it is now; None if it cannot be read."""
+        return await _revision(self._bench, row)
 
     async def cancel(self) -> None:
         """Runs that wait for a kernel never begin; the others are interrupted."""
@@ -167,6 +172,10 @@ class DaskBackend:
                 outcome = replace(outcome, status=status, notes=[*outcome.notes, note])
         return replace(outcome, output=None)
 
+    async def revision(self, row: BatchRow) -> str | None:
+        """The version of the output as it is now; None if it cannot be read."""
+        return await _revision(self._bench, row)
+
     async def cancel(self) -> None:
         """Running runs are interrupted on their workers; queued runs never begin."""
         await self._cluster.cancel()
@@ -174,6 +183,13 @@ class DaskBackend:
     async def aclose(self) -> None:
         """Disconnect."""
         await self._cluster.aclose()
+
+
+async def _revision(bench: Bench, row: BatchRow) -> str | None:
+    try:
+        return await bench.notebooks.revision_of(row.output)
+    except ServerError:
+        return None
 
 
 def _aborted() -> Outcome:

@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from papermill_mcp.core.kernels.request import RunStatus
 from papermill_mcp.core.runs.run import BaseRun
 from papermill_mcp.core.runs.snapshot import END, BatchSnapshot, Cursor, PapermillSnapshot, RowState
-from papermill_mcp.errors import InvalidArgumentError, ServerError
+from papermill_mcp.errors import InvalidArgumentError, ServerError, ServerNotRunningError
 from papermill_mcp.services.runs.batch_summary import positions
 from papermill_mcp.services.runs.claims import Claims
 from papermill_mcp.services.runs.journal import Journal
 from papermill_mcp.services.runs.papermill_run import PapermillPlan, PapermillRun
-from papermill_mcp.services.runs.requests import BatchRequest, PapermillRequest
+from papermill_mcp.services.runs.requests import RETRY_ON, AttemptEnd, BatchRequest, PapermillRequest
 from papermill_mcp.services.runs.view import short_values
-from papermill_mcp.utils.background import completed
+from papermill_mcp.utils.background import completed, in_time
 from papermill_mcp.utils.lazy import lazy
 from papermill_mcp.utils.signal import Signal
-from papermill_mcp.utils.text_utils import count_noun, iso_time, rough_duration
+from papermill_mcp.utils.text_utils import count_noun, iso_time, one_line, rough_duration
 
 if TYPE_CHECKING:
     from papermill_mcp.core.papermill_executor import Outcome
@@ -40,15 +42,65 @@ logger = logging.getLogger(__name__)
 _MAX_ROWS = 40
 _MAX_SELECTED = 200
 
+#: Seconds before the second attempt of a run; each further pause is twice as long, up to the longest.
+_PAUSE = 0.5
+_MAX_PAUSE = 8.0
+
+#: Characters of the failure of an earlier attempt.
+_ERROR_CHARS = 120
+
+#: The kinds of failures that statuses stand for.
+_ENDS: dict[RunStatus, AttemptEnd] = {
+    RunStatus.DIED: "died",
+    RunStatus.TIMEOUT: "timeout",
+    RunStatus.ERROR: "error",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    """The end of an attempt, in short values.
+
+    Attributes:
+        seconds: without the time in a queue; None for one that never began.
+        failed_cell: an index in the output.
+        error: the failure in one line.
+    """
+
+    status: RunStatus
+    seconds: float | None = None
+    error: str | None = None
+    error_name: str | None = None
+    failed_cell: int | None = None
+    recorded: Mapping[str, Any] = field(default_factory=dict)
+    text: str | None = None
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, status: RunStatus, seconds: float | None, summary: RunSummary, notes: Sequence[str] = ()) -> Self:
+        """The end with a summary. That may be large, so only the short values are kept."""
+        return cls(
+            status=status,
+            seconds=seconds,
+            error=summary.error,
+            error_name=summary.error_name,
+            failed_cell=summary.failed_index,
+            recorded=short_values(summary.recorded),
+            text=summary.text,
+            notes=tuple(notes),
+        )
+
 
 class BatchRow:
-    """One run of a batch.
+    """One run of a batch. It may take several attempts; the last one counts.
 
     Attributes:
         number: its place in the batch, from 0.
         active: whether a backend has taken it and has not returned it.
         waits_for: the reason that an active run is queued.
         child: the run itself while it goes on in this server.
+        attempts: how often a kernel, or a worker, has begun it.
+        earlier_errors: the failures of the attempts before the last one, short.
     """
 
     def __init__(self, number: int, request: PapermillRequest, plan: PapermillPlan, output: Path) -> None:
@@ -60,23 +112,20 @@ class BatchRow:
         self.kept = False
         self.waits_for: str | None = None
         self.child: PapermillRun | None = None
+        self.attempts = 0
+        self.earlier_errors: tuple[str, ...] = ()
         self.changed = Signal()
-        self._status = RunStatus.QUEUED
         self._planned_at = time.monotonic()
         self._started_at: datetime | None = None
         self._waited: float | None = None
         self._began: float | None = None
-        self._seconds: float | None = None
-        self._failed_cell: int | None = None
-        self._recorded: dict[str, Any] = {}
-        self._error: str | None = None
-        self._error_name: str | None = None
-        self._text: str | None = None
-        self._notes: tuple[str, ...] = ()
+        self._counted = False
+        self._result: _Result | None = None
+        self._before: _Result | None = None
 
     def begin(self) -> None:
-        """A worker has room for the run."""
-        self._began, self.waits_for = time.monotonic(), None
+        """A worker has begun the run, or has begun it anew since another worker was lost."""
+        self._began, self.waits_for, self._counted = time.monotonic(), None, False
         self._note_start()
         self.changed()
 
@@ -88,73 +137,87 @@ class BatchRow:
         self.changed()
 
     def _note_start(self) -> None:
+        if not self._counted:
+            self._counted = True
+            self.attempts += 1
         if self._started_at is None:
             self._started_at = datetime.now(UTC)
             self._waited = time.monotonic() - self._planned_at
 
     def end(self, status: RunStatus, *, error: str | None = None) -> None:
-        """The run is over, without an outcome."""
-        self._seconds = self.seconds
-        self._status, self._error = status, error or self._error
-        self.active, self.child, self.waits_for = False, None, None
-        self.plan = self.plan.released()
+        """The attempt is over, without an outcome."""
+        self._over_with(_Result(status, self.seconds, error))
 
     def take(self, outcome: Outcome) -> None:
-        """The run is over. Its summary may be large, so only the short values are kept."""
-        self.keep(outcome.summary)
-        self._notes = tuple(outcome.notes)
-        begun = self.begun
-        self.end(outcome.status)
-        self._seconds = outcome.seconds if begun else None
+        """The attempt is over."""
+        seconds = outcome.seconds if self.begun else None
+        self._over_with(_Result.of(outcome.status, seconds, outcome.summary, outcome.notes))
 
     def keep(self, summary: RunSummary) -> None:
-        """Remember the results of the run."""
-        self._failed_cell, self._error = summary.failed_index, summary.error
-        self._error_name, self._text = summary.error_name, summary.text
-        self._recorded = short_values(summary.recorded)
+        """An earlier batch has completed the run."""
+        self.kept = True
+        self._over_with(_Result.of(RunStatus.OK, None, summary))
+
+    def _over_with(self, result: _Result) -> None:
+        if self._before is not None and result.status == RunStatus.ABORTED:  # the result before it stands
+            result, self.earlier_errors = self._before, self.earlier_errors[:-1]
+        self._result, self._before = result, None
+        self.active, self.child, self.waits_for, self._began = False, None, None, None
+
+    def repeat(self) -> None:
+        """The run is tried once more. If that attempt never begins, the result so far stands."""
+        assert self._result is not None
+        error = one_line(self.error or str(self.status), _ERROR_CHARS)
+        self.earlier_errors += (f"attempt {max(1, self.attempts)}: {error}",)
+        self._before, self._result, self._counted = self._result, None, False
+
+    def release(self) -> None:
+        """Let go of the document: there is no further attempt."""
+        self.plan = self.plan.released()
 
     @property
     def status(self) -> RunStatus:
-        """`queued` until the run begins."""
-        if self._status.final:
-            return self._status
+        """`queued` until the attempt begins."""
+        if self._result is not None:
+            return self._result.status
         return RunStatus.RUNNING if self.begun else RunStatus.QUEUED
 
     @property
     def begun(self) -> bool:
-        """Whether the run has got a kernel, or a worker."""
+        """Whether the attempt goes on and has got a kernel, or a worker."""
         return self._began is not None or (self.child is not None and self.child.begun)
 
     @property
     def ran(self) -> bool:
-        """Whether the run is over and had begun."""
-        return self._seconds is not None
+        """Whether the attempt is over and had begun."""
+        return self._result is not None and self._result.seconds is not None
 
     @property
     def error(self) -> str | None:
         """The failure of a run that began, in one line; None if there is none."""
-        if self.status == RunStatus.OK or not self._status.final or (self.status == RunStatus.ABORTED and not self.ran):
+        result = self._result
+        if result is None or result.status == RunStatus.OK or (result.status == RunStatus.ABORTED and not self.ran):
             return None
-        return self._error or str(self.status)
+        return result.error or str(result.status)
 
     @property
     def recorded(self) -> Mapping[str, Any]:
         """The values that the run recorded, large ones cut."""
-        return self._recorded
+        return self._result.recorded if self._result is not None else {}
 
     @property
     def seconds(self) -> float | None:
-        """Seconds without the time in a queue; None before the run begins."""
-        if self._seconds is not None or not self.begun:
-            return self._seconds
-        if self.child is not None:
+        """Seconds of the attempt without the time in a queue; None before it begins."""
+        if self._result is not None:
+            return self._result.seconds
+        if self.child is not None and self.child.begun:
             return self.child.seconds
-        assert self._began is not None
-        return time.monotonic() - self._began
+        return time.monotonic() - self._began if self._began is not None else None
 
     def state(self) -> RowState:
         """The row as a frozen value."""
         progress = self.child.snapshot(END).progress if self.child is not None else self.waits_for
+        result = self._result
         return RowState(
             number=self.number,
             status=self.status,
@@ -166,34 +229,38 @@ class BatchRow:
             kept=self.kept,
             failed=self.error is not None,
             progress=progress,
-            failed_cell=self._failed_cell,
-            error=self._error,
-            recorded=self._recorded,
-            notes=self._notes,
+            failed_cell=result.failed_cell if result is not None else None,
+            error=result.error if result is not None else None,
+            recorded=self.recorded,
+            notes=(*self.earlier_errors, *(result.notes if result is not None else ())),
         )
 
     def result(self, batch: str) -> dict[str, Any]:
         """The row of the table of results. Durations are in seconds, paths are real ones."""
-        error = self._error_name or (str(self.status) if self.error is not None else None)
-        message = (self._error or "").removeprefix(f"{error}: ")
+        result = self._result
+        assert result is not None
+        error = result.error_name or (str(self.status) if self.error is not None else None)
+        message = (result.error or "").removeprefix(f"{error}: ")
         values = {
             "batch": batch,
             "run": self.number,
             "status": self.status,
-            "attempts": int(self.begun or self.ran),
+            "attempts": self.attempts,
             "started": iso_time(self._started_at) if self._started_at is not None else None,
             "duration": _rounded(self.seconds),
             "wait": _rounded(self._waited),
             "python": self.plan.task.python,
             "input": str(self.plan.notebook.path),
             "output": str(self.output),
-            "failed_cell": self._failed_cell,
+            "failed_cell": result.failed_cell,
             "error": error,
             "message": message if message not in ("", error) else None,
-            "text": self._text,
+            "text": result.text,
         }
+        if self.earlier_errors:
+            values["earlier_errors"] = "; ".join(self.earlier_errors)
         values |= {f"{tables.PARAMETER}{name}": value for name, value in self.plan.task.parameters.items()}
-        return values | {f"{tables.RESULT}{name}": value for name, value in self._recorded.items()}
+        return values | {f"{tables.RESULT}{name}": value for name, value in self.recorded.items()}
 
     def snapshot(self, execution_id: str) -> PapermillSnapshot:
         """The run as one of its own, for the log and the metrics."""
@@ -230,6 +297,9 @@ class Backend(Protocol):
             ServerError: the run could not be done.
         """
 
+    async def revision(self, row: BatchRow) -> str | None:
+        """The version of the output of a run as it is now; None if it cannot be read."""
+
     async def cancel(self) -> None:
         """Interrupt all runs and begin no more."""
 
@@ -254,6 +324,9 @@ class BatchRun(BaseRun):
         super().__init__(request.execution_id)
         self._operation = request.operation
         self._wanted = request.max_parallel
+        self._retries = request.retries
+        self._retry_on = frozenset(request.retry_on if request.retry_on is not None else RETRY_ON)
+        self._halted = asyncio.Event()
         self._backend = backend
         self._claims = claims
         self._journal = journal
@@ -332,29 +405,64 @@ class BatchRun(BaseRun):
         for row in waiting:
             if self.cancelled:
                 return
-            row.active = True
-            try:
-                outcome = await self._backend.run(row, self.execution_id)
-            except ServerError as error:
-                self._end(row, RunStatus.ERROR, str(error))
-            except asyncio.CancelledError:
-                self._end(row, RunStatus.INTERRUPTED if row.begun else RunStatus.ABORTED)
-                raise
-            except Exception:
-                logger.exception("a run of a batch failed in the server", extra={"path": str(row.output)})
-                self._end(row, RunStatus.ERROR, "the server failed during this run; its log has the details")
-            else:
-                execution_id = row.child.execution_id if row.child is not None else self.execution_id
-                row.take(outcome)
-                if outcome.status != RunStatus.ABORTED or row.ran:
+            await self._run(row)
+
+    async def _run(self, row: BatchRow) -> None:
+        """Do a run, and do it again while it ends in a way that is worth another attempt."""
+        execution_id = self.execution_id
+        try:
+            for number in itertools.count(1):
+                row.active = True
+                end, execution_id = await self._attempt(row)
+                if end not in self._retry_on or max(number, row.attempts) > self._retries:
+                    break
+                if not await self._paused(row, min(_PAUSE * 2 ** (number - 1), _MAX_PAUSE)):
+                    break
+                row.repeat()
+                self.changed()
+        finally:
+            if row.status.final:
+                if row.ran or row.status != RunStatus.ABORTED:
                     self._journal.ended(row.snapshot(execution_id))
                 self._over_with(row)
 
-    def _end(self, row: BatchRow, status: RunStatus, error: str | None = None) -> None:
-        row.end(status, error=error)
+    async def _attempt(self, row: BatchRow) -> tuple[AttemptEnd | None, str]:
+        """Do a run once. Returns the kind of a failure, None for another end, and the id of the attempt."""
+        end: AttemptEnd | None = None
+        execution_id = self.execution_id
+        try:
+            outcome = await self._backend.run(row, self.execution_id)
+        except ServerError as error:
+            end = None if isinstance(error, ServerNotRunningError) else "error"
+            row.end(RunStatus.ERROR, error=str(error))
+        except asyncio.CancelledError:
+            row.end(RunStatus.INTERRUPTED if row.begun else RunStatus.ABORTED)
+            raise
+        except Exception:
+            logger.exception("a run of a batch failed in the server", extra={"path": str(row.output)})
+            row.end(RunStatus.ERROR, error="the server failed during this run; its log has the details")
+        else:
+            execution_id = row.child.execution_id if row.child is not None else execution_id
+            end = "lost_worker" if outcome.lost_worker else _ENDS.get(outcome.status)
+            row.take(outcome)
+        return end, execution_id
+
+    async def _paused(self, row: BatchRow, seconds: float) -> bool:
+        """Wait before the next attempt. Returns whether there is one.
+
+        There is none if the batch ends, or if another program has changed the output.
+        """
+        before = await self._backend.revision(row)
+        self.changed()
+        await in_time(self._halted.wait(), seconds)
+        return not self._halted.is_set() and before is not None and await self._backend.revision(row) == before
+
+    def _end(self, row: BatchRow, status: RunStatus) -> None:
+        row.end(status)
         self._over_with(row)
 
     def _over_with(self, row: BatchRow) -> None:
+        row.release()
         self._over.append(row)
         if self._table.due and (self._writing is None or self._writing.done()):
             self._writing = asyncio.create_task(self._put_table())
@@ -405,6 +513,7 @@ class BatchRun(BaseRun):
         """Interrupt the runs that go on and begin no more."""
         if not self.finished:
             self.cancelled = True
+            self._halted.set()
             await self._backend.cancel()
 
     @property

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 from papermill_mcp.config import Config
 from papermill_mcp.core.documents.document import NotebookCell, NotebookDocument
 from papermill_mcp.core.kernels.outputs import recorded_values
-from papermill_mcp.core.kernels.request import RunStatus
 from papermill_mcp.core.papermill.metadata import COMPLETED, ERROR_MARKER_TAG, completed_run, of_cell
 from papermill_mcp.errors import InvalidArgumentError, InvalidParametersError, ServerError, listed
 from papermill_mcp.services.runs.backends import DaskBackend, LocalBackend
@@ -261,8 +260,6 @@ class BatchStarter:
                 break  # if something else is in its place, the run says so
             if resume and summary is not None:
                 row.keep(summary)
-                row.kept = True
-                row.end(RunStatus.OK)
                 break
             if not changed:
                 break

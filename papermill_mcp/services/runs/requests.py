@@ -62,6 +62,11 @@ ReportMode = Annotated[bool, Field(description="Hide the code in the output. Def
 StrictParameters = Annotated[bool, Field(description="Refuse unknown names and values of another type. Default true.")]
 
 
+#: The ways in which an attempt of a run in a batch fails, and those that are worth another attempt by default.
+AttemptEnd = Literal["died", "timeout", "lost_worker", "error"]
+RETRY_ON: tuple[AttemptEnd, ...] = ("died", "timeout", "lost_worker")
+
+
 class RunRequest(Request):
     """A request of a client to run something, without the time it waits for the answer.
 
@@ -222,6 +227,12 @@ class BatchRequest(RunRequest):
     continue_on_error: ContinueOnError = None
     strict_parameters: StrictParameters = True
     report_mode: ReportMode = False
+    retries: Annotated[
+        int, Field(ge=0, le=10, description="Further attempts of a run that fails, 0 to 10. Default 0.")
+    ] = 0
+    retry_on: Annotated[
+        list[AttemptEnd] | None, Field(description="Failures to try again. Default: all but error (code that raised).")
+    ] = None
     resume: Annotated[bool, Field(description="Keep complete outputs of the same batch. Default true.")] = True
 
 

@@ -440,3 +440,41 @@ async def test_the_end_of_the_server_in_the_middle_of_a_batch_leaves_whole_outpu
     outputs = [read_json(path) for path in (workspace / "outputs" / "in-batch").glob("*.ipynb")]
     assert outputs
     assert all(stdout_in(output["cells"][2]) == "so far\n" for output in outputs)
+
+
+# Further attempts
+
+
+async def test_a_run_that_fails_is_tried_again_and_the_last_attempt_counts(client: Connect, workspace: Path) -> None:
+    """Also the table counts the attempts. Code that raises is tried again only if the call says so."""
+    flaky = (
+        "import os\nwith open(f'tries-{n}', 'a') as f: f.write('x')\ntries = os.path.getsize(f'tries-{n}')\n"
+        "if n == 1 and tries < 2: os._exit(3)\nassert n != 2 or tries > 2, 'not yet'\nprint('try', tries)"
+    )
+    write_notebook(workspace / "in.ipynb", [_PARAMETERS, flaky])
+    request: dict[str, Any] = {"input_path": "in.ipynb", "grid": {"n": [1, 2, 3]}}
+    async with client() as c:
+        first = await batch(c, retries=2, **request)
+        again = await batch(c, retries=1, retry_on=["error"], **request)
+    table = [json.loads(line) for line in (workspace / first["results"]).with_suffix(".jsonl").read_text().splitlines()]
+
+    assert [row["status"] for row in rows(first)] == ["ok", "error", "ok"]
+    assert rows(first)[0]["notes"] == ["attempt 1: died"] or "attempt 1: " in rows(first)[0]["notes"][0]
+    assert [row["status"] for row in rows(again)] == ["ok", "ok", "ok"]
+    assert [row["attempts"] for row in table if row["batch"] == first["execution_id"]] == [2, 1, 1]
+    assert [row["attempts"] for row in table if row["batch"] == again["execution_id"]] == [0, 2, 0]
+    assert [row.get("earlier_errors") for row in table][-2] == "attempt 1: AssertionError: not yet"
+    assert [row["text"] for row in table][-3:] == ["try 2", "try 3", "try 1"]
+    assert [len((workspace / f"tries-{n}").read_text()) for n in (1, 2, 3)] == [2, 3, 1]
+
+
+async def test_a_cancelled_batch_tries_nothing_again(client: Connect, workspace: Path) -> None:
+    write_notebook(workspace / "in.ipynb", [_PARAMETERS, "open(f'tries-{n}', 'a').write('x')\n" + _ENDLESS])
+    async with client() as c:
+        begun = await batch(c, input_path="in.ipynb", parameters=[{"n": 1}], retries=9, wait=0, timeout=0)
+        await until((workspace / "begun-1").exists, seconds=20)
+        await call(c, "cancel_execution", execution_id=begun["execution_id"])
+        facts = await call(c, "get_execution", execution_id=begun["execution_id"], wait=20)
+
+    assert [row["status"] for row in rows(facts)] == ["interrupted"]
+    assert (workspace / "tries-1").read_text() == "x"

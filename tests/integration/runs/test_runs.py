@@ -69,6 +69,8 @@ _OTHER: Json = {
     "repeat": 2,
     "update": True,
     "if_revision": "0" * 16,
+    "retries": 1,
+    "retry_on": ["error"],
 }
 
 
