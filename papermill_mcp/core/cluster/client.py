@@ -12,7 +12,7 @@ import operator
 import pickle
 import platform
 import uuid
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -28,6 +28,7 @@ from papermill_mcp.core.cluster.worker import (
     ClusterTask,
     WorkerAnswer,
     WorkerRun,
+    begun_runs,
     stop_runs,
     without_output,
 )
@@ -110,6 +111,7 @@ class Cluster:
         self._checks = WorkerChecks(client)
         self._freed = asyncio.Event()
         self._cancelled = False
+        self._held = False
         self._background = Background()
         client.subscribe_topic("all", self._on_event)
         client.subscribe_topic(BEGUN_TOPIC, self._on_begun)
@@ -145,6 +147,11 @@ class Cluster:
         """Threads of the workers that can do runs, as many as can go on at once. A few seconds old."""
         return max(0, int(self._client.scheduler_info().get("total_threads", 0)) - self._checks.unfit_threads)
 
+    @property
+    def capacity(self) -> int:
+        """Runs that the scheduler may have at a time: those that go on, and some in line."""
+        return self.workers + max(_BACKLOG, self.workers)
+
     async def check(self, tasks: Collection[ClusterTask]) -> str | None:
         """Ask each worker whether it has what the runs need there.
 
@@ -175,12 +182,12 @@ class Cluster:
             ServerError: the worker raised it instead of an outcome.
         """
         await self._checks.look([task])
-        while not self._cancelled and len(self._sent) >= self.workers + max(_BACKLOG, self.workers):
+        while not self._held and len(self._sent) >= self.capacity:
             self._freed.clear()
             await in_time(self._freed.wait(), _LOOK_SECONDS)
         sent = _Sent(task, on_begin, self._checks.fit(task))
-        outcome = None if self._cancelled else await self._attempt(sent)
-        while outcome is None and not self._cancelled:
+        outcome = None if self._held else await self._attempt(sent)
+        while outcome is None and not self._held:
             await self._checks.look([task])
             sent = replace(sent, workers=self._checks.fit(task), moved=False, future=None, waiting=None)
             outcome = await self._attempt(sent)
@@ -192,7 +199,7 @@ class Cluster:
         self._sent[key] = sent
         try:
             payload = await asyncio.to_thread(pickle.dumps, WorkerRun(key, sent.task))
-            if self._cancelled:
+            if self._held:
                 return _interrupted("it was cancelled before it began")
             if self._client.status != "running":
                 raise self._dropped("")
@@ -217,7 +224,7 @@ class Cluster:
             assert isinstance(answer, WorkerAnswer)
             sent.begin()  # the event of a worker may be late, and one of another version sends none
         except CancelledError as error:
-            if self._cancelled:
+            if self._held:
                 return _interrupted("it was cancelled")
             if sent.moved:
                 return _given_up(sent.lost_workers, dask.config.get("distributed.scheduler.allowed-failures"))
@@ -293,13 +300,26 @@ class Cluster:
                 left += [run] * run.moved
         return left
 
+    async def hold(self) -> None:
+        """Begin no more runs. Those that a worker has begun go on to their end.
+
+        `run` of the others returns an outcome with status `interrupted`, as later `run` calls do.
+        """
+        self._held = True
+        self._freed.set()
+        sent = dict(self._sent)
+        if not sent or self._client.status != "running":
+            return
+        begun = _keys_in(await self._ask_workers(begun_runs, list(sent)))
+        await self._cancel_futures([run for key, run in sent.items() if key not in begun and not run.begun])
+
     async def cancel(self) -> None:
         """End all runs, on every worker. Returns when they are over, after some ten seconds at the latest.
 
         Their `run` returns an outcome with status `interrupted`. Queued runs never start; later `run` calls return at
         once.
         """
-        self._cancelled = True
+        self._cancelled = self._held = True
         self._freed.set()
         sent = dict(self._sent)
         # Workers first say which runs they have: those are to answer. Of the others there is nothing to wait for.
@@ -324,8 +344,7 @@ class Cluster:
         """Stop runs on their workers. Returns the keys of those that had begun."""
         if not keys or self._client.status != "running":
             return set()
-        found = await self._ask_workers(stop_runs, list(keys), patience, wait)
-        return {key for keys_there in found.values() if isinstance(keys_there, list) for key in keys_there}
+        return _keys_in(await self._ask_workers(stop_runs, list(keys), patience, wait))
 
     async def _ask_workers(self, function: Any, *arguments: Any) -> dict[str, Any]:
         """Call a function in every worker, beside its threads. An exception there stands for its result."""
@@ -336,6 +355,11 @@ class Cluster:
         """Disconnect. Runs that still go on are ended by their workers. A second call does nothing."""
         await self._background.wait()
         await in_time(self._client.close(), _ANSWER_SECONDS)
+
+
+def _keys_in(found: Mapping[str, Any]) -> set[str]:
+    """The keys that workers have answered with."""
+    return {key for keys_there in found.values() if isinstance(keys_there, list) for key in keys_there}
 
 
 def _given_up(lost: list[str], allowed: int) -> Outcome | None:

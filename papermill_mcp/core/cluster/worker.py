@@ -340,6 +340,11 @@ class RunWatch(WorkerPlugin):
         await asyncio.wait([asyncio.wrap_future(self.ended)], timeout=_END_SECONDS)
 
 
+def begun_runs(keys: Sequence[str], dask_worker: Worker) -> list[str]:
+    """The keys of those of the runs that go on in a worker. Called there, by `Client.run`."""
+    return [key for key in keys if isinstance(dask_worker.plugins.get(key), RunWatch)]
+
+
 async def stop_runs(keys: Sequence[str], patience: float, wait: bool, dask_worker: Worker) -> list[str]:
     """Stop those of the runs that go on in a worker. Called there, by `Client.run`.
 

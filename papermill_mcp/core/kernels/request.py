@@ -31,7 +31,7 @@ SERVER_FAILED = "the log of the server has the details. Try again; if it happens
 class RunStatus(StrEnum):
     """The status of a cell, a run, a row of a batch or a record. All but the first two are final.
 
-    Only a cell is `skipped`: its tag says so.
+    Only a cell is `skipped`: its tag says so. Only a row is `not_run`: its batch has stopped before.
     """
 
     QUEUED = "queued"
@@ -43,6 +43,7 @@ class RunStatus(StrEnum):
     ABORTED = "aborted"
     DIED = "died"
     SKIPPED = "skipped"
+    NOT_RUN = "not_run"
 
     @property
     def final(self) -> bool:

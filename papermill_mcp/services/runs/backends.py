@@ -39,8 +39,9 @@ class LocalBackend:
         self._preparing: dict[PapermillRun, asyncio.Task[None]] = {}
         self._performing: set[PapermillRun] = set()
         self._cancelled = False
+        self._held = False
 
-    def room(self, wanted: int | None, rows: int) -> int:
+    def room(self, wanted: int | None) -> int:
         """As many runs as the client said, else one for each processor."""
         return wanted or min(os.cpu_count() or 1, self._config.max_kernels)
 
@@ -66,7 +67,7 @@ class LocalBackend:
         try:
             await preparing
         except asyncio.CancelledError:
-            if self._cancelled and not child.begun:
+            if self._held and not child.begun:
                 return _aborted()
             raise
         finally:
@@ -83,12 +84,17 @@ class LocalBackend:
         """The version of the output as it is now; None if it cannot be read."""
         return await _revision(self._bench, row)
 
-    async def cancel(self) -> None:
-        """Runs that wait for a kernel never begin; the others are interrupted."""
-        self._cancelled = True
+    async def hold(self) -> None:
+        """Runs that wait for a kernel never begin; the others end as they would."""
+        self._held = True
         for child, preparing in self._preparing.items():
             if not child.begun:
                 preparing.cancel()
+
+    async def cancel(self) -> None:
+        """Runs that wait for a kernel never begin; the others are interrupted."""
+        self._cancelled = True
+        await self.hold()
         await asyncio.gather(*(child.cancel() for child in [*self._performing]))
 
     async def aclose(self) -> None:
@@ -116,9 +122,9 @@ class DaskBackend:
         seconds = min(config.jupyter_timeout, _CONNECT_SECONDS)
         return cls(config, bench, await clusters.Cluster.connect(config.dask_scheduler, timeout_seconds=seconds))
 
-    def room(self, wanted: int | None, rows: int) -> int:
-        """All of them by default: the cluster has as many under way as it has room for."""
-        return wanted or rows
+    def room(self, wanted: int | None) -> int:
+        """By default as many as the cluster has room for, and some that wait there."""
+        return wanted or self._cluster.capacity
 
     @property
     def full(self) -> bool:
@@ -175,6 +181,10 @@ class DaskBackend:
     async def revision(self, row: BatchRow) -> str | None:
         """The version of the output as it is now; None if it cannot be read."""
         return await _revision(self._bench, row)
+
+    async def hold(self) -> None:
+        """Queued runs never begin; those that workers have begun end as they would."""
+        await self._cluster.hold()
 
     async def cancel(self) -> None:
         """Running runs are interrupted on their workers; queued runs never begin."""

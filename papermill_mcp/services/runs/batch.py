@@ -7,7 +7,8 @@ import functools
 import itertools
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +24,7 @@ from papermill_mcp.services.runs.journal import Journal
 from papermill_mcp.services.runs.papermill_run import PapermillPlan, PapermillRun
 from papermill_mcp.services.runs.requests import RETRY_ON, AttemptEnd, BatchRequest, PapermillRequest
 from papermill_mcp.services.runs.view import short_values
-from papermill_mcp.utils.background import completed, in_time
+from papermill_mcp.utils.background import Background, completed, in_time
 from papermill_mcp.utils.lazy import lazy
 from papermill_mcp.utils.signal import Signal
 from papermill_mcp.utils.text_utils import count_noun, iso_time, one_line, rough_duration
@@ -48,6 +49,12 @@ _MAX_PAUSE = 8.0
 
 #: Characters of the failure of an earlier attempt.
 _ERROR_CHARS = 120
+
+#: Seconds between two looks whether a place has room for more runs.
+_LOOK_SECONDS = 1.0
+
+#: The statuses of runs that never had a turn.
+_NEVER = (RunStatus.ABORTED, RunStatus.NOT_RUN)
 
 #: The kinds of failures that statuses stand for.
 _ENDS: dict[RunStatus, AttemptEnd] = {
@@ -193,10 +200,15 @@ class BatchRow:
         return self._result is not None and self._result.seconds is not None
 
     @property
+    def had_turn(self) -> bool:
+        """Whether the run is over and did begin, or need not."""
+        return self.ran or (self.status.final and self.status not in _NEVER)
+
+    @property
     def error(self) -> str | None:
         """The failure of a run that began, in one line; None if there is none."""
         result = self._result
-        if result is None or result.status == RunStatus.OK or (result.status == RunStatus.ABORTED and not self.ran):
+        if result is None or result.status == RunStatus.OK or not self.had_turn:
             return None
         return result.error or str(result.status)
 
@@ -280,8 +292,8 @@ class BatchRow:
 class Backend(Protocol):
     """Where the runs of a batch go on."""
 
-    def room(self, wanted: int | None, rows: int) -> int:
-        """How many of `rows` runs to hand over at once. Args: `wanted`: as the client said."""
+    def room(self, wanted: int | None) -> int:
+        """How many runs it may have now, at least one. Args: `wanted`: as the client said."""
 
     @property
     def full(self) -> bool:
@@ -299,6 +311,9 @@ class Backend(Protocol):
 
     async def revision(self, row: BatchRow) -> str | None:
         """The version of the output of a run as it is now; None if it cannot be read."""
+
+    async def hold(self) -> None:
+        """Begin no more runs. Those that have begun go on to their end."""
 
     async def cancel(self) -> None:
         """Interrupt all runs and begin no more."""
@@ -326,7 +341,12 @@ class BatchRun(BaseRun):
         self._wanted = request.max_parallel
         self._retries = request.retries
         self._retry_on = frozenset(request.retry_on if request.retry_on is not None else RETRY_ON)
+        self._stop_after = request.stop_after_failures
+        self._stopped = False
         self._halted = asyncio.Event()
+        self._background = Background()
+        self._going: set[asyncio.Task[None]] = set()
+        self._active: dict[int, BatchRow] = {}
         self._backend = backend
         self._claims = claims
         self._journal = journal
@@ -338,8 +358,12 @@ class BatchRun(BaseRun):
         self._reporting = False
         self._report: Path | None = None
         self.rows = list(rows)
-        self._over = [row for row in self.rows if row.status.final]  # kept ones, so far
+        self._over: list[BatchRow] = []
+        self._done = self._failed = self._timed = 0
+        self._took = 0.0
         for row in self.rows:
+            if row.status.final:
+                self._count(row)  # it is kept
             row.changed.connect(functools.partial(self._follow, row))
         self._several_notebooks = len({row.plan.notebook.path for row in rows}) > 1
         self._kernel_names = {row.plan.task.kernel_name for row in rows}
@@ -354,30 +378,32 @@ class BatchRun(BaseRun):
         self.changed()
 
     async def _work(self) -> RunStatus:
-        waiting = iter([row for row in self.rows if not row.status.final])
-        left = len(self.rows) - len(self._over)
-        turns = [
-            asyncio.create_task(self._take_turns(waiting))
-            for _ in range(min(left, self._backend.room(self._wanted, left)))
-        ]
         closing = False  # whether the server is closed
         try:
-            if turns:
-                await asyncio.wait(turns)
+            await self._hand_over()
         except asyncio.CancelledError:
-            self.cancelled = closing = True  # each run saves its results
-            for turn in turns:
-                turn.cancel()
-            await asyncio.wait(turns)
+            self.cancelled = closing = True  # the server is closed: each run saves its results
+            for run in self._going:
+                run.cancel()
+            if self._going:
+                await asyncio.wait(self._going)
         finally:
             for row in self.rows:
                 if not row.status.final:
-                    self._end(row, RunStatus.ABORTED)
+                    row.end(RunStatus.NOT_RUN if self._stopped else RunStatus.ABORTED)
+                    self._over_with(row)
+            await self._background.wait()
             try:
                 await self._backend.aclose()
             except Exception:
                 logger.exception("the place of a batch could not be closed")
-            if self.cancelled:
+            if self._stopped and (left := len(self.rows) - self._done):
+                self.notes.append(
+                    f"stopped after {count_noun(self._failed, 'failed run')}, as stop_after_failures says: "
+                    f"{count_noun(left, 'run')} did not begin; the same request keeps those that are complete and runs "
+                    "the others"
+                )
+            elif self.cancelled:
                 self.notes.append(
                     f"{self._done} of {len(self.rows)} runs had begun; the same request keeps those that are complete "
                     "and runs the others"
@@ -401,17 +427,26 @@ class BatchRun(BaseRun):
             return RunStatus.INTERRUPTED
         return RunStatus.ERROR if self._failed else RunStatus.OK
 
-    async def _take_turns(self, waiting: Iterator[BatchRow]) -> None:
-        for row in waiting:
-            if self.cancelled:
+    async def _hand_over(self) -> None:
+        """Hand runs to the backend, as many at a time as it has room for. Returns when they are over."""
+        waiting = deque(row for row in self.rows if not row.status.final)
+        while True:
+            room = self._backend.room(self._wanted)
+            while waiting and len(self._going) < room and not self._halted.is_set():
+                self._going.add(asyncio.create_task(self._run(waiting.popleft())))
+            if not self._going:
                 return
-            await self._run(row)
+            # The place may grow meanwhile.
+            _, self._going = await asyncio.wait(self._going, timeout=_LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
 
     async def _run(self, row: BatchRow) -> None:
         """Do a run, and do it again while it ends in a way that is worth another attempt."""
         execution_id = self.execution_id
         try:
             for number in itertools.count(1):
+                if self._halted.is_set():
+                    break
+                self._active[row.number] = row
                 row.active = True
                 end, execution_id = await self._attempt(row)
                 if end not in self._retry_on or max(number, row.attempts) > self._retries:
@@ -421,8 +456,11 @@ class BatchRun(BaseRun):
                 row.repeat()
                 self.changed()
         finally:
+            self._active.pop(row.number, None)
+            if row.status == RunStatus.ABORTED and not row.ran and self._stopped:
+                row.end(RunStatus.NOT_RUN)
             if row.status.final:
-                if row.ran or row.status != RunStatus.ABORTED:
+                if row.had_turn:
                     self._journal.ended(row.snapshot(execution_id))
                 self._over_with(row)
 
@@ -457,16 +495,25 @@ class BatchRun(BaseRun):
         await in_time(self._halted.wait(), seconds)
         return not self._halted.is_set() and before is not None and await self._backend.revision(row) == before
 
-    def _end(self, row: BatchRow, status: RunStatus) -> None:
-        row.end(status)
-        self._over_with(row)
-
     def _over_with(self, row: BatchRow) -> None:
         row.release()
-        self._over.append(row)
+        self._count(row)
+        if self._stop_after is not None and self._failed >= self._stop_after and not self._halted.is_set():
+            self._stopped = True
+            self._halted.set()
+            self._background.start(self._backend.hold())
         if self._table.due and (self._writing is None or self._writing.done()):
             self._writing = asyncio.create_task(self._put_table())
         self.changed()
+
+    def _count(self, row: BatchRow) -> None:
+        """Put a run among those that are over."""
+        self._over.append(row)
+        self._done += row.had_turn
+        self._failed += row.error is not None
+        if row.seconds is not None:
+            self._took += row.seconds
+            self._timed += 1
 
     async def _put_table(self, *, durable: bool = False) -> None:
         """Write the rows of the runs that are over. The last write waits for the one before."""
@@ -517,23 +564,13 @@ class BatchRun(BaseRun):
             await self._backend.cancel()
 
     @property
-    def _done(self) -> int:
-        """Runs that are over and did begin, or need not."""
-        return sum(row.status != RunStatus.ABORTED or row.ran for row in self._over)
-
-    @property
-    def _failed(self) -> int:
-        """Runs that began and ended badly."""
-        return sum(row.error is not None for row in self._over)
-
-    @property
     def _running(self) -> list[BatchRow]:
-        return [row for row in self.rows if row.status == RunStatus.RUNNING]
+        return [row for row in self._active.values() if row.status == RunStatus.RUNNING]
 
     @property
     def _queued(self) -> list[BatchRow]:
         """Runs that a backend has taken and that wait for a kernel or a worker."""
-        return [row for row in self.rows if row.active and row.waits_for is not None]
+        return [row for row in self._active.values() if row.active and row.waits_for is not None]
 
     @property
     def status(self) -> RunStatus:
@@ -635,11 +672,10 @@ class BatchRun(BaseRun):
 
     def _seconds_left(self, running: Sequence[BatchRow]) -> float | None:
         """An estimate from the runs that are over; None while there are none."""
-        took = [row.seconds for row in self._over if row.seconds is not None]
-        if not took or not running:
+        if not self._timed or not running:
             return None
-        each = sum(took) / len(took)
-        waiting = sum(row.status == RunStatus.QUEUED for row in self.rows)
+        each = self._took / self._timed
+        waiting = len(self.rows) - len(self._over) - len(running)
         return (each * waiting + sum(max(0.0, each - (row.seconds or 0.0)) for row in running)) / len(running)
 
 

@@ -233,6 +233,9 @@ class BatchRequest(RunRequest):
     retry_on: Annotated[
         list[AttemptEnd] | None, Field(description="Failures to try again. Default: all but error (code that raised).")
     ] = None
+    stop_after_failures: Annotated[
+        int | None, Field(ge=1, description="Begin no more after so many failed runs, from 1. Default: never stop.")
+    ] = None
     resume: Annotated[bool, Field(description="Keep complete outputs of the same batch. Default true.")] = True
 
 

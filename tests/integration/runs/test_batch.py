@@ -478,3 +478,43 @@ async def test_a_cancelled_batch_tries_nothing_again(client: Connect, workspace:
 
     assert [row["status"] for row in rows(facts)] == ["interrupted"]
     assert (workspace / "tries-1").read_text() == "x"
+
+
+# An early end
+
+
+async def test_a_batch_begins_no_more_after_so_many_failures_and_the_same_request_takes_up_the_rest(
+    client: Connect, workspace: Path
+) -> None:
+    """Runs that go on end as they would."""
+    code = (
+        "import os, time\nopen(f'begun-{n}', 'w').close()\n"
+        "while n == 2 and not os.path.exists('go'): time.sleep(0.01)\n"
+        "while n == 1 and not os.path.exists('begun-2'): time.sleep(0.01)\n"
+        "assert n != 1 or os.path.exists('mended'), 'broken'"
+    )
+    write_notebook(workspace / "in.ipynb", [_PARAMETERS, code])
+    request: dict[str, Any] = {
+        "input_path": "in.ipynb",
+        "grid": {"n": [1, 2, 3, 4]},
+        "max_parallel": 2,
+        "stop_after_failures": 1,
+    }
+    async with client() as c, asyncio.timeout(60):
+        begun = await batch(c, wait=0, **request)
+        while not (facts := await call(c, "get_execution", execution_id=begun["execution_id"], wait=0.1))[
+            "runs_failed"
+        ]:
+            pass
+        (workspace / "go").touch()
+        first = await call(c, "get_execution", execution_id=begun["execution_id"], wait=30)
+        page = await call(c, "get_execution", execution_id=begun["execution_id"], runs="0-9")
+        (workspace / "mended").touch()
+        again = await batch(c, **request)
+
+    assert facts["status"] == "running", "the second run goes on"
+    assert (first["status"], first["runs_done"], first["runs_failed"]) == ("error", 2, 1)
+    assert [row["status"] for row in rows(page)] == ["error", "ok", "not_run", "not_run"]
+    assert any("stopped after 1 failed run" in note and "2 runs did not begin" in note for note in first["notes"])
+    assert again["status"] == "ok"
+    assert [row.get("kept", False) for row in rows(again)] == [False, True, False, False]

@@ -71,6 +71,7 @@ _OTHER: Json = {
     "if_revision": "0" * 16,
     "retries": 1,
     "retry_on": ["error"],
+    "stop_after_failures": 1,
 }
 
 

@@ -21,7 +21,7 @@ from papermill_mcp.core.kernels.request import RunStatus
 from papermill_mcp.core.papermill.output import PapermillTask
 from papermill_mcp.core.papermill_executor import Outcome
 from papermill_mcp.core.runs.notebook_run import RunSummary
-from papermill_mcp.core.runs.snapshot import Cursor, Snapshot
+from papermill_mcp.core.runs.snapshot import END, Cursor, Snapshot
 from papermill_mcp.core.runs.table import ResultsTable
 from papermill_mcp.errors import KernelStartFailedError, ServerNotRunningError
 from papermill_mcp.services.runs import batch as batches
@@ -61,6 +61,7 @@ class _History:
     retry_on: Sequence[AttemptEnd] | None = None
     parallel: int = 1
     cancel: int | None = None
+    stop: int | None = None
 
 
 class _Place:
@@ -72,15 +73,15 @@ class _Place:
         self._history = history
         self.begun: Counter[int] = Counter()
         self.handed: Counter[int] = Counter()
-        self.after_cancel: list[int] = []
+        self.too_late: list[int] = []
         self.at_once = 0
         self._going = 0
         self._ended = 0
-        self._cancelled = asyncio.Event()
+        self._held = self._cancelled = False
         self.batch: BatchRun
 
-    def room(self, wanted: int | None, rows: int) -> int:
-        return wanted or rows
+    def room(self, wanted: int | None) -> int:
+        return wanted or 1
 
     def note(self) -> str | None:
         return None
@@ -93,8 +94,8 @@ class _Place:
 
     async def run(self, row: BatchRow, owner: str) -> Outcome:
         history, number = self._history, row.number
-        if self._cancelled.is_set():
-            self.after_cancel.append(number)
+        if self._held:
+            self.too_late.append(number)
         self.handed[number] += 1
         self._going += 1
         self.at_once = max(self.at_once, self._going)
@@ -103,13 +104,18 @@ class _Place:
             end = ends[self.handed[number] - 1] if self.handed[number] <= len(ends) else "ok"
             if end == "start":
                 raise KernelStartFailedError("no kernel")
+            row.waits_for = "a place"
+            await asyncio.sleep(0)
+            if self._held:
+                self.handed[number] -= 1  # it has not begun
+                return _outcome("aborted", number)
             for _ in range(1 + history.lost[number]):
                 row.begin()
                 self.begun[number] += 1
                 await asyncio.sleep(0)
             if end == "gone":
                 raise ServerNotRunningError("the scheduler is gone")
-            if self._cancelled.is_set():
+            if self._cancelled:
                 end = "interrupted"
             row.output.write_text(f"{number} {self.begun[number]} {end}")
             return _outcome(end, number)
@@ -119,13 +125,18 @@ class _Place:
             if self._ended == history.cancel:
                 await self.batch.cancel()
 
+    async def hold(self) -> None:
+        self._held = True
+
     async def cancel(self) -> None:
-        self._cancelled.set()
+        self._held = self._cancelled = True
 
     async def aclose(self) -> None: ...
 
 
 def _outcome(end: str, number: int) -> Outcome:
+    if end == "aborted":
+        return Outcome(RunStatus.ABORTED, 0.0, RunSummary(0, 0, None, None, {}), [])
     status = RunStatus.DIED if end == "lost" else RunStatus(end)
     error = None if end == "ok" else f"{end} of {number}"
     return Outcome(status, 1.0, RunSummary(1, 1, None, error, {}, None, end), [], lost_worker=end == "lost")
@@ -171,6 +182,7 @@ async def _play(history: _History, directory: Path) -> None:
         input_path="in.ipynb",
         max_parallel=history.parallel,
         retries=history.retries,
+        stop_after_failures=history.stop,
         retry_on=None if history.retry_on is None else list(history.retry_on),
     )
     place, journal, rows = _Place(history), _Journal(), _rows(len(history.ends), directory)
@@ -194,11 +206,18 @@ async def _play(history: _History, directory: Path) -> None:
     assert [row["run"] for row in table] == [*range(len(rows))], "no run is lost, none is there twice"
     assert sorted(by_number) == [*range(len(rows))]
     assert place.at_once <= history.parallel
-    assert not place.after_cancel, "a cancelled batch begins nothing"
+    assert not place.too_late, "a batch that is cancelled or has stopped begins nothing"
     assert state.failed == len([row for row in table if _failed(row)]) == len(state.errors)
-    assert state.done == len([row for row in table if row["attempts"] or row["status"] != "aborted"])
+    assert state.done == len([row for row in table if row["attempts"] or row["status"] not in ("aborted", "not_run")])
     logged = Counter(one.output_file for one in journal.ended_runs)
     assert set(logged.values()) <= {1}, "a run is logged once"
+    statuses = Counter(row["status"] for row in table)
+    if not run.cancelled:
+        stopped = history.stop is not None and state.failed >= history.stop
+        assert statuses["aborted"] == 0
+        assert stopped or not statuses["not_run"]
+        assert state.failed <= (history.stop or len(rows)) + history.parallel - 1, "nothing begins after the last"
+        assert bool(statuses["not_run"]) == any("did not begin" in note for note in state.notes)
     for row in table:
         _check_row(row, history, place, by_number[row["run"]].notes)
     assert str(state.status) == ("interrupted" if run.cancelled else "error" if state.failed else "ok")
@@ -224,7 +243,8 @@ def _check_row(row: dict[str, Any], history: _History, place: _Place, notes: Seq
     for end, said in zip(ends, earlier, strict=False):
         assert (end if end != "start" else "no kernel") in said
     last = ends[handed - 1] if 0 < handed <= len(ends) else "ok"
-    over = place.batch.cancelled or changed or max(handed, place.begun[number]) > history.retries
+    stopped = history.stop is not None and place.batch.snapshot(END).failed >= history.stop
+    over = place.batch.cancelled or stopped or changed or max(handed, place.begun[number]) > history.retries
     assert handed == 0 or over or _KINDS[last] not in wanted, "a failure that is worth an attempt gets it"
 
 
@@ -245,6 +265,7 @@ def _histories(draw: st.DrawFn) -> _History:
         retry_on=draw(st.one_of(st.none(), st.lists(kinds, unique=True))),
         parallel=draw(st.integers(1, 4)),
         cancel=draw(st.one_of(st.none(), st.integers(1, 8))),
+        stop=draw(st.one_of(st.none(), st.integers(1, 3))),
     )
 
 
@@ -252,6 +273,7 @@ def _histories(draw: st.DrawFn) -> _History:
 @given(_histories())
 @example(_History(ends=[["died", "ok"], ["error"], ["lost", "lost"]], lost=[0, 0, 1], retries=3))
 @example(_History(ends=[["died"], []], lost=[0, 0], retries=2, cancel=1))
+@example(_History(ends=[["error"], ["died"], ["died"], []], lost=[0] * 4, retries=1, stop=2, parallel=2))
 @example(_History(ends=[["timeout", "timeout"]], lost=[0], retries=2, changes=frozenset([(0, 1)])))
 def test_no_run_is_lost_and_none_is_counted_twice(history: _History) -> None:
     pause = batches._PAUSE
