@@ -10,7 +10,6 @@ import asyncio
 import hashlib
 import itertools
 import json
-import math
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -36,7 +35,7 @@ from papermill_mcp.utils.text_utils import count_noun
 
 if TYPE_CHECKING:
     from papermill_mcp.core.papermill import output as papermill_output
-    from papermill_mcp.core.papermill import parameter_file
+    from papermill_mcp.core.papermill import parameter_file, parameter_sets
     from papermill_mcp.core.runs import notebook_run
     from papermill_mcp.core.runs import table as tables
     from papermill_mcp.core.runs.notebook_run import RunSummary
@@ -46,6 +45,7 @@ else:
     tables = lazy("papermill_mcp.core.runs.table")
     papermill_output = lazy("papermill_mcp.core.papermill.output")
     parameter_file = lazy("papermill_mcp.core.papermill.parameter_file")
+    parameter_sets = lazy("papermill_mcp.core.papermill.parameter_sets")
     notebook_run = lazy("papermill_mcp.core.runs.notebook_run")
 
 #: Runs of one batch, at most.
@@ -100,7 +100,16 @@ class BatchStarter:
             InvalidParametersError: the parameters of a run do not fit; the message names the run.
             BusyError: another run writes to one of the outputs.
         """
-        sets = _parameter_sets(await self._listed(request.parameters), request.grid)
+        await imported(parameter_sets)
+        found = await asyncio.to_thread(
+            parameter_sets.parameter_sets,
+            await self._listed(request.parameters),
+            request.grid,
+            sample=request.sample,
+            seed=request.seed,
+            most=MAX_RUNS,
+        )
+        sets = found.sets
         paths = _paths(request.input_path, request.input_paths)
         if len(paths) * len(sets) > MAX_RUNS:
             raise InvalidArgumentError(
@@ -139,6 +148,7 @@ class BatchStarter:
                 f"{count_noun(len(changed), 'output')} changed since an earlier run stays as it is, and its run has "
                 f"another one: {listed(changed, limit=5)}"
             )
+        batch.notes += filter(None, [found.note])
         batch.notes += dict.fromkeys(warning for row in rows for warning in row.plan.warnings)
         return batch
 
@@ -271,28 +281,6 @@ def _table(rows: Sequence[BatchRow], request: BatchRequest, memory: Path | None)
     """The table of a batch, in the directory that holds all of its outputs."""
     directory = os.path.commonpath([row.output.parent for row in rows])
     return tables.ResultsTable(Path(directory), request.execution_id, memory)
-
-
-def _parameter_sets(
-    parameters: Sequence[dict[str, Any]] | None, grid: Mapping[str, Sequence[Any]] | None
-) -> list[dict[str, Any]]:
-    if parameters is not None and grid is not None:
-        raise InvalidArgumentError("give parameters or grid, not both", state="nothing was run")
-    if grid is not None:
-        empty = next((name for name, values in grid.items() if not values), None)
-        if empty is not None:
-            raise InvalidArgumentError(f"grid has no value for {empty[:100]!r}", state="nothing was run")
-        if math.prod(len(values) for values in grid.values()) > MAX_RUNS:
-            raise InvalidArgumentError(
-                f"grid has {math.prod(len(values) for values in grid.values()):,} combinations",
-                allowed=f"a batch has at most {MAX_RUNS:,} runs",
-                state="nothing was run",
-                advice="make several batches of it",
-            )
-        return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-    if parameters is not None and not parameters:
-        raise InvalidArgumentError("parameters is an empty list, so there is nothing to run", state="nothing was run")
-    return list(parameters or [{}])
 
 
 def _all_of(faults: Sequence[tuple[str, InvalidParametersError]], notebook: str) -> InvalidParametersError:

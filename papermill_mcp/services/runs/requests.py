@@ -211,6 +211,10 @@ class BatchRequest(RunRequest):
         dict[str, list[Annotated[Any, Field(description="Any JSON value.")]]] | None,
         Field(description="Instead: values by name; every combination is a run."),
     ] = None
+    sample: Annotated[int | None, Field(ge=1, description="Run a random sample of so many, from 1. Default: all.")] = (
+        None
+    )
+    seed: Annotated[int | None, Field(ge=0, description="Of the sample, from 0. Default: by the request.")] = None
     kernel_name: KernelName = None
     python: SamePython = None
     language: ParameterLanguage = None

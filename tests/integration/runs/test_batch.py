@@ -167,6 +167,25 @@ async def test_a_batch_waits_for_a_kernel_when_others_take_all_places(
     assert facts["runs"][0]["result"] == [{"name": "product", "value": 3.5}]
 
 
+async def test_a_sample_of_a_huge_grid_is_the_same_for_the_same_request(
+    client: Connect, workspace: Path, notebook: Path
+) -> None:
+    """The seed is said, and draws the same sample in another request."""
+    grid = {"n": list(range(3, 100_003)), "alpha": list(range(100_000))}
+    async with client() as c:
+        first = await batch(c, input_path="in.ipynb", grid=grid, sample=2)
+        again = await batch(c, input_path="in.ipynb", grid=grid, sample=2)
+        (note,) = [note for note in first["notes"] if "seed=" in note]
+        seed = int(note.rpartition("=")[2])
+        named = await batch(c, input_path="in.ipynb", grid=grid, sample=2, seed=seed)
+        other = await batch(c, input_path="in.ipynb", grid=grid, sample=2, seed=seed ^ 1)
+
+    assert "a sample of 2 of 10,000,000,000 sets" in note
+    assert first["status"] == "ok"
+    assert [row["kept"] for row in rows(again)] == [row["kept"] for row in rows(named)] == [True, True]
+    assert [row["parameters"] for row in rows(other)] != [row["parameters"] for row in rows(first)]
+
+
 # What is refused
 
 
@@ -181,6 +200,7 @@ async def test_a_batch_waits_for_a_kernel_when_others_take_all_places(
         ({"input_path": "in.ipynb", "grid": {"n": []}}, "no value for 'n'"),
         ({"input_path": "in.ipynb", "grid": {"n": list(range(40)), "alpha": list(range(40))}}, "1,600 combinations"),
         ({"input_path": "in.ipynb", "parameters": [{"n": 1}, {"n": 2}, {"n": 1}]}, "runs 0 and 2 are the same"),
+        ({"input_path": "in.ipynb", "parameters": [{"n": 1}], "seed": 1}, "seed is for a sample"),
         ({"input_path": "in.ipynb", "output_directory": ".hidden"}, "hidden"),
         ({"input_path": "in.ipynb", "output_directory": "../out"}, "leads out of the roots"),
         ({"input_paths": ["in.ipynb", "../x.ipynb"]}, "leads out of the roots"),

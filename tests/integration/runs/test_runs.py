@@ -72,6 +72,8 @@ _OTHER: Json = {
     "retries": 1,
     "retry_on": ["error"],
     "stop_after_failures": 1,
+    "sample": 1,
+    "seed": 1,
 }
 
 
