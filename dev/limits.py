@@ -62,7 +62,7 @@ from papermill_mcp.services.outputs import MAX_VIEWS, SUMMARY_CHARS
 from papermill_mcp.services.runs.batch import _MAX_ROWS as BATCH_ROWS
 from papermill_mcp.services.runs.batch_report import MAX_PICTURE_BYTES, MAX_PICTURES, PICTURE_SIDE
 from papermill_mcp.services.runs.batch_summary import MAX_POINTS
-from papermill_mcp.services.runs.batches import MAX_FILE_BYTES, MAX_RUNS
+from papermill_mcp.services.runs.batches import MAX_CLUSTER_RUNS, MAX_FILE_BYTES, MAX_RUNS
 from papermill_mcp.services.runs.registry import _REMEMBERED as KEPT_EXECUTIONS
 from papermill_mcp.services.runs.registry import MAX_KEPT_BYTES
 from papermill_mcp.services.runs.run_pictures import MAX_OUTPUT_BYTES
@@ -210,7 +210,7 @@ LIMITS: dict[str, list[Limit]] = {
         Limit(
             "saves during a run", f"one in {SAVE_INTERVAL:g} s, {SAVE_SHARE:.0%} of its time", "the next save is later"
         ),
-        Limit("runs of a batch", count(MAX_RUNS, "runs"), "`INVALID_ARGUMENT`"),
+        Limit("runs of a batch", f"{MAX_RUNS:,}; {MAX_CLUSTER_RUNS:,} on a cluster", "`INVALID_ARGUMENT`"),
         Limit("a file of parameters", size(MAX_FILE_BYTES), "`TOO_LARGE`"),
         Limit(
             "executions that keep their outputs after the end", f"the last {KEPT_EXECUTIONS}", "`EXECUTION_NOT_FOUND`"

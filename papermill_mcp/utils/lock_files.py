@@ -104,7 +104,7 @@ class ClaimFiles:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._locks: dict[str, HeldLock] = {}
-        self._links: dict[str, list[Path]] = {}
+        self._links: dict[str, list[str]] = {}  # names: a batch may have thousands
         self._swept = False
 
     def take(self, paths: Iterable[Path], holder: str) -> None:
@@ -117,7 +117,7 @@ class ClaimFiles:
             ClaimedError: another holder has one of them.
             LocksUnavailableError: there can be no claims here.
         """
-        links: list[Path] = []
+        links: list[str] = []
         try:
             _make(self._directory)
             if not self._swept:
@@ -127,9 +127,9 @@ class ClaimFiles:
                 self._locks[holder] = self._own_lock(holder)
             for path in paths:
                 self._claim(path, self._file_of(holder))
-                links.append(self._link_of(path))
+                links.append(_digest(path))
         except BaseException as error:
-            self._remove(links)
+            self._remove(self._directory / link for link in links)
             if holder not in self._links:
                 self.release(holder)
             if isinstance(error, (OSError, NotImplementedError)):
@@ -139,7 +139,7 @@ class ClaimFiles:
 
     def release(self, holder: str) -> None:
         """Give up all claims of a holder. It never fails."""
-        self._remove(self._links.pop(holder, []))
+        self._remove(self._directory / link for link in self._links.pop(holder, []))
         lock = self._locks.pop(holder, None)
         if lock is not None:
             self._remove([self._file_of(holder)])

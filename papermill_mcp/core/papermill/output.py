@@ -28,12 +28,14 @@ from papermill_mcp.core.environments.reading import Environment
 from papermill_mcp.core.papermill.code.languages import writer_for
 from papermill_mcp.core.papermill.metadata import PENDING, marker_cell
 from papermill_mcp.core.papermill.parameters import Parameter, inspect_parameters
-from papermill_mcp.core.papermill.parameters import check_parameters as check_parameters
 from papermill_mcp.core.runs.notebook_run import RunCell, WidgetRecorder
 from papermill_mcp.core.runs.run_file import RunFile
 from papermill_mcp.errors import InvalidNotebookError, Remedy
 
 _node: Any = nbformat.from_dict  # untyped upstream
+
+#: The tag of the cell with the parameters of a run (`papermill.parameterize`).
+INJECTED_TAG = "injected-parameters"
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ def _with_parameters(node: Any, values: dict[str, Any], code: str, report_mode: 
     Papermill makes the cell, without parameters, as its translators are not used: see `code.languages`.
     """
     node = parameterize_notebook(node, {}, report_mode, kernel_name="python", language="python")
-    node.cells[find_first_tagged_cell_index(node, "injected-parameters")].source = code
+    node.cells[find_first_tagged_cell_index(node, INJECTED_TAG)].source = code
     node.metadata.papermill["parameters"] = values
     return node
 

@@ -13,8 +13,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from papermill_mcp.core.documents.document import NotebookDocument
-from papermill_mcp.core.papermill.parameters import inspect_parameters, misfit
+from papermill_mcp.core.papermill.parameters import NotebookParameters, misfit
 from papermill_mcp.errors import InvalidArgumentError, listed
 from papermill_mcp.utils.lazy import lazy
 from papermill_mcp.utils.text_utils import json_kind
@@ -87,28 +86,22 @@ def listed_sets(value: Any, name: str) -> Sequence[dict[str, Any]]:
     return value
 
 
-def typed(values: Mapping[str, str], document: NotebookDocument, *, kernel_name: str, language: str) -> dict[str, Any]:
+def typed(values: Mapping[str, str], parameters: NotebookParameters) -> dict[str, Any]:
     """Text values as values of the types that the parameters of the notebook have.
 
     Text that fits no type stays text; the check of parameters refuses it.
     """
-    known, _ = inspect_parameters(document, kernel_name, language)
-    parameters = {parameter.name: parameter for parameter in known}
     found: dict[str, Any] = {}
     for name, text in values.items():
-        parameter = parameters.get(name)
+        parameter = parameters.by_name.get(name)
         fits = (one for one in _readings(text) if parameter is None or misfit(parameter, one) is None)
         found[name] = next(fits, text)
     return found
 
 
-def unknown_columns(
-    columns: Sequence[str], document: NotebookDocument, *, kernel_name: str, language: str
-) -> dict[str, str]:
+def unknown_columns(columns: Sequence[str], parameters: NotebookParameters) -> dict[str, str]:
     """The columns of a table that no parameter of the notebook has, each with an empty text."""
-    known, inspected = inspect_parameters(document, kernel_name, language)
-    names = {parameter.name for parameter in known}
-    return {column: "" for column in columns if inspected and column not in names}
+    return {column: "" for column in columns if parameters.inspected and column not in parameters.by_name}
 
 
 def _readings(text: str) -> Iterator[Any]:

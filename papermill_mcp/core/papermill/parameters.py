@@ -12,6 +12,7 @@ import re
 import tokenize
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from papermill_mcp.core.documents.document import NotebookDocument
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from papermill import exceptions, translators
 
     from papermill_mcp.core.papermill.code import languages
+    from papermill_mcp.core.papermill.code.writer import Writer
 else:
     # The parameters of a Python notebook need none of these, and papermill takes a quarter of a second.
     nbformat = lazy("nbformat")
@@ -85,6 +87,16 @@ class Parameter:
     default: str
     type_name: str | None
     help: str
+
+    @cached_property
+    def default_expression(self) -> ast.expr | None:
+        """The default as Python reads it; None if it does not."""
+        return _expression(self.default)
+
+    @cached_property
+    def annotation(self) -> ast.expr | None:
+        """The annotated type as Python reads it; None without one."""
+        return _expression(self.type_name or "")
 
 
 def inspect_parameters(document: NotebookDocument, kernel_name: str, language: str) -> tuple[list[Parameter], bool]:
@@ -202,45 +214,58 @@ def _comments(source: str) -> dict[int, str]:
     return found
 
 
-def check_parameters(
-    values: Mapping[str, Any], document: NotebookDocument, *, kernel_name: str, language: str, strict: bool
-) -> list[str]:
-    """Check parameters against the notebook and its language. Returns warnings.
+class NotebookParameters:
+    """The parameters of a notebook in a language, inspected once for any number of checks.
 
-    Args:
-        strict: refuse unknown names and values that do not fit; otherwise they are warnings.
-
-    Raises:
-        InvalidParametersError: a name is unknown, or a value does not fit (strict); a name is none in the language,
-            or the language cannot hold a value (strict or not).
+    Attributes:
+        inspected: whether the language has any. Without them, names and types are not checked.
+        by_name: the parameters that the notebook has.
     """
-    if not values:
-        return []
-    languages.writer_for(kernel_name, language).code(values)
-    known, inspected = inspect_parameters(document, kernel_name, language)
-    if not inspected:
-        return [f"papermill cannot inspect {language} parameters, so the names and types were not checked"]
-    ignored = ignored_cells(document)
-    warnings = [] if ignored is None else [ignored]
-    by_name = {parameter.name: parameter for parameter in known}
-    tagged = any("parameters" in cell.tags for cell in document.cells)
-    for name, value in values.items():
-        parameter = by_name.get(name)
-        problem = _unknown(name, by_name, tagged) if parameter is None else misfit(parameter, value)
-        if problem is None:
-            continue
-        if strict:
-            raise InvalidParametersError(
-                "; ".join([problem, *warnings]),
-                allowed=f"its parameters: {listed(_described(p) for p in known)}" if tagged else "",
-                state="nothing was run",
-                advice="correct it, or pass strict_parameters=false to inject it all the same"
-                if tagged
-                else "tag the cell that sets the defaults with `parameters`, or pass strict_parameters=false to inject "
-                "the values at the top",
-            )
-        warnings.append(problem)
-    return warnings
+
+    def __init__(self, document: NotebookDocument, *, kernel_name: str, language: str) -> None:
+        known, self.inspected = inspect_parameters(document, kernel_name, language)
+        self.by_name = {parameter.name: parameter for parameter in known}
+        self._kernel_name, self._language = kernel_name, language
+        self._ignored = ignored_cells(document)
+        self._tagged = any("parameters" in cell.tags for cell in document.cells)
+
+    @cached_property
+    def _writer(self) -> Writer:
+        return languages.writer_for(self._kernel_name, self._language)
+
+    def check(self, values: Mapping[str, Any], *, strict: bool) -> list[str]:
+        """Check values against the notebook and its language. Returns warnings.
+
+        Args:
+            strict: refuse unknown names and values that do not fit; otherwise they are warnings.
+
+        Raises:
+            InvalidParametersError: a name is unknown, or a value does not fit (strict); a name is none in the
+                language, or the language cannot hold a value (strict or not).
+        """
+        if not values:
+            return []
+        self._writer.check(values)
+        if not self.inspected:
+            return [f"papermill cannot inspect {self._language} parameters, so the names and types were not checked"]
+        warnings = [] if self._ignored is None else [self._ignored]
+        for name, value in values.items():
+            parameter = self.by_name.get(name)
+            problem = _unknown(name, self.by_name, self._tagged) if parameter is None else misfit(parameter, value)
+            if problem is None:
+                continue
+            if strict:
+                raise InvalidParametersError(
+                    "; ".join([problem, *warnings]),
+                    allowed=f"its parameters: {listed(map(_described, self.by_name.values()))}" if self._tagged else "",
+                    state="nothing was run",
+                    advice="correct it, or pass strict_parameters=false to inject it all the same"
+                    if self._tagged
+                    else "tag the cell that sets the defaults with `parameters`, or pass strict_parameters=false to "
+                    "inject the values at the top",
+                )
+            warnings.append(problem)
+        return warnings
 
 
 def _unknown(name: str, known: Mapping[str, Parameter], tagged: bool) -> str:
@@ -257,8 +282,7 @@ def _described(parameter: Parameter) -> str:
 
 def misfit(parameter: Parameter, value: Any) -> str | None:
     """The fault of a value for a parameter, or None. A value that cannot be judged is right."""
-    default = _expression(parameter.default)
-    annotation = _expression(parameter.type_name or "")
+    default, annotation = parameter.default_expression, parameter.annotation
     default_is_none = isinstance(default, ast.Constant) and default.value is None
     if annotation is None and (value is None or default_is_none):
         return None  # null often means "not given", and a default of None fits every value

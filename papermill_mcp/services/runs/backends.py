@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -60,7 +60,7 @@ class LocalBackend:
         Raises:
             ServerError: the run could not be prepared.
         """
-        child = PapermillRun(row.request, row.plan, row.output, self._bench, owner=owner)
+        child = PapermillRun(row.template.request_of(row.values), row.plan, row.output, self._bench, owner=owner)
         child.changed.connect(lambda: row.follow(child))
         row.child = child
         preparing = self._preparing[child] = asyncio.create_task(child.prepare(queue=True))
@@ -138,8 +138,11 @@ class DaskBackend:
             return f"{place}; {self._left_out}" if self._left_out else place
         return "the Dask cluster has no workers yet; the runs begin when one comes"
 
-    async def check(self, rows: Sequence[BatchRow]) -> None:
+    async def check(self, rows: Iterable[BatchRow]) -> None:
         """Ask the workers whether they meet the needs of the runs, before the first one begins.
+
+        Args:
+            rows: one for each template is enough.
 
         Raises:
             ServerError: every worker lacks something.
@@ -164,7 +167,7 @@ class DaskBackend:
         notebooks = self._bench.notebooks
         before = await notebooks.revision_of(row.output)
         outcome = await self._cluster.run(
-            self._task(row, await asyncio.to_thread(row.plan.notebook.document.render)), on_begin=row.begin
+            self._task(row, await asyncio.to_thread(lambda: row.template.rendered)), on_begin=row.begin
         )
         if not row.begun:
             return _aborted()

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import itertools
 import logging
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,12 +20,11 @@ from papermill_mcp.errors import InvalidArgumentError, ServerError, ServerNotRun
 from papermill_mcp.services.runs.batch_summary import positions
 from papermill_mcp.services.runs.claims import Claims
 from papermill_mcp.services.runs.journal import Journal
-from papermill_mcp.services.runs.papermill_run import PapermillPlan, PapermillRun
-from papermill_mcp.services.runs.requests import RETRY_ON, AttemptEnd, BatchRequest, PapermillRequest
+from papermill_mcp.services.runs.papermill_run import PapermillPlan, PapermillRun, RunTemplate
+from papermill_mcp.services.runs.requests import RETRY_ON, AttemptEnd, BatchRequest
 from papermill_mcp.services.runs.view import short_values
 from papermill_mcp.utils.background import Background, completed, in_time
 from papermill_mcp.utils.lazy import lazy
-from papermill_mcp.utils.signal import Signal
 from papermill_mcp.utils.text_utils import count_noun, iso_time, one_line, rough_duration
 
 if TYPE_CHECKING:
@@ -108,20 +106,44 @@ class BatchRow:
         child: the run itself while it goes on in this server.
         attempts: how often a kernel, or a worker, has begun it.
         earlier_errors: the failures of the attempts before the last one, short.
+        changed: called with the row at each change.
     """
 
-    def __init__(self, number: int, request: PapermillRequest, plan: PapermillPlan, output: Path) -> None:
+    __slots__ = (
+        "_before",
+        "_began",
+        "_counted",
+        "_planned_at",
+        "_result",
+        "_started_at",
+        "_waited",
+        "active",
+        "attempts",
+        "changed",
+        "child",
+        "directory",
+        "earlier_errors",
+        "kept",
+        "name",
+        "number",
+        "template",
+        "values",
+        "waits_for",
+    )
+
+    def __init__(self, number: int, template: RunTemplate, values: dict[str, Any], directory: Path, name: str) -> None:
         self.number = number
-        self.request = request
-        self.plan = plan
-        self.output = output
+        self.template = template
+        self.values = values
+        self.directory = directory
+        self.name = name
         self.active = False
         self.kept = False
         self.waits_for: str | None = None
         self.child: PapermillRun | None = None
         self.attempts = 0
         self.earlier_errors: tuple[str, ...] = ()
-        self.changed = Signal()
+        self.changed: Callable[[BatchRow], None] = _ignore
         self._planned_at = time.monotonic()
         self._started_at: datetime | None = None
         self._waited: float | None = None
@@ -134,14 +156,14 @@ class BatchRow:
         """A worker has begun the run, or has begun it anew since another worker was lost."""
         self._began, self.waits_for, self._counted = time.monotonic(), None, False
         self._note_start()
-        self.changed()
+        self.changed(self)
 
     def follow(self, child: PapermillRun) -> None:
         """The run in this server has changed."""
         self.waits_for = child.waits_for
         if child.begun:
             self._note_start()
-        self.changed()
+        self.changed(self)
 
     def _note_start(self) -> None:
         if not self._counted:
@@ -178,9 +200,15 @@ class BatchRow:
         self.earlier_errors += (f"attempt {max(1, self.attempts)}: {error}",)
         self._before, self._result, self._counted = self._result, None, False
 
-    def release(self) -> None:
-        """Let go of the document: there is no further attempt."""
-        self.plan = self.plan.released()
+    @property
+    def output(self) -> Path:
+        """The output. Thousands of paths take more memory than their names."""
+        return self.directory / self.name
+
+    @property
+    def plan(self) -> PapermillPlan:
+        """The run."""
+        return self.template.plan(self.values)
 
     @property
     def status(self) -> RunStatus:
@@ -233,9 +261,9 @@ class BatchRow:
         return RowState(
             number=self.number,
             status=self.status,
-            kernel_name=self.plan.task.kernel_name,
-            parameters=self.plan.task.parameters,
-            file=self.plan.notebook.path,
+            kernel_name=self.template.task.kernel_name,
+            parameters=self.values,
+            file=self.template.notebook.path,
             output_file=self.output,
             duration=self.seconds,
             kept=self.kept,
@@ -261,8 +289,8 @@ class BatchRow:
             "started": iso_time(self._started_at) if self._started_at is not None else None,
             "duration": _rounded(self.seconds),
             "wait": _rounded(self._waited),
-            "python": self.plan.task.python,
-            "input": str(self.plan.notebook.path),
+            "python": self.template.task.python,
+            "input": str(self.template.notebook.path),
             "output": str(self.output),
             "failed_cell": result.failed_cell,
             "error": error,
@@ -271,22 +299,26 @@ class BatchRow:
         }
         if self.earlier_errors:
             values["earlier_errors"] = "; ".join(self.earlier_errors)
-        values |= {f"{tables.PARAMETER}{name}": value for name, value in self.plan.task.parameters.items()}
+        values |= {f"{tables.PARAMETER}{name}": value for name, value in self.values.items()}
         return values | {f"{tables.RESULT}{name}": value for name, value in self.recorded.items()}
 
     def snapshot(self, execution_id: str) -> PapermillSnapshot:
         """The run as one of its own, for the log and the metrics."""
         return PapermillSnapshot(
             execution_id=execution_id,
-            operation=self.request.operation,
+            operation=self.template.request.operation,
             status=self.status,
-            started_at=self.plan.planned_at,
+            started_at=self.template.planned_at,
             seconds=self.seconds or 0.0,
-            kernel_name=self.plan.task.kernel_name,
-            file=self.plan.notebook.path,
+            kernel_name=self.template.task.kernel_name,
+            file=self.template.notebook.path,
             output_file=self.output,
-            parameters=self.plan.task.parameters,
+            parameters=self.values,
         )
+
+
+def _ignore(_: BatchRow) -> None:
+    """The default of `BatchRow.changed`."""
 
 
 class Backend(Protocol):
@@ -364,10 +396,11 @@ class BatchRun(BaseRun):
         for row in self.rows:
             if row.status.final:
                 self._count(row)  # it is kept
-            row.changed.connect(functools.partial(self._follow, row))
-        self._several_notebooks = len({row.plan.notebook.path for row in rows}) > 1
-        self._kernel_names = {row.plan.task.kernel_name for row in rows}
-        self._pythons = {row.plan.task.python for row in rows}
+            row.changed = self._follow
+        self._templates = list({id(row.template): row.template for row in rows}.values())
+        self._several_notebooks = len(self._templates) > 1
+        self._kernel_names = {one.task.kernel_name for one in self._templates}
+        self._pythons = {one.task.python for one in self._templates}
         if (note := backend.note()) is not None and len(self._over) < len(self.rows):
             self.notes.append(note)
 
@@ -422,7 +455,7 @@ class BatchRun(BaseRun):
                     await self._put_report()
                 except asyncio.CancelledError:
                     pass  # the server is closed meanwhile: the same request writes them
-            self._claims.release(self.execution_id)
+            await self._claims.release_many(self.execution_id)
         if interrupted:
             return RunStatus.INTERRUPTED
         return RunStatus.ERROR if self._failed else RunStatus.OK
@@ -496,7 +529,6 @@ class BatchRun(BaseRun):
         return not self._halted.is_set() and before is not None and await self._backend.revision(row) == before
 
     def _over_with(self, row: BatchRow) -> None:
-        row.release()
         self._count(row)
         if self._stop_after is not None and self._failed >= self._stop_after and not self._halted.is_set():
             self._stopped = True
@@ -519,9 +551,14 @@ class BatchRun(BaseRun):
         """Write the rows of the runs that are over. The last write waits for the one before."""
         if durable and self._writing is not None:
             await asyncio.wait([self._writing])
-        rows = [row.result(self.execution_id) for row in sorted(self._over, key=lambda row: row.number)]
+        over = list(self._over)
+
+        def write() -> None:
+            rows = [row.result(self.execution_id) for row in sorted(over, key=lambda row: row.number)]
+            self._table.write(rows, durable=durable)
+
         try:
-            await asyncio.to_thread(self._table.write, rows, durable=durable)
+            await asyncio.to_thread(write)
             self._unwritten, self._written = None, True
         except ServerError as error:
             self._unwritten = str(error)
@@ -555,6 +592,10 @@ class BatchRun(BaseRun):
             self._reporting = False
         if self._report is not None and self._report.stem != "report":
             self.notes.append(f"report.html was changed by another program and stays; this one is {self._report.name}")
+
+    def _release(self) -> None:
+        for template in self._templates:
+            template.release()
 
     async def cancel(self) -> None:
         """Interrupt the runs that go on and begin no more."""
@@ -640,13 +681,13 @@ class BatchRun(BaseRun):
             notes=tuple(self.notes),
             kernel_name=next(iter(self._kernel_names)) if len(self._kernel_names) == 1 else None,
             python=next(iter(self._pythons)) if len(self._pythons) == 1 else None,
-            file=self.rows[0].plan.notebook.path,
+            file=self._templates[0].notebook.path,
             output_file=self._table.path if self._written else None,
             done=self._done,
             total=len(self.rows),
             failed=self._failed,
             progress=self._progress(),
-            cell_limit=self.rows[0].plan.task.timeout_seconds,
+            cell_limit=self._templates[0].task.timeout_seconds,
             cursor=self._cursor,
             rows=[row.state() for row in shown],
             several_notebooks=self._several_notebooks,

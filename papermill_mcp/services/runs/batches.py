@@ -7,24 +7,21 @@ same request: complete outputs are kept.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import itertools
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from papermill_mcp.config import Config
-from papermill_mcp.core.documents.document import NotebookCell, NotebookDocument
-from papermill_mcp.core.kernels.outputs import recorded_values
-from papermill_mcp.core.papermill.metadata import COMPLETED, ERROR_MARKER_TAG, completed_run, of_cell
 from papermill_mcp.errors import InvalidArgumentError, InvalidParametersError, ServerError, listed
 from papermill_mcp.services.runs.backends import DaskBackend, LocalBackend
 from papermill_mcp.services.runs.batch import Backend, BatchRow, BatchRun
 from papermill_mcp.services.runs.journal import Journal
-from papermill_mcp.services.runs.papermill_run import Bench, PapermillPlan
+from papermill_mcp.services.runs.papermill_run import Bench, RunTemplate
 from papermill_mcp.services.runs.requests import BatchRequest, PapermillRequest
 from papermill_mcp.services.runs.run_pictures import RunPictures
 from papermill_mcp.services.runs.starter import RunStarter
@@ -34,34 +31,29 @@ from papermill_mcp.utils.lazy import imported, lazy
 from papermill_mcp.utils.text_utils import count_noun
 
 if TYPE_CHECKING:
-    from papermill_mcp.core.papermill import output as papermill_output
-    from papermill_mcp.core.papermill import parameter_file, parameter_sets
-    from papermill_mcp.core.runs import notebook_run
+    from papermill_mcp.core.papermill import batch_outputs, parameter_file, parameter_sets
+    from papermill_mcp.core.papermill.batch_outputs import OutputsOf
     from papermill_mcp.core.runs import table as tables
-    from papermill_mcp.core.runs.notebook_run import RunSummary
     from papermill_mcp.services.runs import batch_report
 else:
     batch_report = lazy("papermill_mcp.services.runs.batch_report")
     tables = lazy("papermill_mcp.core.runs.table")
-    papermill_output = lazy("papermill_mcp.core.papermill.output")
+    batch_outputs = lazy("papermill_mcp.core.papermill.batch_outputs")
     parameter_file = lazy("papermill_mcp.core.papermill.parameter_file")
     parameter_sets = lazy("papermill_mcp.core.papermill.parameter_sets")
-    notebook_run = lazy("papermill_mcp.core.runs.notebook_run")
 
-#: Runs of one batch, at most.
+#: Runs of one batch in this server, and on a cluster, at most.
 MAX_RUNS = 1000
+MAX_CLUSTER_RUNS = 10_000
 
-#: Metadata of cells that runs write, or front ends with them.
-_OF_RUNS = frozenset(("papermill", "execution", "collapsed", "scrolled", "ExecuteTime"))
+#: Runs that are planned in one go of a worker thread.
+_SLICE = 200
 
 #: Faults of parameters that are said at once.
 _MAX_FAULTS = 10
 
 #: Bytes of a file of parameters.
 MAX_FILE_BYTES = 50_000_000
-
-#: Characters of the digest in the name of an output.
-_DIGEST_CHARS = 12
 
 
 class BatchStarter:
@@ -101,29 +93,31 @@ class BatchStarter:
             BusyError: another run writes to one of the outputs.
         """
         await imported(parameter_sets)
+        paths = _paths(request.input_path, request.input_paths)
+        clustered = self._config.dask_scheduler is not None
+        most = MAX_CLUSTER_RUNS if clustered else MAX_RUNS
         found = await asyncio.to_thread(
             parameter_sets.parameter_sets,
             await self._listed(request.parameters),
             request.grid,
             sample=request.sample,
             seed=request.seed,
-            most=MAX_RUNS,
+            most=most,
         )
-        sets = found.sets
-        paths = _paths(request.input_path, request.input_paths)
-        if len(paths) * len(sets) > MAX_RUNS:
+        if (number := len(paths) * len(found.sets)) > most:
             raise InvalidArgumentError(
-                f"{len(paths)} notebooks with {len(sets)} sets of parameters make {len(paths) * len(sets):,} runs",
-                allowed=f"a batch has at most {MAX_RUNS:,}",
+                f"{len(paths)} notebooks with {len(found.sets):,} sets of parameters make {number:,} runs",
+                allowed=f"a batch has at most {most:,}",
                 state="nothing was run",
                 advice="make several batches of it",
             )
-        rows = self._rows(await self._planned(request, paths, sets), request.output_directory)
+        parts = await self._planned(request, paths, found.sets)
         backend: Backend = LocalBackend(self._config, self._bench)
         await imported(batch_report)
-        changed = [name for row in rows if (name := await self._place(row, resume=request.resume)) is not None]
+        changed = [name for part in parts for name in await self._place(part, resume=request.resume)]
+        rows = [row for part in parts for row in part.rows]
         kept = sum(row.kept for row in rows)
-        if self._config.dask_scheduler is not None and kept < len(rows):
+        if clustered and kept < len(rows):
             backend = await self._cluster([row for row in rows if not row.kept])
         batch = BatchRun(
             request,
@@ -135,7 +129,8 @@ class BatchStarter:
             reports=batch_report.BatchReports(self._config, self._pictures),
         )
         try:
-            await self._bench.claims.take([row.output for row in rows], batch.execution_id)
+            outputs = await asyncio.to_thread(lambda: [row.output for row in rows])
+            await self._bench.claims.take(outputs, batch.execution_id)
         except BaseException:
             await backend.aclose()
             raise
@@ -149,7 +144,7 @@ class BatchStarter:
                 f"another one: {listed(changed, limit=5)}"
             )
         batch.notes += filter(None, [found.note])
-        batch.notes += dict.fromkeys(warning for row in rows for warning in row.plan.warnings)
+        batch.notes += dict.fromkeys(note for part in parts for note in part.template.notes)
         return batch
 
     async def _listed(self, parameters: Sequence[dict[str, Any]] | str | None) -> Sequence[dict[str, Any]] | None:
@@ -184,7 +179,7 @@ class BatchStarter:
         """The Dask cluster, whose workers can do the runs."""
         backend = await DaskBackend.connect(self._config, self._bench)
         try:
-            await backend.check(rows)
+            await backend.check({id(row.template): row for row in rows}.values())
         except BaseException:
             await backend.aclose()
             raise
@@ -192,80 +187,72 @@ class BatchStarter:
 
     async def _planned(
         self, request: BatchRequest, paths: Sequence[str], sets: Sequence[dict[str, Any]]
-    ) -> list[tuple[PapermillRequest, PapermillPlan]]:
-        plans: list[tuple[PapermillRequest, PapermillPlan]] = []
-        faults: list[tuple[str, InvalidParametersError]] = []
-        from_file = isinstance(request.parameters, str)
+    ) -> list[_Part]:
+        """The runs of each notebook, checked. It is read and inspected once, and the sets are checked in threads.
+
+        Raises:
+            InvalidParametersError: the parameters of runs do not fit; the message names them.
+            InvalidArgumentError: two runs are the same.
+        """
+        parts: list[_Part] = []
+        names: dict[tuple[Path, str], int] = {}
+        first = 0
+        await imported(parameter_file, batch_outputs)
         for path in paths:
             notebook = await self._runs.input(path)
-            for values in sets:
-                one = PapermillRequest(
-                    input_path=path,
-                    parameters=values,
-                    timeout=request.timeout,
-                    continue_on_error=request.continue_on_error,
-                    strict_parameters=request.strict_parameters,
-                    kernel_name=request.kernel_name,
-                    python=request.python,
-                    language=request.language,
-                    report_mode=request.report_mode,
-                    overwrite=True,
-                )
-                row = values if from_file and isinstance(values, parameter_file.TextSet) else None
-                try:
-                    plan = await self._runs.plan(notebook, one, columns=None if row is None else row.columns)
-                except InvalidParametersError as error:
-                    if len(paths) * len(sets) == 1:
-                        raise
-                    line = f" (line {row.line})" if row is not None else ""
-                    faults.append((f"run {len(plans) + len(faults)}{line}", error))
-                    if len(faults) == _MAX_FAULTS:
-                        raise _all_of(faults, notebook.display_path) from error
-                except ServerError as error:
-                    if len(paths) * len(sets) == 1:
-                        raise
-                    place = f"run {len(plans) + len(faults)} of the batch, {notebook.display_path}"
-                    raise error.within(place) from error
-                else:
-                    plans.append((one.model_copy(update={"parameters": dict(plan.task.parameters)}), plan))
-            if faults:
-                raise _all_of(faults, notebook.display_path) from faults[0][1]
-        return plans
+            one = PapermillRequest(
+                input_path=path,
+                timeout=request.timeout,
+                continue_on_error=request.continue_on_error,
+                strict_parameters=request.strict_parameters,
+                kernel_name=request.kernel_name,
+                python=request.python,
+                language=request.language,
+                report_mode=request.report_mode,
+                overwrite=True,
+            )
+            try:
+                template = await self._runs.template(notebook, one)
+            except ServerError as error:
+                if len(paths) * len(sets) == 1:
+                    raise
+                raise error.within(f"run {first} of the batch, {notebook.display_path}") from error
+            faults = _Faults(notebook.display_path, first, alone=len(paths) * len(sets) == 1)
+            checked: list[dict[str, Any]] = []
+            for start in range(0, len(sets), _SLICE):
+                checked += await asyncio.to_thread(_checked, template, sets[start : start + _SLICE], start, faults)
+            faults.none_left()
+            default = f"{self._config.output_directory}/{short_stem(notebook.path)}-batch"
+            directory = self._workspace.directory(request.output_directory or default, create=True)
+            part = _Part(
+                template, directory, batch_outputs.OutputsOf(notebook.document, template.task, notebook.revision)
+            )
+            for start in range(0, len(sets), _SLICE):
+                await asyncio.to_thread(part.add, checked[start : start + _SLICE], first + start, names)
+            parts.append(part)
+            first += len(sets)
+        return parts
 
-    def _rows(
-        self, plans: Sequence[tuple[PapermillRequest, PapermillPlan]], output_directory: str | None
-    ) -> list[BatchRow]:
-        rows: list[BatchRow] = []
-        by_output: dict[Path, int] = {}
-        for number, (request, plan) in enumerate(plans):
-            default = f"{self._config.output_directory}/{short_stem(plan.notebook.path)}-batch"
-            output = self._workspace.directory(output_directory or default, create=True) / _output_name(plan)
-            other = by_output.setdefault(output, number)
-            if other != number:
-                raise InvalidArgumentError(
-                    f"runs {other} and {number} are the same: {plan.notebook.display_path} with "
-                    f"{_short(plan.task.parameters)}",
-                    state="nothing was run",
-                    advice="give each run once; to repeat a run, add a parameter that numbers the repetition",
-                )
-            rows.append(BatchRow(number, request, plan, output))
-        return rows
-
-    async def _place(self, row: BatchRow, *, resume: bool) -> str | None:
-        """Count a run as done if its output is there from an earlier batch, and complete.
-
-        An output that was changed since is left as it is: the run gets another one.
+    async def _place(self, part: _Part, *, resume: bool) -> list[str]:
+        """Count runs as done whose outputs are there from an earlier batch, and complete.
 
         Returns:
-            The name of a changed output.
+            The names of outputs that were changed since. They stay: their runs get others.
         """
-        first = row.output
+        there = await asyncio.to_thread(lambda: {file.name for file in part.directory.iterdir()})
+        looks = [await self._look(row, part, there, resume=resume) for row in part.rows if row.name in there]
+        return [name for name in looks if name is not None]
+
+    async def _look(self, row: BatchRow, part: _Part, there: Container[str], *, resume: bool) -> str | None:
+        """Look at the output that a run finds. Returns its name if it was changed, and the run has another one."""
+        first = row.name
         for number in itertools.count(2):
-            if not await asyncio.to_thread(row.output.exists):
+            if row.name not in there:
                 break
             try:
-                async with self._bench.notebooks.opened(self._workspace.display_path(row.output)) as (notebook, work):
-                    changed, summary = await work.run(partial(_looked_at, notebook.document, row))
+                path = self._workspace.display_path(row.output)
+                async with self._bench.notebooks.opened(path) as (notebook, work):
+                    changed, summary = await work.run(partial(part.outputs.look, notebook.document, row.values))
             except ServerError:
                 break  # if something else is in its place, the run says so
             if resume and summary is not None:
@@ -273,13 +260,100 @@ class BatchStarter:
                 break
             if not changed:
                 break
-            row.output = first.with_name(f"{first.stem}-{number}.ipynb")
-        return first.name if row.output != first and not row.kept else None
+            row.name = f"{first.removesuffix('.ipynb')}-{number}.ipynb"
+        return first if row.name != first and not row.kept else None
+
+
+@dataclass
+class _Part:
+    """The runs of one notebook in a batch, and their outputs."""
+
+    template: RunTemplate
+    directory: Path
+    outputs: OutputsOf
+    rows: list[BatchRow] = field(default_factory=list)
+
+    def add(self, sets: Sequence[dict[str, Any]], first: int, names: dict[tuple[Path, str], int]) -> None:
+        """Add a run for each set of parameters. Called in a worker thread.
+
+        Args:
+            first: the number of the first of them in the batch.
+            names: the outputs of the runs so far; those of these runs are added.
+
+        Raises:
+            InvalidArgumentError: two runs are the same.
+        """
+        notebook = self.template.notebook
+        stem = short_stem(notebook.path)
+        for number, values in enumerate(sets, first):
+            name = f"{stem}-{self.outputs.digest(values)}.ipynb"
+            other = names.setdefault((self.directory, name), number)
+            if other != number:
+                raise InvalidArgumentError(
+                    f"runs {other} and {number} are the same: {notebook.display_path} with {_short(values)}",
+                    state="nothing was run",
+                    advice="give each run once; to repeat a run, add a parameter that numbers the repetition",
+                )
+            self.rows.append(BatchRow(number, self.template, values, self.directory, name))
+
+
+class _Faults:
+    """The runs of a notebook whose parameters do not fit.
+
+    Args:
+        first: the number of its first run in the batch.
+        alone: it is the only run of the batch.
+    """
+
+    def __init__(self, notebook: str, first: int, *, alone: bool) -> None:
+        self._notebook = notebook
+        self._first = first
+        self._alone = alone
+        self._faults: list[tuple[str, InvalidParametersError]] = []
+
+    def add(self, number: int, values: Mapping[str, Any], error: InvalidParametersError) -> None:
+        """Remember a fault.
+
+        Raises:
+            InvalidParametersError: there are enough for one message.
+        """
+        if self._alone:
+            raise error
+        line = f" (line {values.line})" if isinstance(values, parameter_file.TextSet) else ""
+        self._faults.append((f"run {self._first + number}{line}", error))
+        if len(self._faults) == _MAX_FAULTS:
+            self.none_left()
+
+    def none_left(self) -> None:
+        """Check that there is no fault.
+
+        Raises:
+            InvalidParametersError: there are some.
+        """
+        if self._faults:
+            raise _all_of(self._faults, self._notebook) from self._faults[0][1]
+
+
+def _checked(
+    template: RunTemplate, sets: Sequence[dict[str, Any]], first: int, faults: _Faults
+) -> list[dict[str, Any]]:
+    """Sets of parameters as they are injected. Called in a worker thread. Args: `first`: the number of the first."""
+    found: list[dict[str, Any]] = []
+    for number, given in enumerate(sets, first):
+        columns = given.columns if isinstance(given, parameter_file.TextSet) else None
+        try:
+            values, warnings = template.checked(given, columns=columns)
+        except InvalidParametersError as error:
+            faults.add(number, given, error)
+        else:
+            found.append(values)
+            template.notes += [warning for warning in warnings if warning not in template.notes]
+    return found
 
 
 def _table(rows: Sequence[BatchRow], request: BatchRequest, memory: Path | None) -> tables.ResultsTable:
     """The table of a batch, in the directory that holds all of its outputs."""
-    directory = os.path.commonpath([row.output.parent for row in rows])
+    directory = os.path.commonpath({row.directory for row in rows})
     return tables.ResultsTable(Path(directory), request.execution_id, memory)
 
 
@@ -300,51 +374,6 @@ def _paths(input_path: str | None, input_paths: Sequence[str] | None) -> list[st
     if (input_path is None) == (not input_paths):
         raise InvalidArgumentError("give exactly one of input_path and input_paths", state="nothing was run")
     return [input_path] if input_path is not None else list(input_paths or [])
-
-
-def _output_name(plan: PapermillPlan) -> str:
-    """A name that is the same for the same notebook, parameters and kernel, and for nothing else."""
-    task = plan.task
-    facts = [plan.notebook.display_path, plan.notebook.revision, task.parameters, task.kernel_name, task.language]
-    if task.environment is not None:
-        facts.append(str(task.environment.python))
-    if task.report_mode:
-        facts.append("report")
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:_DIGEST_CHARS]
-    return f"{short_stem(plan.notebook.path)}-{digest}.ipynb"
-
-
-def _looked_at(document: NotebookDocument, row: BatchRow) -> tuple[bool, RunSummary | None]:
-    """Whether the cells of an output are others than its run made, and its summary if it is complete.
-
-    Cells of text that were added do not make it incomplete.
-    """
-    wanted = papermill_output.prepare(row.plan.notebook.document, row.plan.into(row.output)).document.cells
-    found = [cell for cell in document.cells if ERROR_MARKER_TAG not in cell.tags]
-    changed = list(map(_as_made, found)) != list(map(_as_made, wanted))
-    code, wanted_code = ([_as_made(cell) for cell in cells if cell.cell_type == "code"] for cells in (found, wanted))
-    return changed, _completed(document, row.plan.task.parameters) if code == wanted_code else None
-
-
-def _as_made(cell: NotebookCell) -> tuple[str | None, str, dict[str, Any]]:
-    """A cell as a run leaves it, without the run's own traces."""
-    metadata = {name: value for name, value in cell.metadata.items() if name not in _OF_RUNS}
-    return cell.cell_type, cell.source, metadata
-
-
-def _completed(document: NotebookDocument, values: Mapping[str, Any]) -> RunSummary | None:
-    if completed_run(document) != values or any(map(_is_cleared, document.cells)):
-        return None
-    cells = [cell for cell in document.cells if cell.cell_type == "code"]
-    outputs = [output for cell in cells for output in cell.outputs]
-    text = notebook_run.last_text(reversed(outputs))
-    return notebook_run.RunSummary(len(cells), len(cells), None, None, recorded_values(outputs), text=text)
-
-
-def _is_cleared(cell: NotebookCell) -> bool:
-    """Whether a cell that ran has lost its result since."""
-    ran = cell.cell_type == "code" and bool(cell.source.strip()) and of_cell(cell).get("status") == COMPLETED
-    return ran and cell.member("execution_count") is None and notebook_run.SKIP_TAG not in cell.tags
 
 
 def _short(values: Mapping[str, Any]) -> str:

@@ -27,7 +27,7 @@ class Claims:
 
     def __init__(self, workspace: Workspace, state: Path | None = None) -> None:
         self._workspace = workspace
-        self._owners: dict[Path, str] = {}
+        self._owners: dict[str, str] = {}  # by real path, as text: a batch may have thousands
         self._files = ClaimFiles(state / "claims") if state is not None else None
         self._warned = False
 
@@ -43,20 +43,21 @@ class Claims:
         Raises:
             BusyError: another run has one of them.
         """
-        wanted = [path for path in dict.fromkeys(paths) if self._owners.get(path) != owner]
-        for path in wanted:
-            if path in self._owners:
+        wanted = {name: path for path in paths if self._owners.get(name := str(path)) != owner}
+        for name, path in wanted.items():
+            if (holder := self._owners.get(name)) is not None:
                 raise self._busy(
                     path,
                     (doing, state),
-                    f"execution {self._owners[path]}",
+                    f"execution {holder}",
                     "wait for it with get_execution, or end it with cancel_execution",
                 )
         self._owners |= dict.fromkeys(wanted, owner)
         try:
-            await self._take_files(wanted, owner, (doing, state))
+            await self._take_files(list(wanted.values()), owner, (doing, state))
         except BaseException:
-            self._owners = {path: other for path, other in self._owners.items() if path not in wanted}
+            for name in wanted:
+                self._owners.pop(name, None)
             raise
 
     async def _take_files(self, paths: list[Path], owner: str, words: tuple[str, str]) -> None:
@@ -95,6 +96,13 @@ class Claims:
         if self._files is not None:
             self._files.release(owner)
 
+    async def release_many(self, owner: str) -> None:
+        """The same for a run with many files: those of its claims are removed in a thread."""
+        self._owners = {path: other for path, other in self._owners.items() if other != owner}
+        if self._files is not None:
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(self._files.release, owner)
+
     def __contains__(self, path: Path) -> bool:
         """Whether a run has the file, in this server or another."""
-        return path in self._owners or (self._files is not None and self._files.has(path))
+        return str(path) in self._owners or (self._files is not None and self._files.has(path))

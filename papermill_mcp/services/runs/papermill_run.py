@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,11 +27,14 @@ from papermill_mcp.utils.lazy import imported, lazy
 if TYPE_CHECKING:
     from papermill_mcp.core import papermill_executor as recipes
     from papermill_mcp.core.kernels.kernel import Kernel
+    from papermill_mcp.core.papermill import parameter_file
     from papermill_mcp.core.papermill.output import PapermillTask
+    from papermill_mcp.core.papermill.parameters import NotebookParameters
     from papermill_mcp.core.papermill_executor import Outcome, PapermillRecipe
     from papermill_mcp.core.runs.store import ExecutionStore
     from papermill_mcp.services.staleness import Staleness
 else:
+    parameter_file = lazy("papermill_mcp.core.papermill.parameter_file")
     recipes = lazy("papermill_mcp.core.papermill_executor")
 
 
@@ -88,6 +92,62 @@ class PapermillPlan:
     def released(self) -> PapermillPlan:
         """The plan without the document, after the run."""
         return replace(self, notebook=self.notebook.released())
+
+
+@dataclass
+class RunTemplate:
+    """Runs of one notebook that differ in their parameters and outputs only. It holds the document once for all.
+
+    Args:
+        request: of one run, without parameters and output.
+        task: the same.
+        known: the parameters of the notebook.
+        notes: sentences for the client about each of the runs.
+    """
+
+    request: PapermillRequest
+    notebook: RunInput
+    task: PapermillTask
+    known: NotebookParameters
+    notes: list[str]
+    planned_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    def checked(
+        self, values: Mapping[str, Any], *, columns: Sequence[str] | None = None
+    ) -> tuple[dict[str, Any], list[str]]:
+        """Parameters of a run as they are injected, and warnings. Called in a worker thread.
+
+        Args:
+            columns: the names of the table that the values come from. They are text, and get the types that the
+                parameters of the notebook have. A name without any value is checked, too.
+
+        Raises:
+            InvalidParametersError: the parameters do not fit the notebook.
+        """
+        found, unknown = dict(values), {}
+        if columns is not None:
+            unknown = parameter_file.unknown_columns(columns, self.known)
+            found = parameter_file.typed(found, self.known)
+        return found, self.known.check(unknown | found, strict=self.request.strict_parameters)
+
+    def plan(self, values: dict[str, Any], warnings: Sequence[str] = ()) -> PapermillPlan:
+        """One of the runs. Args: `warnings`: sentences for the client about its parameters."""
+        task = replace(self.task, parameters=values)
+        return PapermillPlan(self.notebook, task, [*self.notes, *warnings], self.planned_at)
+
+    def request_of(self, values: dict[str, Any]) -> PapermillRequest:
+        """The request of one of the runs, with an id of its own."""
+        return PapermillRequest(**{**dict(self.request), "parameters": values})
+
+    @cached_property
+    def rendered(self) -> bytes:
+        """The notebook as bytes. Called in a worker thread."""
+        return self.notebook.document.render()
+
+    def release(self) -> None:
+        """Let go of the document: all runs are over."""
+        self.notebook = self.notebook.released()
+        self.__dict__.pop("rendered", None)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from papermill_mcp.services.notebooks.view import ranges, select
 from papermill_mcp.services.runs.cell_run import CellRun
 from papermill_mcp.services.runs.in_place_run import InPlaceRun
 from papermill_mcp.services.runs.install_run import InstallRun, Recording
-from papermill_mcp.services.runs.papermill_run import Bench, PapermillPlan, PapermillRun, RunInput
+from papermill_mcp.services.runs.papermill_run import Bench, PapermillPlan, PapermillRun, RunInput, RunTemplate
 from papermill_mcp.services.runs.requests import (
     CodeRequest,
     InstallRequest,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from papermill_mcp.core.environments import declared, requirements
     from papermill_mcp.core.environments.reading import Environment
     from papermill_mcp.core.papermill import output as papermill_output
-    from papermill_mcp.core.papermill import parameter_file, resume
+    from papermill_mcp.core.papermill import parameters, resume
     from papermill_mcp.core.papermill.resume import ResumedObserver
     from papermill_mcp.core.runs import notebook_run
     from papermill_mcp.core.runs.notebook_run import RunCell
@@ -43,7 +43,7 @@ else:
     declared = lazy("papermill_mcp.core.environments.declared")
     requirements = lazy("papermill_mcp.core.environments.requirements")
     papermill_output = lazy("papermill_mcp.core.papermill.output")
-    parameter_file = lazy("papermill_mcp.core.papermill.parameter_file")
+    parameters = lazy("papermill_mcp.core.papermill.parameters")
     resume = lazy("papermill_mcp.core.papermill.resume")
     notebook_run = lazy("papermill_mcp.core.runs.notebook_run")
 
@@ -203,20 +203,24 @@ class RunStarter:
             notes = await self._bench.notebooks.undone(notebook, outputs=False)
             return await work.run(lambda: RunInput.of(notebook, notes))
 
-    async def plan(
-        self, notebook: RunInput, request: PapermillRequest, *, columns: Sequence[str] | None = None
-    ) -> PapermillPlan:
+    async def plan(self, notebook: RunInput, request: PapermillRequest) -> PapermillPlan:
         """Check that a notebook can be run with these parameters, before anything is begun.
-
-        Args:
-            columns: the names of the table that the values come from. They are text, and get the types that the
-                parameters of the notebook have. A name without any value is checked, too.
 
         Raises:
             InvalidParametersError: the parameters do not fit the notebook.
             KernelSpecNotFoundError: no such kernel is installed.
         """
-        await imported(papermill_output)
+        template = await self.template(notebook, request)
+        values, warnings = await asyncio.to_thread(template.checked, request.parameters or {})
+        return template.plan(values, warnings)
+
+    async def template(self, notebook: RunInput, request: PapermillRequest) -> RunTemplate:
+        """All that runs of a notebook have in common, whatever their parameters.
+
+        Raises:
+            KernelSpecNotFoundError: no such kernel is installed.
+        """
+        await imported(papermill_output, parameters)
         document = notebook.document
         choice = await self._bench.kernels.choose(
             notebook.path.parent, document=document, python=request.python, kernel_name=request.kernel_name
@@ -230,25 +234,9 @@ class RunStarter:
         if language is None:
             chosen = request.kernel_name or request.python
             language = kernelspec["language"] if chosen else (document.language or kernelspec["language"])
-        values = dict(request.parameters or {})
-        unknown: dict[str, str] = {}
-        if columns is not None:
-            unknown = await asyncio.to_thread(
-                parameter_file.unknown_columns, columns, document, kernel_name=name, language=language
-            )
-            values = await asyncio.to_thread(
-                parameter_file.typed, values, document, kernel_name=name, language=language
-            )
-        warnings = await asyncio.to_thread(
-            papermill_output.check_parameters,
-            unknown | values,
-            document,
-            kernel_name=name,
-            language=language,
-            strict=request.strict_parameters,
-        )
+        known = await asyncio.to_thread(parameters.NotebookParameters, document, kernel_name=name, language=language)
         task = papermill_output.PapermillTask(
-            parameters=values,
+            parameters={},
             kernelspec=kernelspec,
             environment=choice.environment,
             python=choice.label,
@@ -261,7 +249,7 @@ class RunStarter:
             continue_on_error=self._continues(request.continue_on_error),
             report_mode=request.report_mode,
         )
-        return PapermillPlan(notebook, task, [*notebook.notes, *choice.notes, *warnings])
+        return RunTemplate(request, notebook, task, known, [*notebook.notes, *choice.notes])
 
     async def install(self, request: InstallRequest) -> InstallRun:
         """Install packages into the environment of a kernel, a notebook or a name.

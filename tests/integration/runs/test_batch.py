@@ -30,6 +30,8 @@ from helpers import (
 )
 from mcp import Client
 
+from papermill_mcp.core.papermill import parameters
+
 pytestmark = pytest.mark.kernel
 
 _PARAMETERS = cell("alpha: float = 0.5\nn = 1", tags=["parameters"])
@@ -232,6 +234,39 @@ async def test_wrong_parameters_of_one_run_stop_all_before_the_first_and_name_th
     assert lenient["status"] == "ok"
     assert any("'alpa'" in note for note in lenient["notes"])
     assert (workspace / "ran").read_text().split() == ["0.5:1"] * 2
+
+
+async def test_a_notebook_is_inspected_once_for_any_number_of_runs(
+    client: Connect, workspace: Path, notebook: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last row has a fault, so nothing runs."""
+    inspected: list[str] = []
+    real = parameters.inspect_parameters
+
+    def count(*arguments: Any) -> Any:
+        inspected.append(arguments[1])
+        return real(*arguments)
+
+    monkeypatch.setattr(parameters, "inspect_parameters", count)
+    (workspace / "many.csv").write_text("n,alpha\n" + "".join(f"{n},0.5\n" for n in range(999)) + "x,1\n")
+    async with client() as c:
+        message = await refused(c, "execute_notebook_batch", input_path="in.ipynb", parameters="many.csv")
+
+    assert "run 999 (line 1001)" in message
+    assert inspected == ["python3"]
+
+
+async def test_a_cluster_takes_more_runs_than_this_server(client: Connect, notebook: Path) -> None:
+    arguments: dict[str, Any] = {"input_path": "in.ipynb"}
+    async with client() as c:
+        here = await refused(c, "execute_notebook_batch", grid={"n": [*range(1001)]}, **arguments)
+    async with client(dask_scheduler="tcp://127.0.0.1:9", jupyter_timeout=1) as c:
+        some = await refused(c, "execute_notebook_batch", grid={"n": [*range(1001)]}, **arguments)
+        more = await refused(c, "execute_notebook_batch", grid={"n": [*range(10_001)]}, **arguments)
+
+    assert "at most 1,000 runs" in here
+    assert some.startswith("SERVER_NOT_RUNNING: ")
+    assert "at most 10,000 runs" in more
 
 
 @pytest.mark.slow

@@ -7,9 +7,8 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -19,6 +18,7 @@ from hypothesis import strategies as st
 from papermill_mcp.core.documents.document import NotebookDocument
 from papermill_mcp.core.kernels.request import RunStatus
 from papermill_mcp.core.papermill.output import PapermillTask
+from papermill_mcp.core.papermill.parameters import NotebookParameters
 from papermill_mcp.core.papermill_executor import Outcome
 from papermill_mcp.core.runs.notebook_run import RunSummary
 from papermill_mcp.core.runs.snapshot import END, Cursor, Snapshot
@@ -28,8 +28,9 @@ from papermill_mcp.services.runs import batch as batches
 from papermill_mcp.services.runs.batch import BatchRow, BatchRun
 from papermill_mcp.services.runs.claims import Claims
 from papermill_mcp.services.runs.journal import Journal
-from papermill_mcp.services.runs.papermill_run import PapermillPlan, RunInput
+from papermill_mcp.services.runs.papermill_run import RunInput, RunTemplate
 from papermill_mcp.services.runs.requests import RETRY_ON, AttemptEnd, BatchRequest, PapermillRequest
+from papermill_mcp.services.workspace import Workspace
 
 #: The ends of an attempt, with the kind of failure that each one is.
 _KINDS: dict[str, AttemptEnd | None] = {
@@ -166,15 +167,9 @@ def _rows(number: int, directory: Path) -> list[BatchRow]:
         report_mode=False,
     )
     notebook = RunInput(source, "in.ipynb", "r", NotebookDocument.new({}))
-    return [
-        BatchRow(
-            n,
-            PapermillRequest(input_path="in.ipynb"),
-            PapermillPlan(notebook, replace(task, parameters={"n": n}), []),
-            directory / f"{n}.ipynb",
-        )
-        for n in range(number)
-    ]
+    known = NotebookParameters(notebook.document, kernel_name="python3", language="python")
+    template = RunTemplate(PapermillRequest(input_path="in.ipynb"), notebook, task, known, [])
+    return [BatchRow(n, template, {"n": n}, directory, f"{n}.ipynb") for n in range(number)]
 
 
 async def _play(history: _History, directory: Path) -> None:
@@ -186,12 +181,11 @@ async def _play(history: _History, directory: Path) -> None:
         retry_on=None if history.retry_on is None else list(history.retry_on),
     )
     place, journal, rows = _Place(history), _Journal(), _rows(len(history.ends), directory)
-    claims = SimpleNamespace(release=lambda _: None)
     run = BatchRun(
         request,
         rows,
         place,
-        cast(Claims, claims),
+        Claims(Workspace([directory])),
         cast(Journal, journal),
         table=ResultsTable(directory, request.execution_id),
     )

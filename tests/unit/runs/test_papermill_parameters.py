@@ -15,8 +15,8 @@ from papermill_mcp.core.papermill import metadata
 from papermill_mcp.core.papermill.code import languages
 from papermill_mcp.core.papermill.output import PapermillTask, prepare
 from papermill_mcp.core.papermill.parameters import (
+    NotebookParameters,
     Parameter,
-    check_parameters,
     ignored_cells,
     inspect_parameters,
     is_python,
@@ -65,9 +65,8 @@ def check(
     language: str = "python",
     kernel: str = "python3",
 ) -> list[str]:
-    return check_parameters(
-        values, document(parameters, language, kernel), kernel_name=kernel, language=language, strict=strict
-    )
+    made = document(parameters, language, kernel)
+    return NotebookParameters(made, kernel_name=kernel, language=language).check(values, strict=strict)
 
 
 def refusal(values: dict[str, Any], parameters: str | None = _DEFAULTS, *, strict: bool = True) -> str:
@@ -477,12 +476,12 @@ def test_a_second_parameters_cell_is_named() -> None:
     """Papermill takes the first one. A name of the second is unknown, and its values hide those that were injected."""
     made = document("x = 1")
     made.insert(2, cell("y = 2", tags=["parameters"], cell_id="second"))
-    options: dict[str, Any] = {"kernel_name": "python3", "language": "python"}
+    known = NotebookParameters(made, kernel_name="python3", language="python")
 
     with pytest.raises(InvalidParametersError) as raised:
-        check_parameters({"y": 7}, made, **options, strict=True)
+        known.check({"y": 7}, strict=True)
     assert "2 [second]" in str(raised.value)
-    assert any("2 [second]" in warning for warning in check_parameters({"x": 7}, made, **options, strict=True))
+    assert any("2 [second]" in warning for warning in known.check({"x": 7}, strict=True))
     assert ignored_cells(document("x = 1")) is None
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from papermill_mcp.core.documents.document import NotebookDocument
 from papermill_mcp.core.papermill.parameter_file import TextSet, sets_in, typed
+from papermill_mcp.core.papermill.parameters import NotebookParameters
 from papermill_mcp.errors import InvalidArgumentError
 
 
@@ -30,7 +31,7 @@ def _refused(text: str | bytes, suffix: str = ".csv") -> str:
 def _typed(source: str, **values: str) -> dict[str, Any]:
     whole = {"cells": [cell(source, tags=["parameters"])], "metadata": {}, "nbformat": 4, "nbformat_minor": 4}
     document = NotebookDocument.parse(json.dumps(whole).encode(), display_path="a.ipynb")
-    return typed(values, document, kernel_name="python3", language="python")
+    return typed(values, NotebookParameters(document, kernel_name="python3", language="python"))
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,10 @@ class Python(Translated):
     def __init__(self) -> None:
         super().__init__(PythonTranslator, "Python")
 
+    def check(self, values: Mapping[str, Any]) -> None:
+        """See `Writer.check`. The translator is left out: it looks for Black each time, and runs it if it is there."""
+        Writer.code(self, values)
+
     def is_name(self, name: str) -> bool:
         """Whether a name is an identifier."""
         return name.isidentifier()

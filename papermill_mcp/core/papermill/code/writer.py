@@ -51,6 +51,14 @@ class Writer:
         """
         return "\n".join([self.comment, *(self._line(name, value) for name, value in values.items()), ""])
 
+    def check(self, values: Mapping[str, Any]) -> None:
+        """Check that the source can be written.
+
+        Raises:
+            InvalidParametersError: see `code`.
+        """
+        self.code(values)
+
     def _line(self, name: str, value: Any) -> str:
         self.check_name(name)
         try:
