@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from papermill_mcp.core.documents.document import NotebookDocument
 from papermill_mcp.core.kernels.kernel import Kernel
+from papermill_mcp.core.kernels.memory_watch import MemoryWatch
 from papermill_mcp.core.kernels.request import RunStatus
 from papermill_mcp.core.papermill.output import PapermillObserver, PapermillTask, prepare
 from papermill_mcp.core.runs.notebook_run import NotebookRun, RunCell, RunSummary, run_cells
@@ -29,6 +30,8 @@ class Outcome:
         seconds: from the start of the kernel to its end, without any queue.
         output: the whole output notebook where it is kept elsewhere; None if there is none, or it is in place.
         notes: sentences for the client.
+        peak_memory: the most resident bytes of the kernel and its processes; None if it is not known.
+        worker: the address of the Dask worker that did the run.
         lost_worker: the run was given up, since it lost one worker after the other.
     """
 
@@ -37,6 +40,8 @@ class Outcome:
     summary: RunSummary
     notes: list[str]
     output: bytes | None = None
+    peak_memory: int | None = None
+    worker: str | None = None
     lost_worker: bool = False
 
 
@@ -79,6 +84,7 @@ class PapermillRecipe:
         self._timings = timings
         self._owner = owner
         self._changed = changed
+        self._memory: MemoryWatch | None = None
         self.parameters: dict[str, Any] = {}
         self.status = RunStatus.INTERRUPTED
         self.notes: list[str] = []
@@ -118,8 +124,9 @@ class PapermillRecipe:
         complete = False
         try:
             self.file.start()
-            await self.run.run(self.kernel)
-            await self.run.hear_out()
+            async with MemoryWatch(self.kernel) as self._memory:
+                await self.run.run(self.kernel)
+                await self.run.hear_out()
             self.status = self.run.status
             complete = self.run.complete
         except asyncio.CancelledError as cancelled:
@@ -132,6 +139,11 @@ class PapermillRecipe:
             self.notes += await completed(self.file.close(change=mark))
             if self.status == RunStatus.OK and not self.file.complete:
                 self.status = RunStatus.ERROR
+
+    @property
+    def peak_memory(self) -> int | None:
+        """The most resident bytes that the kernel and its processes had; None if it is not known."""
+        return self._memory.peak if self._memory is not None else None
 
     @property
     def _failed(self) -> RunCell | None:

@@ -1,10 +1,13 @@
-"""How much a process and its children use, and whether one still lives."""
+"""How much a process and its children use, at a time and at most, and whether one still lives."""
 
 from __future__ import annotations
 
+import os
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from papermill_mcp.utils.file_utils import read_beginning
 from papermill_mcp.utils.lazy import lazy
 
 if TYPE_CHECKING:
@@ -14,6 +17,9 @@ else:
 
 #: Seconds over which processor use is measured.
 _SAMPLE = 0.1
+
+#: Bytes that are read of a file of the kernel of the system. Ids of children take at most eight each.
+_PROC_BYTES = 65_536
 
 
 def usage(pid: int) -> tuple[float, int] | None:
@@ -43,6 +49,47 @@ def usage(pid: int) -> tuple[float, int] | None:
     time.sleep(_SAMPLE)
     after, memory = spent()
     return round(100 * max(0.0, after - before) / (time.monotonic() - began), 1), memory
+
+
+def memory(pid: int) -> int | None:
+    """Resident bytes of a process and its descendants; None when it is gone. Memory that they share counts for each.
+
+    On Linux it reads a few small files for each process. Elsewhere it looks at all processes of the system.
+    """
+    proc = Path("/proc")
+    if not (proc / str(pid) / "task" / str(pid) / "children").exists():
+        return _memory_by_scan(pid)
+    page, found, left = os.sysconf("SC_PAGE_SIZE"), 0, [pid]
+    for one in left:
+        text = read_beginning(proc / str(one) / "statm", 200)
+        if text is None:
+            continue
+        found += int(text.split()[1]) * page
+        try:
+            threads = list((proc / str(one) / "task").iterdir())
+        except OSError:
+            continue
+        children = (read_beginning(thread / "children", _PROC_BYTES) for thread in threads)
+        left += [int(child) for text in children if text for child in text.split()]
+    return found or None
+
+
+def _memory_by_scan(pid: int) -> int | None:
+    found = 0
+    try:
+        leader = psutil.Process(pid)
+        for process in (leader, *leader.children(recursive=True)):
+            found += process.memory_info().rss
+    except psutil.Error:
+        pass
+    return found or None
+
+
+def peak_memory(pid: int) -> int | None:
+    """The most resident bytes that a living process itself has ever had, as Linux counts them; None elsewhere."""
+    text = read_beginning(Path(f"/proc/{pid}/status"), _PROC_BYTES)
+    line = next((line for line in (text or "").splitlines() if line.startswith("VmHWM:")), None)
+    return None if line is None else int(line.split()[1]) * 1024
 
 
 def lives(pid: int, *, before: float) -> bool:

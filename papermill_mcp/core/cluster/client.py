@@ -245,7 +245,7 @@ class Cluster:
             if await self._lacking_worker(sent, answer.worker):
                 return None
             raise answer.result
-        return replace(answer.result, notes=[*answer.result.notes, *_remarks(sent, answer)])
+        return replace(answer.result, notes=[*answer.result.notes, *_remarks(sent, answer)], worker=answer.worker)
 
     async def _lacking_worker(self, sent: _Sent, worker: str | None = None) -> bool:
         """Whether a run came to a worker that lacks something: it joined the cluster after the last look.

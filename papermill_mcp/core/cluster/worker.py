@@ -268,7 +268,8 @@ class _Run:
         self._recipe = recipe
         await recipe.perform()
         notes = [*bench.notes, *recipe.notes]
-        return papermill_run.Outcome(recipe.status, 0.0, recipe.summary, notes, recipe.file.content.data)
+        output = recipe.file.content.data
+        return papermill_run.Outcome(recipe.status, 0.0, recipe.summary, notes, output, peak_memory=recipe.peak_memory)
 
     def _stop(self, patience: float) -> None:
         self._stops.start(self._stop_within(patience))

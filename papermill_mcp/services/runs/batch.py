@@ -80,9 +80,11 @@ class _Result:
     recorded: Mapping[str, Any] = field(default_factory=dict)
     text: str | None = None
     notes: tuple[str, ...] = ()
+    peak_memory: int | None = None
+    worker: str | None = None
 
     @classmethod
-    def of(cls, status: RunStatus, seconds: float | None, summary: RunSummary, notes: Sequence[str] = ()) -> Self:
+    def of(cls, status: RunStatus, seconds: float | None, summary: RunSummary, **more: Any) -> Self:
         """The end with a summary. That may be large, so only the short values are kept."""
         return cls(
             status=status,
@@ -92,7 +94,7 @@ class _Result:
             failed_cell=summary.failed_index,
             recorded=short_values(summary.recorded),
             text=summary.text,
-            notes=tuple(notes),
+            **more,
         )
 
 
@@ -180,7 +182,8 @@ class BatchRow:
     def take(self, outcome: Outcome) -> None:
         """The attempt is over."""
         seconds = outcome.seconds if self.begun else None
-        self._over_with(_Result.of(outcome.status, seconds, outcome.summary, outcome.notes))
+        more = {"notes": tuple(outcome.notes), "peak_memory": outcome.peak_memory, "worker": outcome.worker}
+        self._over_with(_Result.of(outcome.status, seconds, outcome.summary, **more))
 
     def keep(self, summary: RunSummary) -> None:
         """An earlier batch has completed the run."""
@@ -289,6 +292,8 @@ class BatchRow:
             "started": iso_time(self._started_at) if self._started_at is not None else None,
             "duration": _rounded(self.seconds),
             "wait": _rounded(self._waited),
+            "peak_memory": result.peak_memory,
+            "worker": result.worker,
             "python": self.template.task.python,
             "input": str(self.template.notebook.path),
             "output": str(self.output),

@@ -325,7 +325,8 @@ class PapermillRun(BaseRun):
     def outcome(self) -> Outcome:
         """The end of the run."""
         assert self._recipe is not None
-        return recipes.Outcome(self._status, self.seconds, self._recipe.summary, self._recipe.notes)
+        recipe = self._recipe
+        return recipes.Outcome(self._status, self.seconds, recipe.summary, recipe.notes, peak_memory=recipe.peak_memory)
 
     @property
     def begun(self) -> bool:

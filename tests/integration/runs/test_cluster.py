@@ -788,6 +788,8 @@ async def test_a_batch_loses_no_run_and_counts_none_twice_when_a_worker_is_kille
     assert [row["parameters"]["n"] for row in again["runs"] if not row.get("kept")] == [3]
     assert [len(_ran(workspace, n)) for n in range(6)] == [2, 1, 1, 2, 1, 1]
     table = (workspace / facts["results"]).with_suffix(".jsonl").read_text().splitlines()
+    assert all(json.loads(line)["worker"].startswith("tcp://127.0.0.1:") for line in table[:6])
+    assert all(json.loads(line)["peak_memory"] > 20e6 for line in table[:6])
     assert [json.loads(line)["attempts"] for line in table] == [2, 1, 1, 1, 1, 1, 0, 0, 0, 1, 0, 0]
 
 

@@ -67,7 +67,7 @@ class Kernel:
 
     kernel_id, kernel_name, info = "k", "python3", {"language_info": {"name": "python", "version": "3"}}
     language, incarnation = "scripted", "1"
-    python = None
+    python = pid = None
     unused = False
 
     def __init__(self) -> None:

@@ -1,0 +1,47 @@
+"""The memory of a process and its children, at a time and at most."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from papermill_mcp.utils.process_stats import _memory_by_scan, memory, peak_memory
+
+_SIZE = 60_000_000
+_CHILD = f"import os, time\nx = b'1' * {_SIZE}\nprint('ready', flush=True)\ntime.sleep(60)"
+_PARENT = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {_CHILD!r}])"
+_FREED = f"x = b'1' * {_SIZE}\ndel x\nprint('ready', flush=True)\nimport time\ntime.sleep(60)"
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("look", [memory, _memory_by_scan])
+def test_the_memory_of_children_counts(look: object) -> None:
+    assert callable(look)
+    with subprocess.Popen([sys.executable, "-c", _PARENT], stdout=subprocess.PIPE, start_new_session=True) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+            found = look(process.pid)
+        finally:
+            os.killpg(process.pid, 9)
+    assert _SIZE < found < 3 * _SIZE
+    assert look(process.pid) is None, "it is gone"
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts it")
+def test_the_peak_stays_when_memory_is_given_back() -> None:
+    with subprocess.Popen([sys.executable, "-c", _FREED], stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+            peak, now = peak_memory(process.pid), memory(process.pid)
+        finally:
+            process.kill()
+    assert peak is not None
+    assert now is not None
+    assert peak > _SIZE > now
+    assert peak_memory(process.pid) is None
