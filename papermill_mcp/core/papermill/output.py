@@ -52,6 +52,7 @@ class PapermillTask:
         output_path: absolute, for papermill's metadata.
         display_path: the name of the notebook in messages.
         timeout_seconds: the longest time of a cell, None for no limit.
+        digest: of all that the output is made of; the output records it.
     """
 
     parameters: dict[str, Any]
@@ -66,6 +67,7 @@ class PapermillTask:
     environment: Environment | None = None
     python: str | None = None
     packages_in: Environment | None = None
+    digest: str | None = None
 
     @property
     def kernel_name(self) -> str:
@@ -105,6 +107,8 @@ def prepare(document: NotebookDocument, task: PapermillTask) -> PreparedRun:
     node = prepare_notebook_metadata(node, task.input_path, task.output_path, task.report_mode)
     if task.packages_in is not None:
         node.metadata.papermill["environment"] = _node(task.packages_in.record())
+    if task.digest is not None:
+        node.metadata.papermill["digest"] = task.digest
     node = remove_error_markers(node)
     manager = NotebookExecutionManager(node, progress_bar=False, autosave_cell_every=0)
     manager.notebook_start()

@@ -103,6 +103,7 @@ class BatchRow:
 
     Attributes:
         number: its place in the batch, from 0.
+        digest: of all that its output is made of.
         active: whether a backend has taken it and has not returned it.
         waits_for: the reason that an active run is queued.
         child: the run itself while it goes on in this server.
@@ -123,6 +124,7 @@ class BatchRow:
         "attempts",
         "changed",
         "child",
+        "digest",
         "directory",
         "earlier_errors",
         "kept",
@@ -133,12 +135,15 @@ class BatchRow:
         "waits_for",
     )
 
-    def __init__(self, number: int, template: RunTemplate, values: dict[str, Any], directory: Path, name: str) -> None:
+    def __init__(
+        self, number: int, template: RunTemplate, values: dict[str, Any], directory: Path, digest: str
+    ) -> None:
         self.number = number
         self.template = template
         self.values = values
         self.directory = directory
-        self.name = name
+        self.digest = digest
+        self.name = ""
         self.active = False
         self.kept = False
         self.waits_for: str | None = None
@@ -205,13 +210,13 @@ class BatchRow:
 
     @property
     def output(self) -> Path:
-        """The output. Thousands of paths take more memory than their names."""
+        """The output, once it has a name. Thousands of paths take more memory than their names."""
         return self.directory / self.name
 
     @property
     def plan(self) -> PapermillPlan:
         """The run."""
-        return self.template.plan(self.values)
+        return self.template.plan(self.values, digest=self.digest)
 
     @property
     def status(self) -> RunStatus:

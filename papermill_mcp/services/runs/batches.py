@@ -1,7 +1,7 @@
 """Begins batches: which runs there are, the name of each output, and which need not be run again.
 
-The name of an output is made of the notebook's bytes and the parameters. So a batch that was cut off is taken up by the
-same request: complete outputs are kept.
+An output records a digest of the notebook's bytes, the parameters and the Python, and has a name that is the same each
+time. So a batch that was cut off is taken up by the same request: complete outputs are kept.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import asyncio
 import itertools
 import json
 import os
-from collections.abc import Container, Mapping, Sequence
+from collections import Counter
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -114,7 +115,7 @@ class BatchStarter:
         parts = await self._planned(request, paths, found.sets)
         backend: Backend = LocalBackend(self._config, self._bench)
         await imported(batch_report)
-        changed = [name for part in parts for name in await self._place(part, resume=request.resume)]
+        changed = await self._place(parts, resume=request.resume)
         rows = [row for part in parts for row in part.rows]
         kept = sum(row.kept for row in rows)
         if clustered and kept < len(rows):
@@ -195,7 +196,7 @@ class BatchStarter:
             InvalidArgumentError: two runs are the same.
         """
         parts: list[_Part] = []
-        names: dict[tuple[Path, str], int] = {}
+        digests: dict[str, int] = {}
         first = 0
         await imported(parameter_file, batch_outputs)
         for path in paths:
@@ -228,73 +229,138 @@ class BatchStarter:
                 template, directory, batch_outputs.OutputsOf(notebook.document, template.task, notebook.revision)
             )
             for start in range(0, len(sets), _SLICE):
-                await asyncio.to_thread(part.add, checked[start : start + _SLICE], first + start, names)
+                await asyncio.to_thread(part.add, checked[start : start + _SLICE], first + start, digests)
             parts.append(part)
             first += len(sets)
         return parts
 
-    async def _place(self, part: _Part, *, resume: bool) -> list[str]:
-        """Count runs as done whose outputs are there from an earlier batch, and complete.
+    async def _place(self, parts: Sequence[_Part], *, resume: bool) -> list[str]:
+        """Give each run its output, and count runs as done whose outputs are there from an earlier batch, and complete.
 
         Returns:
             The names of outputs that were changed since. They stay: their runs get others.
         """
-        there = await asyncio.to_thread(lambda: {file.name for file in part.directory.iterdir()})
-        looks = [await self._look(row, part, there, resume=resume) for row in part.rows if row.name in there]
-        return [name for name in looks if name is not None]
+        await asyncio.to_thread(_name, parts)
+        changed = []
+        for part in parts:
+            there = await asyncio.to_thread(part.names_there)
+            for start in range(0, len(part.rows), _SLICE):
+                for row in await asyncio.to_thread(part.place, part.rows[start : start + _SLICE], there):
+                    changed += await self._look(row, part, there, resume=resume)
+        return changed
 
-    async def _look(self, row: BatchRow, part: _Part, there: Container[str], *, resume: bool) -> str | None:
-        """Look at the output that a run finds. Returns its name if it was changed, and the run has another one."""
-        first = row.name
-        for number in itertools.count(2):
-            if row.name not in there:
-                break
+    async def _look(self, row: BatchRow, part: _Part, there: Mapping[str, str], *, resume: bool) -> list[str]:
+        """Choose the output of a run that finds files under its names. Returns the names of those that were changed.
+
+        A complete output is kept. One that is incomplete and unchanged is replaced. Any other file stays.
+        """
+        free = ""
+        mine: list[str] = []
+        changed: list[str] = []
+        for number, (name, by_digest) in enumerate(part.options(row)):
+            found_name = there.get(name.casefold())
+            if found_name is None:
+                free = free or (name if by_digest or number == 0 else "")
+                if by_digest:
+                    break
+                continue
+            if found_name != name:
+                continue  # on other file systems it is the same one
             try:
-                path = self._workspace.display_path(row.output)
+                path = self._workspace.display_path(row.directory / name)
                 async with self._bench.notebooks.opened(path) as (notebook, work):
-                    changed, summary = await work.run(partial(part.outputs.look, notebook.document, row.values))
+                    found = await work.run(partial(part.outputs.look, notebook.document, row.values))
             except ServerError:
-                break  # if something else is in its place, the run says so
-            if resume and summary is not None:
-                row.keep(summary)
-                break
-            if not changed:
-                break
-            row.name = f"{first.removesuffix('.ipynb')}-{number}.ipynb"
-        return first if row.name != first and not row.kept else None
+                changed += [name] * by_digest  # something else is in its place
+                continue
+            if found.digest != row.digest and not (by_digest and found.digest is None):
+                continue
+            if resume and found.summary is not None:
+                row.name = name
+                row.keep(found.summary)
+                return []
+            (changed if found.changed else mine).append(name)
+        row.name = mine[0] if mine else free
+        return [] if mine else changed[:1]
 
 
 @dataclass
 class _Part:
-    """The runs of one notebook in a batch, and their outputs."""
+    """The runs of one notebook in a batch, and their outputs.
+
+    Attributes:
+        speaking: names that say the parameters, for each run, the best first.
+    """
 
     template: RunTemplate
     directory: Path
     outputs: OutputsOf
     rows: list[BatchRow] = field(default_factory=list)
+    speaking: list[list[str]] = field(default_factory=list)
 
-    def add(self, sets: Sequence[dict[str, Any]], first: int, names: dict[tuple[Path, str], int]) -> None:
+    @property
+    def stem(self) -> str:
+        """The beginning of the names of the outputs."""
+        return short_stem(self.template.notebook.path)
+
+    def add(self, sets: Sequence[dict[str, Any]], first: int, digests: dict[str, int]) -> None:
         """Add a run for each set of parameters. Called in a worker thread.
 
         Args:
             first: the number of the first of them in the batch.
-            names: the outputs of the runs so far; those of these runs are added.
+            digests: the runs so far; these runs are added.
 
         Raises:
             InvalidArgumentError: two runs are the same.
         """
-        notebook = self.template.notebook
-        stem = short_stem(notebook.path)
         for number, values in enumerate(sets, first):
-            name = f"{stem}-{self.outputs.digest(values)}.ipynb"
-            other = names.setdefault((self.directory, name), number)
+            digest = self.outputs.digest(values)
+            other = digests.setdefault(digest, number)
             if other != number:
                 raise InvalidArgumentError(
-                    f"runs {other} and {number} are the same: {notebook.display_path} with {_short(values)}",
+                    f"runs {other} and {number} are the same: {self.template.notebook.display_path} with "
+                    f"{_short(values)}",
                     state="nothing was run",
                     advice="give each run once; to repeat a run, add a parameter that numbers the repetition",
                 )
-            self.rows.append(BatchRow(number, self.template, values, self.directory, name))
+            self.rows.append(BatchRow(number, self.template, values, self.directory, digest))
+
+    def names_there(self) -> dict[str, str]:
+        """The names of the files in the directory, by their text without case. Called in a worker thread."""
+        return {file.name.casefold(): file.name for file in self.directory.iterdir()}
+
+    def place(self, rows: Sequence[BatchRow], there: Container[str]) -> list[BatchRow]:
+        """Give the best of its names to each run that finds none of them taken. Returns the other runs."""
+        left = []
+        for row in rows:
+            by_digest = batch_outputs.digest_name(self.stem, row.digest)
+            names = [*self.speaking[row.number - self.rows[0].number], by_digest]
+            if any(name.casefold() in there for name in names):
+                left.append(row)
+            else:
+                row.name = names[0]
+        return left
+
+    def options(self, row: BatchRow) -> Iterator[tuple[str, bool]]:
+        """The names that an output may have, without end, and whether each is after its digest."""
+        yield from ((name, False) for name in self.speaking[row.number - self.rows[0].number])
+        yield from ((batch_outputs.digest_name(self.stem, row.digest, number), True) for number in itertools.count(1))
+
+
+def _name(parts: Sequence[_Part]) -> None:
+    """Find the names that say parameters. Those that two runs would have, up to case, are dropped."""
+    for part in parts:
+        part.speaking = batch_outputs.speaking_names(part.stem, [row.values for row in part.rows])
+    times = Counter(
+        (part.directory, name)
+        for part in parts
+        for names in part.speaking
+        for name in {name.casefold() for name in names}
+    )
+    for part in parts:
+        part.speaking = [
+            [name for name in names if times[part.directory, name.casefold()] == 1] for names in part.speaking
+        ]
 
 
 class _Faults:

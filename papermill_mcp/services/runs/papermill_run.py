@@ -130,9 +130,14 @@ class RunTemplate:
             found = parameter_file.typed(found, self.known)
         return found, self.known.check(unknown | found, strict=self.request.strict_parameters)
 
-    def plan(self, values: dict[str, Any], warnings: Sequence[str] = ()) -> PapermillPlan:
-        """One of the runs. Args: `warnings`: sentences for the client about its parameters."""
-        task = replace(self.task, parameters=values)
+    def plan(self, values: dict[str, Any], warnings: Sequence[str] = (), *, digest: str | None = None) -> PapermillPlan:
+        """One of the runs.
+
+        Args:
+            warnings: sentences for the client about its parameters.
+            digest: see `PapermillTask`.
+        """
+        task = replace(self.task, parameters=values, digest=digest)
         return PapermillPlan(self.notebook, task, [*self.notes, *warnings], self.planned_at)
 
     def request_of(self, values: dict[str, Any]) -> PapermillRequest:

@@ -102,7 +102,7 @@ async def test_the_text_has_a_short_line_for_each_run(client: Connect, notebook:
     assert "runs: 2 of 2 done, 1 failed" in lines
     (first,) = [line for line in lines if line.startswith("- run 0: ok · ")]
     (second,) = [line for line in lines if line.startswith("- run 1: error · ")]
-    assert re.search(r'· \{"n": 3\} · in-[0-9a-f]{12}\.ipynb$', first)
+    assert re.search(r'· \{"n": 3\} · in-n=3\.ipynb$', first)
     at = lines.index("by n:")
     assert lines[at + 1 : at + 4] == ["n | run | product", "2 | 1 | failed", "3 | 0 | 1.5"]
     assert second.endswith("cell 5: AssertionError: two")
@@ -270,7 +270,7 @@ async def test_a_cluster_takes_more_runs_than_this_server(client: Connect, noteb
 
 
 @pytest.mark.slow
-async def test_an_output_that_is_no_notebook_is_not_replaced_and_the_others_run(
+async def test_an_output_that_is_no_notebook_is_not_replaced_and_its_run_has_another_one(
     client: Connect, workspace: Path, notebook: Path
 ) -> None:
     async with client() as c:
@@ -279,8 +279,9 @@ async def test_an_output_that_is_no_notebook_is_not_replaced_and_the_others_run(
         in_the_way.write_text("precious\n")
         again = await batch(c, input_path="in.ipynb", parameters=[{"n": 3}, {"n": 4}])
 
-    assert [row["status"] for row in rows(again)] == ["error", "ok"]
-    assert rows(again)[0]["error"].startswith("NOT_A_NOTEBOOK: ")
+    assert [row["status"] for row in rows(again)] == ["ok", "ok"]
+    assert [row.get("kept") for row in rows(again)] == [None, True]
+    assert re.fullmatch(r"outputs/in-batch/in-[0-9a-f]{12}\.ipynb", rows(again)[0]["output_path"])
     assert in_the_way.read_text() == "precious\n"
 
 
@@ -316,6 +317,41 @@ async def test_a_notebook_that_was_changed_is_run_again(client: Connect, workspa
     assert before["runs"][0]["output_path"] != after["runs"][0]["output_path"]
     assert "kept" not in after["runs"][0]
     assert after["runs"][0]["result"] == [{"name": "product", "value": 2.0}]
+
+
+async def test_outputs_say_their_parameters_and_those_of_earlier_names_are_kept(
+    client: Connect, workspace: Path, notebook: Path
+) -> None:
+    """A name alone proves nothing: an output of another version of the notebook stays, and the run has another one."""
+    request: dict[str, Any] = {"input_path": "in.ipynb", "grid": {"n": [3, 4], "alpha": [0.5]}}
+    async with client() as c:
+        first = await batch(c, **request)
+        smaller = await batch(c, input_path="in.ipynb", grid={"n": [3], "alpha": [0.5]})
+        old = workspace / rows(first)[1]["output_path"]
+        output = read_json(old)
+        digest = output["metadata"]["papermill"].pop("digest")
+        old.unlink()
+        earlier = old.with_name(f"in-{digest[:12]}.ipynb")
+        earlier.write_text(json.dumps(output))
+        again = await batch(c, **request)
+        (workspace / "outputs" / "in-batch" / "IN-n=9.ipynb").write_text("of a person")
+        cased = await batch(c, input_path="in.ipynb", parameters=[{"n": 9}])
+        before = (workspace / rows(first)[0]["output_path"]).read_bytes()
+        await call(c, "update_cell", path="in.ipynb", index=1, source="n += 1")
+        changed = await batch(c, **request)
+
+    assert [Path(row["output_path"]).name for row in rows(first)] == ["in-n=3.ipynb", "in-n=4.ipynb"]
+    assert smaller["runs"][0].get("kept") is None, "its outputs are named after all parameters"
+    assert smaller["runs"][0]["output_path"].endswith("/in-n=3-alpha=0.5.ipynb")
+    assert [(row["kept"], Path(row["output_path"]).name) for row in rows(again)] == [
+        (True, "in-n=3.ipynb"),
+        (True, earlier.name),
+    ]
+    digest_named = re.compile(r"outputs/in-batch/in-[0-9a-f]{12}\.ipynb")
+    assert digest_named.fullmatch(cased["runs"][0]["output_path"])
+    assert digest_named.fullmatch(rows(changed)[0]["output_path"])
+    assert not any(row.get("kept") for row in rows(changed))
+    assert (workspace / rows(first)[0]["output_path"]).read_bytes() == before
 
 
 @pytest.mark.slow

@@ -327,7 +327,8 @@ async def test_an_output_that_a_person_changed_stays_and_its_run_has_another_one
         second = await call(c, "execute_notebook_batch", seconds=60, resume=resume, **request)
         third = await call(c, "execute_notebook_batch", seconds=60, **request)
     assert output.read_bytes() == before
-    assert second["runs"][0]["output_path"].endswith("-2.ipynb")
+    assert output.name == f"in-n={n}.ipynb"
+    assert re.fullmatch(r"outputs/in-batch/in-[0-9a-f]{12}\.ipynb", second["runs"][0]["output_path"])
     assert any("stays as it is" in note and output.name in note for note in second["notes"])
     assert third["runs"][0].get("kept") is (True if n == 1 else None)
     assert output.read_bytes() == before

@@ -169,7 +169,10 @@ def _rows(number: int, directory: Path) -> list[BatchRow]:
     notebook = RunInput(source, "in.ipynb", "r", NotebookDocument.new({}))
     known = NotebookParameters(notebook.document, kernel_name="python3", language="python")
     template = RunTemplate(PapermillRequest(input_path="in.ipynb"), notebook, task, known, [])
-    return [BatchRow(n, template, {"n": n}, directory, f"{n}.ipynb") for n in range(number)]
+    rows = [BatchRow(n, template, {"n": n}, directory, f"digest {n}") for n in range(number)]
+    for row in rows:
+        row.name = f"{row.number}.ipynb"
+    return rows
 
 
 async def _play(history: _History, directory: Path) -> None:
