@@ -62,7 +62,7 @@ from papermill_mcp.services.outputs import MAX_VIEWS, SUMMARY_CHARS
 from papermill_mcp.services.runs.batch import _MAX_ROWS as BATCH_ROWS
 from papermill_mcp.services.runs.batch_report import MAX_PICTURE_BYTES, MAX_PICTURES, PICTURE_SIDE
 from papermill_mcp.services.runs.batch_summary import MAX_POINTS
-from papermill_mcp.services.runs.batches import MAX_CLUSTER_RUNS, MAX_FILE_BYTES, MAX_RUNS
+from papermill_mcp.services.runs.batches import MAX_CLUSTER_RUNS, MAX_FILE_BYTES, MAX_RUNS, PLANNED_ROWS
 from papermill_mcp.services.runs.registry import _REMEMBERED as KEPT_EXECUTIONS
 from papermill_mcp.services.runs.registry import MAX_KEPT_BYTES
 from papermill_mcp.services.runs.run_pictures import MAX_OUTPUT_BYTES
@@ -251,6 +251,7 @@ LIMITS: dict[str, list[Limit]] = {
             _COUNTED,
         ),
         Limit("recorded numbers by the parameter that varies", f"{MAX_POINTS} runs, evenly spread", _COUNTED),
+        Limit("runs in the preview of a batch", count(PLANNED_ROWS, "runs"), _COUNTED),
         Limit("packages in the reply of an installation", count(PACKAGE_ROWS, "packages"), _COUNTED),
         Limit("a recorded value", count(_VALUE_CHARS, "characters"), "its length is shown"),
         Limit("headings; problems of a notebook", f"{_HEADINGS}; {PROBLEMS}", "the reply says that there are more"),

@@ -338,10 +338,11 @@ class KernelService:
         document: NotebookDocument | None = None,
         python: str | None = None,
         kernel_name: str | None = None,
+        make: bool = True,
     ) -> PythonChoice:
         """The Python, or the kernelspec, for a kernel that starts in a directory: see `Pythons.choose`.
 
-        An environment that the notebook declares is made, if need be.
+        An environment that the notebook declares is made, if need be, and with `make`.
 
         Raises:
             InvalidArgumentError: `python` and `kernel_name` are both given, or `python` names no environment.
@@ -354,7 +355,10 @@ class KernelService:
         )
         if choice.declaration is None:
             return choice
-        return choice.made(await (await self.maker()).environment(choice.declaration))
+        maker = await self.maker()
+        if not make:
+            return choice.made(await asyncio.to_thread(maker.planned, choice.declaration))
+        return choice.made(await maker.environment(choice.declaration))
 
     async def maker(self) -> EnvironmentMaker:
         """The maker of environments that notebooks declare."""

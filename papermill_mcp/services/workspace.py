@@ -182,8 +182,11 @@ class Workspace:
         stems = {one[: -len(_SUFFIX)]: one for one in found}  # the suffix that all have makes none alike
         return [*dict.fromkeys([*same, *(stems[stem] for stem in alike(asked, [*stems]))])][:_NEAR_SHOWN]
 
-    def directory(self, path: str, *, create: bool = False) -> Path:
+    def directory(self, path: str, *, create: bool = False, make: bool = True) -> Path:
         """The real path of a directory; with `create`, one that may be written to and is made if missing.
+
+        Args:
+            make: with `create`, make it now; otherwise it may stay missing.
 
         Raises:
             PathNotAllowedError: it leaves the roots, or is no directory.
@@ -197,7 +200,8 @@ class Workspace:
         if status is None:
             if not create:
                 raise NotFoundError(f"The directory {_quoted(path)} does not exist", state=_NOT_TOUCHED)
-            make_directory(real, display_path=_quoted(path))
+            if make:
+                make_directory(real, display_path=_quoted(path))
         elif not stat.S_ISDIR(status.st_mode):
             self._refuse(f"{_quoted(path)} is not a directory", roots=False)
         return real

@@ -95,6 +95,8 @@ async def execute_notebook_batch(
     The reply shows the last plot of each run on one sheet. Beside the outputs stand results.csv and report.html, a page
     for the user. Called again with the same arguments, it runs only what is not complete.
     """
+    if request.dry_run:
+        return await batches.preview(request)
     return await executions.follow(
         request, lambda: batches.batch(request), idempotency_key=idempotency_key, wait=wait, progress=progress
     )

@@ -13,7 +13,7 @@ import os
 from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +26,9 @@ from papermill_mcp.services.runs.papermill_run import Bench, RunTemplate
 from papermill_mcp.services.runs.requests import BatchRequest, PapermillRequest
 from papermill_mcp.services.runs.run_pictures import RunPictures
 from papermill_mcp.services.runs.starter import RunStarter
+from papermill_mcp.services.runs.view import BatchPreview, RunRow
 from papermill_mcp.services.workspace import Workspace, short_stem
-from papermill_mcp.utils.file_utils import read_file
+from papermill_mcp.utils.file_utils import read_file, stamp_of
 from papermill_mcp.utils.lazy import imported, lazy
 from papermill_mcp.utils.text_utils import count_noun
 
@@ -35,8 +36,9 @@ if TYPE_CHECKING:
     from papermill_mcp.core.papermill import batch_outputs, parameter_file, parameter_sets
     from papermill_mcp.core.papermill.batch_outputs import OutputsOf
     from papermill_mcp.core.runs import table as tables
-    from papermill_mcp.services.runs import batch_report
+    from papermill_mcp.services.runs import batch_estimate, batch_report
 else:
+    batch_estimate = lazy("papermill_mcp.services.runs.batch_estimate")
     batch_report = lazy("papermill_mcp.services.runs.batch_report")
     tables = lazy("papermill_mcp.core.runs.table")
     batch_outputs = lazy("papermill_mcp.core.papermill.batch_outputs")
@@ -49,6 +51,9 @@ MAX_CLUSTER_RUNS = 10_000
 
 #: Runs that are planned in one go of a worker thread.
 _SLICE = 200
+
+#: Runs that a preview lists.
+PLANNED_ROWS = 40
 
 #: Faults of parameters that are said at once.
 _MAX_FAULTS = 10
@@ -93,10 +98,92 @@ class BatchStarter:
             InvalidParametersError: the parameters of a run do not fit; the message names the run.
             BusyError: another run writes to one of the outputs.
         """
+        plan = await self._plan(request)
+        rows = plan.rows
+        backend: Backend = LocalBackend(self._config, self._bench)
+        if self._clustered and plan.kept < len(rows):
+            backend = await self._cluster([row for row in rows if not row.kept])
+        await imported(batch_report)
+        batch = BatchRun(
+            request,
+            rows,
+            backend,
+            self._bench.claims,
+            self._journal,
+            table=_table(rows, request, self._memory),
+            reports=batch_report.BatchReports(self._config, self._pictures),
+        )
+        try:
+            outputs = await asyncio.to_thread(lambda: [row.output for row in rows])
+            await self._bench.claims.take(outputs, batch.execution_id)
+        except BaseException:
+            await backend.aclose()
+            raise
+        batch.notes[:0] = plan.first_notes
+        batch.notes += plan.notes
+        return batch
+
+    async def preview(self, request: BatchRequest) -> BatchPreview:
+        """The plan of a batch and an estimate. Nothing is run, made or written.
+
+        Raises:
+            InvalidArgumentError: as for `batch`. Parameters that do not fit are in the answer.
+        """
+        try:
+            plan = await self._plan(request)
+        except InvalidParametersError as error:
+            return BatchPreview(status="refused", duration=0.0, notes=[str(error)])
+        room = None if self._clustered else LocalBackend(self._config, self._bench).room(request.max_parallel)
+        notes = [*plan.first_notes, *plan.notes]
+        for part in plan.parts:
+            if left := sum(not row.kept for row in part.rows):
+                files = await asyncio.to_thread(part.earlier_outputs)
+                found = await batch_estimate.estimate(part.template.notebook.path, files, self._bench.notebooks)
+                name = part.template.notebook.display_path
+                notes.append(
+                    f"{name}: {found.sentence(left, room)}"
+                    if found is not None
+                    else f"there is no complete output of {name} yet to estimate time and disk from"
+                )
+        rows, shown = plan.rows, self._workspace.display_path
+        first = plan.parts[0].template
+        if len(rows) > PLANNED_ROWS:
+            notes.append(f"{len(rows) - PLANNED_ROWS:,} more runs are not listed here")
+        return BatchPreview(
+            status="planned",
+            duration=0.0,
+            kernel_name=first.task.kernel_name,
+            python=first.task.python,
+            input_path=first.notebook.display_path if len(plan.parts) == 1 else None,
+            runs_total=len(rows),
+            runs_done=plan.kept,
+            runs=[
+                RunRow(
+                    run=row.number,
+                    status="ok" if row.kept else "planned",
+                    parameters=row.values,
+                    input_path=row.template.notebook.display_path if len(plan.parts) > 1 else None,
+                    output_path=shown(row.output),
+                    kept=row.kept or None,
+                )
+                for row in rows[:PLANNED_ROWS]
+            ],
+            notes=notes,
+        )
+
+    @property
+    def _clustered(self) -> bool:
+        return self._config.dask_scheduler is not None
+
+    async def _plan(self, request: BatchRequest) -> _Plan:
+        """The runs of a batch, checked, each with its output.
+
+        Raises:
+            ServerError: see `batch`.
+        """
         await imported(parameter_sets)
         paths = _paths(request.input_path, request.input_paths)
-        clustered = self._config.dask_scheduler is not None
-        most = MAX_CLUSTER_RUNS if clustered else MAX_RUNS
+        most = MAX_CLUSTER_RUNS if self._clustered else MAX_RUNS
         found = await asyncio.to_thread(
             parameter_sets.parameter_sets,
             await self._listed(request.parameters),
@@ -113,40 +200,7 @@ class BatchStarter:
                 advice="make several batches of it",
             )
         parts = await self._planned(request, paths, found.sets)
-        backend: Backend = LocalBackend(self._config, self._bench)
-        await imported(batch_report)
-        changed = await self._place(parts, resume=request.resume)
-        rows = [row for part in parts for row in part.rows]
-        kept = sum(row.kept for row in rows)
-        if clustered and kept < len(rows):
-            backend = await self._cluster([row for row in rows if not row.kept])
-        batch = BatchRun(
-            request,
-            rows,
-            backend,
-            self._bench.claims,
-            self._journal,
-            table=_table(rows, request, self._memory),
-            reports=batch_report.BatchReports(self._config, self._pictures),
-        )
-        try:
-            outputs = await asyncio.to_thread(lambda: [row.output for row in rows])
-            await self._bench.claims.take(outputs, batch.execution_id)
-        except BaseException:
-            await backend.aclose()
-            raise
-        if kept:
-            batch.notes.insert(
-                0, f"{kept} of {len(rows)} runs were complete already and are kept; resume=false runs them again"
-            )
-        if changed:
-            batch.notes.append(
-                f"{count_noun(len(changed), 'output')} changed since an earlier run stays as it is, and its run has "
-                f"another one: {listed(changed, limit=5)}"
-            )
-        batch.notes += filter(None, [found.note])
-        batch.notes += dict.fromkeys(note for part in parts for note in part.template.notes)
-        return batch
+        return _Plan(parts, await self._place(parts, resume=request.resume), found.note)
 
     async def _listed(self, parameters: Sequence[dict[str, Any]] | str | None) -> Sequence[dict[str, Any]] | None:
         """The sets of parameters that were given, as a list, as JSON or as the name of a file.
@@ -213,7 +267,7 @@ class BatchStarter:
                 overwrite=True,
             )
             try:
-                template = await self._runs.template(notebook, one)
+                template = await self._runs.template(notebook, one, make=not request.dry_run)
             except ServerError as error:
                 if len(paths) * len(sets) == 1:
                     raise
@@ -224,7 +278,9 @@ class BatchStarter:
                 checked += await asyncio.to_thread(_checked, template, sets[start : start + _SLICE], start, faults)
             faults.none_left()
             default = f"{self._config.output_directory}/{short_stem(notebook.path)}-batch"
-            directory = self._workspace.directory(request.output_directory or default, create=True)
+            directory = self._workspace.directory(
+                request.output_directory or default, create=True, make=not request.dry_run
+            )
             part = _Part(
                 template, directory, batch_outputs.OutputsOf(notebook.document, template.task, notebook.revision)
             )
@@ -327,7 +383,16 @@ class _Part:
 
     def names_there(self) -> dict[str, str]:
         """The names of the files in the directory, by their text without case. Called in a worker thread."""
+        if not self.directory.is_dir():
+            return {}
         return {file.name.casefold(): file.name for file in self.directory.iterdir()}
+
+    def earlier_outputs(self) -> list[Path]:
+        """Files that may be outputs of the notebook, the newest first. Called in a worker thread."""
+        names = [name for name in self.names_there().values() if name.startswith(f"{self.stem}-")]
+        files = [self.directory / name for name in names if name.endswith(".ipynb")]
+        stamps = {file: stamp.mtime_ns for file in files if (stamp := stamp_of(file)) is not None}
+        return sorted(stamps, key=lambda file: stamps[file], reverse=True)
 
     def place(self, rows: Sequence[BatchRow], there: Container[str]) -> list[BatchRow]:
         """Give the best of its names to each run that finds none of them taken. Returns the other runs."""
@@ -345,6 +410,51 @@ class _Part:
         """The names that an output may have, without end, and whether each is after its digest."""
         yield from ((name, False) for name in self.speaking[row.number - self.rows[0].number])
         yield from ((batch_outputs.digest_name(self.stem, row.digest, number), True) for number in itertools.count(1))
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """The runs of a batch.
+
+    Attributes:
+        changed: the names of outputs that were changed since an earlier run.
+        sampled: a sentence about the sample.
+    """
+
+    parts: Sequence[_Part]
+    changed: Sequence[str]
+    sampled: str | None
+
+    @cached_property
+    def rows(self) -> list[BatchRow]:
+        """All runs, in order."""
+        return [row for part in self.parts for row in part.rows]
+
+    @cached_property
+    def kept(self) -> int:
+        """How many an earlier batch has completed."""
+        return sum(row.kept for row in self.rows)
+
+    @property
+    def first_notes(self) -> list[str]:
+        """A sentence for the client about the runs that are kept."""
+        if not self.kept:
+            return []
+        return [
+            f"{self.kept} of {len(self.rows)} runs were complete already and are kept; resume=false runs them again"
+        ]
+
+    @property
+    def notes(self) -> list[str]:
+        """Further sentences for the client."""
+        notes = []
+        if self.changed:
+            notes.append(
+                f"{count_noun(len(self.changed), 'output')} changed since an earlier run stays as it is, and its run "
+                f"has another one: {listed(self.changed, limit=5)}"
+            )
+        notes += filter(None, [self.sampled])
+        return [*notes, *dict.fromkeys(note for part in self.parts for note in part.template.notes)]
 
 
 def _name(parts: Sequence[_Part]) -> None:

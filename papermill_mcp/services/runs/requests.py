@@ -240,6 +240,7 @@ class BatchRequest(RunRequest):
     stop_after_failures: Annotated[
         int | None, Field(ge=1, description="Begin no more after so many failed runs, from 1. Default: never stop.")
     ] = None
+    dry_run: Annotated[bool, Field(description="Only show the plan and an estimate. Default false.")] = False
     resume: Annotated[bool, Field(description="Keep complete outputs of the same batch. Default true.")] = True
 
 

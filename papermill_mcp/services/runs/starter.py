@@ -214,8 +214,11 @@ class RunStarter:
         values, warnings = await asyncio.to_thread(template.checked, request.parameters or {})
         return template.plan(values, warnings)
 
-    async def template(self, notebook: RunInput, request: PapermillRequest) -> RunTemplate:
+    async def template(self, notebook: RunInput, request: PapermillRequest, *, make: bool = True) -> RunTemplate:
         """All that runs of a notebook have in common, whatever their parameters.
+
+        Args:
+            make: make the environment that the notebook declares, if need be.
 
         Raises:
             KernelSpecNotFoundError: no such kernel is installed.
@@ -223,7 +226,11 @@ class RunStarter:
         await imported(papermill_output, parameters)
         document = notebook.document
         choice = await self._bench.kernels.choose(
-            notebook.path.parent, document=document, python=request.python, kernel_name=request.kernel_name
+            notebook.path.parent,
+            document=document,
+            python=request.python,
+            kernel_name=request.kernel_name,
+            make=make,
         )
         name = choice.kernel_name
         kernelspec = choice.kernelspec()

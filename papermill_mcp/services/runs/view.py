@@ -11,7 +11,7 @@ from functools import singledispatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, PrivateAttr
+from pydantic import BaseModel, Field, PrivateAttr
 
 from papermill_mcp.core.kernels.outputs import MAX_CELL_OUTPUTS, Output, is_error, only_records
 from papermill_mcp.core.kernels.request import CellError, RunStatus
@@ -218,6 +218,14 @@ class BatchRunView(RunView):
     numbers: list[NumberSpan] | None = None
     by_parameter: NumbersByParameter | None = None
     runs: list[RunRow] | None = None
+
+
+class BatchPreview(BatchRunView):
+    """The plan of a batch, which has no run to look at."""
+
+    execution_id: str = Field("", exclude=True)
+    cursor: str = Field("", exclude=True)
+    kind: str = "batch"
 
 
 class InstalledPackage(BaseModel):

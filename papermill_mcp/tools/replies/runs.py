@@ -145,7 +145,7 @@ def _run_head(reply: RunView, outcome: str = "") -> list[str]:
     over = f"ended: {str(facts['ended']).lower()}" if "ended" in facts else ""
     lines = ["status: " + " · ".join(filter(None, [reply.status, f"{reply.duration:.2f} s", outcome, over]))]
     live = not isinstance(reply, BatchRunView | EarlierView)
-    if not (live and reply.status == "ok") and reply.next is None:
+    if not (live and reply.status == "ok") and reply.next is None and reply.execution_id:
         lines.append(f"execution_id: {reply.execution_id}")
     if getattr(reply, "_later", False):
         shown: tuple[str, ...] = ("output_path", "revision") if reply.next is None else ()

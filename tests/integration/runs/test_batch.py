@@ -188,6 +188,40 @@ async def test_a_sample_of_a_huge_grid_is_the_same_for_the_same_request(
     assert [row["parameters"] for row in rows(other)] != [row["parameters"] for row in rows(first)]
 
 
+# The plan alone
+
+
+async def test_a_dry_run_shows_the_plan_and_writes_nothing(client: Connect, workspace: Path, notebook: Path) -> None:
+    """The plan holds: the batch then has the same names, and keeps the same outputs."""
+    request: dict[str, Any] = {"input_path": "in.ipynb", "grid": {"n": [3, 4, 5]}, "max_parallel": 2}
+    async with client() as c:
+        before = await batch(c, dry_run=True, **request)
+        assert sorted(path.name for path in workspace.rglob("*")) == ["in.ipynb"]
+        await batch(c, input_path="in.ipynb", grid={"n": [3, 4]})
+        files = {path: path.stat().st_mtime_ns for path in workspace.rglob("*")}
+        after = await batch(c, dry_run=True, **request)
+        faults = await batch(c, dry_run=True, input_path="in.ipynb", grid={"n": ["x", "y", 1]})
+        assert {path: path.stat().st_mtime_ns for path in workspace.rglob("*")} == files
+        text = text_of(await c.call_tool("execute_notebook_batch", {**request, "dry_run": True}))
+        listed = (await call(c, "list_executions"))["executions"]
+        real = await batch(c, **request)
+
+    assert (before["status"], before["runs_total"], before["runs_done"]) == ("planned", 3, 0)
+    assert any("no complete output of in.ipynb" in note for note in before["notes"])
+    assert [row["status"] for row in after["runs"]] == ["ok", "ok", "planned"]
+    assert any(
+        re.search(r"from 2 earlier outputs: \d s a run, \d s for 1 run with 1 at a time, \d+ kB", note)
+        for note in after["notes"]
+    )
+    assert [row["output_path"] for row in before["runs"]] == [row["output_path"] for row in rows(real)]
+    assert [row.get("kept") for row in after["runs"]] == [row.get("kept") for row in rows(real)] == [True, True, None]
+    assert faults["status"] == "refused"
+    assert "run 0: " in faults["notes"][0]
+    assert "run 1: " in faults["notes"][0]
+    assert "execution_id" not in text
+    assert len(listed) == 1
+
+
 # What is refused
 
 

@@ -72,6 +72,7 @@ _OTHER: Json = {
     "retries": 1,
     "retry_on": ["error"],
     "stop_after_failures": 1,
+    "dry_run": True,
     "sample": 1,
     "seed": 1,
 }
