@@ -124,7 +124,7 @@ class PapermillRecipe:
         complete = False
         try:
             self.file.start()
-            async with MemoryWatch(self.kernel) as self._memory:
+            async with MemoryWatch(self.kernel, self._task.memory_limit) as self._memory:
                 await self.run.run(self.kernel)
                 await self.run.hear_out()
             self.status = self.run.status

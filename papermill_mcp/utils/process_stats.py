@@ -18,6 +18,9 @@ else:
 #: Seconds over which processor use is measured.
 _SAMPLE = 0.1
 
+#: The control group of a container, version 2, as it is seen inside.
+_CONTROL_GROUP = Path("/sys/fs/cgroup")
+
 #: Bytes that are read of a file of the kernel of the system. Ids of children take at most eight each.
 _PROC_BYTES = 65_536
 
@@ -90,6 +93,24 @@ def peak_memory(pid: int) -> int | None:
     text = read_beginning(Path(f"/proc/{pid}/status"), _PROC_BYTES)
     line = next((line for line in (text or "").splitlines() if line.startswith("VmHWM:")), None)
     return None if line is None else int(line.split()[1]) * 1024
+
+
+def available_memory() -> int:
+    """Bytes that new processes can have without swapping, within the limit of the control group on Linux."""
+    found = int(psutil.virtual_memory().available)
+    most, used = (read_beginning(_CONTROL_GROUP / name, 100) for name in ("memory.max", "memory.current"))
+    if most is not None and used is not None and most.strip().isdigit():
+        found = min(found, max(0, int(most) - int(used)))
+    return found
+
+
+def usable_processors() -> int:
+    """Processors that this process may use, within the quota of the control group on Linux."""
+    number = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = (read_beginning(_CONTROL_GROUP / "cpu.max", 100) or "").split()
+    if len(quota) == 2 and quota[0].isdigit() and int(quota[1]):
+        number = min(number, max(1, int(quota[0]) // int(quota[1])))
+    return number
 
 
 def lives(pid: int, *, before: float) -> bool:

@@ -35,7 +35,7 @@ from papermill_mcp.core.cluster.worker import (
 from papermill_mcp.core.kernels.interrupts import INTERRUPT_PATIENCE
 from papermill_mcp.core.kernels.request import RunStatus
 from papermill_mcp.core.papermill_executor import Outcome
-from papermill_mcp.errors import KernelStartFailedError, ServerError, ServerNotRunningError
+from papermill_mcp.errors import InvalidArgumentError, KernelStartFailedError, ServerError, ServerNotRunningError
 from papermill_mcp.utils.background import Background, in_time
 
 __all__ = ["Cluster", "ClusterTask"]
@@ -161,11 +161,30 @@ class Cluster:
         Raises:
             KernelSpecNotFoundError: no worker has the kernel of a run.
             KernelStartFailedError: each worker lacks the package, or the Python of a run.
+            InvalidArgumentError: no worker offers the resources of a run.
         """
         await self._checks.look(tasks)
+        for resources in {tuple(sorted(task.resources.items())) for task in tasks} - {()}:
+            await self._check_resources(dict(resources))
         for task in tasks:
             self._checks.fit(task)
         return self._checks.left_out()
+
+    async def _check_resources(self, wanted: Mapping[str, float]) -> None:
+        scheduler: Any = self._client.scheduler
+        identity = await in_time(scheduler.identity(n_workers=-1), _ANSWER_SECONDS)
+        offers = [dict(worker.get("resources") or {}) for worker in (identity or {}).get("workers", {}).values()]
+        if not offers or any(all(offer.get(name, 0) >= number for name, number in wanted.items()) for offer in offers):
+            return
+        most: dict[str, float] = {}
+        for offer in offers:
+            most |= {name: max(number, most.get(name, 0)) for name, number in offer.items()}
+        raise InvalidArgumentError(
+            f"no worker of the Dask cluster offers the resources {_resources(wanted)} together",
+            allowed=f"at most, a worker offers {_resources(most)}" if most else "its workers offer none",
+            state="nothing was run",
+            advice="start workers with --resources, or take resources that there are",
+        )
 
     async def run(self, task: ClusterTask, *, on_begin: Callable[[], None] = lambda: None) -> Outcome:
         """Do a run on a worker. If the worker is lost, the run is done again on another one.
@@ -205,7 +224,9 @@ class Cluster:
                 raise self._dropped("")
             with dask.config.set(_NO_SIZE_WARNING):
                 workers = None if sent.workers is None else sorted(sent.workers)
-                sent.future = self._client.submit(_RUN, payload, key=key, pure=False, workers=workers)
+                sent.future = self._client.submit(
+                    _RUN, payload, key=key, pure=False, workers=workers, resources=dict(sent.task.resources) or None
+                )
             del payload
             # A cancellation must not reach the future that Dask awaits in there: it is shared with other runs.
             sent.waiting = asyncio.create_task(self._outcome(sent, sent.future))
@@ -355,6 +376,10 @@ class Cluster:
         """Disconnect. Runs that still go on are ended by their workers. A second call does nothing."""
         await self._background.wait()
         await in_time(self._client.close(), _ANSWER_SECONDS)
+
+
+def _resources(numbers: Mapping[str, float]) -> str:
+    return ", ".join(f"{name}={number:g}" for name, number in sorted(numbers.items()))
 
 
 def _keys_in(found: Mapping[str, Any]) -> set[str]:

@@ -20,8 +20,8 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -79,12 +79,14 @@ class ClusterTask:
         notebook: the input notebook without outputs, nbformat 4 JSON.
         start_timeout_seconds: the longest time of the kernel's start.
         denied_env: names of the worker's environment variables that the kernel must not see.
+        resources: the Dask resources that the run takes of its worker.
     """
 
     run: PapermillTask
     notebook: bytes
     start_timeout_seconds: float
     denied_env: tuple[str, ...]
+    resources: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

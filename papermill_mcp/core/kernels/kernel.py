@@ -140,6 +140,7 @@ class Kernel:
         self._queue: deque[CellExecution] = deque()
         self._queued = asyncio.Event()
         self._worker: asyncio.Task[None] | None = None
+        self._killed_for: str | None = None
         self._reaper: asyncio.Task[None] | None = None
         self._running: CellExecution | None = None
         self._known: WeakValueDictionary[str, CellExecution] = WeakValueDictionary()
@@ -729,6 +730,8 @@ class Kernel:
         await asyncio.sleep(0.05)  # the last messages may still be on their way through the sockets
         self._state = KernelState.DEAD
         why = f"the kernel died ({process.exit_description()})"
+        if self._killed_for is not None:
+            why = f"the kernel was killed: {self._killed_for}"
         if self._running is not None and self._running.interrupted:
             why += " of the interrupt it was sent"  # Deno's does, for one
         logger.warning("kernel died", extra={"kernel_id": self.kernel_id, "exit": process.exit_description()})
@@ -785,6 +788,12 @@ class Kernel:
             logger.exception("a kernel could not be asked to shut down", extra={"kernel_id": self.kernel_id})
         finally:
             await self._discard_incarnation()
+
+    async def kill(self, reason: str) -> None:
+        """Kill the process, with its children. Code that runs dies of the reason, a clause for a person."""
+        self._killed_for = reason
+        if self._process is not None:
+            await self._process.kill()
 
     async def aclose(self) -> None:
         """Stop the kernel. An idle one may shut down by itself for a second; then, or if busy, it is killed.

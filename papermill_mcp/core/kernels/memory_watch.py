@@ -1,4 +1,7 @@
-"""A watch on the memory of a kernel: the most that it and its processes ever had."""
+"""A watch on the memory of a kernel: the most that it and its processes ever had, and a limit that kills it.
+
+A limit of the system on the address space is none: a healthy kernel reserves many times the memory that it uses.
+"""
 
 from __future__ import annotations
 
@@ -9,23 +12,29 @@ from typing import Self
 
 from papermill_mcp.core.kernels.kernel import Kernel
 from papermill_mcp.utils.process_stats import memory, peak_memory
+from papermill_mcp.utils.text_utils import human_size
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between two looks.
+#: Seconds between two looks, without and with a limit.
 _INTERVAL = 1.0
+_LIMIT_INTERVAL = 0.2
 
 
 class MemoryWatch:
-    """Looks at the memory of a kernel once a second, as a context manager around its work.
+    """Looks at the memory of a kernel from time to time, as a context manager around its work.
+
+    Args:
+        limit: bytes; a kernel that has more, with its processes, is killed.
 
     Attributes:
         peak: the most resident bytes that were seen of the kernel and its processes together, or that the kernel alone
             ever had, where the system counts that; None if nothing was seen.
     """
 
-    def __init__(self, kernel: Kernel) -> None:
+    def __init__(self, kernel: Kernel, limit: int | None = None) -> None:
         self._kernel = kernel
+        self._limit = limit
         self._pid = kernel.pid
         self._task: asyncio.Task[None] | None = None
         self.peak: int | None = None
@@ -46,12 +55,17 @@ class MemoryWatch:
 
     async def _watch(self, pid: int) -> None:
         while self._kernel.alive:
-            await asyncio.sleep(_INTERVAL)
+            await asyncio.sleep(_INTERVAL if self._limit is None else _LIMIT_INTERVAL)
             try:
-                self._note(await asyncio.to_thread(memory, pid))
+                found = await asyncio.to_thread(memory, pid)
+                self._note(found)
+                if self._limit is not None and found is not None and found > self._limit:
+                    reason = f"with its processes it had {human_size(found)}, over memory_limit={self._limit}"
+                    return await asyncio.shield(self._kernel.kill(reason))
             except Exception:
-                logger.exception("the memory of a kernel could not be seen")
-                return
+                logger.exception("the memory of a kernel could not be watched")
+                return None
+        return None
 
     def _note(self, found: int | None) -> None:
         if found is not None:

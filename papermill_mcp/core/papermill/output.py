@@ -52,6 +52,7 @@ class PapermillTask:
         output_path: absolute, for papermill's metadata.
         display_path: the name of the notebook in messages.
         timeout_seconds: the longest time of a cell, None for no limit.
+        memory_limit: bytes of the kernel with its processes, None for no limit.
         digest: of all that the output is made of; the output records it.
     """
 
@@ -67,6 +68,7 @@ class PapermillTask:
     environment: Environment | None = None
     python: str | None = None
     packages_in: Environment | None = None
+    memory_limit: int | None = None
     digest: str | None = None
 
     @property

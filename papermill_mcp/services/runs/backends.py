@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from papermill_mcp.config import Config
@@ -14,6 +14,7 @@ from papermill_mcp.errors import ServerError
 from papermill_mcp.services.runs.batch import BatchRow
 from papermill_mcp.services.runs.papermill_run import Bench, PapermillRun
 from papermill_mcp.utils.lazy import imported, lazy
+from papermill_mcp.utils.process_stats import available_memory, usable_processors
 
 if TYPE_CHECKING:
     from papermill_mcp.core import papermill_executor as recipes
@@ -26,24 +27,37 @@ else:
     recipes = lazy("papermill_mcp.core.papermill_executor")
     notebook_run = lazy("papermill_mcp.core.runs.notebook_run")
 
+#: Bytes that a kernel is taken to need, where no limit is given.
+_KERNEL_BYTES = 200_000_000
+
 #: Seconds a Dask scheduler gets to answer.
 _CONNECT_SECONDS = 10.0
 
 
 class LocalBackend:
-    """Kernels of this server. A run waits in line where as many kernels live as may."""
+    """Kernels of this server. A run waits in line where as many kernels live as may.
 
-    def __init__(self, config: Config, bench: Bench) -> None:
+    Args:
+        memory_limit: bytes of each kernel.
+    """
+
+    def __init__(self, config: Config, bench: Bench, *, memory_limit: int | None = None) -> None:
         self._config = config
         self._bench = bench
+        self._kernel_bytes = memory_limit or _KERNEL_BYTES
         self._preparing: dict[PapermillRun, asyncio.Task[None]] = {}
         self._performing: set[PapermillRun] = set()
         self._cancelled = False
         self._held = False
 
     def room(self, wanted: int | None) -> int:
-        """As many runs as the client said, else one for each processor."""
-        return wanted or min(os.cpu_count() or 1, self._config.max_kernels)
+        """As many runs as the client said, else as many as processors and the memory at the beginning bear."""
+        return wanted or self._bearable
+
+    @cached_property
+    def _bearable(self) -> int:
+        by_memory = available_memory() // self._kernel_bytes
+        return max(1, min(usable_processors(), self._config.max_kernels, by_memory))
 
     @property
     def full(self) -> bool:
@@ -104,15 +118,21 @@ class LocalBackend:
 class DaskBackend:
     """Workers of a Dask cluster. Each starts the kernel beside itself and sends the output back."""
 
-    def __init__(self, config: Config, bench: Bench, cluster: Cluster) -> None:
+    def __init__(
+        self, config: Config, bench: Bench, cluster: Cluster, resources: Mapping[str, float] | None = None
+    ) -> None:
+        self._resources = dict(resources or {})
         self._config = config
         self._bench = bench
         self._cluster = cluster
         self._left_out: str | None = None
 
     @classmethod
-    async def connect(cls, config: Config, bench: Bench) -> DaskBackend:
+    async def connect(cls, config: Config, bench: Bench, resources: Mapping[str, float] | None = None) -> DaskBackend:
         """Connect to the scheduler of the settings.
+
+        Args:
+            resources: the Dask resources that each run takes.
 
         Raises:
             ServerNotRunningError: no scheduler answers there.
@@ -120,7 +140,8 @@ class DaskBackend:
         assert config.dask_scheduler is not None
         await imported(clusters)
         seconds = min(config.jupyter_timeout, _CONNECT_SECONDS)
-        return cls(config, bench, await clusters.Cluster.connect(config.dask_scheduler, timeout_seconds=seconds))
+        cluster = await clusters.Cluster.connect(config.dask_scheduler, timeout_seconds=seconds)
+        return cls(config, bench, cluster, resources)
 
     def room(self, wanted: int | None) -> int:
         """By default as many as the cluster has room for, and some that wait there."""
@@ -155,6 +176,7 @@ class DaskBackend:
             notebook=notebook,
             start_timeout_seconds=self._config.jupyter_timeout,
             denied_env=tuple(self._config.kernel_env_deny),
+            resources=self._resources,
         )
 
     async def run(self, row: BatchRow, owner: str) -> Outcome:

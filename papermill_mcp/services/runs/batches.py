@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import math
 import os
 from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,9 +101,9 @@ class BatchStarter:
         """
         plan = await self._plan(request)
         rows = plan.rows
-        backend: Backend = LocalBackend(self._config, self._bench)
+        backend: Backend = LocalBackend(self._config, self._bench, memory_limit=request.memory_limit)
         if self._clustered and plan.kept < len(rows):
-            backend = await self._cluster([row for row in rows if not row.kept])
+            backend = await self._cluster([row for row in rows if not row.kept], request.resources)
         await imported(batch_report)
         batch = BatchRun(
             request,
@@ -133,7 +134,11 @@ class BatchStarter:
             plan = await self._plan(request)
         except InvalidParametersError as error:
             return BatchPreview(status="refused", duration=0.0, notes=[str(error)])
-        room = None if self._clustered else LocalBackend(self._config, self._bench).room(request.max_parallel)
+        room = (
+            None
+            if self._clustered
+            else LocalBackend(self._config, self._bench, memory_limit=request.memory_limit).room(request.max_parallel)
+        )
         notes = [*plan.first_notes, *plan.notes]
         for part in plan.parts:
             if left := sum(not row.kept for row in part.rows):
@@ -181,6 +186,16 @@ class BatchStarter:
         Raises:
             ServerError: see `batch`.
         """
+        if request.resources is not None and not self._clustered:
+            raise InvalidArgumentError(
+                "resources are those of Dask workers, and there is no cluster",
+                state="nothing was run",
+                advice="leave resources out, or set dask_scheduler",
+            )
+        if wrong := [name for name, number in (request.resources or {}).items() if not 0 < number < math.inf]:
+            raise InvalidArgumentError(
+                f"resources has {wrong[0][:100]!r} with a number that is not above 0", state="nothing was run"
+            )
         await imported(parameter_sets)
         paths = _paths(request.input_path, request.input_paths)
         most = MAX_CLUSTER_RUNS if self._clustered else MAX_RUNS
@@ -230,9 +245,9 @@ class BatchStarter:
 
         return await asyncio.to_thread(read)
 
-    async def _cluster(self, rows: Sequence[BatchRow]) -> DaskBackend:
+    async def _cluster(self, rows: Sequence[BatchRow], resources: Mapping[str, float] | None) -> DaskBackend:
         """The Dask cluster, whose workers can do the runs."""
-        backend = await DaskBackend.connect(self._config, self._bench)
+        backend = await DaskBackend.connect(self._config, self._bench, resources)
         try:
             await backend.check({id(row.template): row for row in rows}.values())
         except BaseException:
@@ -268,6 +283,7 @@ class BatchStarter:
             )
             try:
                 template = await self._runs.template(notebook, one, make=not request.dry_run)
+                template.task = replace(template.task, memory_limit=request.memory_limit)
             except ServerError as error:
                 if len(paths) * len(sets) == 1:
                     raise

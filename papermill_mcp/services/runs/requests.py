@@ -205,15 +205,13 @@ class BatchRequest(RunRequest):
     input_paths: Annotated[list[str] | None, Field(description="Several notebooks instead.")] = None
     parameters: Annotated[
         list[dict[str, Any]] | str | None,
-        Field(description="Parameters of each run, or a file with them: .csv with a header, .json, .yaml."),
+        Field(description="Parameters of each run, or a file: .csv with header, .json, .yaml."),
     ] = None
     grid: Annotated[
         dict[str, list[Annotated[Any, Field(description="Any JSON value.")]]] | None,
         Field(description="Instead: values by name; every combination is a run."),
     ] = None
-    sample: Annotated[int | None, Field(ge=1, description="Run a random sample of so many, from 1. Default: all.")] = (
-        None
-    )
+    sample: Annotated[int | None, Field(ge=1, description="Random sample of so many, from 1. Default: all.")] = None
     seed: Annotated[int | None, Field(ge=0, description="Of the sample, from 0. Default: by the request.")] = None
     kernel_name: KernelName = None
     python: SamePython = None
@@ -224,24 +222,25 @@ class BatchRequest(RunRequest):
         Field(
             ge=1,
             le=1000,
-            description="Runs at once, 1 to 1000. Default: one per processor, at most $max_kernels; all on a cluster.",
+            description="Runs at once, 1 to 1000. Default: as the machine bears, at most $max_kernels; all on "
+            "a cluster.",
         ),
     ] = None
+    memory_limit: Annotated[int | None, Field(ge=1, description="Bytes a kernel may have, from 1. Default: any.")] = (
+        None
+    )
+    resources: Annotated[dict[str, float] | None, Field(description='Dask resources, as {"GPU": 1}.')] = None
     timeout: Timeout = None
     continue_on_error: ContinueOnError = None
     strict_parameters: StrictParameters = True
     report_mode: ReportMode = False
-    retries: Annotated[
-        int, Field(ge=0, le=10, description="Further attempts of a run that fails, 0 to 10. Default 0.")
-    ] = 0
-    retry_on: Annotated[
-        list[AttemptEnd] | None, Field(description="Failures to try again. Default: all but error (code that raised).")
-    ] = None
+    retries: Annotated[int, Field(ge=0, le=10, description="Attempts after a failure, 0 to 10. Default 0.")] = 0
+    retry_on: Annotated[list[AttemptEnd] | None, Field(description="Default: all but error.")] = None
     stop_after_failures: Annotated[
-        int | None, Field(ge=1, description="Begin no more after so many failed runs, from 1. Default: never stop.")
+        int | None, Field(ge=1, description="Stop after so many failed runs, from 1. Default: never.")
     ] = None
-    dry_run: Annotated[bool, Field(description="Only show the plan and an estimate. Default false.")] = False
-    resume: Annotated[bool, Field(description="Keep complete outputs of the same batch. Default true.")] = True
+    dry_run: Annotated[bool, Field(description="Only plan and estimate. Default false.")] = False
+    resume: Annotated[bool, Field(description="Keep complete outputs. Default true.")] = True
 
 
 class InstallRequest(RunRequest):

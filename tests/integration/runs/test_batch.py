@@ -643,3 +643,37 @@ async def test_a_batch_begins_no_more_after_so_many_failures_and_the_same_reques
     assert any("stopped after 1 failed run" in note and "2 runs did not begin" in note for note in first["notes"])
     assert again["status"] == "ok"
     assert [row.get("kept", False) for row in rows(again)] == [False, True, False, False]
+
+
+# Limits
+
+
+async def test_a_kernel_over_its_memory_limit_is_killed_and_the_others_go_on(client: Connect, workspace: Path) -> None:
+    """The memory of its child processes counts. The run says the limit, and so does its output."""
+    hungry = (
+        "import subprocess, sys\n"
+        "code = \"x = b'1' * 300_000_000; import time; time.sleep(60)\"\n"
+        "if n == 1: subprocess.run([sys.executable, '-c', code])\nprint('done')"
+    )
+    write_notebook(workspace / "in.ipynb", [_PARAMETERS, hungry])
+    async with client() as c:
+        facts = await batch(c, input_path="in.ipynb", grid={"n": [1, 2]}, memory_limit=250_000_000)
+        low = await refused(c, "execute_notebook_batch", input_path="in.ipynb", memory_limit=0)
+
+    assert [row["status"] for row in rows(facts)] == ["died", "ok"]
+    assert "memory_limit=250000000" in rows(facts)[0]["error"]
+    output = read_json(workspace / rows(facts)[0]["output_path"])
+    assert "memory_limit=250000000" in json.dumps(output["cells"])
+    assert "memory_limit" in low
+    table = (workspace / facts["results"]).with_suffix(".jsonl").read_text().splitlines()
+    assert json.loads(table[0])["peak_memory"] > 250_000_000
+
+
+async def test_resources_need_a_cluster(client: Connect, notebook: Path) -> None:
+    async with client() as c:
+        message = await refused(c, "execute_notebook_batch", input_path="in.ipynb", resources={"GPU": 1})
+    async with client(dask_scheduler="tcp://127.0.0.1:9") as c:
+        wrong = await refused(c, "execute_notebook_batch", input_path="in.ipynb", resources={"GPU": 0})
+
+    assert "there is no cluster" in message
+    assert "resources has 'GPU'" in wrong

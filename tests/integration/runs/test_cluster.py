@@ -827,6 +827,31 @@ async def test_a_batch_that_stops_begins_no_run_that_waits_for_a_worker(
 
 
 @pytest.mark.slow
+async def test_runs_take_the_resources_that_a_worker_offers_and_others_are_refused(
+    dask: StartDask, client: Connect, workspace: Path
+) -> None:
+    """One worker has a GPU, so two runs of one each go one after the other."""
+    code = "import time\nbegan = time.time(); time.sleep(0.3)\nprint(began, time.time())"
+    write_notebook(workspace / "in.ipynb", [cell("n = 0", tags=["parameters"]), code])
+    async with dask("--resources", "GPU=1", workers=1) as d, asyncio.timeout(60):
+        await d.add_worker()
+        async with client(dask_scheduler=d.address) as c:
+            arguments = {"input_path": "in.ipynb", "grid": {"n": [1, 2]}, "wait": 50}
+            more = await refused(c, "execute_notebook_batch", resources={"GPU": 2}, **arguments)
+            other = await refused(c, "execute_notebook_batch", resources={"TPU": 1}, **arguments)
+            facts = await call(c, "execute_notebook_batch", seconds=55, resources={"GPU": 1}, **arguments)
+
+    assert "a worker offers GPU=1" in more
+    assert "TPU=1" in other
+    table = (workspace / facts["results"]).with_suffix(".jsonl").read_text().splitlines()
+    found = [json.loads(line) for line in table]
+    assert [row["status"] for row in found] == ["ok", "ok"]
+    assert len({row["worker"] for row in found}) == 1
+    first, second = sorted([float(part) for part in row["text"].split()] for row in found)
+    assert first[1] <= second[0]
+
+
+@pytest.mark.slow
 async def test_the_wait_for_a_worker_is_in_no_duration(
     dask: StartDask, client: Connect, workspace: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

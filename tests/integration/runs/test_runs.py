@@ -74,6 +74,8 @@ _OTHER: Json = {
     "stop_after_failures": 1,
     "dry_run": True,
     "sample": 1,
+    "memory_limit": 10_000_000,
+    "resources": {"GPU": 1},
     "seed": 1,
 }
 

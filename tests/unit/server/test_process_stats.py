@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from papermill_mcp.utils import process_stats
 from papermill_mcp.utils.process_stats import _memory_by_scan, memory, peak_memory
 
 _SIZE = 60_000_000
@@ -45,3 +47,24 @@ def test_the_peak_stays_when_memory_is_given_back() -> None:
     assert now is not None
     assert peak > _SIZE > now
     assert peak_memory(process.pid) is None
+
+
+@pytest.mark.parametrize(
+    ("files", "processors", "free"),
+    [
+        ({}, 99, None),
+        ({"cpu.max": "max 100000", "memory.max": "max", "memory.current": "5"}, 99, None),
+        ({"cpu.max": "250000 100000", "memory.max": "1000", "memory.current": "400"}, 2, 600),
+        ({"cpu.max": "50000 100000", "memory.max": "1000", "memory.current": "1200"}, 1, 0),
+    ],
+)
+def test_the_limits_of_a_container_hold(
+    files: dict[str, str], processors: int, free: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(f"{text}\n")
+    monkeypatch.setattr(process_stats, "_CONTROL_GROUP", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(99), raising=False)
+
+    assert process_stats.usable_processors() == processors
+    assert process_stats.available_memory() > 1_000_000 if free is None else process_stats.available_memory() == free

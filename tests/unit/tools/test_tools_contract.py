@@ -285,7 +285,7 @@ async def test_descriptions_state_the_defaults_in_force(raw_server: StartRaw) ->
         ("wait", "as set (0.5)."),
         ("max_chars", "as the server is set (2000)."),
         ("continue_on_error", "as set (true)."),
-        ("max_parallel", "one per processor, at most 3; all on a cluster."),
+        ("max_parallel", "as the machine bears, at most 3; all on a cluster."),
     }
 
 
