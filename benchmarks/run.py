@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import csv
 import hashlib
 import hmac
 import json
@@ -24,6 +25,7 @@ import sys
 import sysconfig
 import tempfile
 import time
+import tracemalloc
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -187,6 +189,36 @@ class Server:
             raise RuntimeError(f"{tool}: {result}")
         structured: dict[str, Any] = result.get("structuredContent") or {}
         return structured
+
+    def call_beside(
+        self, long: tuple[str, dict[str, Any]], short: tuple[str, dict[str, Any]]
+    ) -> tuple[dict[str, Any], list[float]]:
+        """Call a tool, and another one again and again until the first has answered.
+
+        Returns:
+            The structured content of the first, and the milliseconds that each call of the other took.
+        """
+        assert self.process.stdout is not None
+        self._number += 1
+        first = self._number
+        self._send({"id": first, "method": "tools/call", "params": {"name": long[0], "arguments": long[1]}})
+        waits: list[float] = []
+        reply: dict[str, Any] | None = None
+        while reply is None:
+            self._number += 1
+            began = time.perf_counter()
+            self._send(
+                {"id": self._number, "method": "tools/call", "params": {"name": short[0], "arguments": short[1]}}
+            )
+            while line := self.process.stdout.readline():
+                message = json.loads(line)
+                if message.get("id") == first:
+                    reply = message["result"].get("structuredContent") or {}
+                elif message.get("id") == self._number:
+                    break
+            waits.append((time.perf_counter() - began) * 1000)
+            time.sleep(0.005)
+        return reply, waits
 
     def start_kernel(self) -> str:
         """Start a kernel. Returns its id."""
@@ -720,6 +752,76 @@ def batch_cluster(bench: Bench, rounds: int | None) -> list[Row]:
     return [_seconds(_row("batch_cluster, of all runs by two", floors, ours, None))]
 
 
+def batch_plan(bench: Bench, rounds: int | None) -> list[Row]:
+    """The plan of a batch with 10,000 rows of a CSV over a notebook of 30 cells, by `dry_run`.
+
+    The floor reads the same rows, makes values of their texts, and makes a digest of each row. The floor of memory is
+    the values. Meanwhile the server answers other calls: the slowest of these against the slowest without a plan.
+    """
+    count = 10_000
+    source = "number = 1\nname: str = 'x'\nrate = 0.5"
+    path = bench.notebook(30)
+    notebook = json.loads(path.read_text())
+    notebook["cells"][0] |= {"source": source, "metadata": {"tags": ["parameters"]}}
+    path.write_text(json.dumps(notebook))
+    table = bench.workspace / "rows.csv"
+    table.write_text("number,name,rate\n" + "".join(f"{n},name {n},{n / 7}\n" for n in range(count)))
+
+    def read() -> list[dict[str, Any]]:
+        with table.open(newline="") as file:
+            rows: list[dict[str, Any]] = [
+                {"number": int(row["number"]), "name": row["name"], "rate": float(row["rate"])}
+                for row in csv.DictReader(file)
+            ]
+        digests = {hashlib.sha256(json.dumps(row, sort_keys=True).encode()).hexdigest() for row in rows}
+        assert len(digests) == count
+        return rows
+
+    def floor() -> float:
+        taken: list[float] = []
+        with _timed(taken):
+            read()
+        return taken[0]
+
+    tracemalloc.start()
+    rows = read()
+    values = tracemalloc.get_traced_memory()[0] / 2**20
+    tracemalloc.stop()
+    del rows
+    idle: list[float] = []
+    busy: list[float] = []
+    with bench.ours("--dask-scheduler", "tcp://127.0.0.1:9") as server:
+        server.handshake()
+
+        def plan() -> float:
+            taken: list[float] = []
+            with _timed(taken):
+                reply, waits = server.call_beside(
+                    ("execute_notebook_batch", {"input_path": path.name, "parameters": table.name, "dry_run": True}),
+                    ("list_executions", {"limit": 1}),
+                )
+            if reply["runs_total"] != count:
+                raise RuntimeError(f"execute_notebook_batch: {reply}")
+            busy.append(max(waits))
+            return taken[0]
+
+        server.call("execute_notebook_batch", input_path=path.name, parameters=[{"number": 0}], dry_run=True)
+        time.sleep(2)
+        process = psutil.Process(server.process.pid)
+        before = process.memory_info().rss
+        for _ in range(100):
+            with _timed(idle):
+                server.call("list_executions", limit=1)
+        floors, ours = _turns(rounds or 5, floor, plan)
+        status = Path(f"/proc/{process.pid}/status")
+        peak = int(status.read_text().partition("VmHWM:")[2].split()[0]) * 1024 if status.exists() else before
+    return [
+        _row("batch_plan, 10,000 rows", floors, ours, None),
+        _row("batch_plan, slowest other call meanwhile", [max(idle)] * len(busy), busy, None),
+        _row("batch_plan, peak of memory", [values], [(peak - before) / 2**20], None, "MB"),
+    ]
+
+
 def memory(bench: Bench, rounds: int | None) -> list[Row]:
     """Resident memory of the server, right after the handshake and once it has come to rest."""
 
@@ -752,6 +854,7 @@ _ALL = (
     kernel_start,
     project_python,
     spare_kernel,
+    batch_plan,
     memory,
 )
 BENCHMARKS = {one.__name__: one for one in _ALL}
