@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 from papermill_mcp.config import Config
 from papermill_mcp.core.kernels.request import RunStatus
-from papermill_mcp.errors import ServerError
+from papermill_mcp.errors import AlreadyExistsError, ServerError
 from papermill_mcp.services.runs.batch import BatchRow
 from papermill_mcp.services.runs.papermill_run import Bench, PapermillRun
 from papermill_mcp.utils.lazy import imported, lazy
@@ -74,7 +74,13 @@ class LocalBackend:
         Raises:
             ServerError: the run could not be prepared.
         """
-        child = PapermillRun(row.template.request_of(row.values), row.plan, row.output, self._bench, owner=owner)
+        child = PapermillRun(
+            row.template.request_of(row.values, overwrite=row.overwrites),
+            row.plan,
+            row.output,
+            self._bench,
+            owner=owner,
+        )
         child.changed.connect(lambda: row.follow(child))
         row.child = child
         preparing = self._preparing[child] = asyncio.create_task(child.prepare(queue=True))
@@ -95,7 +101,7 @@ class LocalBackend:
         return child.outcome
 
     async def revision(self, row: BatchRow) -> str | None:
-        """The version of the output as it is now; None if it cannot be read."""
+        """The version of the output as it is now; None if it is not as the run has made it."""
         return await _revision(self._bench, row)
 
     async def hold(self) -> None:
@@ -188,6 +194,12 @@ class DaskBackend:
         row.waits_for = "waiting for a Dask worker"
         notebooks = self._bench.notebooks
         before = await notebooks.revision_of(row.output)
+        if before and not row.overwrites:
+            raise AlreadyExistsError(
+                f"{notebooks.display_path(row.output)} exists since the batch was planned",
+                state="it stays as it is",
+                advice="send the request again: the run gets another output",
+            )
         outcome = await self._cluster.run(
             self._task(row, await asyncio.to_thread(lambda: row.template.rendered)), on_begin=row.begin
         )
@@ -204,7 +216,7 @@ class DaskBackend:
         return replace(outcome, output=None)
 
     async def revision(self, row: BatchRow) -> str | None:
-        """The version of the output as it is now; None if it cannot be read."""
+        """The version of the output as it is now; None if it is not as the run has made it."""
         return await _revision(self._bench, row)
 
     async def hold(self) -> None:
@@ -221,8 +233,13 @@ class DaskBackend:
 
 
 async def _revision(bench: Bench, row: BatchRow) -> str | None:
+    output, outputs = row.output, row.template.outputs
     try:
-        return await bench.notebooks.revision_of(row.output)
+        if outputs is None or not await asyncio.to_thread(output.exists):
+            return ""
+        async with bench.notebooks.opened(bench.notebooks.display_path(output)) as (notebook, work):
+            found = await work.run(partial(outputs.look, notebook.document, row.values))
+            return None if found.changed else notebook.revision
     except ServerError:
         return None
 

@@ -104,6 +104,7 @@ class BatchRow:
     Attributes:
         number: its place in the batch, from 0.
         digest: of all that its output is made of.
+        replaces: whether there was an output of an earlier batch that the run replaces.
         active: whether a backend has taken it and has not returned it.
         waits_for: the reason that an active run is queued.
         child: the run itself while it goes on in this server.
@@ -130,6 +131,7 @@ class BatchRow:
         "kept",
         "name",
         "number",
+        "replaces",
         "template",
         "values",
         "waits_for",
@@ -145,6 +147,7 @@ class BatchRow:
         self.digest = digest
         self.name = ""
         self.active = False
+        self.replaces = False
         self.kept = False
         self.waits_for: str | None = None
         self.child: PapermillRun | None = None
@@ -224,6 +227,11 @@ class BatchRow:
         if self._result is not None:
             return self._result.status
         return RunStatus.RUNNING if self.begun else RunStatus.QUEUED
+
+    @property
+    def overwrites(self) -> bool:
+        """Whether the attempt may find an output: one of an earlier batch, or of an earlier attempt."""
+        return self.replaces or bool(self.earlier_errors)
 
     @property
     def begun(self) -> bool:
@@ -352,7 +360,7 @@ class Backend(Protocol):
         """
 
     async def revision(self, row: BatchRow) -> str | None:
-        """The version of the output of a run as it is now; None if it cannot be read."""
+        """The version of the output of a run as it is now; None if it is not as the run has made it."""
 
     async def hold(self) -> None:
         """Begin no more runs. Those that have begun go on to their end."""

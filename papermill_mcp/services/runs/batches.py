@@ -297,9 +297,9 @@ class BatchStarter:
             directory = self._workspace.directory(
                 request.output_directory or default, create=True, make=not request.dry_run
             )
-            part = _Part(
-                template, directory, batch_outputs.OutputsOf(notebook.document, template.task, notebook.revision)
-            )
+            outputs = batch_outputs.OutputsOf(notebook.document, template.task, notebook.revision)
+            template.outputs = outputs
+            part = _Part(template, directory, outputs)
             for start in range(0, len(sets), _SLICE):
                 await asyncio.to_thread(part.add, checked[start : start + _SLICE], first + start, digests)
             parts.append(part)
@@ -352,7 +352,7 @@ class BatchStarter:
                 row.keep(found.summary)
                 return []
             (changed if found.changed else mine).append(name)
-        row.name = mine[0] if mine else free
+        row.name, row.replaces = mine[0] if mine else free, bool(mine)
         return [] if mine else changed[:1]
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from papermill_mcp.core import papermill_executor as recipes
     from papermill_mcp.core.kernels.kernel import Kernel
     from papermill_mcp.core.papermill import parameter_file
+    from papermill_mcp.core.papermill.batch_outputs import OutputsOf
     from papermill_mcp.core.papermill.output import PapermillTask
     from papermill_mcp.core.papermill.parameters import NotebookParameters
     from papermill_mcp.core.papermill_executor import Outcome, PapermillRecipe
@@ -102,6 +103,7 @@ class RunTemplate:
         request: of one run, without parameters and output.
         task: the same.
         known: the parameters of the notebook.
+        outputs: how the outputs of the runs look; needed in a batch only.
         notes: sentences for the client about each of the runs.
     """
 
@@ -110,6 +112,7 @@ class RunTemplate:
     task: PapermillTask
     known: NotebookParameters
     notes: list[str]
+    outputs: OutputsOf | None = None
     planned_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def checked(
@@ -140,9 +143,9 @@ class RunTemplate:
         task = replace(self.task, parameters=values, digest=digest)
         return PapermillPlan(self.notebook, task, [*self.notes, *warnings], self.planned_at)
 
-    def request_of(self, values: dict[str, Any]) -> PapermillRequest:
-        """The request of one of the runs, with an id of its own."""
-        return PapermillRequest(**{**dict(self.request), "parameters": values})
+    def request_of(self, values: dict[str, Any], *, overwrite: bool) -> PapermillRequest:
+        """The request of one of the runs, with an id of its own. Args: `overwrite`: replace an output."""
+        return PapermillRequest(**{**dict(self.request), "parameters": values, "overwrite": overwrite})
 
     @cached_property
     def rendered(self) -> bytes:
@@ -151,7 +154,7 @@ class RunTemplate:
 
     def release(self) -> None:
         """Let go of the document: all runs are over."""
-        self.notebook = self.notebook.released()
+        self.notebook, self.outputs = self.notebook.released(), None
         self.__dict__.pop("rendered", None)
 
 

@@ -605,6 +605,35 @@ async def test_a_cancelled_batch_tries_nothing_again(client: Connect, workspace:
     assert (workspace / "tries-1").read_text() == "x"
 
 
+async def test_neither_an_attempt_nor_a_late_run_replaces_what_another_program_wrote_meanwhile(
+    client: Connect, workspace: Path
+) -> None:
+    """A person changes the output of the first run while it goes on, and makes the one of the second."""
+    code = (
+        "import os, time\nopen(f'tries-{n}', 'a').write('x')\nopen(f'begun-{n}', 'w').close()\n"
+        "while not os.path.exists('go'): time.sleep(0.01)\nraise ValueError(n)"
+    )
+    write_notebook(workspace / "in.ipynb", [_PARAMETERS, code])
+    directory = workspace / "outputs" / "in-batch"
+    async with client() as c:
+        begun = await batch(
+            c, input_path="in.ipynb", grid={"n": [1, 2]}, max_parallel=1, retries=1, retry_on=["error"], wait=0
+        )
+        await until((workspace / "begun-1").exists, seconds=20)
+        await call(c, "add_cell", path="outputs/in-batch/in-n=1.ipynb", source="mine", cell_type="markdown")
+        theirs = write_notebook(directory / "in-n=2.ipynb", ["'of a person'"]).read_bytes()
+        (workspace / "go").touch()
+        facts = await call(c, "get_execution", execution_id=begun["execution_id"], wait=30)
+
+    first, second = rows(facts)
+    assert first["error"] == "ValueError: 1"
+    assert (workspace / "tries-1").read_text() == "x"
+    assert "mine" in (directory / "in-n=1.ipynb").read_text()
+    assert second["error"].startswith("ALREADY_EXISTS: ")
+    assert (directory / "in-n=2.ipynb").read_bytes() == theirs
+    assert not (workspace / "tries-2").exists()
+
+
 # An early end
 
 
