@@ -644,6 +644,7 @@ def _earlier_row(row: Mapping[str, Any], workspace: Workspace) -> RunRow:
         failed_cell=row.get("failed_cell"),
         error=_failure_of(row) or None,
         result=_recorded_view(_values(row, tables.RESULT)),
+        notes=[str(row["earlier_errors"])] if row.get("earlier_errors") else None,
     )
 
 

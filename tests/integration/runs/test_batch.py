@@ -581,6 +581,9 @@ async def test_a_run_that_fails_is_tried_again_and_the_last_attempt_counts(clien
     async with client() as c:
         first = await batch(c, retries=2, **request)
         again = await batch(c, retries=1, retry_on=["error"], **request)
+    async with client() as c:
+        later = await call(c, "get_execution", execution_id=again["execution_id"], runs="1")
+    assert later["runs"][0]["notes"] == ["attempt 1: AssertionError: not yet"]
     table = [json.loads(line) for line in (workspace / first["results"]).with_suffix(".jsonl").read_text().splitlines()]
 
     assert [row["status"] for row in rows(first)] == ["ok", "error", "ok"]
