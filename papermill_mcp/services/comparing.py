@@ -18,7 +18,7 @@ from papermill_mcp.services.pictures import ShownImage
 from papermill_mcp.services.results import Result
 from papermill_mcp.services.workspace import Workspace
 from papermill_mcp.utils.lazy import lazy
-from papermill_mcp.utils.text_utils import cell_name, one_line
+from papermill_mcp.utils.text_utils import cell_name, count_noun, one_line
 
 if TYPE_CHECKING:
     from papermill_mcp.core import git
@@ -61,6 +61,7 @@ class NotebookComparison(Result):
         summary: the number of cells for each kind of change, and of those that are the same.
         notebook: differences of the notebook itself.
         next: the first difference that is not shown, counted from 0; None if all are.
+        note: pictures that are not shown.
     """
 
     path: str
@@ -71,6 +72,7 @@ class NotebookComparison(Result):
     notebook: str | None = None
     cells: list[CellDifference]
     next: int | None = None
+    note: str | None = None
     _images: list[ShownImage] = PrivateAttr(default_factory=list)
 
 
@@ -213,6 +215,8 @@ class ComparisonService:
             next=following,
         )
         view._images = self._pictures(pairs)
+        if rest := len(pairs) - len(view._images):
+            view.note = f"{count_noun(rest, 'pair')} of pictures that differ not shown (max_images)"
         return view
 
     def _pictures(self, pairs: Sequence[tuple[str, Mapping[str, Any], Mapping[str, Any]]]) -> list[ShownImage]:

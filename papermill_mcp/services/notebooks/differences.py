@@ -25,7 +25,8 @@ _TEXT_CHARS = 200_000
 #: Numbers of one output that are shown side by side.
 _NUMBERS = 20
 
-_NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?(?![\w.]*\w)")
+# Possessive, so that a long run of digits is looked at once.
+_NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d++(?:\.\d*+)?+|\.\d++)(?:[eE][-+]?\d++)?+(?!\w|\.\w)")
 
 
 @dataclass(frozen=True)

@@ -110,6 +110,8 @@ def notebook_comparison(reply: NotebookComparison) -> str:
         lines.append(f"cell {cell_name(index or 0, cell.id)} · {cell.change}{from_place}")
         if cell.diff:
             lines += fenced(cell.diff, "diff")
+    if reply.note:
+        lines.append(f"note: {inline(reply.note)}")
     if reply.next is not None:
         lines.append(f"next: {reply.next} (pass it as start)")
     return "\n".join(lines)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import subprocess
+import time
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
@@ -113,6 +114,17 @@ async def test_a_picture_before_and_after_is_one_picture(client: Connect, worksp
     }
     assert {(255, 0, 0), (0, 0, 255)} <= colours
     assert "cell 0 [p] · before and after" in text_of(result)
+
+
+async def test_pictures_beyond_the_limit_are_counted(client: Connect, workspace: Path) -> None:
+    for name, colour in (("a", "red"), ("b", "blue")):
+        cells = [with_output("plot()", f"p{number}", data={"image/png": png(colour)}) for number in range(3)]
+        write_notebook(workspace / f"{name}.ipynb", cells)
+    async with client(max_images=2) as c:
+        result = await c.call_tool("compare_notebooks", {"path": "a.ipynb", "with": "b.ipynb"})
+
+    assert len(images_of(result)) == 2
+    assert "note: 1 pair of pictures that differ not shown (max_images)" in text_of(result)
 
 
 async def test_pages_show_every_difference_once(client: Connect, workspace: Path) -> None:
@@ -286,6 +298,12 @@ def document(cells: list[Json]) -> NotebookDocument:
         ("0.1", "0.2", ["output 0, numbers: 0.1 -> 0.2 (+0.1)"]),
         ("n = 5 of -3", "n = 7 of -3", ["output 0, numbers: 5 -> 7 (+2)"]),
         ("v1.2.3", "v1.2.4", ["output 0:", "@@ -1 +1 @@", "-v1.2.3", "+v1.2.4"]),
+        (
+            "took 10ms, 5 of them",
+            "took 11ms, 5 of them",
+            ["output 0:", "@@ -1 +1 @@", "-took 10ms, 5 of them", "+took 11ms, 5 of them"],
+        ),
+        ("is 5.", "is 6.5e3", ["output 0, numbers: 5. -> 6.5e3 (+6495)"]),
         ("", "1", ["output 0 added: stream", "+1"]),
         ("1", "", ["output 0 removed: stream", "-1"]),
     ],
@@ -294,6 +312,14 @@ def test_the_lines_about_an_output(old: str, new: str, lines: list[str]) -> None
     before, after = (document([with_output("x", "x", text)]) for text in (old, new))
     found = [*differences(before, after)]
     assert (found[0].lines if found else []) == lines
+
+
+@pytest.mark.parametrize("text", ["1" * 150_000 + "a", "1." * 70_000 + "x", "-+" * 70_000, "1e" * 70_000])
+def test_a_text_like_numbers_takes_no_long_time(text: str) -> None:
+    before, after = document([with_output("x", "x", text)]), document([with_output("x", "x", text + " 2")])
+    began = time.perf_counter()
+    assert [*differences(before, after)]
+    assert time.perf_counter() - began < 2
 
 
 def test_pieces_and_counts_of_a_run_make_no_difference() -> None:
