@@ -24,6 +24,12 @@ COMPANIONS = ("-wal", "-shm", "-journal")
 
 _DAMAGED = ".damaged"
 
+#: Bytes that the log of changes keeps after they are in the file itself.
+_LOG_BYTES = 4 * 2**20
+
+#: Pages that are given back to the system at a time.
+_PAGES = 1000
+
 #: Seconds between two tries to begin a file that another process begins, too.
 _PAUSE_SECONDS = 0.005
 
@@ -84,6 +90,14 @@ class Database:
         finally:
             self._access.release()
 
+    def checkpoint(self) -> None:
+        """Write all changes into the file itself, while others go on. Without success the next one does it."""
+        with contextlib.suppress(sqlite3.Error):
+            name = f"{self.file.absolute().as_uri()}?mode=rw"  # where there is no file, none is made
+            connection = sqlite3.connect(name, timeout=self._busy_seconds, isolation_level=None, uri=True)
+            with contextlib.closing(connection):
+                connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
     def close(self) -> None:
         """Close the file. The next use opens it again."""
         with self._access:
@@ -122,6 +136,7 @@ class Database:
         """
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("PRAGMA wal_autocheckpoint = 0")  # `checkpoint` does it, when no call waits
+        connection.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
         if _version(connection) == self._version:
             return
         deadline = time.monotonic() + self._busy_seconds
@@ -180,9 +195,16 @@ class Database:
             lock.release()
 
 
-def checkpoint(connection: sqlite3.Connection) -> None:
-    """Write all changes into the file itself, and give free pages back to the system."""
-    connection.execute("PRAGMA incremental_vacuum").fetchall()
+def free_pages(connection: sqlite3.Connection) -> bool:
+    """Give some free pages back to the system. False if there are no more."""
+    connection.execute(f"PRAGMA incremental_vacuum({_PAGES})").fetchall()
+    return int(connection.execute("PRAGMA freelist_count").fetchone()[0]) > 0
+
+
+def rewrite(connection: sqlite3.Connection) -> None:
+    """Write the whole file anew, so that it and its log have nothing that was deleted. Others wait."""
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    connection.execute("VACUUM")
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
 

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from papermill_mcp.core.history.cause import Cause
 from papermill_mcp.core.history.chunks import Chunk, cut, digest_of, digests_in
 from papermill_mcp.errors import ServerError
-from papermill_mcp.utils.database import Database, DatabaseUnavailableError, checkpoint, transaction
+from papermill_mcp.utils.database import Database, DatabaseUnavailableError, free_pages, rewrite, transaction
 from papermill_mcp.utils.digests import revision_of
 from papermill_mcp.utils.file_utils import read_in_pieces
 
@@ -356,9 +356,7 @@ class HistoryStore:
                         removed += connection.execute("DELETE FROM versions WHERE notebook = ?", (notebook,)).rowcount
                         connection.execute("DELETE FROM chunks WHERE notebook = ?", (notebook,))
                         connection.execute("UPDATE notebooks SET bytes = 0 WHERE id = ?", (notebook,))
-            checkpoint(connection)
-            connection.execute("VACUUM")  # free pages still have what was in them
-            checkpoint(connection)
+            rewrite(connection)
             return removed
 
         removed = self._look(clear, 0)
@@ -434,7 +432,10 @@ class HistoryStore:
                 return
             time.sleep(_PAUSE_SECONDS)  # a call that waits for the file goes first
         self._look(self._drop_old, None)
-        self._look(checkpoint, None)
+        self._database.checkpoint()
+        while not self._closed and self._look(free_pages, False):
+            time.sleep(_PAUSE_SECONDS)
+        self._database.checkpoint()
 
     def close(self) -> None:
         """End the thread, after the versions that wait for it. A second call does nothing."""
@@ -460,7 +461,7 @@ class HistoryStore:
         try:
             return self._database.use(action)
         except DatabaseUnavailableError as error:
-            if time.monotonic() - began > BUSY_SECONDS / 2:  # no call after this one waits, too
+            if "locked" in str(error) and time.monotonic() - began > BUSY_SECONDS / 2:  # no call after this one waits
                 self._paused_until, self._reason = time.monotonic() + PAUSE_SECONDS, str(error)
             raise HistoryUnavailableError(str(error)) from error
 

@@ -244,6 +244,19 @@ def test_a_damaged_file_is_moved_aside(tmp_path: Path) -> None:
     history.close()
 
 
+def test_room_is_given_back_and_nothing_is_made_where_there_is_nothing(tmp_path: Path) -> None:
+    history = HistoryStore(tmp_path / "state", versions=2, max_bytes=2**30)
+    history.tidy()
+    assert not (tmp_path / "state").exists()
+    for number in range(10):
+        keep(history, random.Random(number).randbytes(1_000_000))
+    assert history.usage().bytes > 10_000_000
+    history.tidy()
+    assert history.usage().bytes < 9_000_000
+    history.close()
+    assert history.usage().bytes < 3_000_000
+
+
 def test_a_database_of_a_newer_server_is_left_alone(tmp_path: Path) -> None:
     connection = sqlite3.connect(tmp_path / "history.sqlite")
     connection.execute("PRAGMA user_version = 99")
@@ -309,4 +322,4 @@ def test_no_system_call_that_fails_or_kills_loses_a_version(tmp_path: Path, faul
 
     assert done.returncode == 0, done.stderr[-2000:]
     _, met = map(int, done.stdout.split())
-    assert met >= 3, "hardly a fault was met"
+    assert met >= (1 if fault.startswith("fdatasync") else 3), "hardly a fault was met"
