@@ -90,7 +90,7 @@ ReportProgress = Annotated[Progress, Resolve(_progress)]
 ExecutionId = Annotated[str, Field(description="An execution_id from an earlier reply.")]
 IfRevision = Annotated[
     str | None,
-    Field(description="Write only if the file still has this revision; otherwise CONFLICT."),
+    Field(description="Write only if the file has this revision, else CONFLICT."),
 ]
 Tags = Annotated[list[str] | None, Field(description='Cell tags, such as "parameters".')]
 # A `$name` in a description is the setting of that name; `_described` puts its value in.
@@ -100,12 +100,12 @@ Wait = Annotated[
         ge=0,
         le=3600,
         allow_inf_nan=False,
-        description="Seconds to wait, 0 to 3600, before the answer is `running`. Default: as set ($response_wait).",
+        description="Seconds until the answer is `running`, 0 to 3600. Default: as set ($response_wait).",
     ),
 ]
 IdempotencyKey = Annotated[
     str | None,
-    Field(description="A key of yours: a request repeated with it runs once.", min_length=1, max_length=200),
+    Field(description="Your key: a request repeated with it runs once.", min_length=1, max_length=200),
 ]
 
 CellType = Annotated[Literal["code", "markdown", "raw"], Field(description='"code", "markdown" or "raw".')]

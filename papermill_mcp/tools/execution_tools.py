@@ -92,8 +92,8 @@ async def execute_notebook_batch(
 ) -> RunView:
     """Run notebooks with many sets of parameters by Papermill, each into its own output; a failed run stops no other.
 
-    The reply shows the last plot of each run on one sheet. Beside the outputs stand results.csv and report.html, a page
-    for the user. Called again with the same arguments, it runs only what is not complete.
+    It shows the last plots on one sheet, and writes results.csv and report.html for the user. Called again with the same
+    arguments, it runs only what is not complete.
     """
     if request.dry_run:
         return await batches.preview(request)
@@ -110,9 +110,9 @@ async def verify_notebook(
     progress: ReportProgress,
     wait: Wait = None,
 ) -> RunView:
-    """Tell whether a notebook can be believed: run it from top to bottom in a fresh kernel and compare its outputs.
+    """Tell whether a notebook can be believed: run it in a fresh kernel and compare its outputs.
 
-    Times, addresses, progress bars and the like do not count. Nothing is written without update.
+    Times, addresses, progress bars and the like do not count.
     """
     return await executions.follow(request, lambda: verifier.verify(request), wait=wait, progress=progress)
 

@@ -24,9 +24,7 @@ from papermill_mcp.core.runs.snapshot import (
 from papermill_mcp.services.results import Request
 from papermill_mcp.services.workspace import Workspace
 
-NotebookPath = Annotated[
-    str, Field(description="Notebook (.ipynb), relative to the workspace or absolute inside a root.")
-]
+NotebookPath = Annotated[str, Field(description="Notebook (.ipynb), relative to the workspace or absolute.")]
 KernelId = Annotated[str | None, Field(description="A kernel_id from start_kernel or list_kernels; or give path.")]
 KernelPath = Annotated[str | None, Field(description="The notebook whose kernel is meant, instead of kernel_id.")]
 OwnKernel = Annotated[
@@ -38,7 +36,7 @@ Timeout = Annotated[
         ge=0,
         le=604_800,
         allow_inf_nan=False,
-        description="Seconds a cell may run, 0 to 604800; 0 = no limit. Default: as set ($execution_timeout).",
+        description="Seconds per cell, 0 to 604800; 0 = no limit. Default: as set ($execution_timeout).",
     ),
 ]
 PythonName = Annotated[
@@ -50,16 +48,12 @@ PythonName = Annotated[
 ]
 SamePython = Annotated[str | None, Field(description="As for execute_notebook.")]
 ContinueOnError = Annotated[
-    bool | None, Field(description="Go on after a cell that raised. Default: as set ($continue_on_error).")
+    bool | None, Field(description="Go on after an error. Default: as set ($continue_on_error).")
 ]
-KernelName = Annotated[
-    str | None, Field(description="Installed kernel to use, instead of python. Default: the one the notebook names.")
-]
-ParameterLanguage = Annotated[
-    str | None, Field(description="Language to write parameters in. Default: the notebook's.")
-]
+KernelName = Annotated[str | None, Field(description="Installed kernel, instead of python. Default: the notebook's.")]
+ParameterLanguage = Annotated[str | None, Field(description="Language of the parameters. Default: the notebook's.")]
 ReportMode = Annotated[bool, Field(description="Hide the code in the output. Default false.")]
-StrictParameters = Annotated[bool, Field(description="Refuse unknown names and values of another type. Default true.")]
+StrictParameters = Annotated[bool, Field(description="Refuse unknown names and other types. Default true.")]
 
 
 #: The ways in which an attempt of a run in a batch fails, and those that are worth another attempt by default.
@@ -278,15 +272,13 @@ class VerifyRequest(RunRequest):
     paths: ClassVar[tuple[str, ...]] = ("path",)
 
     path: Annotated[str, Field(description="Notebook (.ipynb), or a directory of them.")]
-    against: Annotated[str, Field(description='"saved" (default), another notebook, "git:HEAD" or "version:3".')] = (
-        "saved"
-    )
+    against: Annotated[str, Field(description='"saved" (default), a notebook, "git:HEAD" or "version:3".')] = "saved"
     parameters: Annotated[dict[str, Any] | None, Field(description="As for execute_notebook_papermill.")] = None
     python: SamePython = None
     kernel_name: KernelName = None
     compare: Annotated[
         Literal["strict", "numeric", "run"],
-        Field(description='"strict" (default), "numeric": numbers within rtol, or "run": only whether it runs.'),
+        Field(description='"strict" (default), "numeric": within rtol, or "run": only whether it runs.'),
     ] = "strict"
     rtol: Annotated[
         float, Field(ge=0, le=1, allow_inf_nan=False, description="Relative tolerance, 0 to 1. Default 1e-05.")
@@ -294,7 +286,7 @@ class VerifyRequest(RunRequest):
     ignore: Annotated[
         list[str] | None, Field(max_length=50, description="Up to 50 regular expressions of text that does not count.")
     ] = None
-    repeat: Annotated[int, Field(ge=1, le=5, description="Fresh runs, 1 to 5; finds flaky cells. Default 1.")] = 1
+    repeat: Annotated[int, Field(ge=1, le=5, description="Fresh runs, 1 to 5. Default 1.")] = 1
     update: Annotated[bool, Field(description="Write the fresh outputs of cells that differ. Default false.")] = False
     if_revision: Annotated[str | None, Field(description="As for edit_notebook, with update.")] = None
     timeout: Timeout = None

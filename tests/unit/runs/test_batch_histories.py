@@ -26,6 +26,7 @@ from papermill_mcp.core.runs.table import ResultsTable
 from papermill_mcp.errors import KernelStartFailedError, ServerNotRunningError
 from papermill_mcp.services.runs import batch as batches
 from papermill_mcp.services.runs.batch import BatchRow, BatchRun
+from papermill_mcp.services.runs.batch_report import BatchReports
 from papermill_mcp.services.runs.claims import Claims
 from papermill_mcp.services.runs.journal import Journal
 from papermill_mcp.services.runs.papermill_run import RunInput, RunTemplate
@@ -175,6 +176,13 @@ def _rows(number: int, directory: Path) -> list[BatchRow]:
     return rows
 
 
+class _NoReports:
+    """Has nothing to look at: the outputs of these runs are not made."""
+
+    async def write(self, *_: object) -> Path:
+        return Path("report.html")
+
+
 async def _play(history: _History, directory: Path) -> None:
     request = BatchRequest(
         input_path="in.ipynb",
@@ -191,6 +199,7 @@ async def _play(history: _History, directory: Path) -> None:
         Claims(Workspace([directory])),
         cast(Journal, journal),
         table=ResultsTable(directory, request.execution_id),
+        reports=cast(BatchReports, _NoReports()),
     )
     place.batch = run
     run.start()
