@@ -1,1 +1,1 @@
-"""Earlier versions of notebooks: in a store of our own, and in git."""
+"""Earlier versions of notebooks, in a store of our own."""
