@@ -62,7 +62,10 @@ class VerifyStarter:
         Raises:
             ServerError: as for `one`, or the directory has no notebook.
         """
-        return await (self.one(request) if request.path.lower().endswith(".ipynb") else self.directory(request))
+        file = request.path.lower().endswith(".ipynb")
+        if not file:  # a file of another name gets the error of a notebook
+            file = await asyncio.to_thread(self._workspace.real_path(request.path).is_file)
+        return await (self.one(request) if file else self.directory(request))
 
     async def directory(self, request: VerifyRequest, *, report: bool = True) -> VerifyDirectoryRun:
         """Verify each notebook of a directory, or one notebook as if it were alone in one.
