@@ -6,8 +6,10 @@ directory, never in the notebook. Nothing is claimed of cells that another progr
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
+import os
 import threading
 import time
 from collections import OrderedDict
@@ -20,10 +22,9 @@ from weakref import WeakKeyDictionary
 from papermill_mcp.core.documents.document import NotebookCell, NotebookDocument
 from papermill_mcp.core.kernels.request import RunStatus
 from papermill_mcp.errors import ServerError
-from papermill_mcp.utils.file_utils import read_beginning, write_file
+from papermill_mcp.utils.file_utils import read_beginning
 from papermill_mcp.utils.lazy import lazy
-from papermill_mcp.utils.lock_files import lock_name
-from papermill_mcp.utils.private import make_private_directory
+from papermill_mcp.utils.private import replace_private_file
 
 if TYPE_CHECKING:
     from papermill_mcp.core.kernels.kernel import Kernel
@@ -265,7 +266,9 @@ class Staleness:
         return memory
 
     def _file(self, path: Path) -> Path | None:
-        return None if self._directory is None else self._directory / f"{lock_name(path)}.json"
+        if self._directory is None:
+            return None
+        return self._directory / f"{hashlib.sha256(os.fsencode(path)).hexdigest()[:32]}.json"
 
     def _loaded(self, path: Path) -> _Memory:
         file = self._file(path)
@@ -289,12 +292,9 @@ class Staleness:
             "failed": failed,
         }
         try:
-            fresh = not self._directory.is_dir()
-            make_private_directory(self._directory)
-            if not fresh and not file.exists():
+            if not file.exists():
                 self._tidy()
-            data = json.dumps(whole, ensure_ascii=True).encode()
-            write_file(file, data, expected=None, overwrite=True, display_path="the memory of runs", durable=False)
+            replace_private_file(file, json.dumps(whole, ensure_ascii=True).encode())
         except (OSError, ServerError) as error:
             logger.warning("runs of cells are not remembered", extra={"error": str(error)})
 

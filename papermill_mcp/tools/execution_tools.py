@@ -92,8 +92,8 @@ async def execute_notebook_batch(
 ) -> RunView:
     """Run notebooks with many sets of parameters by Papermill, each into its own output; a failed run stops no other.
 
-    It shows the last plots on one sheet, and writes results.csv and report.html for the user. Called again with the same
-    arguments, it runs only what is not complete.
+    It shows the last plots on one sheet, and writes results.csv and report.html for the user. Called again with the
+    same arguments, it runs only what is not complete.
     """
     if request.dry_run:
         return await batches.preview(request)

@@ -7,7 +7,7 @@ import os
 import stat
 from pathlib import Path
 
-from papermill_mcp.utils.file_utils import create_private_file
+from papermill_mcp.utils.file_utils import create_private_file, write_file
 
 #: Names that this server makes in its state directory. A directory with others is not ours alone.
 _OWN_NAMES = ("executions.sqlite", "history.sqlite", "locks", "claims", "layers", "tables", "stale", "runtime-")
@@ -44,6 +44,17 @@ def make_private_file(path: Path) -> None:
         create_private_file(path, b"")
     except FileExistsError:
         take_rights_of_others(path)
+
+
+def replace_private_file(path: Path, data: bytes) -> None:
+    """Give a file of mode 0600 other content, or make it. Its directory is made, too. A power cut may undo it.
+
+    Raises:
+        OSError, ServerError: it cannot be written. What was there before is whole.
+    """
+    make_private_directory(path.parent)
+    make_private_file(path)
+    write_file(path, data, expected=None, overwrite=True, display_path=path.name, durable=False)
 
 
 def take_rights_of_others(path: Path) -> None:

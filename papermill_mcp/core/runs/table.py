@@ -24,7 +24,7 @@ from papermill_mcp.utils.digests import revision_of
 from papermill_mcp.utils.file_utils import FileContent, read_beginning, read_file, stamp_of, write_file
 from papermill_mcp.utils.lazy import lazy
 from papermill_mcp.utils.lock_files import lock_name
-from papermill_mcp.utils.private import make_private_directory
+from papermill_mcp.utils.private import replace_private_file
 from papermill_mcp.utils.text_utils import safe_utf8
 
 if TYPE_CHECKING:
@@ -183,15 +183,7 @@ class ResultsTable:
             return
         digests = [revision_of(data), *([before.revision] if before is not None else [])]
         try:
-            make_private_directory(self._memory)
-            write_file(
-                self._memory / lock_name(path),
-                " ".join(digests).encode(),
-                expected=None,
-                overwrite=True,
-                display_path="the memory of a table",
-                durable=False,
-            )
+            replace_private_file(self._memory / lock_name(path), " ".join(digests).encode())
         except (OSError, ServerError):
             pass  # it only helps after a kill
 
