@@ -55,6 +55,9 @@ def verify(arguments: Sequence[str]) -> int:
         if not Path(path).exists():
             sys.stderr.write(f"{PROGRAM} verify: {path} does not exist; nothing was run\n")
             return 2
+    if options.junit is not None and not Path(options.junit).absolute().parent.is_dir():
+        sys.stderr.write(f"{PROGRAM} verify: the directory of {options.junit} does not exist; nothing was run\n")
+        return 2
     try:
         request = VerifyRequest(
             path=".",

@@ -76,12 +76,14 @@ def judge(
     rules: Rules,
     *,
     only_run: bool,
+    again: Sequence[Mapping[str, Any]] | None = None,
 ) -> tuple[Verdict, list[OutputDifference]]:
     """The verdict on a cell that ran.
 
     Args:
         old, new: its saved and its fresh outputs.
         only_run: errors count, other outputs do not.
+        again: the outputs of another fresh run.
     """
     marks = Marks.of(cell)
     before, now = Outputs.of(old), Outputs.of(new)
@@ -97,7 +99,8 @@ def judge(
     if before.errors and not now.errors:
         ename, evalue = before.errors[0]
         return Verdict.GONE_ERROR, [OutputDifference("error", f"is gone: {ename}: {evalue}")]
-    found = output_differences(before, now, rules.of_cell(cell.source))
+    other = None if again is None else Outputs.of(again)
+    found = output_differences(before, now, rules.of_cell(cell.source), again=other)
     return (Verdict.DIFFERS, found) if found else (Verdict.SAME, [])
 
 

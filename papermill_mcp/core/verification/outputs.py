@@ -69,14 +69,21 @@ class Outputs:
         return found
 
 
-def output_differences(old: Outputs, new: Outputs, rules: Rules) -> list[OutputDifference]:
-    """The differences of the outputs of a cell; none if they are the same by the rules."""
-    return [*_differences(old, new, rules)]
+def output_differences(
+    old: Outputs, new: Outputs, rules: Rules, *, again: Outputs | None = None
+) -> list[OutputDifference]:
+    """The differences of the outputs of a cell; none if they are the same by the rules.
+
+    Args:
+        again: those of another fresh run.
+    """
+    return [*_differences(old, new, rules, again)]
 
 
-def _differences(old: Outputs, new: Outputs, rules: Rules) -> Iterator[OutputDifference]:
+def _differences(old: Outputs, new: Outputs, rules: Rules, again: Outputs | None) -> Iterator[OutputDifference]:
     for name in dict.fromkeys((*old.streams, *new.streams)):
-        found = difference(old.streams.get(name, ""), new.streams.get(name, ""), rules)
+        other = None if again is None else again.streams.get(name, "")
+        found = difference(old.streams.get(name, ""), new.streams.get(name, ""), rules, again=other)
         if found is not None:
             yield _of_text(one_line(name, 40), found)
     for place in range(max(len(old.displays), len(new.displays))):
@@ -86,7 +93,8 @@ def _differences(old: Outputs, new: Outputs, rules: Rules) -> Iterator[OutputDif
         elif place >= len(old.displays):
             yield OutputDifference(what, f"is new: {_in_short(new.displays[place])}")
         else:
-            yield from _of_display(what, old.displays[place], new.displays[place], rules)
+            other_display = again.displays[place] if again is not None and place < len(again.displays) else None
+            yield from _of_display(what, old.displays[place], new.displays[place], rules, other_display)
     for (ename, evalue), (new_ename, new_evalue) in zip(old.errors, new.errors, strict=False):
         found = difference(f"{ename}: {evalue}", f"{new_ename}: {new_evalue}", rules)
         if found is not None:
@@ -99,14 +107,16 @@ def _of_text(what: str, found: Difference) -> OutputDifference:
     return OutputDifference(what, found.diff, found.values)
 
 
-def _of_display(what: str, old: Mapping[str, Any], new: Mapping[str, Any], rules: Rules) -> Iterator[OutputDifference]:
+def _of_display(
+    what: str, old: Mapping[str, Any], new: Mapping[str, Any], rules: Rules, again: Mapping[str, Any] | None
+) -> Iterator[OutputDifference]:
     shared = [mime for mime in old if mime in new and not _LOADERS.fullmatch(mime)]
     if not shared:
         yield OutputDifference(what, f"has the form {_in_short(new)} in place of {_in_short(old)}")
         return
     images = [mime for mime in _IMAGES if mime in shared]
     for mime in images[:1]:
-        found = _of_picture(mime, old[mime], new[mime])
+        found = _of_picture(mime, old[mime], new[mime], tolerant=rules.relative is not None)
         if found is not None:
             yield OutputDifference(what, found, pictures=((mime, joined(old[mime])), (mime, joined(new[mime]))))
     if images:
@@ -117,18 +127,19 @@ def _of_display(what: str, old: Mapping[str, Any], new: Mapping[str, Any], rules
     ]
     plain = [mime for mime in ("text/plain",) if mime in shared]
     for mime in [*richest[:1], *(plain or [mime for mime in shared if mime != _WIDGET and not richest][:1])]:
-        changed = difference(_text_of(mime, old[mime]), _text_of(mime, new[mime]), rules)
+        other = _text_of(mime, again[mime]) if again is not None and mime in again else None
+        changed = difference(_text_of(mime, old[mime]), _text_of(mime, new[mime]), rules, again=other)
         if changed is not None:
             yield _of_text(what, changed)
             return
 
 
-def _of_picture(mime: str, old: Any, new: Any) -> str | None:
+def _of_picture(mime: str, old: Any, new: Any, *, tolerant: bool) -> str | None:
     one, other = "".join(joined(old).split()), "".join(joined(new).split())
     if one == other:
         return None
     try:
-        found = picture_difference(base64.b64decode(one), base64.b64decode(other))
+        found = picture_difference(base64.b64decode(one), base64.b64decode(other), tolerant=tolerant)
     except (binascii.Error, ValueError):
         return f"{mime} is no valid base64"
     return found.text if found is not None else None

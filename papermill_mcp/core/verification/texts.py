@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from difflib import SequenceMatcher
@@ -51,6 +51,7 @@ _TOKEN = re.compile(
 
 _PROMPT = re.compile(r"(?:Cell )?In ?\[\d+\]|<ipython-input-\d+-[0-9a-f]+>|/ipykernel_\d+/\d+\.py")
 _WARNING_PLACE = re.compile(r"^\S.{0,400}?:\d+: (?=\w*(?:Warning|Error)\b)")
+_NOT_ALWAYS = re.compile(r"The slowest run took .*")
 _BAR = re.compile(r"(?<=%)\|[^|\n]{0,200}\|")
 
 #: Words that make a number beside them a time that was measured; and weaker ones, beside code that measures.
@@ -99,12 +100,16 @@ class Difference:
 class Rules:
     """How texts of one cell are compared.
 
+    Some parts may be measured, or made anew by each process, or may be results: durations, sizes of memory, ids,
+    temporary names. They count as equal only if a second fresh run has others again; without one, `doubtful` has them.
+
     Attributes:
         began, ended: the time of the fresh run.
         relative: numbers that are nearer to each other count as equal; None for the same text only.
         directories: places of the fresh run, such as that of the notebook: paths below them are compared by name.
         timed_cell, timed_notebook: whether this cell, or any cell, measures time.
         prints_timer: whether the cell shows a measured time without words.
+        doubtful: parts that may be results, and were taken as equal: the saved and the fresh text.
     """
 
     began: datetime
@@ -114,6 +119,7 @@ class Rules:
     timed_cell: bool = False
     timed_notebook: bool = False
     prints_timer: bool = False
+    doubtful: list[tuple[str, str]] = field(default_factory=list, compare=False)
 
     def of_cell(self, source: str) -> Rules:
         """The rules for a cell with this source."""
@@ -125,11 +131,16 @@ class Rules:
             timed_cell=bool(TIMERS.search(source)),
             timed_notebook=self.timed_notebook,
             prints_timer=bool(_PRINTED_TIMER.search(source)),
+            doubtful=self.doubtful,
         )
 
 
-def difference(old: str, new: str, rules: Rules) -> Difference | None:
-    """The difference of two texts; None if they are the same by the rules."""
+def difference(old: str, new: str, rules: Rules, *, again: str | None = None) -> Difference | None:
+    """The difference of two texts; None if they are the same by the rules.
+
+    Args:
+        again: the same text of another fresh run.
+    """
     if old == new:
         return None
     if len(old) > MAX_CHARS or len(new) > MAX_CHARS:
@@ -137,7 +148,7 @@ def difference(old: str, new: str, rules: Rules) -> Difference | None:
     before, after = plain_lines(old), plain_lines(new)
     if before == after:
         return None
-    comparer = _Comparer(rules)
+    comparer = _Comparer(rules, _changing(after, None if again is None else plain_lines(again)))
     shown = comparer.with_equal_lines(before, after)
     if shown == before:
         return None
@@ -152,7 +163,8 @@ def plain_lines(text: str) -> list[str]:
         last = line.rstrip("\r").rpartition("\r")[2] if "\r" in line else line
         plain = clean_text(last)
         plain = _WARNING_PLACE.sub("", _PROMPT.sub("In", plain))
-        lines.append(_BAR.sub("|", plain).rstrip())
+        if not _NOT_ALWAYS.match(plain):  # %timeit says it in some runs
+            lines.append(_BAR.sub("|", plain).rstrip())
     while lines and not lines[-1]:
         lines.pop()
     return lines
@@ -160,7 +172,10 @@ def plain_lines(text: str) -> list[str]:
 
 @dataclass
 class _Comparer:
+    """Compares lines. `changing`: by line, the places of parts that another fresh run has otherwise; None: unknown."""
+
     rules: Rules
+    changing: Mapping[str, frozenset[int] | None] | None = None
     values: list[tuple[str, str]] = field(default_factory=list)
     numbers_only: bool = True
 
@@ -215,23 +230,41 @@ class _Comparer:
         if kind == "number" and b[0] == "number":
             return self._same_number(a, b, old, new)
         if {kind, b[0]} <= {"duration", "number"}:
-            return self._is_measured(old, new)
+            return self._is_measured(old, new) and self._changes(a, b, new)
         if kind != b[0]:
             return False
         match kind:
-            case "uuid" | "progress":
+            case "uuid":
+                return self._changes(a, b, new)
+            case "progress":
                 return True
             case "address":
                 return _is_pointer(a[1], old[: a[2]]) and _is_pointer(b[1], new[: b[2]])
             case "moment":
                 return self._is_now(b[1]) and _shape(a[1]) == _shape(b[1])
             case "duration":
-                return self._is_measured(old, new)
+                return self._is_measured(old, new) and self._changes(a, b, new)
+            case "size" if "memory usage:" in old and "memory usage:" in new:
+                return True  # of a table, which is that of the version of pandas
             case "size":
-                return bool(_MEMORY.search(old) and _MEMORY.search(new))
+                return bool(_MEMORY.search(old) and _MEMORY.search(new)) and self._changes(a, b, new)
             case "path":
+                if _TEMPORARY.match(a[1]) and _TEMPORARY.match(b[1]):
+                    return self._changes(a, b, new)
                 return self._same_path(a[1], b[1])
         return False
+
+    def _changes(self, a: _Token, b: _Token, new: str) -> bool:
+        """Whether a part is another one in each fresh run. Without another run it may be."""
+        if self.changing is None:
+            self.rules.doubtful.append((a[1], b[1]))
+            return True
+        places = self.changing.get(new)
+        if places is None or b[2] in places:
+            return True
+        # A rounded time may be the same in two runs.
+        digits = re.sub(r"\D", "", b[1]).lstrip("0")
+        return self.rules.timed_cell and a[0] in ("duration", "number") and len(digits) <= 1
 
     def _same_number(self, a: _Token, b: _Token, old: str, new: str) -> bool:
         one, other = (token[1].replace(",", "") for token in (a, b))
@@ -247,15 +280,15 @@ class _Comparer:
         ):
             return True
         before, now = old[: a[2]], new[: b[2]]
-        if _PROCESS.search(before) and _PROCESS.search(now):
-            return True
-        if min(abs(x), abs(y)) > 1e10 and _IDENTITY.search(before) and _IDENTITY.search(now):
-            return True
         if self._is_epoch(x) and self._is_epoch(y, now=True):
             return True
-        if _MEMORY.search(before) and self.rules.timed_notebook and _is_measured_memory(old):
-            return True
-        return self._is_bare_time(before, now, new)
+        may_change = (
+            (_PROCESS.search(before) and _PROCESS.search(now))
+            or (min(abs(x), abs(y)) > 1e10 and _IDENTITY.search(before) and _IDENTITY.search(now))
+            or (_MEMORY.search(before) and self.rules.timed_notebook and _is_measured_memory(old))
+            or self._is_bare_time(before, now, new)
+        )
+        return bool(may_change) and self._changes(a, b, new)
 
     def _is_measured(self, old: str, new: str) -> bool:
         """Whether a time with a unit in a line was measured."""
@@ -307,8 +340,6 @@ class _Comparer:
         return length >= quarter or (time_of_day - start) % quarter <= length
 
     def _same_path(self, old: str, new: str) -> bool:
-        if _TEMPORARY.match(old) and _TEMPORARY.match(new):
-            return True
         one, other = (re.split(r"[\\/]", path.rstrip("\\/"))[-1] for path in (old, new))
         below = any(new == place or new.startswith(place.rstrip("/\\") + "/") for place in self.rules.directories)
         if below or "site-packages" in new or re.search(r"/lib/python3", new):
@@ -323,6 +354,22 @@ _Token = tuple[str, str, int]
 def _tokens(line: str) -> Iterator[_Token]:
     for found in _TOKEN.finditer(line):
         yield found.lastgroup or "other", found[0], found.start()
+
+
+def _changing(lines: Sequence[str], again: Sequence[str] | None) -> dict[str, frozenset[int] | None] | None:
+    """For each line, the places of its parts that the same line of another run has otherwise; None for other lines."""
+    if again is None:
+        return None
+    found: dict[str, frozenset[int] | None] = {}
+    if len(lines) != len(again):
+        return dict.fromkeys(lines)
+    for line, other in zip(lines, again, strict=True):
+        one, two = ([token for token in _tokens(text) if token[0] != "space"] for text in (line, other))
+        if len(one) != len(two):
+            found[line] = None
+            continue
+        found[line] = frozenset(a[2] for a, b in zip(one, two, strict=True) if a[1] != b[1])
+    return found
 
 
 def _ends_with(words: re.Pattern[str], text: str) -> bool:
@@ -348,14 +395,25 @@ def _is_pointer(text: str, before: str) -> bool:
 
 
 def _same_set(one: Sequence[_Token], other: Sequence[_Token]) -> bool:
-    """Whether two lines differ only in the order of a set of Python, which is another one in each process."""
+    """Whether two lines differ only in the order of sets of Python, which is another one in each process."""
     texts, others = [token[1] for token in one], [token[1] for token in other]
-    if "{" not in texts or ":" in texts[texts.index("{") :] or not any(token[1] in "'\"" for token in one):
+    if len(texts) != len(others):
         return False
-    start, end = texts.index("{"), len(texts) - 1 - texts[::-1].index("}") if "}" in texts else 0
-    if end <= start or texts[: start + 1] != others[: start + 1] or texts[end:] != others[end:]:
-        return False
-    return sorted(texts[start:end]) == sorted(others[start:end])
+    place = 0
+    while place < len(texts):
+        if texts[place] != others[place]:
+            return False
+        if texts[place] == "{":
+            end = next((at for at in range(place, len(texts)) if texts[at] == "}"), None)
+            if end is None or others[end] != "}":
+                return False
+            inside = texts[place:end], others[place:end]
+            is_set = ":" not in inside[0] and any(text in "'\"" for text in inside[0])
+            if inside[0] != inside[1] and not (is_set and sorted(inside[0]) == sorted(inside[1])):
+                return False
+            place = end
+        place += 1
+    return True
 
 
 def _is_measured_memory(line: str) -> bool:

@@ -123,6 +123,12 @@ class VerifyStarter:
                 allowed='with against="saved"',
                 state="nothing was run",
             )
+        if request.update and request.parameters:
+            raise InvalidArgumentError(
+                "update would save outputs of the parameters of this call beside the notebook's own values",
+                allowed="update=true without parameters",
+                state="nothing was run",
+            )
         if request.update and self._config.read_only:
             raise InvalidArgumentError(
                 "update writes a notebook, and this server may not write (read_only)",

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import pytest
@@ -62,7 +64,6 @@ SAME = {
         [_display(text_html=_TABLE.format(2))],
         [_display(text_html=_TABLE.format(2).replace("<td>", '<td id="x">'))],
     ),
-    "picture moved by a pixel": ([_display(image_png=_line())], [_display(image_png=_line(1))]),
     "wrapped base64": ([_display(image_png=_line())], [_display(image_png=_line()[:80] + "\n" + _line()[80:])]),
     "widget": (
         [
@@ -81,6 +82,7 @@ SAME = {
 }
 
 OTHER = {
+    "picture moved by a pixel": ([_display(image_png=_line())], [_display(image_png=_line(1))]),
     "stream": ([_stream("a")], [_stream("b")]),
     "lost stream": ([_stream("a")], []),
     "new warning": ([], [_stream("careful", "stderr")]),
@@ -108,6 +110,23 @@ def test_outputs_that_show_the_same_are_the_same(old: list[dict[str, Any]], new:
 @pytest.mark.parametrize(("old", "new"), OTHER.values(), ids=OTHER.keys())
 def test_outputs_that_show_something_else_differ(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> None:
     assert _differences(old, new)
+
+
+def test_a_comparison_of_numbers_takes_a_shift_of_a_pixel_as_equal_and_another_curve_not() -> None:
+    rules = replace(_RULES, relative=1e-5)
+    first, *others = (Outputs.of([_display(image_png=_line(shift))]) for shift in (0, 1, 30))
+
+    assert [bool(output_differences(first, other, rules)) for other in others] == [False, True]
+
+
+def _write(digit: str, draw: ImageDraw.ImageDraw) -> None:
+    draw.text((90, 60), f"n = {digit}", fill="black")
+
+
+def test_a_digit_in_a_plot_is_a_difference() -> None:
+    three, eight = (_picture(partial(_write, digit)) for digit in "38")
+
+    assert _differences([_display(image_png=three)], [_display(image_png=eight)])
 
 
 def test_a_difference_of_pictures_has_both() -> None:

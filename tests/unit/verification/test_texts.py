@@ -128,3 +128,30 @@ def test_any_two_texts_are_compared_without_an_error(old: str, new: str) -> None
 @given(st.integers(-(10**6), 10**6), st.integers(-(10**6), 10**6), st.sampled_from(["x = {}", "{}", "a {} b", "[{}]"]))
 def test_two_numbers_in_a_plain_line_are_equal_only_if_they_are(one: int, other: int, line: str) -> None:
     assert (_difference(line.format(one), line.format(other)) is None) == (one == other)
+
+
+RESULTS = {
+    "duration": ("mean duration: 15.4 s", "mean duration: 15.8 s", _TIMED),
+    "count": ("converged; took 12 iterations", "converged; took 15 iterations", _TIMED),
+    "memory": ("RAM of the phones: 8 GB", "RAM of the phones: 4 GB", ""),
+    "temporary name": ("/tmp/patients_2019.csv", "/tmp/patients_2020.csv", ""),
+    "customer": ("customer 550e8400-e29b-41d4-a716-446655440000", "customer 650e8400-e29b-41d4-a716-446655440000", ""),
+    "process": ("product pid 1234", "product pid 1235", ""),
+}
+
+
+@pytest.mark.parametrize("pair", RESULTS.values(), ids=RESULTS.keys())
+def test_a_part_that_may_be_a_result_counts_if_another_fresh_run_has_it_too(pair: tuple[str, str, str]) -> None:
+    old, new, source = pair
+    rules = Rules(_NOW, _NOW, timed_notebook=_TIMED in source).of_cell(source)
+
+    assert difference(old, new, rules) is None
+    assert rules.doubtful
+    assert difference(old, new, rules, again=new) is not None
+    assert difference(old, new, rules, again=new.translate(str.maketrans("0123456789", "1234567890"))) is None
+
+
+def test_a_rounded_time_may_be_the_same_in_two_runs() -> None:
+    rules = Rules(_NOW, _NOW, timed_notebook=True).of_cell(_TIMED)
+
+    assert difference("took 0.2 s", "took 0.1 s", rules, again="took 0.1 s") is None
