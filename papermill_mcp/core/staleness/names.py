@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import builtins
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -38,21 +38,43 @@ _READING = _words(
     index astype reshape transpose round abs cumsum sort_values reset_index to_numpy to_dict tolist isna notna dot ravel
     flatten union intersection difference strftime isoformat encode decode rstrip lstrip splitlines agg apply query
     sample assign drop_duplicates to_list total_seconds date time as_posix exists is_file is_dir read_text
-    bit_length hex zfill"""
+    bit_length hex zfill iterrows itertuples pivot pivot_table melt stack unstack rolling
+    resample expanding rename drop dropna fillna set_index nlargest nsmallest idxmax idxmin isin between map transform
+    filter cumprod diff shift pct_change rank clip abs add sub mul div predict predict_proba score transform savefig"""
 )
 
-#: Modules whose functions change none of their arguments; and the parts of them that do, or have a state.
-_PURE_MODULES = _words("math statistics json re numpy pandas matplotlib seaborn os sys pathlib datetime time")
-_WITH_STATE = _words("random shuffle fill_diagonal put place copyto seed")
+#: Modules whose functions change none of their arguments, and their functions that do.
+PURE_MODULES = _words("math statistics json re numpy pandas matplotlib seaborn os pathlib datetime time")
+CHANGING = _words("fill_diagonal put place copyto shuffle")
+
+#: Functions of modules that change how others work.
+_SETTINGS = re.compile(
+    r"set_\w+|set[a-z]+|use|seed|simplefilter|filterwarnings|basicConfig|getcontext|rc|update|register\w*"
+)
+
+#: Stand for the state of chance, and for the settings of modules, as if they were names.
+RANDOM, MODULES = "<random>", "<modules>"
+
+#: Methods that may draw from the state of chance that all share.
+_USES_CHANCE = _words(
+    "fit fit_transform fit_predict partial_fit train permutation choice bootstrap simulate draw generate"
+)
+
+#: Builtins that take all of an iterator.
+_TAKES_ALL = _words("sum min max sorted any all")
+
+#: Names that IPython sets.
+_OF_IPYTHON = re.compile(r"_{1,3}|_i{1,3}|_i?\d+|_[io]h|In|Out")
 
 #: Calls that may use any name.
 _ANYTHING = _words("exec eval globals locals vars setattr delattr compile __import__ get_ipython input")
 
 _MAGIC_LINE = re.compile(r"^(\s*)(%|!|\?)")
 _ASSIGNED_MAGIC = re.compile(r"^\s*[\w, ]+=\s*[%!]")
-_PLAIN_MAGICS = re.compile(
-    r"%{1,2}(matplotlib|time|timeit|config|load_ext|autoreload|pip|conda|capture|precision|pwd|who|whos|ls)\b"
-)
+_PLAIN_MAGICS = re.compile(r"%{1,2}(matplotlib|time|timeit|load_ext|autoreload|pip|conda|capture|pwd|who|whos|ls)\b")
+
+
+Method = tuple[str, tuple[str, ...], frozenset[str]]
 
 
 @dataclass(frozen=True)
@@ -66,6 +88,12 @@ class Names:
         bound: of `writes`, those bound anew, each with the names whose objects it may share.
         later_reads, later_writes: names that functions made here use when they are called.
         calls: names that are called.
+        fresh: of `writes`, those bound before any other use of them here.
+        methods: calls by attributes: the first name, the attributes, and the names that it may change.
+        later_methods: the same in functions made here.
+        iterated: names whose values may be used up, if they are iterators.
+        solid: of `writes`, those that are none.
+        modules: of `writes`, modules and what was imported of them, each with its module.
         plain: of `writes`, functions, classes and modules that keep nothing of a call.
         unknown: it may use any name.
     """
@@ -77,8 +105,23 @@ class Names:
     later_reads: frozenset[str] = frozenset()
     later_writes: frozenset[str] = frozenset()
     calls: frozenset[str] = frozenset()
+    fresh: frozenset[str] = frozenset()
+    methods: frozenset[Method] = frozenset()
+    later_methods: frozenset[Method] = frozenset()
+    iterated: frozenset[str] = frozenset()
+    solid: frozenset[str] = frozenset()
+    modules: tuple[tuple[str, str], ...] = ()
     plain: frozenset[str] = frozenset()
     unknown: bool = False
+
+
+#: Builtins that code may give another meaning.
+SHADOWABLE = _BUILTINS
+
+
+def is_setting(path: Sequence[str]) -> bool:
+    """Whether a function of a module, by its attributes, changes how others work."""
+    return bool(path) and _SETTINGS.fullmatch(path[-1]) is not None
 
 
 @lru_cache(maxsize=4096)
@@ -95,6 +138,8 @@ def names_of(source: str) -> Names:
         return Names(unknown=True)
     walk = _Walk()
     try:
+        if any(isinstance(node, ast.Constant) and node.value == "__main__" for node in ast.walk(tree)):
+            return Names(unknown=True)
         for statement in tree.body:
             walk.statement(statement)
     except RecursionError:
@@ -117,6 +162,8 @@ def _without_magics(source: str) -> str | None:
         if not found:
             continue
         text = line.strip()
+        if "{" in text or "$" in text:
+            return None
         if text.startswith("%") and not _PLAIN_MAGICS.match(text):
             return None
         if re.match(r"%(time|timeit)\b", text):
@@ -138,25 +185,40 @@ class _Walk:
     modules: dict[str, str] = field(default_factory=dict)
     calls: set[str] = field(default_factory=set)
     plain: set[str] = field(default_factory=set)
+    loaded: set[str] = field(default_factory=set)
+    definite: set[str] = field(default_factory=set)
+    fresh: set[str] = field(default_factory=set)
+    methods: set[Method] = field(default_factory=set)
+    later_methods: set[Method] = field(default_factory=set)
+    iterated: set[str] = field(default_factory=set)
+    solid: set[str] = field(default_factory=set)
     unknown: bool = False
     depth: int = 0
 
     def names(self) -> Names:
-        if self.functions & self.reads:  # a function made here is used here
-            self.reads |= self.later_reads
+        if self.functions & self.loaded:  # a function made here is used here
+            self.reads |= self.later_reads - self.fresh
             self.writes |= self.later_writes
             self.changes |= self.later_writes
+            self.methods |= self.later_methods
         hidden = {name for name in _BUILTINS if name not in self.writes}
+        unknown = self.unknown or any(map(_OF_IPYTHON.fullmatch, self.reads))
         return Names(
-            frozenset(self.reads - hidden),
+            frozenset(self.reads),
             frozenset(self.writes),
             frozenset(self.changes - hidden),
             tuple((name, frozenset(shared - hidden)) for name, shared in sorted(self.bound.items())),
-            frozenset(self.later_reads - hidden),
+            frozenset(self.later_reads),
             frozenset(self.later_writes),
-            frozenset(self.calls - hidden),
-            frozenset(self.plain),
-            self.unknown,
+            calls=frozenset(self.calls - hidden),
+            fresh=frozenset(self.fresh),
+            methods=frozenset(self.methods),
+            later_methods=frozenset(self.later_methods),
+            iterated=frozenset(self.iterated),
+            solid=frozenset(self.solid),
+            modules=tuple(sorted(self.modules.items())),
+            plain=frozenset(self.plain),
+            unknown=unknown,
         )
 
     def statement(self, node: ast.stmt) -> None:
@@ -171,6 +233,10 @@ class _Walk:
                 self.expression(node.value)
                 for target in node.targets:
                     self._bind(target, _shared(node.value))
+                    if isinstance(target, ast.Name) and not self.depth and _is_solid(node.value):
+                        self.solid.add(target.id)
+                    if isinstance(target, ast.Tuple | ast.List) and isinstance(node.value, ast.Name):
+                        self.iterated.add(node.value.id)
             case ast.AnnAssign():
                 if node.value is not None:
                     self.expression(node.value)
@@ -193,11 +259,34 @@ class _Walk:
             isinstance(child, ast.stmt | ast.excepthandler | ast.match_case) for child in ast.iter_child_nodes(node)
         )
         self.depth += nested
-        for child in ast.iter_child_nodes(node):
-            self._child(child)
         if isinstance(node, ast.For | ast.AsyncFor):
-            self._bind(node.target, _shared(node.iter))
+            self._loop(node)
+        elif isinstance(node, ast.With | ast.AsyncWith):
+            for item in node.items:
+                self._child(item)
+            targets = [item.optional_vars for item in node.items if item.optional_vars is not None]
+            self._with_bound(targets, node.body)
+        else:
+            for child in ast.iter_child_nodes(node):
+                self._child(child)
         self.depth -= nested
+
+    def _loop(self, node: ast.For | ast.AsyncFor) -> None:
+        self.expression(node.iter)
+        if isinstance(node.iter, ast.Name):
+            self.iterated.add(node.iter.id)
+        self._bind(node.target, _shared(node.iter))
+        self._with_bound([node.target], node.body)
+        for statement in node.orelse:
+            self.statement(statement)
+
+    def _with_bound(self, targets: Iterable[ast.expr], body: Iterable[ast.stmt]) -> None:
+        """Statements that run only when some targets are bound."""
+        inside = _stored(targets) - self.definite
+        self.definite |= inside
+        for statement in body:
+            self.statement(statement)
+        self.definite -= inside
 
     def _child(self, child: ast.AST) -> None:
         if isinstance(child, ast.stmt):
@@ -225,7 +314,7 @@ class _Walk:
             match inner:
                 case ast.Name():
                     if isinstance(inner.ctx, ast.Load):
-                        self.reads.add(inner.id)
+                        self._read(inner.id)
                 case ast.NamedExpr():
                     self.depth += 1
                     self._bind(inner.target, _shared(inner.value))
@@ -234,45 +323,76 @@ class _Walk:
                     self._call(inner)
                 case ast.Lambda() | ast.GeneratorExp():
                     self._later(inner)
-                case ast.Attribute() if inner.attr == "random" and isinstance(inner.value, ast.Name):
-                    self.reads.add(f"{inner.value.id}.random")
+                case ast.ListComp() | ast.SetComp() | ast.DictComp():
+                    self.iterated |= {one.iter.id for one in inner.generators if isinstance(one.iter, ast.Name)}
+                case ast.Compare():
+                    pairs = zip(inner.ops, inner.comparators, strict=True)
+                    contained = [one for op, one in pairs if isinstance(op, ast.In | ast.NotIn)]
+                    self.iterated |= {one.id for one in contained if isinstance(one, ast.Name)}
+                case ast.Starred():
+                    if isinstance(inner.value, ast.Name):
+                        self.iterated.add(inner.value.id)
+
+    def _read(self, name: str) -> None:
+        self.loaded.add(name)
+        if name not in self.definite:
+            self.reads.add(name)
 
     def _call(self, node: ast.Call) -> None:
         arguments = [*node.args, *(keyword.value for keyword in node.keywords)]
         function = node.func
+        changed: set[str] = set().union(*map(_objects, arguments))
         if isinstance(function, ast.Name):
             if function.id in _ANYTHING:
                 self.unknown = True
-            if function.id in _PURE:
+            if function.id in _PURE and function.id not in self.writes:
+                if function.id in _TAKES_ALL:
+                    self.iterated |= {one.id for one in arguments if isinstance(one, ast.Name)}
                 return
             self.calls.add(function.id)
         elif isinstance(function, ast.Attribute):
             root, path = _root(function)
-            if root is not None and self.modules.get(root) in _PURE_MODULES:
-                if not _WITH_STATE & set(path):
-                    return
-                if "random" in path[:-1]:
-                    self._mark_changed(f"{root}.random")
-                    if path[-1] != "shuffle":
-                        return
-                elif path[-1] in ("random", "seed"):
-                    self._mark_changed(root)
-                    return
-            elif function.attr in _READING:
+            if "random" in path[:-1] or root == "random":
+                self._chance(path)
                 return
+            if function.attr in ("query", "eval"):
+                self._query(node)
+            if function.attr == "sample" and not any(one.arg == "random_state" for one in node.keywords):
+                self._chance(path)
+            if function.attr in _READING and not any(one.arg in ("inplace", "out") for one in node.keywords):
+                return
+            if function.attr in _USES_CHANCE:
+                self._read(RANDOM)
+            if root is not None:
+                self.methods.add((root, tuple(path), frozenset(changed)))
+                return
+            changed |= _objects(function.value)
+        for name in changed:
+            self._mark_changed(name)
+
+    def _chance(self, path: list[str]) -> None:
+        """A number is drawn, or the state of chance is set."""
+        if path[-1] == "seed" and not self.depth:
+            self._write(RANDOM, set())
+        else:
+            self._mark_changed(RANDOM)
+
+    def _query(self, node: ast.Call) -> None:
+        """An expression of pandas, which may name variables."""
+        for one in node.args:
+            if isinstance(one, ast.Constant) and isinstance(one.value, str):
+                for name in re.findall(r"@(\w+)", one.value):
+                    self._read(name)
             else:
-                for name in _objects(function.value):
-                    self._mark_changed(name)
-        for argument in arguments:
-            for name in _objects(argument):
-                self._mark_changed(name)
+                self.unknown = True
 
     def _mark_changed(self, name: str) -> None:
         if name in _BUILTINS and name not in self.writes:
             return
-        self.reads.add(name)
+        self._read(name)
         self.writes.add(name)
         self.changes.add(name)
+        self.solid.discard(name)
 
     def _bind(self, target: ast.expr, shared: set[str]) -> None:
         match target:
@@ -290,7 +410,6 @@ class _Walk:
 
     def _change(self, target: ast.expr) -> None:
         if isinstance(target, ast.Name):
-            self.reads.add(target.id)
             self._mark_changed(target.id)
             return
         if isinstance(target, ast.Subscript):
@@ -301,15 +420,21 @@ class _Walk:
             self._mark_changed(name)
 
     def _write(self, name: str, shared: set[str]) -> None:
-        if self.depth:  # it may keep its value
-            self.reads.add(name)
-            self.bound.setdefault(name, {name}).update(shared)
-        elif name in self.bound and name in self.bound[name]:
-            self.bound[name] |= shared
-        else:
+        if name in self.definite:
             self.bound.setdefault(name, set()).update(shared)
+        elif self.depth:  # it may keep its value
+            self.bound.setdefault(name, {name}).update(shared)
+        else:
+            if name not in self.writes and name not in self.reads:
+                self.fresh.add(name)
+                self.bound[name] = set(shared)
+            else:
+                self.bound.setdefault(name, set()).update(shared)
+            self.definite.add(name)
         self.writes.add(name)
         self.plain.discard(name)
+        self.solid.discard(name)
+        self.modules.pop(name, None)
 
     def _import(self, node: ast.Import | ast.ImportFrom) -> None:
         for alias in node.names:
@@ -317,10 +442,11 @@ class _Walk:
                 self.unknown = True
                 continue
             name = alias.asname or alias.name.partition(".")[0]
-            if isinstance(node, ast.Import):
-                self.modules[name] = alias.name.partition(".")[0]
+            of = alias.name if isinstance(node, ast.Import) else node.module or ""
             self._write(name, set())
-            self.plain.add(name)
+            self.modules[name] = of if isinstance(node, ast.Import) else f"from {of}"
+            if isinstance(node, ast.Import) or "random" not in of:
+                self.plain.add(name)
 
     def _function(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
         for decorator in node.decorator_list:
@@ -330,7 +456,8 @@ class _Walk:
         self._later(node)
         self.functions.add(node.name)
         if node.decorator_list:
-            self.reads |= self.later_reads
+            self.reads |= self.later_reads - self.fresh
+            self.methods |= self.later_methods
         self._write(node.name, {name for one in node.args.defaults for name in _shared(one)})
         defaults = (*node.args.defaults, *(one for one in node.args.kw_defaults if one is not None))
         keeps = any(
@@ -346,13 +473,18 @@ class _Walk:
     def _class(self, node: ast.ClassDef) -> None:
         for one in (*node.bases, *(keyword.value for keyword in node.keywords), *node.decorator_list):
             self.expression(one)
-        inner = _Walk(modules=self.modules)
+        inner = _Walk(modules=dict(self.modules))
         for statement in node.body:
             inner.statement(statement)
         own = inner.writes
-        self.reads |= inner.reads - own
-        self.changes |= inner.changes - own
-        self.writes |= inner.changes - own
+        for name in inner.reads - own:
+            self._read(name)
+        for name in inner.changes - own:
+            self._mark_changed(name)
+        self.methods |= inner.methods
+        self.iterated |= inner.iterated - own
+        self.calls |= inner.calls - own
+        self.later_methods |= inner.later_methods
         self.later_reads |= inner.later_reads
         self.later_writes |= inner.later_writes
         self.unknown |= inner.unknown
@@ -387,13 +519,37 @@ class _Walk:
         local -= globals_
         used = (inner.reads | inner.later_reads) - local
         changed = (inner.changes | inner.later_writes | (inner.writes & globals_)) - local
+        changed |= (inner.iterated | inner.calls) - local - _BUILTINS - inner.plain
+        methods = {
+            (root, path, names - local)
+            for root, path, names in inner.methods | inner.later_methods
+            if root not in local
+        }
+        changed |= {name for root, _, names in inner.methods if root in local for name in names - local}
         self.later_reads |= used
         self.later_writes |= changed
+        self.later_methods |= methods
         self.unknown |= inner.unknown
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):  # a lambda is often called at once
-            self.reads |= used
+            for name in used:
+                self._read(name)
             for name in changed:
                 self._mark_changed(name)
+            self.methods |= methods
+
+
+def _is_solid(value: ast.expr) -> bool:
+    """Whether a value is surely no iterator."""
+    match value:
+        case ast.Constant() | ast.JoinedStr() | ast.List() | ast.Tuple() | ast.Dict() | ast.Set() | ast.Compare():
+            return True
+        case ast.ListComp() | ast.SetComp() | ast.DictComp() | ast.BinOp() | ast.UnaryOp():
+            return True
+        case ast.Call(func=ast.Name(id=name)):
+            return name in _FRESH or name in ("list", "tuple", "dict", "set", "frozenset", "sorted", "sum")
+        case ast.Call(func=ast.Attribute() as function):
+            return _root(function)[0] in ("np", "pd", "numpy", "pandas")
+    return False
 
 
 def _stored(body: Iterable[ast.AST]) -> set[str]:

@@ -10,7 +10,17 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from papermill_mcp.core.staleness.names import Names, names_of
+from papermill_mcp.core.staleness.names import (
+    CHANGING,
+    MODULES,
+    PURE_MODULES,
+    RANDOM,
+    SHADOWABLE,
+    Method,
+    Names,
+    is_setting,
+    names_of,
+)
 
 _CHARS = 16
 
@@ -35,11 +45,15 @@ class KernelState:
     """The names of a kernel that ran some code. It begins as a fresh one."""
 
     _base: str = "fresh"
+    _runs: str = ""
     _names: dict[str, str] = field(default_factory=dict)
     _shared: dict[str, frozenset[str]] = field(default_factory=dict)
     _later_reads: dict[str, frozenset[str]] = field(default_factory=dict)
     _later_writes: dict[str, frozenset[str]] = field(default_factory=dict)
+    _later_methods: dict[str, frozenset[Method]] = field(default_factory=dict)
     _plain: set[str] = field(default_factory=set)
+    _solid: set[str] = field(default_factory=set)
+    _modules: dict[str, str] = field(default_factory=dict)
     writers: dict[str, int] = field(default_factory=dict)
     """The cell that changed a name last, where the caller numbers them."""
 
@@ -55,24 +69,27 @@ class KernelState:
         """
         names = names_of(source)
         reads = self._all_reads(names)
+        unknown = names.unknown or any(name in SHADOWABLE and name in self._names for name in reads)
+        methods = names.methods.union(*(self._later_methods.get(name, frozenset()) for name in reads))
+        changed = self._all_changes(names, reads, methods)
+        reads |= changed - names.fresh
         found = {name: self._of(name) for name in sorted(reads)}
-        if names.unknown:
-            found[ANY] = _digest(self._base, *sorted(self._names.items()))
-        signature = _digest(_digest(source), *(f"{name}={value}" for name, value in found.items()))
+        if unknown:
+            found[ANY] = _digest(self._base, self._runs, *sorted(self._names.items()))
+        signature = _digest(_digest(source), self._base, *(f"{name}={value}" for name, value in found.items()))
+        self._runs = _digest(self._runs, signature)
         inputs = Inputs(signature, found)
         mark = signature if certain else _digest(signature, "a part", len(self.writers), id(inputs))
-        if names.unknown:
+        if unknown:
             self._base, self._names = mark, {}
-            self._later_reads.clear()
-            self._later_writes.clear()
-            self._plain.clear()
+            for known in (self._later_reads, self._later_writes, self._later_methods, self._modules, self._shared):
+                known.clear()
+            self._plain, self._solid = set(), set()
             self.writers = {ANY: cell}
             return inputs
         partly = not certain or failed(signature)
-        changed = self._all_changes(names, reads)
-        anew = {name for name, sources in names.bound if name not in sources} - changed
         for name in changed | names.writes:
-            kept = partly or name not in anew  # a part of the value before
+            kept = partly or name not in names.fresh  # a part of the value before
             self._names[name] = _digest(mark, name, self._of(name) if kept else "")
             self.writers[name] = cell
         self._bind(names, reads, partly=partly)
@@ -82,11 +99,15 @@ class KernelState:
         """A state that goes its own way."""
         return KernelState(
             self._base,
+            self._runs,
             dict(self._names),
             dict(self._shared),
             dict(self._later_reads),
             dict(self._later_writes),
+            dict(self._later_methods),
             set(self._plain),
+            set(self._solid),
+            dict(self._modules),
             dict(self.writers),
         )
 
@@ -94,15 +115,37 @@ class KernelState:
         return self._names.get(name) or _digest(self._base, name)
 
     def _all_reads(self, names: Names) -> set[str]:
-        return self._closure(names.reads, self._later_reads)
+        reads = self._closure(names.reads, self._later_reads)
+        imported = self._modules.keys() | {name for name, _ in names.modules}
+        if imported & (reads | names.calls | {root for root, _, _ in names.methods}):
+            reads |= {MODULES, RANDOM} if imported & names.calls else {MODULES}
+        return reads - {name for name in (MODULES, RANDOM) if name in names.fresh}
 
-    def _all_changes(self, names: Names, reads: Iterable[str]) -> set[str]:
+    def _all_changes(self, names: Names, reads: Iterable[str], methods: Iterable[Method]) -> set[str]:
         """Names whose objects may be changed in place, by any of their names."""
-        changed = set(names.changes | (names.calls - self._plain))
+        modules = self._modules | dict(names.modules)
+        calls = names.calls - self._plain - names.plain
+        changed = set(names.changes | calls | (names.iterated - self._solid - names.solid))
+        if any("random" in modules.get(name, "") for name in calls):
+            changed.add(RANDOM)
+        for root, path, objects in methods:
+            package = modules.get(root, "").partition(".")[0]
+            if is_setting(path) and root in modules:
+                changed.add(MODULES)
+            if package not in PURE_MODULES or CHANGING & set(path):
+                changed |= {root} | objects
         for name in reads:
             changed |= self._later_writes.get(name, frozenset())
+        if any(name in modules for name in names.changes):
+            changed.add(MODULES)
+        changed = {name for name in changed if name not in SHADOWABLE or name in self._names or name in names.writes}
+        shared = dict(names.bound)
         for name in list(changed):
-            changed |= self._shared.get(name, frozenset())
+            if name not in names.fresh:
+                changed |= self._shared.get(name, frozenset())
+            for other in shared.get(name, frozenset()):
+                if other not in modules:  # what a module makes is no part of it
+                    changed |= {other} | self._shared.get(other, frozenset())
         return changed
 
     def _bind(self, names: Names, reads: set[str], *, partly: bool) -> None:
@@ -116,15 +159,24 @@ class KernelState:
                     self._shared[other] = self._shared.get(other, frozenset()) - {name}
             group = {name}
             for one in sources:
+                if one in self._modules:
+                    continue
                 group |= {one} | self._shared.get(one, frozenset())
             if len(group) > 1:
                 for one in group:
                     self._shared[one] = self._shared.get(one, frozenset()) | (group - {one})
         self._plain = (self._plain - names.writes) | (set() if partly else names.plain)
+        self._solid = (self._solid - names.writes) | (set() if partly else names.solid)
         for name in names.writes:
-            kept = (self._later_reads, self._later_writes) if partly else ({}, {})
-            self._later_reads[name] = frozenset(later_reads) | kept[0].get(name, frozenset())
-            self._later_writes[name] = frozenset(later_writes) | kept[1].get(name, frozenset())
+            self._modules.pop(name, None)
+        self._modules |= dict(names.modules)
+        later_methods = names.later_methods.union(*(self._later_methods.get(name, frozenset()) for name in reads))
+        for name in names.writes:
+            kept = partly or name not in names.fresh
+            for known, later in ((self._later_reads, later_reads), (self._later_writes, later_writes)):
+                known[name] = frozenset(later) | (known.get(name, frozenset()) if kept else frozenset())
+            before = self._later_methods.get(name, frozenset()) if kept else frozenset()
+            self._later_methods[name] = later_methods | before
 
     @staticmethod
     def _closure(names: Iterable[str], more: Mapping[str, frozenset[str]]) -> set[str]:
