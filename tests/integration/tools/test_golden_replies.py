@@ -210,6 +210,7 @@ _CHANGING: tuple[tuple[str, str], ...] = (
     (r"\[[0-9a-f]{8}\]", "[<id>]"),
     (r"(?<=^ids: 0 )[0-9a-f]{8}", "<id>"),
     (r"(?<=size: )\d{5,}", "<n>"),
+    (r" In \[\d+\](?=: died)", ""),  # a kernel may die before it tells the count
     (r"\d{4}-\d\d-\d\dT[\d:.]+\+00:00", "<time>"),
     (r"(?<=-)[0-9a-f]{12}(?=\.ipynb)", "<digest>"),
     (r"\d{4}-\d\d-\d\dT[\d:]+Z", "<time>"),
