@@ -8,6 +8,7 @@ import sqlite3
 import stat
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -126,6 +127,7 @@ class Database:
             connection.close()
             raise
         self._connection, self._opened = connection, (facts.st_dev, facts.st_ino)
+        weakref.finalize(self, connection.close).atexit = False  # where nothing closes it
         return connection
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
