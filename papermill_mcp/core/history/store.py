@@ -6,6 +6,7 @@ back byte for byte, and checked by its revision. A kill at any instant leaves al
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import sqlite3
@@ -320,20 +321,22 @@ class HistoryStore:
         paths = [Path(os.fsdecode(name)) for (name,) in rows]
         return [path for path in paths if holds(path) and not os.path.lexists(path)]
 
-    def moved(self, old: Path, new: Path) -> None:
-        """A notebook has another name from now on. Versions of an earlier notebook of that name are set aside.
+    def moved(self, old: Path, new: Path) -> Path | None:
+        """A notebook has another name from now on. An earlier notebook of that name, which is gone, gets a new one.
+
+        Returns:
+            The new name of the earlier notebook, under which it can be restored; None if there is none.
 
         Raises:
             HistoryUnavailableError: the history keeps the old name.
         """
 
-        def move(connection: sqlite3.Connection) -> None:
+        def move(connection: sqlite3.Connection) -> Path | None:
             with transaction(connection):
                 notebook = _find(connection, old)
-                if notebook is not None:
-                    _rename(connection, notebook, new)
+                return None if notebook is None else _rename(connection, notebook, new)
 
-        self._look(move, None)
+        return self._look(move, None)
 
     def clear(self, path: Path | None = None) -> int:
         """Remove the versions of a notebook, or all, so that nothing of them is left in the file. Returns how many.
@@ -548,10 +551,27 @@ def _adopted(connection: sqlite3.Connection, path: Path, revision: str, adopt: C
     return None
 
 
-def _rename(connection: sqlite3.Connection, notebook: int, new: Path) -> None:
-    name = os.fsencode(new)
-    connection.execute("UPDATE notebooks SET retired = 1 WHERE path = ? AND id <> ?", (name, notebook))
+def _rename(connection: sqlite3.Connection, notebook: int, new: Path) -> Path | None:
+    """Give a notebook a name. Returns the new name of an earlier notebook of that name, if it has versions."""
+    name, aside = os.fsencode(new), None
+    earlier = _find(connection, new)
+    if earlier is not None and earlier != notebook:
+        if _latest(connection, earlier) is not None:
+            aside = _free_name(connection, new)
+            connection.execute("UPDATE notebooks SET path = ? WHERE id = ?", (os.fsencode(aside), earlier))
+        else:
+            connection.execute("UPDATE notebooks SET retired = 1 WHERE id = ?", (earlier,))
     connection.execute("UPDATE notebooks SET path = ? WHERE id = ?", (name, notebook))
+    return aside
+
+
+def _free_name(connection: sqlite3.Connection, path: Path) -> Path:
+    """A name beside `path` that no file and no notebook of the history has."""
+    for number in itertools.count(1):
+        found = path.with_name(f"{path.stem[:200]}-earlier-{number}{path.suffix}")
+        if not os.path.lexists(found) and _find(connection, found) is None:
+            return found
+    raise AssertionError  # there is no last number
 
 
 def _put_chunks(connection: sqlite3.Connection, notebook: int, chunks: Sequence[Chunk]) -> tuple[int, bool]:

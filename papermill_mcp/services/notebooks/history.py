@@ -198,15 +198,24 @@ class History:
         return [] if failure is None else [f"the version that this change made is not in the history: {failure}"]
 
     def moved(self, old: Path, new: Path) -> list[str]:
-        """A notebook has another name from now on. Blocks. Returns a note if the history could not follow it."""
+        """A notebook has another name from now on. Blocks.
+
+        Returns:
+            A note if the history could not follow it, or if an earlier notebook had the new name.
+        """
         store = self.store
         if store is None:
             return []
         try:
-            store.moved(old, new)
+            aside = store.moved(old, new)
         except versions.HistoryUnavailableError as error:
             return [f"the history of the notebook stays with its old name: {error}"]
-        return []
+        if aside is None:
+            return []
+        return [
+            f"versions of an earlier {new.name}, which is gone, have the name {aside.name} in the same directory now: "
+            "restore_notebook with that path brings it back"
+        ]
 
 
 class RunKeeper:

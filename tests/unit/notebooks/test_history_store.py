@@ -187,6 +187,20 @@ def test_a_renamed_notebook_is_found_by_its_content(tmp_path: Path, history: His
     assert history.versions(old, 10) == []
 
 
+def test_an_earlier_notebook_of_the_new_name_keeps_its_versions_under_another(
+    tmp_path: Path, history: HistoryStore
+) -> None:
+    old, new = tmp_path / "old.ipynb", tmp_path / "new.ipynb"
+    keep(history, b"earlier", new)
+    keep(history, b"one", old)
+    (tmp_path / "new-earlier-1.ipynb").touch()
+
+    assert history.moved(old, new) == tmp_path / "new-earlier-2.ipynb"
+    assert history.read(new, 1) == b"one"
+    assert history.read(tmp_path / "new-earlier-2.ipynb", 1) == b"earlier"
+    assert history.moved(new, old) is None
+
+
 def test_the_versions_of_a_copy_stay_with_the_original(tmp_path: Path, history: HistoryStore) -> None:
     old = tmp_path / "old.ipynb"
     old.touch()
