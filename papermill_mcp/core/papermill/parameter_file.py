@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from papermill_mcp.core.papermill.parameters import NotebookParameters, misfit
+from papermill_mcp.core.papermill.parameters import NotebookParameters, Parameter, misfit
 from papermill_mcp.errors import InvalidArgumentError, listed
 from papermill_mcp.utils.lazy import lazy
 from papermill_mcp.utils.text_utils import json_kind
@@ -94,9 +94,17 @@ def typed(values: Mapping[str, str], parameters: NotebookParameters) -> dict[str
     found: dict[str, Any] = {}
     for name, text in values.items():
         parameter = parameters.by_name.get(name)
-        fits = (one for one in _readings(text) if parameter is None or misfit(parameter, one) is None)
+        fractions = parameter is not None and _has_fractions(parameter)
+        fits = (one for one in _readings(text, fractions) if parameter is None or misfit(parameter, one) is None)
         found[name] = next(fits, text)
     return found
+
+
+def _has_fractions(parameter: Parameter) -> bool:
+    """Whether a parameter is a number with fractions, by its type or its default."""
+    default = parameter.default_expression
+    is_fraction = isinstance(default, ast.Constant) and isinstance(default.value, float)
+    return misfit(parameter, 0.5) is None and (parameter.annotation is not None or is_fraction)
 
 
 def unknown_columns(columns: Sequence[str], parameters: NotebookParameters) -> dict[str, str]:
@@ -104,12 +112,16 @@ def unknown_columns(columns: Sequence[str], parameters: NotebookParameters) -> d
     return {column: "" for column in columns if parameters.inspected and column not in parameters.by_name}
 
 
-def _readings(text: str) -> Iterator[Any]:
-    """The values that a text may stand for, the most special first."""
+def _readings(text: str, fractions: bool) -> Iterator[Any]:
+    """The values that a text may stand for, the most special first.
+
+    Args:
+        fractions: the parameter may have them, so `1.0` is no integer.
+    """
     stripped = text.strip()
     if stripped.lower() in _WORDS:
         yield _WORDS[stripped.lower()]
-    if _NUMBER.fullmatch(stripped):
+    if _NUMBER.fullmatch(stripped) and not (fractions and "." in stripped):
         yield int(stripped.partition(".")[0])  # spreadsheets write 3.0 where a column has an empty cell
     for read in (json.loads, ast.literal_eval):
         try:
