@@ -650,9 +650,16 @@ class NotebookService:
         notebook.content = content
         return content.revision
 
-    def stale_cells(self, notebook: OpenNotebook) -> Mapping[int, str]:
-        """A few words for each cell that is not as a run from the top would have it, by index. Reads a file."""
-        return {} if notebook.dropped is not None else self._staleness.stale(notebook.path, notebook.document).marks
+    def stale_cells(self, notebook: OpenNotebook, *, edited: bool = False) -> Mapping[int, str]:
+        """A few words for each cell that is not as a run from the top would have it, by index. Reads a file.
+
+        Args:
+            edited: the document is not as the file has it.
+        """
+        if notebook.dropped is not None:
+            return {}
+        revision = None if edited else lambda: notebook.revision
+        return self._staleness.stale(notebook.path, notebook.document, revision=revision).marks
 
     def _cause_of_run(self, path: Path, revision: str) -> Cause | None:
         """The cause of the version that a run saved last, which still goes on; None for other versions."""
@@ -1213,7 +1220,7 @@ class NotebookService:
                 edited._summary = summary(changes)
                 stale.extend(
                     index
-                    for index, mark in self.stale_cells(replace(notebook, document=edit.document)).items()
+                    for index, mark in self.stale_cells(replace(notebook, document=edit.document), edited=True).items()
                     if mark.startswith(STALE) and edit.document.cells[index].cell_id not in stale_before
                 )
                 return data, edited, facts, counted(changes)

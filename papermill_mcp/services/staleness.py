@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from papermill_mcp.core.runs import notebook_run
     from papermill_mcp.core.runs.notebook_run import RunCell
     from papermill_mcp.core.staleness import state as names
-    from papermill_mcp.core.staleness.state import Expected, Inputs, KernelState
+    from papermill_mcp.core.staleness.state import Inputs, KernelState
 else:
     names = lazy("papermill_mcp.core.staleness.state")
     notebook_run = lazy("papermill_mcp.core.runs.notebook_run")
@@ -72,10 +72,16 @@ class _Ran:
 
 @dataclass
 class _Memory:
-    """The runs of a notebook, by the id of the cell. `failed`: signatures of runs that ended with an error."""
+    """The runs of a notebook, by the id of the cell.
+
+    Attributes:
+        failed: signatures of runs that ended with an error.
+        answer: the last answer, with the revision and the incarnation that it is about.
+    """
 
     cells: dict[str, _Ran] = field(default_factory=dict)
     failed: set[str] = field(default_factory=set)
+    answer: tuple[tuple[str, str | None], StaleCells] | None = None
 
 
 @dataclass
@@ -135,16 +141,24 @@ class Staleness:
                 count = execution.execution_count
                 memory.cells.pop(cell_id, None)
                 memory.cells[cell_id] = _Ran(digest, inputs.signature, count, live.incarnation, order, kept)
-            memory.failed = {*memory.failed, *live.failed}
+            memory.failed, memory.answer = {*memory.failed, *live.failed}, None
             for cell_id in list(memory.cells)[: max(0, len(memory.cells) - _MOST_CELLS)]:
                 del memory.cells[cell_id]
             self._save(path, memory)
 
-    def stale(self, path: Path, document: NotebookDocument, kernel: Kernel | None = None) -> StaleCells:
+    def stale(
+        self,
+        path: Path,
+        document: NotebookDocument,
+        kernel: Kernel | None = None,
+        *,
+        revision: Callable[[], str] | None = None,
+    ) -> StaleCells:
         """The cells of a notebook that are not as a run from the top would have them. None where nothing is known.
 
         Args:
             kernel: the present one of the notebook.
+            revision: that of the document, if it is as the file has it. Then the last answer may do.
         """
         if document.nbformat < 4 or (document.language or "python") not in ("python", "ipython"):
             return StaleCells({}, known=False)
@@ -153,8 +167,14 @@ class Staleness:
             if not memory.cells:
                 return StaleCells({}, known=False)
             incarnation = kernel.incarnation if kernel is not None and kernel.alive else None
+            asked = None if revision is None else (revision(), incarnation)
+            if asked is not None and memory.answer is not None and memory.answer[0] == asked:
+                return memory.answer[1]
             document.read_ahead()
-            return self._compared(document.cells, memory, incarnation)
+            found = self._compared(document.cells, memory, incarnation)
+            if asked is not None:
+                memory.answer = asked, found
+            return found
 
     def to_run(self, path: Path, document: NotebookDocument, kernel: Kernel | None) -> list[int] | None:
         """The cells that have to run so that each is as after a run from the top. None: nothing is known.
@@ -232,14 +252,14 @@ class Staleness:
                 elsewhere.add(index)
             if ran.digest != notebook_run.source_digest(cell.source):
                 marks[index] = EDITED
-            elif ran.signature != one.inputs.signature:
+            elif ran.signature != one.signature:
                 marks[index] = self._reason(index, one, ran, known, marks)
         return StaleCells(marks, frozenset(elsewhere))
 
     @staticmethod
-    def _reason(index: int, one: Expected, ran: _Ran, known: Mapping[int, _Ran], marks: Mapping[int, str]) -> str:
+    def _reason(index: int, one: Inputs, ran: _Ran, known: Mapping[int, _Ran], marks: Mapping[int, str]) -> str:
         """Why a cell is stale: the first name with another value, and the cell that has to do with it."""
-        changed = [name for name, value in one.inputs.names.items() if ran.names.get(name) != value]
+        changed = [name for name, value in one.names.items() if ran.names.get(name) != value]
         for name in changed:
             writer = one.writers.get(name)
             if writer is None:
@@ -310,7 +330,7 @@ class Staleness:
 def _lacking(
     chosen: Set[int],
     sources: Sequence[str | None],
-    wanted: Sequence[Expected | None],
+    wanted: Sequence[Inputs | None],
     state: KernelState,
     failed: Callable[[str], bool],
 ) -> set[int]:
@@ -321,7 +341,7 @@ def _lacking(
         if source is None or one is None:
             continue
         inputs = state.run(source, failed=failed)
-        for name, value in one.inputs.names.items():
+        for name, value in one.names.items():
             if inputs.names.get(name) != value and (writer := one.writers.get(name)) is not None:
                 lacking.add(writer)
     return lacking

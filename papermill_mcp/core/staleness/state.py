@@ -6,6 +6,7 @@ network, time and chance. A cell whose inputs have the signatures of a run from 
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,9 @@ from papermill_mcp.core.staleness.names import (
 
 _CHARS = 16
 
+#: Names that the signature of a cell has, at most. One that uses more counts as using all.
+_MOST_READS = 300
+
 #: Stands for all names, where a cell may use any.
 ANY = "*"
 
@@ -34,10 +38,25 @@ def _digest(*parts: object) -> str:
 
 @dataclass(frozen=True)
 class Inputs:
-    """The inputs of one run of a cell: the signature of all, and that of each name."""
+    """The inputs of one run of a cell.
+
+    Attributes:
+        signature: of all inputs.
+        names: the signature of each name.
+        writers: the cell that changed each name last, where one has.
+    """
 
     signature: str
     names: Mapping[str, str]
+    writers: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(eq=False)
+class _Group:
+    """Names that may stand for the same object, and the changes of it: a mark and the cell of each."""
+
+    members: set[str] = field(default_factory=set)
+    changes: list[tuple[str, int]] = field(default_factory=list)
 
 
 @dataclass
@@ -47,15 +66,16 @@ class KernelState:
     _base: str = "fresh"
     _runs: str = ""
     _names: dict[str, str] = field(default_factory=dict)
-    _shared: dict[str, frozenset[str]] = field(default_factory=dict)
+    _groups: dict[str, _Group] = field(default_factory=dict)
+    _seen: dict[str, int] = field(default_factory=dict)
+    """How many changes of its group the signature of a name has."""
     _later_reads: dict[str, frozenset[str]] = field(default_factory=dict)
     _later_writes: dict[str, frozenset[str]] = field(default_factory=dict)
     _later_methods: dict[str, frozenset[Method]] = field(default_factory=dict)
     _plain: set[str] = field(default_factory=set)
     _solid: set[str] = field(default_factory=set)
     _modules: dict[str, str] = field(default_factory=dict)
-    writers: dict[str, int] = field(default_factory=dict)
-    """The cell that changed a name last, where the caller numbers them."""
+    _writers: dict[str, int] = field(default_factory=dict)
 
     def run(
         self, source: str, *, cell: int = -1, certain: bool = True, failed: Callable[[str], bool] = lambda _: False
@@ -63,7 +83,7 @@ class KernelState:
         """Take a run of a cell into account. Returns its inputs.
 
         Args:
-            cell: a number for `writers`.
+            cell: a number for `Inputs.writers`.
             certain: the code ran to its end, or to an error of its own. Otherwise any part of it may have run.
             failed: whether code with inputs of this signature ends with an error, so that names may keep their values.
         """
@@ -73,46 +93,76 @@ class KernelState:
         methods = names.methods.union(*(self._later_methods.get(name, frozenset()) for name in reads))
         changed = self._all_changes(names, reads, methods)
         reads |= changed - names.fresh
-        found = {name: self._of(name) for name in sorted(reads)}
-        if unknown:
-            found[ANY] = _digest(self._base, self._runs, *sorted(self._names.items()))
+        if unknown or len(reads) > _MOST_READS:
+            found = {ANY: _digest(self._base, self._runs)}
+        else:
+            found = {name: self._of(name) for name in sorted(reads)}
         signature = _digest(_digest(source), self._base, *(f"{name}={value}" for name, value in found.items()))
         self._runs = _digest(self._runs, signature)
-        inputs = Inputs(signature, found)
-        mark = signature if certain else _digest(signature, "a part", len(self.writers), id(inputs))
+        inputs = Inputs(signature, found, {name: self._writers[name] for name in found if name in self._writers})
+        mark = signature if certain else _digest(signature, "a part", cell, id(inputs))
         if unknown:
-            self._base, self._names = mark, {}
-            for known in (self._later_reads, self._later_writes, self._later_methods, self._modules, self._shared):
-                known.clear()
-            self._plain, self._solid = set(), set()
-            self.writers = {ANY: cell}
+            self._forget(mark, cell)
             return inputs
-        partly = not certain or failed(signature)
-        for name in changed | names.writes:
-            kept = partly or name not in names.fresh  # a part of the value before
-            self._names[name] = _digest(mark, name, self._of(name) if kept else "")
-            self.writers[name] = cell
-        self._bind(names, reads, partly=partly)
+        self._change(names, changed, mark, cell, partly=not certain or failed(signature))
+        self._bind(names, reads, partly=not certain or failed(signature))
+        self._change_groups([name for name in changed if name in names.fresh], changed, mark, cell)
         return inputs
 
     def copy(self) -> KernelState:
         """A state that goes its own way."""
-        return KernelState(
-            self._base,
-            self._runs,
-            dict(self._names),
-            dict(self._shared),
-            dict(self._later_reads),
-            dict(self._later_writes),
-            dict(self._later_methods),
-            set(self._plain),
-            set(self._solid),
-            dict(self._modules),
-            dict(self.writers),
-        )
+        return copy.deepcopy(self)
+
+    def _forget(self, mark: str, cell: int) -> None:
+        """Any name may have any value."""
+        fresh = KernelState(_base=mark, _runs=self._runs, _writers={ANY: cell})
+        self.__dict__.update(fresh.__dict__)
 
     def _of(self, name: str) -> str:
-        return self._names.get(name) or _digest(self._base, name)
+        """The signature of a name, with the changes of its object by other names."""
+        value = self._names.get(name) or _digest(self._base, name)
+        group = self._groups.get(name)
+        if group is None or self._seen[name] == len(group.changes):
+            return value
+        missed = group.changes[self._seen[name] :]
+        self._names[name] = value = _digest(value, *(mark for mark, _ in missed))
+        self._seen[name], self._writers[name] = len(group.changes), missed[-1][1]
+        return value
+
+    def _change(self, names: Names, changed: set[str], mark: str, cell: int, *, partly: bool) -> None:
+        """Give new signatures to the names that a cell writes, and to those that share an object with one."""
+        for name in sorted(changed | names.writes):
+            kept = partly or name not in names.fresh  # a part of the value before
+            self._names[name] = _digest(mark, name, self._of(name) if kept else "")
+            self._writers[name] = cell
+        self._change_groups([name for name in changed if partly or name not in names.fresh], changed, mark, cell)
+
+    def _change_groups(self, of: Iterable[str], changed: set[str], mark: str, cell: int) -> None:
+        """The objects of some names were changed. The names in `changed` have that in their signatures."""
+        groups = {id(group): group for name in sorted(of) if (group := self._groups.get(name)) is not None}
+        for group in groups.values():
+            group.changes.append((mark, cell))
+            for name in changed & group.members:
+                self._seen[name] = len(group.changes)
+
+    def _leave(self, name: str) -> None:
+        """A name stands for another object from now on."""
+        group = self._groups.pop(name, None)
+        if group is not None:
+            group.members.discard(name)
+            del self._seen[name]
+
+    def _join(self, names: set[str]) -> None:
+        """Names may stand for one object from now on."""
+        groups = {id(group): group for name in names if (group := self._groups.get(name)) is not None}
+        largest = max(groups.values(), key=lambda group: len(group.members), default=None)
+        largest = largest or _Group()
+        joining = set(names).union(*(group.members for group in groups.values())) - largest.members
+        for name in joining:
+            self._of(name)
+        for name in joining:
+            self._groups[name], self._seen[name] = largest, len(largest.changes)
+        largest.members |= joining
 
     def _all_reads(self, names: Names) -> set[str]:
         reads = self._closure(names.reads, self._later_reads)
@@ -122,7 +172,7 @@ class KernelState:
         return reads - {name for name in (MODULES, RANDOM) if name in names.fresh}
 
     def _all_changes(self, names: Names, reads: Iterable[str], methods: Iterable[Method]) -> set[str]:
-        """Names whose objects may be changed in place, by any of their names."""
+        """Names whose objects may be changed in place."""
         modules = self._modules | dict(names.modules)
         calls = names.calls - self._plain - names.plain
         changed = set(names.changes | calls | (names.iterated - self._solid - names.solid))
@@ -138,15 +188,7 @@ class KernelState:
             changed |= self._later_writes.get(name, frozenset())
         if any(name in modules for name in names.changes):
             changed.add(MODULES)
-        changed = {name for name in changed if name not in SHADOWABLE or name in self._names or name in names.writes}
-        shared = dict(names.bound)
-        for name in list(changed):
-            if name not in names.fresh:
-                changed |= self._shared.get(name, frozenset())
-            for other in shared.get(name, frozenset()):
-                if other not in modules:  # what a module makes is no part of it
-                    changed |= {other} | self._shared.get(other, frozenset())
-        return changed
+        return {name for name in changed if name not in SHADOWABLE or name in self._names or name in names.writes}
 
     def _bind(self, names: Names, reads: set[str], *, partly: bool) -> None:
         later_reads, later_writes = set(names.later_reads), set(names.later_writes)
@@ -155,16 +197,10 @@ class KernelState:
             later_writes |= self._later_writes.get(name, frozenset())
         for name, sources in names.bound:
             if name not in sources and not partly:  # bound anew: it shares nothing of before
-                for other in self._shared.pop(name, frozenset()):
-                    self._shared[other] = self._shared.get(other, frozenset()) - {name}
-            group = {name}
-            for one in sources:
-                if one in self._modules:
-                    continue
-                group |= {one} | self._shared.get(one, frozenset())
+                self._leave(name)
+            group = {name, *(one for one in sources if one not in self._modules)}
             if len(group) > 1:
-                for one in group:
-                    self._shared[one] = self._shared.get(one, frozenset()) | (group - {one})
+                self._join(group)
         self._plain = (self._plain - names.writes) | (set() if partly else names.plain)
         self._solid = (self._solid - names.writes) | (set() if partly else names.solid)
         for name in names.writes:
@@ -190,15 +226,7 @@ class KernelState:
         return found
 
 
-@dataclass(frozen=True)
-class Expected:
-    """A cell as a run from the top would have it: its inputs, and the cell that wrote each of them last."""
-
-    inputs: Inputs
-    writers: Mapping[str, int]
-
-
-def expected(sources: Sequence[str | None], failed: Callable[[str], bool] = lambda _: False) -> list[Expected | None]:
+def expected(sources: Sequence[str | None], failed: Callable[[str], bool] = lambda _: False) -> list[Inputs | None]:
     """The inputs of each cell in a run from the top; None for cells that are not run.
 
     Args:
@@ -206,12 +234,7 @@ def expected(sources: Sequence[str | None], failed: Callable[[str], bool] = lamb
         failed: whether code with inputs of this signature is known to end with an error.
     """
     state = KernelState()
-    found: list[Expected | None] = []
-    for index, source in enumerate(sources):
-        if source is None or not source.strip():
-            found.append(None)
-            continue
-        before = dict(state.writers)
-        inputs = state.run(source, cell=index, failed=failed)
-        found.append(Expected(inputs, {name: before[name] for name in inputs.names if name in before}))
-    return found
+    return [
+        state.run(source, cell=index, failed=failed) if source is not None and source.strip() else None
+        for index, source in enumerate(sources)
+    ]

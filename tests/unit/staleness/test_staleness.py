@@ -130,7 +130,7 @@ class _Program:
         for place, wanted in enumerate(expected(self.cells, self.failed.__contains__)):
             assert wanted is not None
             same_source = self.records[place][0] == self.cells[place]
-            mark = not same_source or self.records[place][1] != wanted.inputs.signature
+            mark = not same_source or self.records[place][1] != wanted.signature
             yield place, mark, same_source and self.outputs[place] == shown[place]
 
 
@@ -232,7 +232,7 @@ def _run(cells: list[str], again: Iterable[int] = (), edited: dict[int, str] | N
         cells[place] = source
         found[place] = state.run(source).signature
     wanted = expected(cells)
-    return [place for place, one in enumerate(wanted) if one is not None and one.inputs.signature != found[place]]
+    return [place for place, one in enumerate(wanted) if one is not None and one.signature != found[place]]
 
 
 EVERYDAY = (
@@ -294,7 +294,7 @@ def test_code_that_may_use_any_name_makes_all_that_follows_stale_when_it_runs_ag
     sources = ["x = 1", "exec(code)", "print(x)"]
     first = [state.run(source).signature for source in sources]
 
-    assert [one.inputs.signature for one in expected(sources) if one is not None] == first
+    assert [one.signature for one in expected(sources) if one is not None] == first
     state.run("exec(code)")
     assert state.run("print(x)").signature != first[2]
 
@@ -305,4 +305,4 @@ def test_a_run_that_was_cut_off_leaves_no_known_value() -> None:
 
     [_, wanted] = expected(["x = slow()", "print(x)"])
     assert wanted is not None
-    assert state.run("print(x)").signature != wanted.inputs.signature
+    assert state.run("print(x)").signature != wanted.signature
