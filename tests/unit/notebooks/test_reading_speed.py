@@ -51,8 +51,8 @@ def updated(data: bytes) -> bytes:
 ACTIONS: dict[str, tuple[Callable[[bytes], Any], float]] = {
     "parse": (parsed, 0.6),
     "survey": (survey, 0.6),
-    "outline": (outlined, 0.9),
-    "update": (updated, 0.9),
+    "outline": (outlined, 1.3),
+    "update": (updated, 1.3),
 }
 
 
