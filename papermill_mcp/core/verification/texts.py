@@ -109,6 +109,7 @@ class Rules:
         directories: places of the fresh run, such as that of the notebook: paths below them are compared by name.
         timed_cell, timed_notebook: whether this cell, or any cell, measures time.
         prints_timer: whether the cell shows a measured time without words.
+        source: of the cell.
         doubtful: parts that may be results, and were taken as equal: the saved and the fresh text.
     """
 
@@ -119,6 +120,7 @@ class Rules:
     timed_cell: bool = False
     timed_notebook: bool = False
     prints_timer: bool = False
+    source: str = ""
     doubtful: list[tuple[str, str]] = field(default_factory=list, compare=False)
 
     def of_cell(self, source: str) -> Rules:
@@ -131,6 +133,7 @@ class Rules:
             timed_cell=bool(TIMERS.search(source)),
             timed_notebook=self.timed_notebook,
             prints_timer=bool(_PRINTED_TIMER.search(source)),
+            source=source,
             doubtful=self.doubtful,
         )
 
@@ -262,9 +265,10 @@ class _Comparer:
         places = self.changing.get(new)
         if places is None or b[2] in places:
             return True
-        # A rounded time may be the same in two runs.
-        digits = re.sub(r"\D", "", b[1]).lstrip("0")
-        return self.rules.timed_cell and a[0] in ("duration", "number") and len(digits) <= 1
+        # Two runs may take the same time, as it is rounded. A number of the source is not measured.
+        number = re.match(r"[\d.]+", b[1])
+        rounded = b[0] == "duration" or "." in b[1]
+        return self.rules.timed_cell and rounded and number is not None and number[0] not in self.rules.source
 
     def _same_number(self, a: _Token, b: _Token, old: str, new: str) -> bool:
         one, other = (token[1].replace(",", "") for token in (a, b))
