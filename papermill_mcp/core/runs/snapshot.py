@@ -323,6 +323,11 @@ class VerdictState:
     verdict: str
     differences: Sequence[DifferenceState] = ()
 
+    @property
+    def held(self) -> int:
+        """Bytes of the differences in memory."""
+        return sum(len(one.text) + sum(len(data) for _, data in one.pictures or ()) for one in self.differences)
+
 
 @dataclass(frozen=True)
 class NotebookVerdict:

@@ -10,7 +10,8 @@ from enum import StrEnum
 from typing import Any
 
 from papermill_mcp.core.documents.document import NotebookCell
-from papermill_mcp.core.verification.outputs import OutputDifference, Outputs, output_differences
+from papermill_mcp.core.runs.snapshot import DifferenceState
+from papermill_mcp.core.verification.outputs import Outputs, output_differences
 from papermill_mcp.core.verification.texts import Rules
 
 
@@ -59,16 +60,6 @@ class Marks:
         return cls(ignored, any(name in _SKIPS for name in names), any(name in _RAISES for name in names))
 
 
-@dataclass(frozen=True)
-class CellVerdict:
-    """The verdict on one cell, with what is different."""
-
-    index: int
-    cell_id: str | None
-    verdict: Verdict
-    differences: Sequence[OutputDifference] = ()
-
-
 def judge(
     cell: NotebookCell,
     old: Sequence[Mapping[str, Any]],
@@ -77,7 +68,7 @@ def judge(
     *,
     only_run: bool,
     again: Sequence[Mapping[str, Any]] | None = None,
-) -> tuple[Verdict, list[OutputDifference]]:
+) -> tuple[Verdict, list[DifferenceState]]:
     """The verdict on a cell that ran.
 
     Args:
@@ -89,7 +80,7 @@ def judge(
     before, now = Outputs.of(old), Outputs.of(new)
     if now.errors and not (marks.raises if only_run else before.errors):
         ename, evalue = now.errors[0]
-        return Verdict.NEW_ERROR, [OutputDifference("error", f"{ename}: {evalue}")]
+        return Verdict.NEW_ERROR, [DifferenceState("error", f"{ename}: {evalue}")]
     if only_run:
         return Verdict.SAME, []
     if marks.ignored:
@@ -98,7 +89,7 @@ def judge(
         return Verdict.NEVER_RUN, []
     if before.errors and not now.errors:
         ename, evalue = before.errors[0]
-        return Verdict.GONE_ERROR, [OutputDifference("error", f"is gone: {ename}: {evalue}")]
+        return Verdict.GONE_ERROR, [DifferenceState("error", f"is gone: {ename}: {evalue}")]
     other = None if again is None else Outputs.of(again)
     found = output_differences(before, now, rules.of_cell(cell.source), again=other)
     return (Verdict.DIFFERS, found) if found else (Verdict.SAME, [])
@@ -106,12 +97,12 @@ def judge(
 
 def unlike(
     cell: NotebookCell, one: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]], rules: Rules
-) -> list[OutputDifference]:
+) -> list[DifferenceState]:
     """The differences of two fresh runs of a cell."""
     return output_differences(Outputs.of(one), Outputs.of(other), rules.of_cell(cell.source))
 
 
-def whole(verdicts: Sequence[Verdict]) -> Verdict:
+def whole(verdicts: Sequence[str]) -> Verdict:
     """The verdict on a notebook: the worst of its cells."""
     counts = Counter(verdicts)
     if counts[Verdict.NEW_ERROR] or counts[Verdict.NOT_RUN]:

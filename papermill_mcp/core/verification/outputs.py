@@ -12,6 +12,7 @@ from typing import Any
 
 from papermill_mcp.core.displays.made_text import made_text
 from papermill_mcp.core.documents.reading import joined
+from papermill_mcp.core.runs.snapshot import DifferenceState
 from papermill_mcp.core.verification.pictures import picture_difference
 from papermill_mcp.core.verification.texts import Difference, Rules, difference
 from papermill_mcp.utils.text_utils import count_noun, one_line
@@ -26,23 +27,6 @@ _SVG_IDS = re.compile(r"""\b(?:id|xlink:href|href|clip-path|style)="[^"]*"|<meta
 _HTML_IDS = re.compile(
     r"""\s(?:id|class|for|data-[\w-]+)=(?:"[^"]*"|'[^']*')|<style.*?</style>|<script.*?</script>""", re.S
 )
-
-
-@dataclass(frozen=True)
-class OutputDifference:
-    """One difference between the outputs of a cell.
-
-    Attributes:
-        what: the output, such as `stdout` or `output 1`.
-        text: a unified diff without head lines, or a sentence.
-        values: pairs of numbers that differ.
-        pictures: the two pictures where they differ, with their MIME types, as base64.
-    """
-
-    what: str
-    text: str
-    values: Sequence[tuple[str, str]] = ()
-    pictures: tuple[tuple[str, str], tuple[str, str]] | None = None
 
 
 @dataclass
@@ -71,7 +55,7 @@ class Outputs:
 
 def output_differences(
     old: Outputs, new: Outputs, rules: Rules, *, again: Outputs | None = None
-) -> list[OutputDifference]:
+) -> list[DifferenceState]:
     """The differences of the outputs of a cell; none if they are the same by the rules.
 
     Args:
@@ -80,7 +64,7 @@ def output_differences(
     return [*_differences(old, new, rules, again)]
 
 
-def _differences(old: Outputs, new: Outputs, rules: Rules, again: Outputs | None) -> Iterator[OutputDifference]:
+def _differences(old: Outputs, new: Outputs, rules: Rules, again: Outputs | None) -> Iterator[DifferenceState]:
     for name in dict.fromkeys((*old.streams, *new.streams)):
         other = None if again is None else again.streams.get(name, "")
         found = difference(old.streams.get(name, ""), new.streams.get(name, ""), rules, again=other)
@@ -89,9 +73,9 @@ def _differences(old: Outputs, new: Outputs, rules: Rules, again: Outputs | None
     for place in range(max(len(old.displays), len(new.displays))):
         what = f"output {place}"
         if place >= len(new.displays):
-            yield OutputDifference(what, f"is gone: {_in_short(old.displays[place])}")
+            yield DifferenceState(what, f"is gone: {_in_short(old.displays[place])}")
         elif place >= len(old.displays):
-            yield OutputDifference(what, f"is new: {_in_short(new.displays[place])}")
+            yield DifferenceState(what, f"is new: {_in_short(new.displays[place])}")
         else:
             other_display = again.displays[place] if again is not None and place < len(again.displays) else None
             yield from _of_display(what, old.displays[place], new.displays[place], rules, other_display)
@@ -100,25 +84,25 @@ def _differences(old: Outputs, new: Outputs, rules: Rules, again: Outputs | None
         if found is not None:
             yield _of_text("error", found)
     if len(old.errors) != len(new.errors) and old.errors and new.errors:
-        yield OutputDifference("error", f"{count_noun(len(new.errors), 'error')} in place of {len(old.errors)}")
+        yield DifferenceState("error", f"{count_noun(len(new.errors), 'error')} in place of {len(old.errors)}")
 
 
-def _of_text(what: str, found: Difference) -> OutputDifference:
-    return OutputDifference(what, found.diff, found.values)
+def _of_text(what: str, found: Difference) -> DifferenceState:
+    return DifferenceState(what, found.diff, found.values)
 
 
 def _of_display(
     what: str, old: Mapping[str, Any], new: Mapping[str, Any], rules: Rules, again: Mapping[str, Any] | None
-) -> Iterator[OutputDifference]:
+) -> Iterator[DifferenceState]:
     shared = [mime for mime in old if mime in new and not _LOADERS.fullmatch(mime)]
     if not shared:
-        yield OutputDifference(what, f"has the form {_in_short(new)} in place of {_in_short(old)}")
+        yield DifferenceState(what, f"has the form {_in_short(new)} in place of {_in_short(old)}")
         return
     images = [mime for mime in _IMAGES if mime in shared]
     for mime in images[:1]:
         found = _of_picture(mime, old[mime], new[mime], tolerant=rules.relative is not None)
         if found is not None:
-            yield OutputDifference(what, found, pictures=((mime, joined(old[mime])), (mime, joined(new[mime]))))
+            yield DifferenceState(what, found, pictures=((mime, joined(old[mime])), (mime, joined(new[mime]))))
     if images:
         return
     structured = [mime for mime in shared if mime.endswith("json") and mime != _WIDGET]

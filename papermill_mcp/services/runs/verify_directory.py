@@ -135,12 +135,7 @@ class VerifyDirectoryRun(BaseRun):
     @property
     def held(self) -> int:
         """Bytes of differences in memory."""
-        return sum(
-            len(one.text) + sum(len(data) for _, data in one.pictures or ())
-            for row in self._rows
-            for cell in row.cells
-            for one in cell.differences
-        )
+        return sum(cell.held for row in self._rows for cell in row.cells)
 
     def forget_outputs(self) -> None:
         """Give up the differences. The verdicts stay."""

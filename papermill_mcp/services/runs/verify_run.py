@@ -29,15 +29,12 @@ if TYPE_CHECKING:
     from papermill_mcp.core.runs import notebook_run
     from papermill_mcp.core.runs.notebook_run import NotebookRun, RunCell
     from papermill_mcp.core.verification import blanking, cells, texts
-    from papermill_mcp.core.verification import outputs as compared
     from papermill_mcp.core.verification.blanking import Blank, OutputsOfCells
-    from papermill_mcp.core.verification.cells import CellVerdict
 else:
     blanking = lazy("papermill_mcp.core.verification.blanking")
     cells = lazy("papermill_mcp.core.verification.cells")
     languages = lazy("papermill_mcp.core.papermill.code.languages")
     notebook_run = lazy("papermill_mcp.core.runs.notebook_run")
-    compared = lazy("papermill_mcp.core.verification.outputs")
     texts = lazy("papermill_mcp.core.verification.texts")
 
 #: Seconds up to which a notebook is run once more by itself, and doubts that are named otherwise.
@@ -95,9 +92,10 @@ class VerifyRun(BaseRun):
         self._run: NotebookRun | None = None
         self._code: str | None = None
         self._turn = 0
+        self._done = (0, 0)  # of the last run, when it is over
         self._doubtful: list[tuple[str, str]] = []
         self._verdict: str | None = None
-        self._verdicts: list[CellVerdict] = []
+        self._verdicts: list[VerdictState] = []
         self._revision = notebook.revision
         self.notes += plan.warnings
 
@@ -109,7 +107,7 @@ class VerifyRun(BaseRun):
             KernelStartFailedError, LimitReachedError: there is no kernel for it.
         """
         await imported(notebook_run)
-        for module in (cells, compared, texts, blanking, languages):
+        for module in (cells, texts, blanking, languages):
             await imported(module)
         task = self._plan.task
         if task.parameters:
@@ -224,7 +222,7 @@ class VerifyRun(BaseRun):
 
     async def _compare(
         self, fresh: Sequence[Mapping[int, RunCell]], began: datetime, *, settling: bool = False
-    ) -> list[CellVerdict]:
+    ) -> list[VerdictState]:
         document = self._notebook.document
         whole_source = "\n".join(cell.source for cell in document.cells if cell.cell_type == "code")
         request = self._request
@@ -254,7 +252,7 @@ class VerifyRun(BaseRun):
         new: Sequence[OutputsOfCells],
         rules: texts.Rules,
         settling: bool,
-    ) -> list[CellVerdict]:
+    ) -> list[VerdictState]:
         Verdict, found = cells.Verdict, []
         of_call = fresh[0].get(_OF_CALL)
         if of_call is not None and of_call.failed:
@@ -274,7 +272,7 @@ class VerifyRun(BaseRun):
                 verdict = Verdict.NEW_ERROR
                 error = run_cell.execution.error
                 text = f"{error.ename}: {error.evalue}" if error is not None else str(run_cell.status)
-                differences = [compared.OutputDifference("error", text)]
+                differences = [DifferenceState("error", text)]
             elif saved is None and not only_run and not new[0][index]:
                 verdict = Verdict.SAME
             else:
@@ -289,7 +287,7 @@ class VerifyRun(BaseRun):
                         if unlike:
                             verdict, differences = Verdict.FLAKY, unlike
                             break
-            found.append(cells.CellVerdict(index, cell.cell_id, verdict, differences))
+            found.append(VerdictState(index, cell.cell_id, str(verdict), differences))
         return found
 
     async def _update(self, fresh: Mapping[int, RunCell]) -> None:
@@ -348,18 +346,14 @@ class VerifyRun(BaseRun):
         return self._verdict
 
     @property
-    def verdicts(self) -> Sequence[CellVerdict]:
+    def verdicts(self) -> Sequence[VerdictState]:
         """Those on its cells."""
         return self._verdicts
 
     @property
     def held(self) -> int:
         """Bytes of differences in memory."""
-        return sum(
-            len(one.text) + sum(len(data) for _, data in one.pictures or ())
-            for verdict in self._verdicts
-            for one in verdict.differences
-        )
+        return sum(one.held for one in self._verdicts)
 
     def forget_outputs(self) -> None:
         """Give up the differences. The verdicts stay."""
@@ -376,7 +370,7 @@ class VerifyRun(BaseRun):
     def snapshot(self, since: Cursor) -> VerifySnapshot:
         """The state of the verification."""
         run, request = self._run, self._request
-        done, total = (run.done, len(run.cells)) if run is not None else getattr(self, "_done", (0, 0))
+        done, total = (run.done, len(run.cells)) if run is not None else self._done
         progress = run.progress(self.seconds) if run is not None else "starting"
         if request.repeat > 1 or self._turn:
             progress = f"run {self._turn + 1} of {max(request.repeat, self._turn + 1)} · {progress}"
@@ -399,14 +393,6 @@ class VerifyRun(BaseRun):
             verdict=self._verdict,
             numeric=request.compare == "numeric",
             counts=Counter(str(one.verdict) for one in self._verdicts),
-            verdicts=tuple(
-                VerdictState(
-                    one.index,
-                    one.cell_id,
-                    str(one.verdict),
-                    [DifferenceState(it.what, it.text, it.values, it.pictures) for it in one.differences],
-                )
-                for one in self._verdicts
-            ),
+            verdicts=tuple(self._verdicts),
             revision=self._revision,
         )

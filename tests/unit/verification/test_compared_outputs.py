@@ -14,9 +14,10 @@ import pytest
 from PIL import Image, ImageDraw
 
 from papermill_mcp.core.documents.document import NotebookCell, NotebookDocument
+from papermill_mcp.core.runs.snapshot import DifferenceState
 from papermill_mcp.core.verification.blanking import sanitizers
 from papermill_mcp.core.verification.cells import Marks, Verdict, judge, order_notes, whole
-from papermill_mcp.core.verification.outputs import OutputDifference, Outputs, output_differences
+from papermill_mcp.core.verification.outputs import Outputs, output_differences
 from papermill_mcp.core.verification.texts import Rules
 from papermill_mcp.errors import InvalidArgumentError
 
@@ -52,7 +53,7 @@ def _line(shift: int = 0, colour: str = "blue") -> str:
     return _picture(lambda draw: draw.line([(10, 20 + shift), (290, 180 + shift)], fill=colour, width=2))
 
 
-def _differences(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[OutputDifference]:
+def _differences(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[DifferenceState]:
     return output_differences(Outputs.of(old), Outputs.of(new), _RULES)
 
 
