@@ -1188,13 +1188,13 @@ class NotebookService:
         named = compared or self.history.kept or bool(self._last_edits.facts(file).facts)
         async with self.lock(file), self._read(file, named=named, load=load) as (notebook, work):
             self.require_revision(notebook, if_revision)
-            edit = NotebookEdit(notebook.document, notebook.display_path)
             late = [] if self._claimed(file) or notebook.dropped is not None else self._late(file)
             done: list[Callable[[], None]] = []
 
             stale: list[int] = []
 
-            def change() -> tuple[bytes, EditedNotebook, Facts, str]:
+            def change() -> tuple[NotebookEdit, bytes, EditedNotebook, Facts, str]:
+                edit = NotebookEdit(notebook.document, notebook.display_path)
                 stale_before = {notebook.document.cells[index].cell_id for index in self.stale_cells(notebook)}
                 apply(edit)
                 changes = edit.changes()
@@ -1223,9 +1223,9 @@ class NotebookService:
                     for index, mark in self.stale_cells(replace(notebook, document=edit.document), edited=True).items()
                     if mark.startswith(STALE) and edit.document.cells[index].cell_id not in stale_before
                 )
-                return data, edited, facts, counted(changes)
+                return edit, data, edited, facts, counted(changes)
 
-            data, edited, facts, numbers = await work.run(change)
+            edit, data, edited, facts, numbers = await work.run(change)
             edited._code_cells = [(place, edit.document.cells[place].cell_id) for place in edit.code_to_run()]
             notes = self._run_notes(file, edit.before, edit.document.cells)
             if stale:

@@ -314,7 +314,8 @@ class Staleness:
         try:
             if not file.exists():
                 self._tidy()
-            replace_private_file(file, json.dumps(whole, ensure_ascii=True).encode())
+            # The reply to a run of a cell waits for this. After a power cut less is known, and nothing wrong.
+            replace_private_file(file, json.dumps(whole, ensure_ascii=True).encode(), flush=False)
         except (OSError, ServerError) as error:
             logger.warning("runs of cells are not remembered", extra={"error": str(error)})
 

@@ -227,6 +227,7 @@ def write_file(
     max_bytes: int | None = None,
     overwrite: bool = False,
     durable: bool = True,
+    flush: bool = True,
 ) -> FileContent:
     """Save `data` so that the file holds the old or the new bytes at every instant.
 
@@ -235,6 +236,7 @@ def write_file(
         max_bytes: refuse more than this before anything is touched.
         overwrite: with `expected=None`, replace any version.
         durable: wait until the disk has it for good. Otherwise a power cut may bring the old version back, whole.
+        flush: False for what may be lost: a power cut may leave an empty file.
 
     Bytes that equal the expected ones are not written: not even the modification time changes.
 
@@ -258,7 +260,15 @@ def write_file(
                 return FileContent(data, FileStamp.of(status), expected.digest)
         like = None if status is None else _Model(parent, path.name, status)
         return _save(
-            parent, path.name, data, like, display_path, expected=expected, overwrite=overwrite, durable=durable
+            parent,
+            path.name,
+            data,
+            like,
+            display_path,
+            expected=expected,
+            overwrite=overwrite,
+            durable=durable and flush,
+            flush=flush,
         )
 
 
@@ -735,6 +745,7 @@ def _save(
     expected: FileContent | None,
     overwrite: bool,
     durable: bool,
+    flush: bool = True,
 ) -> FileContent:
     temporary = f".papermill-mcp-{secrets.token_hex(8)}.tmp"
     digest = Digest(data)
@@ -751,7 +762,7 @@ def _save(
             if like is not None:
                 with _reported(display_path, "keep the rights of the file", _UNCHANGED):
                     _keep_rights(like.parent, like.name, descriptor, like.status)
-            written = _flushed(descriptor, display_path)
+            written = _flushed(descriptor, display_path) if flush else FileStamp.of(os.fstat(descriptor))
         except BaseException:
             with contextlib.suppress(OSError):
                 os.close(descriptor)

@@ -46,15 +46,18 @@ def make_private_file(path: Path) -> None:
         take_rights_of_others(path)
 
 
-def replace_private_file(path: Path, data: bytes) -> None:
+def replace_private_file(path: Path, data: bytes, *, flush: bool = True) -> None:
     """Give a file of mode 0600 other content, or make it. Its directory is made, too. A power cut may undo it.
+
+    Args:
+        flush: False for what may be lost: a power cut may leave an empty file. It saves the wait for the disk.
 
     Raises:
         OSError, ServerError: it cannot be written. What was there before is whole.
     """
     make_private_directory(path.parent)
     make_private_file(path)
-    write_file(path, data, expected=None, overwrite=True, display_path=path.name, durable=False)
+    write_file(path, data, expected=None, overwrite=True, display_path=path.name, durable=False, flush=flush)
 
 
 def take_rights_of_others(path: Path) -> None:

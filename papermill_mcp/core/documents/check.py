@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from papermill_mcp.core.documents.document import NotebookCell, NotebookDocument
+from papermill_mcp.core.documents.quick_check import without_right_outputs
 from papermill_mcp.core.documents.reading import CELL_ID, quoted, shown_id
 from papermill_mcp.errors import InvalidNotebookError, listed
 from papermill_mcp.utils.lazy import lazy
@@ -135,20 +136,25 @@ def _cells(document: NotebookDocument, start: int, deadline: float) -> Iterator[
     for offset, cell in enumerate(chunk):
         if time.monotonic() > deadline:
             raise _Unchecked
-        data, problems = _read(cell)
-        known.append(data)
+        right = without_right_outputs(cell.raw)
+        data, problems = (right, []) if right is not None else _read(cell)
+        known.append(_with_id(data, document))
         for problem in problems:
             yield start + offset, problem
-    if document.supports_ids:  # missing ids were listed already
-        known = [data if "id" in data else {**data, "id": "x"} for data in known]
     whole = {"metadata": {}, "nbformat": 4, "nbformat_minor": document.nbformat_minor}
     if _fast_valid({**whole, "cells": known}, document.nbformat_minor):
         return
-    for offset, data in enumerate(known):
+    for offset, (cell, data) in enumerate(zip(chunk, known, strict=True)):
         if time.monotonic() > deadline:
             raise _Unchecked
-        for problem in _cell_problems(data, whole):
-            yield start + offset, problem
+        if not _fast_valid({**whole, "cells": [data]}, document.nbformat_minor):
+            for problem in _cell_problems(_with_id(cell.read(), document), whole):
+                yield start + offset, problem
+
+
+def _with_id(data: dict[str, Any], document: NotebookDocument) -> dict[str, Any]:
+    """A cell with an id where it lacks one: missing ids are listed by themselves."""
+    return {**data, "id": "x"} if document.supports_ids and "id" not in data else data
 
 
 def _read(cell: NotebookCell) -> tuple[dict[str, Any], list[str]]:

@@ -112,13 +112,17 @@ def find_places(data: bytes) -> Places | None:
 def survey(data: bytes) -> Survey | None:
     """The parts of a notebook of version 4 that lists and searches of sources need, in one pass.
 
-    None if `json` has to read it, as for `find_places`, or if a source is neither a text nor a list of texts.
+    None if `json` has to read it, as for `find_places`, or if a source is neither a text nor a list of texts. Values
+    that are not read may be a little deeper here.
     """
-    found = _decoded(_decoders().survey, data)
+    found = _decoded(_decoders().survey, data, levels=0)
     if found is None or (type(found.nbformat), found.nbformat, type(found.nbformat_minor)) != (int, 4, int):
         return None
     sources = [cell.source if isinstance(cell.source, str) else "".join(cell.source) for cell in found.cells]
-    metadata = _value(found.metadata)
+    try:
+        metadata = _value(found.metadata)
+    except RecursionError:
+        return None
     return Survey(sources, metadata if isinstance(metadata, dict) else {})
 
 
@@ -191,10 +195,10 @@ def _decoders() -> _Decoders:
     return _Decoders()
 
 
-def _decoded(decoder: msgspec.json.Decoder[Any], data: bytes) -> Any:
+def _decoded(decoder: msgspec.json.Decoder[Any], data: bytes, *, levels: int = _LEVELS_KEPT) -> Any:
     """The value of a whole file; None if `json` has to read it."""
     try:
-        found = _at_depth(_LEVELS_KEPT, decoder, data)
+        found = _at_depth(levels, decoder, data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     return found if _is_utf8(data) and not _may_have_long_number(data) else None

@@ -458,8 +458,9 @@ class NotebookEdit:
         for place, origin in enumerate(self._origins):
             cell = self.document.cells[place]
             old = None if origin is None else self._before[origin]
-            same = old is cell or (old is not None and (old.cell_type, old.source) == (cell.cell_type, cell.source))
-            if cell.cell_type == "code" and not same:
+            if old is cell or cell.cell_type != "code":
+                continue
+            if old is None or (old.cell_type, old.source) != (cell.cell_type, cell.source):
                 places.append(place)
         return places
 
