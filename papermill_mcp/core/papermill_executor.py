@@ -14,8 +14,8 @@ from typing import Any, Protocol
 
 from papermill_mcp.core.documents.document import NotebookDocument
 from papermill_mcp.core.kernels.kernel import Kernel
-from papermill_mcp.core.kernels.memory_watch import MemoryWatch
 from papermill_mcp.core.kernels.request import RunStatus
+from papermill_mcp.core.kernels.usage_watch import UsageWatch
 from papermill_mcp.core.papermill.output import PapermillObserver, PapermillTask, prepare
 from papermill_mcp.core.runs.notebook_run import NotebookRun, RunCell, RunSummary, run_cells
 from papermill_mcp.core.runs.run_file import RunFile
@@ -31,6 +31,7 @@ class Outcome:
         output: the whole output notebook where it is kept elsewhere; None if there is none, or it is in place.
         notes: sentences for the client.
         peak_memory: the most resident bytes of the kernel and its processes; None if it is not known.
+        processor_seconds: of the kernel and its processes, with its start; None if they are not known.
         worker: the address of the Dask worker that did the run.
         lost_worker: the run was given up, since it lost one worker after the other.
     """
@@ -41,6 +42,7 @@ class Outcome:
     notes: list[str]
     output: bytes | None = None
     peak_memory: int | None = None
+    processor_seconds: float | None = None
     worker: str | None = None
     lost_worker: bool = False
 
@@ -84,7 +86,7 @@ class PapermillRecipe:
         self._timings = timings
         self._owner = owner
         self._changed = changed
-        self._memory: MemoryWatch | None = None
+        self._usage: UsageWatch | None = None
         self.parameters: dict[str, Any] = {}
         self.status = RunStatus.INTERRUPTED
         self.notes: list[str] = []
@@ -124,7 +126,7 @@ class PapermillRecipe:
         complete = False
         try:
             self.file.start()
-            async with MemoryWatch(self.kernel, self._task.memory_limit) as self._memory:
+            async with UsageWatch(self.kernel, self._task.memory_limit) as self._usage:
                 await self.run.run(self.kernel)
                 await self.run.hear_out()
             self.status = self.run.status
@@ -143,7 +145,12 @@ class PapermillRecipe:
     @property
     def peak_memory(self) -> int | None:
         """The most resident bytes that the kernel and its processes had; None if it is not known."""
-        return self._memory.peak if self._memory is not None else None
+        return self._usage.peak if self._usage is not None else None
+
+    @property
+    def processor_seconds(self) -> float | None:
+        """Processor time of the kernel and its processes, with its start; None if it is not known."""
+        return self._usage.processor_seconds if self._usage is not None else None
 
     @property
     def _failed(self) -> RunCell | None:

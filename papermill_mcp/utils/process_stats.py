@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from papermill_mcp.utils.file_utils import read_beginning
 from papermill_mcp.utils.lazy import lazy
@@ -54,38 +54,56 @@ def usage(pid: int) -> tuple[float, int] | None:
     return round(100 * max(0.0, after - before) / (time.monotonic() - began), 1), memory
 
 
-def memory(pid: int) -> int | None:
-    """Resident bytes of a process and its descendants; None when it is gone. Memory that they share counts for each.
+class Used(NamedTuple):
+    """What a process and its descendants use.
+
+    Attributes:
+        memory: resident bytes. Memory that they share counts for each.
+        processor: seconds since the start of each. Those of descendants that are gone count where a process waited
+            for them.
+    """
+
+    memory: int
+    processor: float
+
+
+def used(pid: int) -> Used | None:
+    """What a process and its descendants use; None when it is gone.
 
     On Linux it reads a few small files for each process. Elsewhere it looks at all processes of the system.
     """
     proc = Path("/proc")
     if not (proc / str(pid) / "task" / str(pid) / "children").exists():
-        return _memory_by_scan(pid)
-    page, found, left = os.sysconf("SC_PAGE_SIZE"), 0, [pid]
+        return _used_by_scan(pid)
+    page, tick = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_CLK_TCK")
+    found, ticks, left = 0, 0, [pid]
     for one in left:
-        text = read_beginning(proc / str(one) / "statm", 200)
+        text = read_beginning(proc / str(one) / "stat", 2000)
         if text is None:
             continue
-        found += int(text.split()[1]) * page
+        facts = text[text.rindex(")") + 2 :].split()  # the name before it may have spaces; see proc(5)
+        found += int(facts[21]) * page
+        ticks += sum(map(int, facts[11:15]))
         try:
             threads = list((proc / str(one) / "task").iterdir())
         except OSError:
             continue
         children = (read_beginning(thread / "children", _PROC_BYTES) for thread in threads)
         left += [int(child) for text in children if text for child in text.split()]
-    return found or None
+    return Used(found, ticks / tick) if found else None
 
 
-def _memory_by_scan(pid: int) -> int | None:
-    found = 0
+def _used_by_scan(pid: int) -> Used | None:
+    found, seconds = 0, 0.0
     try:
         leader = psutil.Process(pid)
         for process in (leader, *leader.children(recursive=True)):
             found += process.memory_info().rss
+            times = process.cpu_times()
+            seconds += times.user + times.system + times.children_user + times.children_system
     except psutil.Error:
         pass
-    return found or None
+    return Used(found, seconds) if found else None
 
 
 def peak_memory(pid: int) -> int | None:

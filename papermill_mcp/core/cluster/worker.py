@@ -271,7 +271,15 @@ class _Run:
         await recipe.perform()
         notes = [*bench.notes, *recipe.notes]
         output = recipe.file.content.data
-        return papermill_run.Outcome(recipe.status, 0.0, recipe.summary, notes, output, peak_memory=recipe.peak_memory)
+        return papermill_run.Outcome(
+            recipe.status,
+            0.0,
+            recipe.summary,
+            notes,
+            output,
+            peak_memory=recipe.peak_memory,
+            processor_seconds=recipe.processor_seconds,
+        )
 
     def _stop(self, patience: float) -> None:
         self._stops.start(self._stop_within(patience))

@@ -42,6 +42,7 @@ COLUMNS = (
     "duration",
     "wait",
     "peak_memory",
+    "processor_time",
     "worker",
     "python",
     "input",

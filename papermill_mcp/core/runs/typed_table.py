@@ -23,7 +23,7 @@ else:
 
 #: The columns of every table whose type does not come from their values. The other ones are texts.
 _WHOLE_NUMBERS = ("run", "attempts", "peak_memory", "failed_cell")
-_NUMBERS = ("duration", "wait")
+_NUMBERS = ("duration", "wait", "processor_time")
 _TIMES = ("started",)
 
 _MOST = 2**63

@@ -81,6 +81,7 @@ class _Result:
     text: str | None = None
     notes: tuple[str, ...] = ()
     peak_memory: int | None = None
+    processor_seconds: float | None = None
     worker: str | None = None
 
     @classmethod
@@ -190,7 +191,12 @@ class BatchRow:
     def take(self, outcome: Outcome) -> None:
         """The attempt is over."""
         seconds = outcome.seconds if self.begun else None
-        more = {"notes": tuple(outcome.notes), "peak_memory": outcome.peak_memory, "worker": outcome.worker}
+        more = {
+            "notes": tuple(outcome.notes),
+            "peak_memory": outcome.peak_memory,
+            "processor_seconds": outcome.processor_seconds,
+            "worker": outcome.worker,
+        }
         self._over_with(_Result.of(outcome.status, seconds, outcome.summary, **more))
 
     def keep(self, summary: RunSummary) -> None:
@@ -306,6 +312,7 @@ class BatchRow:
             "duration": _rounded(self.seconds),
             "wait": _rounded(self._waited),
             "peak_memory": result.peak_memory,
+            "processor_time": _rounded(result.processor_seconds),
             "worker": result.worker,
             "python": self.template.task.python,
             "input": str(self.template.notebook.path),

@@ -334,7 +334,14 @@ class PapermillRun(BaseRun):
         """The end of the run."""
         assert self._recipe is not None
         recipe = self._recipe
-        return recipes.Outcome(self._status, self.seconds, recipe.summary, recipe.notes, peak_memory=recipe.peak_memory)
+        return recipes.Outcome(
+            self._status,
+            self.seconds,
+            recipe.summary,
+            recipe.notes,
+            peak_memory=recipe.peak_memory,
+            processor_seconds=recipe.processor_seconds,
+        )
 
     @property
     def begun(self) -> bool:

@@ -66,6 +66,7 @@ async def test_the_table_equals_what_the_notebooks_say(client: Connect, workspac
         assert row["wait"] >= 0
         assert row["attempts"] == 1
         assert 20e6 < row["peak_memory"] < 1e9
+        assert 0.05 < row["processor_time"] < 60
         assert row["worker"] is None
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", row["started"])
         assert "papermill" not in str(row["input"])

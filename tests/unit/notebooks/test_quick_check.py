@@ -83,8 +83,8 @@ def changed(text: str, chance: random.Random) -> str:
             return f"{text[:at]}{chance.choice(MEMBERS)}{comma}{text[at:]}"
         case _:
             members = [*re.finditer(r'\n *"[^"]*": ("[^"]*"|\d+|\{\}),', text)]
-            found = chance.choice(members) if members else None
-            return text[: found.start()] + text[found.end() :] if found else text
+            member = chance.choice(members) if members else None
+            return text[: member.start()] + text[member.end() :] if member else text
 
 
 def problems(data: bytes) -> list[str]:

@@ -1,4 +1,4 @@
-"""The memory of a process and its children, at a time and at most."""
+"""What a process and its children use: memory, at a time and at most, and processor time."""
 
 from __future__ import annotations
 
@@ -10,16 +10,22 @@ from pathlib import Path
 import pytest
 
 from papermill_mcp.utils import process_stats
-from papermill_mcp.utils.process_stats import _memory_by_scan, memory, peak_memory
+from papermill_mcp.utils.process_stats import _used_by_scan, peak_memory, used
 
 _SIZE = 60_000_000
 _CHILD = f"import os, time\nx = b'1' * {_SIZE}\nprint('ready', flush=True)\ntime.sleep(60)"
 _PARENT = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {_CHILD!r}])"
+_SPEND = "import time\nwhile time.process_time() < 0.4: pass"
+_SPEND_AND_STAY = f"{_SPEND}\nprint('ready', flush=True)\ntime.sleep(60)"
+_BUSY = (
+    f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {_SPEND!r}])\n"
+    f"subprocess.run([sys.executable, '-c', {_SPEND_AND_STAY!r}])"
+)
 _FREED = f"x = b'1' * {_SIZE}\ndel x\nprint('ready', flush=True)\nimport time\ntime.sleep(60)"
 
 
 @pytest.mark.timeout(30)
-@pytest.mark.parametrize("look", [memory, _memory_by_scan])
+@pytest.mark.parametrize("look", [used, _used_by_scan])
 def test_the_memory_of_children_counts(look: object) -> None:
     assert callable(look)
     with subprocess.Popen([sys.executable, "-c", _PARENT], stdout=subprocess.PIPE, start_new_session=True) as process:
@@ -29,8 +35,22 @@ def test_the_memory_of_children_counts(look: object) -> None:
             found = look(process.pid)
         finally:
             os.killpg(process.pid, 9)
-    assert _SIZE < found < 3 * _SIZE
+    assert _SIZE < found.memory < 3 * _SIZE
     assert look(process.pid) is None, "it is gone"
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("look", [used, _used_by_scan])
+def test_the_processor_time_of_children_counts(look: object) -> None:
+    assert callable(look)
+    with subprocess.Popen([sys.executable, "-c", _BUSY], stdout=subprocess.PIPE, start_new_session=True) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+            found = look(process.pid)
+        finally:
+            os.killpg(process.pid, 9)
+    assert 0.7 < found.processor < 5, "0.4 s of a child that is gone, and of one that lives"
 
 
 @pytest.mark.timeout(30)
@@ -40,12 +60,12 @@ def test_the_peak_stays_when_memory_is_given_back() -> None:
         try:
             assert process.stdout is not None
             process.stdout.readline()
-            peak, now = peak_memory(process.pid), memory(process.pid)
+            peak, now = peak_memory(process.pid), used(process.pid)
         finally:
             process.kill()
     assert peak is not None
     assert now is not None
-    assert peak > _SIZE > now
+    assert peak > _SIZE > now.memory
     assert peak_memory(process.pid) is None
 
 

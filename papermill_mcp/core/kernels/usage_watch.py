@@ -1,4 +1,4 @@
-"""A watch on the memory of a kernel: the most that it and its processes ever had, and a limit that kills it.
+"""A watch on what a kernel uses: the most memory of it and its processes, their processor time, and a limit.
 
 A limit of the system on the address space is none: a healthy kernel reserves many times the memory that it uses.
 """
@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from papermill_mcp.core.kernels.kernel import Kernel
-from papermill_mcp.utils.process_stats import memory, peak_memory
+from papermill_mcp.utils.process_stats import Used, peak_memory, used
 from papermill_mcp.utils.text_utils import human_size
 
 logger = logging.getLogger(__name__)
@@ -21,8 +21,8 @@ _INTERVAL = 1.0
 _LIMIT_INTERVAL = 0.2
 
 
-class MemoryWatch:
-    """Looks at the memory of a kernel from time to time, as a context manager around its work.
+class UsageWatch:
+    """Looks at what a kernel uses from time to time, as a context manager around its work.
 
     Args:
         limit: bytes; a kernel that has more, with its processes, is killed.
@@ -30,6 +30,7 @@ class MemoryWatch:
     Attributes:
         peak: the most resident bytes that were seen of the kernel and its processes together, or that the kernel alone
             ever had, where the system counts that; None if nothing was seen.
+        processor_seconds: of the kernel and its processes, from its start on; None if nothing was seen.
     """
 
     def __init__(self, kernel: Kernel, limit: int | None = None) -> None:
@@ -38,6 +39,7 @@ class MemoryWatch:
         self._pid = kernel.pid
         self._task: asyncio.Task[None] | None = None
         self.peak: int | None = None
+        self.processor_seconds: float | None = None
 
     async def __aenter__(self) -> Self:
         if self._pid is not None:
@@ -57,20 +59,22 @@ class MemoryWatch:
         while self._kernel.alive:
             await asyncio.sleep(_INTERVAL if self._limit is None else _LIMIT_INTERVAL)
             try:
-                found = await asyncio.to_thread(memory, pid)
+                found = await asyncio.to_thread(used, pid)
                 self._note(found)
-                if self._limit is not None and found is not None and found > self._limit:
-                    reason = f"with its processes it had {human_size(found)}, over memory_limit={self._limit}"
+                if self._limit is not None and found is not None and found.memory > self._limit:
+                    reason = f"with its processes it had {human_size(found.memory)}, over memory_limit={self._limit}"
                     return await asyncio.shield(self._kernel.kill(reason))
             except Exception:
-                logger.exception("the memory of a kernel could not be watched")
+                logger.exception("the usage of a kernel could not be watched")
                 return None
         return None
 
-    def _note(self, found: int | None) -> None:
+    def _note(self, found: Used | None) -> None:
         if found is not None:
-            self.peak = max(found, self.peak or 0)
+            self.peak = max(found.memory, self.peak or 0)
+            self.processor_seconds = max(found.processor, self.processor_seconds or 0.0)
 
 
-def _last_look(pid: int) -> int | None:
-    return max(memory(pid) or 0, peak_memory(pid) or 0) or None
+def _last_look(pid: int) -> Used | None:
+    found = used(pid)
+    return None if found is None else found._replace(memory=max(found.memory, peak_memory(pid) or 0))
