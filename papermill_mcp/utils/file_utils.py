@@ -973,9 +973,9 @@ def _error_for(error: OSError, display_path: str, step: str, state: str) -> Serv
             return DiskFullError(text, state=state, advice="Free some space and try again")
         case errno.ENOENT:
             if state == _NOT_READ:
-                return NotFoundError(
-                    f"{display_path} does not exist", state=state, advice="List the notebooks there are"
-                )
+                notebook = display_path.lower().endswith(".ipynb")
+                advice = "List the notebooks there are" if notebook else "Check the name of the file"
+                return NotFoundError(f"{display_path} does not exist", state=state, advice=advice)
             if "directory" in step and "flush" not in step:
                 return NotFoundError(
                     f"The directory of {display_path} does not exist", state=state, advice="Make it first"

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from papermill_mcp.core.papermill.parameters import NotebookParameters, Parameter, misfit
 from papermill_mcp.errors import InvalidArgumentError, listed
 from papermill_mcp.utils.lazy import lazy
+from papermill_mcp.utils.memory import collector_paused
 from papermill_mcp.utils.text_utils import json_kind
 
 if TYPE_CHECKING:
@@ -61,7 +62,8 @@ def sets_in(data: bytes, suffix: str, name: str) -> Sequence[dict[str, Any]]:
     except UnicodeDecodeError as error:
         raise _fault(f"{name} is not UTF-8, from byte {error.start} on", "save it as UTF-8") from None
     if suffix == ".csv":
-        return [*_table(text, name)]
+        with collector_paused():
+            return [*_table(text, name)]
     try:
         value = json.loads(text) if suffix == ".json" else _from_yaml(text)
     except (ValueError, RecursionError, yaml.YAMLError) as error:
@@ -139,12 +141,14 @@ def _table(text: str, name: str) -> Iterator[TextSet]:
     delimiter = max(_DELIMITERS, key=first.count)  # of equal ones the comma
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     header: list[str] | None = None
+    columns: list[str] = []
     try:
         for row in reader:
             if not "".join(row).strip() and (header is None or len(row) < 2):
                 continue  # an empty line; one of empty cells is a run with the defaults
             if header is None:
                 header = _header(row, name)
+                columns = [column for column in header if column]
                 continue
             if any(cell.strip() for cell in row[len(header) :]):
                 raise _fault(
@@ -153,7 +157,7 @@ def _table(text: str, name: str) -> Iterator[TextSet]:
                 )
             cells = zip(header, row, strict=False)
             given = {column: cell for column, cell in cells if column and cell.strip()}
-            yield TextSet(given, [column for column in header if column], reader.line_num)
+            yield TextSet(given, columns, reader.line_num)
     except csv.Error as error:
         raise _fault(f"line {reader.line_num} of {name} is no line of a table: {error}", "correct the file") from None
 
