@@ -48,10 +48,21 @@ class Database:
         version: of the form of the tables. A file of a newer form is left alone.
         locks: a directory for the lock of a damaged file.
         busy_seconds: how long a call waits for another thread, and for another process.
+        upgrade: changes tables of an older form, whose version it gets, before the schema is applied.
+        deferred: SQLite leaves changes in its log until `checkpoint`.
     """
 
     def __init__(
-        self, file: Path, *, subject: str, schema: Sequence[str], version: int, locks: Path, busy_seconds: float
+        self,
+        file: Path,
+        *,
+        subject: str,
+        schema: Sequence[str],
+        version: int,
+        locks: Path,
+        busy_seconds: float,
+        upgrade: Callable[[sqlite3.Connection, int], None] | None = None,
+        deferred: bool = False,
     ) -> None:
         self.file = file
         self._subject = subject
@@ -59,6 +70,8 @@ class Database:
         self._version = version
         self._locks = LockFiles(locks)
         self._busy_seconds = busy_seconds
+        self._upgrade = upgrade
+        self._deferred = deferred
         self._access = threading.Lock()
         self._connection: sqlite3.Connection | None = None
         self._opened: tuple[int, int] | None = None  # device and inode of the open file
@@ -137,7 +150,8 @@ class Database:
             DatabaseUnavailableError: there are others, of a newer version or of another program.
         """
         connection.execute("PRAGMA synchronous = NORMAL")
-        connection.execute("PRAGMA wal_autocheckpoint = 0")  # `checkpoint` does it, when no call waits
+        if self._deferred:
+            connection.execute("PRAGMA wal_autocheckpoint = 0")  # `checkpoint` does it, when no call waits
         connection.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
         if _version(connection) == self._version:
             return
@@ -153,8 +167,10 @@ class Database:
                     raise
                 time.sleep(_PAUSE_SECONDS)
         with transaction(connection):
-            if _version(connection) != self._version:  # else another process was quicker
+            if (version := _version(connection)) != self._version:  # else another process was quicker
                 self._check_own(connection)
+                if self._upgrade is not None and version:
+                    self._upgrade(connection, version)
                 for statement in self._schema:
                     connection.execute(statement)
                 connection.execute(f"PRAGMA user_version = {self._version}")

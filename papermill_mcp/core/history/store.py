@@ -142,6 +142,7 @@ class HistoryStore:
             version=_FORM,
             locks=state_directory / "locks",
             busy_seconds=BUSY_SECONDS,
+            deferred=True,
         )
         self._versions = versions
         self._max_bytes = max_bytes

@@ -14,10 +14,9 @@ import json
 import logging
 import os
 import sqlite3
-import stat
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -25,8 +24,7 @@ from typing import Any, TypeVar
 
 from papermill_mcp.core.kernels.request import RunStatus
 from papermill_mcp.core.processes.guard import start_time, still_runs
-from papermill_mcp.utils.lock_files import LockFiles, LocksUnavailableError
-from papermill_mcp.utils.private import make_private_directory, make_private_file, take_rights_of_others
+from papermill_mcp.utils.database import Database, DatabaseUnavailableError, transaction
 
 logger = logging.getLogger(__name__)
 
@@ -131,15 +129,20 @@ class ExecutionStore:
 
     def __init__(self, state_directory: Path) -> None:
         self._file = state_directory / "executions.sqlite"
-        self._locks = LockFiles(state_directory / "locks")
+        self._database = Database(
+            self._file,
+            subject="the record of executions",
+            schema=_SCHEMA,
+            version=_VERSION,
+            locks=state_directory / "locks",
+            busy_seconds=BUSY_SECONDS,
+            upgrade=_upgrade,
+        )
         self._pending: _Pending = {}
         self._lock = threading.Lock()  # of the rows, the timer and the flag
         self._timer: threading.Timer | None = None
         self._closed = False
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="execution store")
-        self._access = threading.Lock()  # of the connection and its state
-        self._connection: sqlite3.Connection | None = None
-        self._opened: tuple[int, int] | None = None  # device and inode of the open file
         self._pruned = False
         self._failures: dict[bool, tuple[str, float]] = {}  # reason and end of the pause, of reads and of writes
         self._logged = ""
@@ -174,7 +177,7 @@ class ExecutionStore:
         )
 
         def reserve(connection: sqlite3.Connection) -> ExecutionRecord | None:
-            with _transaction(connection):
+            with transaction(connection):
                 rows = connection.execute(query, (record.workspace, record.idempotency_key)).fetchall()
                 for found in map(_record, rows):
                     if self._pending.get(("executions", found.execution_id), {}) is not None:
@@ -284,16 +287,15 @@ class ExecutionStore:
                     self._pending.pop(key, None)
 
     def _end(self) -> None:
-        with self._access:
-            self._failures.clear()
-            if self._connection is not None:  # no call waits for this last try
-                self._connection.execute(f"PRAGMA busy_timeout = {_LAST_TRY_MS}")
+        self._failures.clear()
+        if self._pending:
+            with contextlib.suppress(DatabaseUnavailableError):  # no call waits for this last try
+                self._database.use(lambda connection: connection.execute(f"PRAGMA busy_timeout = {_LAST_TRY_MS}"))
         self._write()
-        with self._access:
-            self._disconnect()
+        self._database.close()
 
     def _write_rows(self, connection: sqlite3.Connection, pending: _Pending) -> None:
-        with _transaction(connection):
+        with transaction(connection):
             if not self._pruned:
                 _prune(connection)
                 self._pruned = True
@@ -319,29 +321,15 @@ class ExecutionStore:
         reason, paused_until = self._failures.get(writing, ("", 0.0))
         if time.monotonic() < paused_until:
             raise StoreUnavailableError(reason)
-        if not self._access.acquire(timeout=BUSY_SECONDS):
-            raise StoreUnavailableError("it is in use")
         try:
-            try:
-                result = action(self._connected())
-            except sqlite3.DatabaseError as error:
-                if not _is_damage(error):
-                    raise
-                self._move_aside()
-                result = action(self._connected())
-            self._failures.pop(writing, None)
-            if not self._failures:
-                self._logged = ""
-            return result
-        except StoreUnavailableError as error:
+            result = self._database.use(action)
+        except DatabaseUnavailableError as error:
             self._pause(str(error), writing)
-            raise
-        except (OSError, sqlite3.Error, OverflowError) as error:
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            self._pause(reason, writing)
-            raise StoreUnavailableError(reason) from error
-        finally:
-            self._access.release()
+            raise StoreUnavailableError(str(error)) from error
+        self._failures.pop(writing, None)
+        if not self._failures:
+            self._logged = ""
+        return result
 
     def _pause(self, reason: str, writing: bool) -> None:
         """Do not try again for a moment. A file that can be read may still not be written."""
@@ -352,99 +340,13 @@ class ExecutionStore:
         for kind in {True, writing}:
             self._failures[kind] = reason, until
 
-    def _connected(self) -> sqlite3.Connection:
-        """The connection to the file that has the name now: another server may have moved a damaged one aside."""
-        with contextlib.suppress(FileNotFoundError):
-            facts = self._file.stat()
-            if self._connection is not None and self._opened == (facts.st_dev, facts.st_ino):
-                return self._connection
-            if not stat.S_ISREG(facts.st_mode):
-                raise StoreUnavailableError("it is not a regular file")
-        self._disconnect()
-        make_private_directory(self._file.parent)
-        make_private_file(self._file)
-        for companion in self._companions():
-            take_rights_of_others(companion)
-        facts = self._file.stat()
-        connection = sqlite3.connect(
-            self._file, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=16
-        )
-        try:
-            _prepare(connection)
-        except BaseException:
-            connection.close()
-            raise
-        self._connection, self._opened = connection, (facts.st_dev, facts.st_ino)
-        return connection
 
-    def _disconnect(self) -> None:
-        connection, self._connection, self._opened = self._connection, None, None
-        if connection is not None:
-            with contextlib.suppress(sqlite3.Error):
-                connection.close()
-
-    def _companions(self) -> list[Path]:
-        """The files of SQLite beside the database."""
-        return [self._file.with_name(self._file.name + end) for end in ("-wal", "-shm", "-journal")]
-
-    def _move_aside(self) -> None:
-        """Rename a damaged file and its companions, unless another server has done so.
-
-        Raises:
-            StoreUnavailableError: another server does so now, or it cannot be done.
-        """
-        self._disconnect()
-        try:
-            lock = self._locks.try_acquire(self._file)
-        except LocksUnavailableError as error:
-            raise StoreUnavailableError(f"it is damaged, and cannot be moved aside: {error}") from error
-        if lock is None:
-            raise StoreUnavailableError("another server moves the damaged file aside")
-        try:
-            if _is_damaged(self._file):
-                aside = self._file.name + ".damaged"
-                for file in (self._file, *self._companions()):
-                    with contextlib.suppress(FileNotFoundError):
-                        file.replace(file.with_name(aside + file.name.removeprefix(self._file.name)))
-                logger.warning("the record of executions was damaged; it is kept as %s", self._file.with_name(aside))
-        finally:
-            lock.release()
-
-
-def _prepare(connection: sqlite3.Connection) -> None:
-    """Bring the tables into the present form.
-
-    Raises:
-        StoreUnavailableError: they are of a newer version, or of another program.
-    """
-    connection.execute("PRAGMA synchronous = NORMAL")
-    if _version(connection) == _VERSION:
-        return
-    _check_own(connection)
-    connection.execute("PRAGMA journal_mode = WAL")
-    with _transaction(connection):
-        version = _version(connection)  # another server may have been quicker
-        _check_own(connection)
-        if version == 3:
-            connection.execute("ALTER TABLE executions ADD COLUMN workspace TEXT")
-        elif version < 3:
-            connection.execute("DROP TABLE IF EXISTS executions")
-            connection.execute("DROP TABLE IF EXISTS timings")
-        for statement in _SCHEMA:
-            connection.execute(statement)
-        connection.execute(f"PRAGMA user_version = {_VERSION}")
-
-
-def _check_own(connection: sqlite3.Connection) -> None:
-    version = _version(connection)
-    if version > _VERSION:
-        raise StoreUnavailableError(f"it has form {version}, of a newer version of this server")
-    if not version and connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-        raise StoreUnavailableError("it is a database of another program")
-
-
-def _version(connection: sqlite3.Connection) -> int:
-    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+def _upgrade(connection: sqlite3.Connection, version: int) -> None:
+    if version == 3:
+        connection.execute("ALTER TABLE executions ADD COLUMN workspace TEXT")
+    elif version < 3:
+        connection.execute("DROP TABLE IF EXISTS executions")
+        connection.execute("DROP TABLE IF EXISTS timings")
 
 
 def _prune(connection: sqlite3.Connection) -> None:
@@ -456,37 +358,6 @@ def _prune(connection: sqlite3.Connection) -> None:
         "(SELECT execution_id FROM executions ORDER BY started_at DESC LIMIT ?)",
         (MAX_RECORDS,),
     )
-
-
-@contextlib.contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
-
-
-def _is_damage(error: sqlite3.DatabaseError) -> bool:
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-
-
-def _is_damaged(file: Path) -> bool:
-    """Whether the file with that name now is damaged.
-
-    Raises:
-        sqlite3.Error: it cannot be checked.
-    """
-    with contextlib.closing(sqlite3.connect(file, timeout=BUSY_SECONDS)) as connection:
-        try:
-            return bool(connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok")
-        except sqlite3.DatabaseError as error:
-            if not _is_damage(error):
-                raise
-            return True
 
 
 def _text(value: Any) -> Any:

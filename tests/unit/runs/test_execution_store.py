@@ -186,7 +186,7 @@ def test_a_damaged_file_that_another_server_has_replaced_stays(tmp_path: Path) -
     first, second = ExecutionStore(tmp_path), ExecutionStore(tmp_path)
     for store, name in ((first, "a"), (second, "b")):
         assert store.reserve(record(name, idempotency_key=name)) is None
-    second._move_aside()
+    second._database._move_aside()
 
     assert {r.execution_id for r in ExecutionStore(tmp_path).records()} == {"a", "b"}
 
