@@ -46,6 +46,13 @@ ToolsetName = Literal[GroupName, "core"]
 #: Settings that are paths. A `~` at their beginning stands for the home directory, except in `Path` objects.
 _PATHS = ("roots", "output_directory", "state_directory")
 
+#: The schemes of object stores that may keep outputs, and the package that each needs.
+REMOTE_SCHEMES = {"s3": "s3fs", "gs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}
+
+_REMOTE_URL = re.compile(r"([A-Za-z0-9]+)://([^/]*)((?:/[^/]+)*)/?")
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_CONTAINER = re.compile(r"[a-z0-9-]+(@[a-z0-9-]+(\.[a-z0-9-]+)+)?")
+
 #: Characters of a bad value that a message shows.
 _SHOWN = 200
 
@@ -145,6 +152,11 @@ class Config(BaseModel):
         min_length=1,
         description="address of a Dask scheduler for batches, tcp://host:port (extra `cluster`)",
     )
+    remote_outputs: list[str] = Field(
+        [],
+        description="URL prefixes (s3://, gs://, abfs://, az://) that outputs of batches and Papermill runs may have "
+        "(extra `remote`)",
+    )
     i_know: bool = Field(False, description="allow the whole file system (/) as a root")
 
     @property
@@ -169,6 +181,29 @@ class Config(BaseModel):
         if info.field_name in _PATHS:
             return [_expanded(one) for one in value] if isinstance(value, list) else _expanded(value)
         return value
+
+    @field_validator("remote_outputs")
+    @classmethod
+    def _check_remote(cls, value: list[str]) -> list[str]:
+        return [remote_url(prefix) for prefix in value]
+
+
+def remote_url(text: str) -> str:
+    """A URL in an object store in its one form: the scheme in lower case, no slash at the end.
+
+    Raises:
+        ValueError: it is none, or has credentials, a query, or a part that could lead elsewhere. The message has no
+            part of it.
+    """
+    found = _REMOTE_URL.fullmatch(text)
+    if found is None or found[1].lower() not in REMOTE_SCHEMES:
+        raise ValueError(f"it must be a URL that begins with one of {', '.join(f'{one}://' for one in REMOTE_SCHEMES)}")
+    scheme, authority, path = found[1].lower(), found[2], found[3]
+    if (_CONTAINER if scheme == "abfs" else _BUCKET).fullmatch(authority) is None:
+        raise ValueError("a bucket must follow ://, without credentials, a port or a query")
+    if any(character in path for character in "?#\\") or any(part in (".", "..") for part in path.split("/")):
+        raise ValueError("its path must have no part `.` or `..`, no ?, # or backslash")
+    return f"{scheme}://{authority}{path}"
 
 
 class _Settings(Config, BaseSettings):
@@ -200,7 +235,7 @@ def _split(text: str, source: str) -> list[str]:
         except (ValueError, RecursionError) as error:
             raise ConfigError(f"{source}: {text[:100]!r} begins like a JSON list but is none: {error}") from error
         return decoded if isinstance(decoded, list) else [decoded]
-    separator = os.pathsep if os.pathsep in text else ","
+    separator = os.pathsep if os.pathsep in text and "://" not in text else ","
     return [part.strip() for part in text.split(separator) if part.strip()]
 
 
@@ -345,7 +380,7 @@ def _validated(sources: dict[str, tuple[str, Any]], faults: list[ConfigError]) -
         problems = {str(problem["loc"][0]): problem for problem in reversed(error.errors())}
     for name, problem in problems.items():
         where = "".join(f"[{part}]" for part in problem["loc"][1:])
-        got = repr(problem["input"])
+        got = "a URL that is not shown" if name == "remote_outputs" else repr(problem["input"])  # it may be a secret
         got = got if len(got) <= _SHOWN else f"{got[:_SHOWN]}…"
         faults.append(ConfigError(f"{name}{where} from {sources[name][0]}: {problem['msg']}, got {got}"))
     return _validated({name: source for name, source in sources.items() if name not in problems}, faults)
@@ -545,3 +580,10 @@ def _check_extras(config: Config) -> None:
             "dask_scheduler is set, but Dask is not installed; install it with: "
             'pip install "jupyter-papermill-mcp-server[cluster]"'
         )
+    schemes = [prefix.partition("://")[0] for prefix in config.remote_outputs]
+    for scheme in dict.fromkeys(schemes):
+        if importlib.util.find_spec(REMOTE_SCHEMES[scheme]) is None:
+            raise ConfigError(
+                f"remote_outputs has {scheme}:// prefixes, but {REMOTE_SCHEMES[scheme]} is not installed; install it "
+                'with: pip install "jupyter-papermill-mcp-server[remote]"'
+            )

@@ -48,7 +48,9 @@ class Readiness:
                 self._problems[root.absolute()] = str(error)
             except ConfigError as error:
                 self._fault = error
-        self.workspace = Workspace(roots if self._fault is None else [], private=[state], awaited=every)
+        self.workspace = Workspace(
+            roots if self._fault is None else [], private=[state], awaited=every, remote=config.remote_outputs
+        )
 
     @property
     def notice(self) -> str | None:

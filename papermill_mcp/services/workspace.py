@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import NoReturn
 from urllib.parse import unquote
 
+from papermill_mcp.config import remote_url
 from papermill_mcp.errors import (
     NotFoundError,
     PathNotAllowedError,
@@ -42,6 +43,8 @@ _NEAR_SECONDS = 0.3
 _NEAR_SHOWN = 3
 
 _URL = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]*:/{2}")
+_SECRET = re.compile(r"(?<=://)[^/]*@|[?#].*", re.DOTALL)
+"""Parts of a URL that may have credentials: a user and its password, a query."""
 _SEPARATORS = re.compile(r"[/\\]" if os.sep == "\\" else "/")
 _BAD_ENDS = " .\"'`"
 _INVISIBLE = {0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x2065, 0x3164, 0xFFA0}
@@ -57,13 +60,19 @@ class Workspace:
         private: directories inside the roots that no tool may touch, such as the state directory.
         awaited: real paths of all roots, if some are not there yet. They make the name. Without any root, no path may
             be resolved before `add`.
+        remote: URLs below which outputs may be, in their one form.
 
     Attributes:
         usable: set as soon as there is a root.
     """
 
     def __init__(
-        self, roots: Sequence[Path], *, private: Sequence[Path] = (), awaited: Sequence[Path] | None = None
+        self,
+        roots: Sequence[Path],
+        *,
+        private: Sequence[Path] = (),
+        awaited: Sequence[Path] | None = None,
+        remote: Sequence[str] = (),
     ) -> None:
         if not roots and awaited is None:
             raise ValueError("a workspace needs at least one root")
@@ -75,6 +84,7 @@ class Workspace:
         # /tmp is a link on some systems: a root may also be named as the settings name it.
         self._spellings = [(spelled, root.resolve()) for root in roots for spelled in (root.absolute(), root.resolve())]
         self._private = tuple(directory.resolve() for directory in private)
+        self._remote = tuple(remote)
         self._name = json.dumps([str(root) for root in (self._roots if awaited is None else dict.fromkeys(awaited))])
         if self._roots:
             self.usable.set()
@@ -136,6 +146,35 @@ class Workspace:
         if writing:
             self._check_not_hidden(real, path)
         return real
+
+    def remote(self, path: str, *, directory: bool = False) -> str | None:
+        """The URL of an output in an object store, in its one form; None for the path of a file.
+
+        Nothing is connected.
+
+        Args:
+            directory: it is the place of several outputs, else a notebook.
+
+        Raises:
+            PathNotAllowedError: it is below none of the URLs for outputs, or is no name of a notebook.
+        """
+        if not _URL.match(path) or path.partition("://")[0].lower() == "file":
+            return None
+        if len(path) > MAX_PATH_BYTES // 4 or any(map(_is_suspect, path)):
+            self._refuse("The URL is too long, or has an invisible character", remote=True)
+        try:
+            url = remote_url(path)
+        except ValueError as error:
+            if not self._remote:
+                self.check_text(path)
+            self._refuse(f"{_quoted(path)} is no URL for an output: {error}", remote=True)
+        if not any(url == one or url.startswith(f"{one}/") for one in self._remote):
+            self._refuse(f"{_quoted(path)} is not below a URL of the setting remote_outputs", remote=True)
+        if not directory:
+            name = url.rpartition("/")[2]
+            if "/" not in url.partition("://")[2] or not name.lower().endswith(_SUFFIX) or len(name) == len(_SUFFIX):
+                self._refuse(f"{_quoted(path)} is not a notebook: its name does not end in {_SUFFIX}", remote=True)
+        return url
 
     def is_link(self, path: str) -> bool:
         """Whether the last part of a path is a symbolic link.
@@ -276,7 +315,10 @@ class Workspace:
             if _is_suspect(character):
                 self._refuse(f"The path {_quoted(path)} has the character {_code_point(character)}", roots=False)
         if _URL.match(path):
-            self._refuse(f"{_quoted(path)} is a URL, and only files are read or written")
+            self._refuse(
+                f"{_quoted(path)} is a URL, and only files are read or written"
+                + (", but for outputs of Papermill runs and batches" if self._remote else "")
+            )
         if len(path.encode()) > MAX_PATH_BYTES:
             self._refuse(f"The path has {len(path.encode()):,} bytes; {MAX_PATH_BYTES:,} are the limit", roots=False)
         if os.name == "nt" and ":" in os.path.splitdrive(path)[1]:
@@ -403,7 +445,13 @@ class Workspace:
     def _outside(self, path: str) -> NoReturn:
         self._refuse(f"{_quoted(path)} leads out of the roots")
 
-    def _refuse(self, what: str, *, roots: bool = True) -> NoReturn:
+    def _refuse(self, what: str, *, roots: bool = True, remote: bool = False) -> NoReturn:
+        if remote:
+            places = (
+                f"may be below: {listed(self._remote)}" if self._remote else "are files, as remote_outputs is empty"
+            )
+            advice = "Give a path inside a root, or have the person who runs the server add a URL to remote_outputs"
+            raise PathNotAllowedError(what, allowed=f"Outputs {places}", state=_NOT_TOUCHED, advice=advice)
         allowed = f"Paths are relative to the first root, or absolute inside one of: {listed(map(str, self._roots))}"
         raise PathNotAllowedError(
             what,
@@ -453,6 +501,8 @@ def _code_point(character: str) -> str:
 
 
 def _quoted(path: str) -> str:
+    if _URL.match(path):
+        path = _SECRET.sub("…", path)
     text = "".join(f"⟨U+{ord(c):04X}⟩" if _is_suspect(c) else c for c in path[:_SHOWN_PATH])
     return f"'{text}'" if len(path) <= _SHOWN_PATH else f"'{text}…'"
 

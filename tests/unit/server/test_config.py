@@ -563,6 +563,58 @@ def test_an_address_of_a_scheduler_may_be_of_any_protocol() -> None:
     assert "--dask-scheduler" in problem("--dask-scheduler", "")
 
 
+@pytest.mark.parametrize(
+    ("given", "form"),
+    [
+        ("S3://Bucket/a/", "s3://Bucket/a"),
+        ("s3://bucket", "s3://bucket"),
+        ("gs://bucket/a b/c", "gs://bucket/a b/c"),
+        ("abfs://files@account.dfs.core.windows.net/a", "abfs://files@account.dfs.core.windows.net/a"),
+        ("az://container/a", "az://container/a"),
+    ],
+)
+def test_urls_for_outputs_have_one_form(given: str, form: str) -> None:
+    assert load("--remote-outputs", given).remote_outputs == [form]
+    both = load(environ={"JUPYTER_MCP_REMOTE_OUTPUTS": f"{given},s3://other"})
+    assert both.remote_outputs == [form, "s3://other"]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://bucket/a",
+        "bucket",
+        "s3:/bucket",
+        "s3://",
+        "s3://bucket/../secret-word",
+        "s3://bucket//secret-word",
+        "s3://key:secret-word@bucket",
+        "s3://bucket/a?secret-word",
+        "s3://bucket/a#secret-word",
+        "abfs://u:secret-word@account",
+        "memory://secret-word",
+    ],
+)
+def test_a_url_that_is_no_place_for_outputs_is_a_fault_and_not_repeated(url: str) -> None:
+    message = problem("--remote-outputs", json.dumps([url]))
+
+    assert message.startswith("remote_outputs")
+    assert "secret-word" not in message
+
+
+@pytest.mark.parametrize(("scheme", "package"), [("s3", "s3fs"), ("gs", "gcsfs"), ("abfs", "adlfs"), ("az", "adlfs")])
+def test_urls_without_the_package_for_them_are_a_fault(
+    scheme: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+
+    message = problem("--remote-outputs", f"{scheme}://bucket/a")
+
+    assert package in message
+    assert 'pip install "jupyter-papermill-mcp-server[remote]"' in message
+    assert load().remote_outputs == []
+
+
 # The command line
 
 
