@@ -37,6 +37,7 @@ from papermill_mcp.services.runs.claims import Claims
 from papermill_mcp.services.runs.journal import Journal
 from papermill_mcp.services.runs.papermill_run import Bench
 from papermill_mcp.services.runs.registry import RunRegistry
+from papermill_mcp.services.runs.remote_outputs import RemoteOutputs
 from papermill_mcp.services.runs.run_pictures import RunPictures
 from papermill_mcp.services.runs.starter import RunStarter
 from papermill_mcp.services.runs.verifications import VerifyStarter
@@ -123,7 +124,7 @@ async def open_services(
     pictures = RunPictures(config, notebooks)
     executions = RunRegistry(config, workspace, store, journal, pictures)
     end.push_async_callback(executions.aclose)
-    bench = Bench(kernels, notebooks, claims, store, staleness)
+    bench = Bench(kernels, notebooks, claims, store, staleness, RemoteOutputs(workspace, config.max_notebook_bytes))
     runs = RunStarter(config, workspace, bench)
     batches = BatchStarter(config, workspace, bench, runs, journal, pictures, memory=state / "tables")
     verifier = VerifyStarter(config, workspace, bench, runs, comparisons, memory=state / "tables")

@@ -204,13 +204,18 @@ class NotebookSnapshot(Snapshot):
 
 @dataclass(frozen=True, kw_only=True)
 class PapermillSnapshot(Snapshot):
-    """A notebook with parameters. `parameters` are those injected, defaults included."""
+    """A notebook with parameters. `parameters` are those injected, defaults included.
+
+    Attributes:
+        output_url: the output in an object store, once it is there. `output_file` is a copy then.
+    """
 
     kind: ClassVar[str] = "papermill"
 
     cells: CellsState | None = None
     parameters: Mapping[str, Any]
     revision: str | None = None
+    output_url: str | None = None
 
 
 @dataclass(frozen=True)
@@ -223,6 +228,7 @@ class RowState:
         failed: whether it began and ended badly.
         failed_cell: an index in the output.
         recorded: values that the notebook recorded, large ones cut.
+        output_url: the output in an object store, once it is there. `output_file` is a copy then.
     """
 
     number: int
@@ -239,6 +245,7 @@ class RowState:
     error: str | None = None
     recorded: Mapping[str, Any] | None = None
     notes: tuple[str, ...] = ()
+    output_url: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,6 +261,8 @@ class BatchSnapshot(Snapshot):
         numbers: number and recorded values of each run that recorded some.
         over: the runs that are over and have an output, where the client is to see all of them.
         report: real path of the report; None before it is written.
+        typed_table: real path of the table as Parquet; None without one.
+        table_url, report_url: table and report in an object store, once they are there. The files are copies then.
         more_rows: what selects the runs behind `rows`, where a selection has more.
     """
 
@@ -267,6 +276,9 @@ class BatchSnapshot(Snapshot):
     numbers: Sequence[tuple[int, Mapping[str, Any]]] = ()
     over: Sequence[RowState] = ()
     report: Path | None = None
+    typed_table: Path | None = None
+    table_url: str | None = None
+    report_url: str | None = None
     more_rows: str | None = None
 
 

@@ -8,7 +8,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 from papermill_mcp.core.kernels.request import RunStatus
 from papermill_mcp.core.runs.run import BaseRun
 from papermill_mcp.core.runs.snapshot import END, BatchSnapshot, Cursor, PapermillSnapshot, RowState
-from papermill_mcp.errors import InvalidArgumentError, ServerError, ServerNotRunningError
+from papermill_mcp.errors import ConflictError, InvalidArgumentError, ServerError, ServerNotRunningError, sentence
 from papermill_mcp.services.runs.batch_summary import positions
 from papermill_mcp.services.runs.claims import Claims
 from papermill_mcp.services.runs.journal import Journal
 from papermill_mcp.services.runs.papermill_run import PapermillPlan, PapermillRun, RunTemplate
+from papermill_mcp.services.runs.remote_outputs import RemoteDirectory, RemoteOutput
 from papermill_mcp.services.runs.requests import RETRY_ON, AttemptEnd, BatchRequest
 from papermill_mcp.services.runs.view import short_values
 from papermill_mcp.utils.background import Background, completed, in_time
@@ -47,6 +48,9 @@ _MAX_PAUSE = 8.0
 
 #: Characters of the failure of an earlier attempt.
 _ERROR_CHARS = 120
+
+#: How often the table in an object store is read anew after another server has changed it meanwhile.
+_TRIES = 3
 
 #: Seconds between two looks whether a place has room for more runs.
 _LOOK_SECONDS = 1.0
@@ -111,6 +115,7 @@ class BatchRow:
         child: the run itself while it goes on in this server.
         attempts: how often a kernel, or a worker, has begun it.
         earlier_errors: the failures of the attempts before the last one, short.
+        remote: the place of the output in an object store, where it goes after the run.
         changed: called with the row at each change.
     """
 
@@ -132,6 +137,7 @@ class BatchRow:
         "kept",
         "name",
         "number",
+        "remote",
         "replaces",
         "template",
         "values",
@@ -150,6 +156,7 @@ class BatchRow:
         self.active = False
         self.replaces = False
         self.kept = False
+        self.remote: RemoteOutput | None = None
         self.waits_for: str | None = None
         self.child: PapermillRun | None = None
         self.attempts = 0
@@ -210,6 +217,18 @@ class BatchRow:
         self._result, self._before = result, None
         self.active, self.child, self.waits_for, self._began = False, None, None, None
 
+    def not_published(self, reason: str, copy: str) -> None:
+        """The output could not be written to its object store. A run that was well ends as an error."""
+        assert self._result is not None and self.remote is not None
+        failure = f"the output was not written to {self.remote.url}: {sentence(reason)}"
+        well = self._result.status == RunStatus.OK
+        self._result = replace(
+            self._result,
+            status=RunStatus.ERROR if well else self._result.status,
+            error=one_line(failure, 2 * _ERROR_CHARS) if well else self._result.error,
+            notes=(*self._result.notes, f"{failure} It is kept in {copy}, and the same request writes it"),
+        )
+
     def repeat(self) -> None:
         """The run is tried once more. If that attempt never begins, the result so far stands."""
         assert self._result is not None
@@ -221,6 +240,11 @@ class BatchRow:
     def output(self) -> Path:
         """The output, once it has a name. Thousands of paths take more memory than their names."""
         return self.directory / self.name
+
+    @property
+    def url(self) -> str | None:
+        """The output in an object store, once it is there."""
+        return self.remote.url if self.remote is not None and self.remote.published else None
 
     @property
     def plan(self) -> PapermillPlan:
@@ -295,6 +319,7 @@ class BatchRow:
             error=result.error if result is not None else None,
             recorded=self.recorded,
             notes=(*self.earlier_errors, *(result.notes if result is not None else ())),
+            output_url=self.url,
         )
 
     def result(self, batch: str) -> dict[str, Any]:
@@ -316,7 +341,7 @@ class BatchRow:
             "worker": result.worker,
             "python": self.template.task.python,
             "input": str(self.template.notebook.path),
-            "output": str(self.output),
+            "output": self.url or str(self.output),
             "failed_cell": result.failed_cell,
             "error": error,
             "message": message if message not in ("", error) else None,
@@ -380,7 +405,11 @@ class Backend(Protocol):
 
 
 class BatchRun(BaseRun):
-    """The runs of a batch, and the order in which they ended."""
+    """The runs of a batch, and the order in which they ended.
+
+    Args:
+        remote: the place in an object store that outputs, tables and the report go to.
+    """
 
     def __init__(
         self,
@@ -392,6 +421,7 @@ class BatchRun(BaseRun):
         *,
         table: tables.ResultsTable,
         reports: BatchReports,
+        remote: RemoteDirectory | None = None,
     ) -> None:
         super().__init__(request.execution_id)
         self._operation = request.operation
@@ -414,6 +444,10 @@ class BatchRun(BaseRun):
         self._reports = reports
         self._reporting = False
         self._report: Path | None = None
+        self._typed: Path | None = None
+        self._remote = remote
+        self._uploads: set[asyncio.Task[str | None]] = set()
+        self._urls: dict[str, str] = {}
         self.rows = list(rows)
         self._over: list[BatchRow] = []
         self._done = self._failed = self._timed = 0
@@ -426,6 +460,9 @@ class BatchRun(BaseRun):
         self._several_notebooks = len(self._templates) > 1
         self._kernel_names = {one.task.kernel_name for one in self._templates}
         self._pythons = {one.task.python for one in self._templates}
+        if remote is not None:
+            copies = claims.display_path(remote.copy)
+            self.notes.append(f"outputs go to {remote.url} as their runs end; copies of them are in {copies}")
         if (note := backend.note()) is not None and len(self._over) < len(self.rows):
             self.notes.append(note)
 
@@ -438,6 +475,7 @@ class BatchRun(BaseRun):
     async def _work(self) -> RunStatus:
         closing = False  # whether the server is closed
         try:
+            await self._publish_kept()
             await self._hand_over()
         except asyncio.CancelledError:
             self.cancelled = closing = True  # the server is closed: each run saves its results
@@ -466,7 +504,14 @@ class BatchRun(BaseRun):
                     f"{self._done} of {len(self.rows)} runs had begun; the same request keeps those that are complete "
                     "and runs the others"
                 )
-            await completed(self._put_table(durable=True))
+            there = False
+            if self._remote is not None and not self.cancelled:
+                try:
+                    there = await self._put_remote_table(self._remote)
+                except asyncio.CancelledError:
+                    self.cancelled = closing = True
+            if not there:
+                await completed(self._put_table(durable=True))
             if self._written and (first := self._table.taken) is not None:
                 self.notes.append(
                     f"{first} was changed by another program and stays; the table is {self._table.path.name}"
@@ -478,6 +523,7 @@ class BatchRun(BaseRun):
                 try:
                     await self._put_typed_table()
                     await self._put_report()
+                    await self._put_remote_report()
                 except asyncio.CancelledError:
                     pass  # the server is closed meanwhile: the same request writes them
             await self._claims.release_many(self.execution_id)
@@ -513,6 +559,8 @@ class BatchRun(BaseRun):
                     break
                 row.repeat()
                 self.changed()
+            if row.ran:
+                await self._publish(row)
         finally:
             self._active.pop(row.number, None)
             if row.status == RunStatus.ABORTED and not row.ran and self._stopped:
@@ -521,6 +569,71 @@ class BatchRun(BaseRun):
                 if row.had_turn:
                     self._journal.ended(row.snapshot(execution_id))
                 self._over_with(row)
+
+    async def _publish_kept(self) -> None:
+        """Write complete outputs of an earlier batch that could not be written then."""
+        kept = [row for row in self.rows if row.kept and row.remote is not None and not row.remote.published]
+        await asyncio.gather(*map(self._publish, kept))
+        self._failed += sum(row.error is not None for row in kept)
+
+    async def _publish(self, row: BatchRow) -> None:
+        """Write the output of a run that is over to its object store."""
+        if self._remote is None or row.remote is None:
+            return
+        copy = self._claims.display_path(row.output)
+        if self.cancelled:
+            if row.status == RunStatus.OK:  # the same request does the others again
+                row.not_published("the batch was cancelled", copy)
+            return
+        upload = asyncio.create_task(self._remote.publish(row.remote, row.output))
+        self._uploads.add(upload)
+        self.changed()
+        try:
+            failure = await upload
+        except asyncio.CancelledError:
+            row.not_published("the upload was cancelled", copy)
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                raise  # the server is closed
+        else:
+            if failure is not None:
+                row.not_published(failure, copy)
+        finally:
+            self._uploads.discard(upload)
+
+    async def _put_remote_table(self, remote: RemoteDirectory) -> bool:
+        """Write the table here and to the object store. Returns whether it is at least here.
+
+        Rows that other servers have written there meanwhile stay.
+        """
+        try:
+            for number in itertools.count(1):
+                await remote.fetch_tables()
+                await self._put_table(durable=True)
+                if not self._written:
+                    return True
+                try:
+                    await remote.put(self._table.exact_path)
+                    self._urls["table"] = await remote.put(self._table.path)
+                    return True
+                except ConflictError:
+                    if number == _TRIES:
+                        raise
+        except ServerError as error:
+            copy = self._claims.display_path(self._table.path.parent)
+            self.notes.append(f"the table of results was not written to {remote.url}: {error} It is kept in {copy}")
+        return False
+
+    async def _put_remote_report(self) -> None:
+        """Write the report, and the table as Parquet, to the object store."""
+        if self._remote is None or self.cancelled:
+            return
+        try:
+            if self._typed is not None:
+                await self._remote.put(self._typed)
+            if self._report is not None:
+                self._urls["report"] = await self._remote.put(self._report)
+        except ServerError as error:
+            self.notes.append(f"the report was not written to {self._remote.url}: {error}")
 
     async def _attempt(self, row: BatchRow) -> tuple[AttemptEnd | None, str]:
         """Do a run once. Returns the kind of a failure, None for another end, and the id of the attempt."""
@@ -595,7 +708,7 @@ class BatchRun(BaseRun):
         if not self._written:
             return
         try:
-            await asyncio.to_thread(self._table.write_typed)
+            self._typed = await asyncio.to_thread(self._table.write_typed)
         except ServerError as error:
             self.notes.append(f"results.parquet could not be written: {error}")
         except Exception:  # a library that is broken, or refuses a value, is no fault of the batch
@@ -627,6 +740,8 @@ class BatchRun(BaseRun):
         if not self.finished:
             self.cancelled = True
             self._halted.set()
+            for upload in [*self._uploads]:
+                upload.cancel()
             await self._backend.cancel()
 
     @property
@@ -717,6 +832,9 @@ class BatchRun(BaseRun):
             rows=[row.state() for row in shown],
             several_notebooks=self._several_notebooks,
             report=self._report,
+            typed_table=self._typed,
+            table_url=self._urls.get("table"),
+            report_url=self._urls.get("report"),
             **more,
         )
 
@@ -726,6 +844,8 @@ class BatchRun(BaseRun):
         facts = [f"{self._done} of {count_noun(len(self.rows), 'run')}", f"{len(running)} running"]
         if queued and not running:
             facts.append(str(queued[0].waits_for))
+        if self._uploads:
+            facts.append(f"{count_noun(len(self._uploads), 'output')} being written to {self._remote_place}")
         if self._failed:
             facts.append(f"{self._failed} failed")
         facts.append(f"{self.seconds:.0f} s")
@@ -735,6 +855,10 @@ class BatchRun(BaseRun):
         if left is not None:
             facts.append(f"about {rough_duration(left)} left")
         return " · ".join(facts)
+
+    @property
+    def _remote_place(self) -> str:
+        return self._remote.url if self._remote is not None else ""
 
     def _seconds_left(self, running: Sequence[BatchRow]) -> float | None:
         """An estimate from the runs that are over; None while there are none."""

@@ -180,8 +180,10 @@ def _facts(batch: BatchSnapshot, rows: Sequence[RowState], named: Sequence[Path]
         for name, value in (rows[0].parameters.items() if rows else ())
         if name not in varies
     ]
+    near = batch.table_url is None  # beside a report in an object store there is no notebook
     notebooks: list[str | Link] = [
-        Link(os.path.relpath(path, directory), address_of(path, directory)) for path in named[:_MAX_NOTEBOOKS]
+        Link(os.path.relpath(path, directory), address_of(path, directory)) if near else path.name
+        for path in named[:_MAX_NOTEBOOKS]
     ]
     if len(named) > _MAX_NOTEBOOKS:
         notebooks.append(f"and {len(named) - _MAX_NOTEBOOKS} more")
@@ -189,7 +191,8 @@ def _facts(batch: BatchSnapshot, rows: Sequence[RowState], named: Sequence[Path]
     if batch.output_file is not None:
         tables = [
             Link(path.name, address_of(path, directory))
-            for path in (batch.output_file, batch.output_file.with_suffix(".jsonl"))
+            for path in (batch.output_file, batch.output_file.with_suffix(".jsonl"), batch.typed_table)
+            if path is not None
         ]
     facts: list[tuple[str, Sequence[str | Link]]] = [
         ("Notebook" if len(named) == 1 else "Notebooks", notebooks),

@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import logging
 import math
 import os
+import re
 from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,18 +26,21 @@ from papermill_mcp.services.runs.backends import DaskBackend, LocalBackend
 from papermill_mcp.services.runs.batch import Backend, BatchRow, BatchRun
 from papermill_mcp.services.runs.journal import Journal
 from papermill_mcp.services.runs.papermill_run import Bench, RunTemplate
+from papermill_mcp.services.runs.remote_outputs import RemoteDirectory, copy_name
 from papermill_mcp.services.runs.requests import BatchRequest, PapermillRequest
 from papermill_mcp.services.runs.run_pictures import RunPictures
 from papermill_mcp.services.runs.starter import RunStarter
 from papermill_mcp.services.runs.view import BatchPreview, RunRow
 from papermill_mcp.services.workspace import Workspace, short_stem
+from papermill_mcp.utils.digests import revision_of
 from papermill_mcp.utils.file_utils import read_file, stamp_of
 from papermill_mcp.utils.lazy import imported, lazy
 from papermill_mcp.utils.text_utils import count_noun
 
 if TYPE_CHECKING:
+    from papermill_mcp.core.documents.document import NotebookDocument
     from papermill_mcp.core.papermill import batch_outputs, parameter_file, parameter_sets
-    from papermill_mcp.core.papermill.batch_outputs import OutputsOf
+    from papermill_mcp.core.papermill.batch_outputs import Found, OutputsOf
     from papermill_mcp.core.runs import table as tables
     from papermill_mcp.services.runs import batch_estimate, batch_report
 else:
@@ -61,6 +66,11 @@ _MAX_FAULTS = 10
 
 #: Bytes of a file of parameters.
 MAX_FILE_BYTES = 50_000_000
+
+#: Characters that a URL cannot have, and that mean more than one name to a store.
+_NO_NAME = re.compile(r"[?#*\[\]\\%]")
+
+logger = logging.getLogger(__name__)
 
 
 class BatchStarter:
@@ -113,6 +123,7 @@ class BatchStarter:
             self._journal,
             table=_table(rows, request, self._memory),
             reports=batch_report.BatchReports(self._config, self._pictures),
+            remote=plan.remote,
         )
         try:
             outputs = await asyncio.to_thread(lambda: [row.output for row in rows])
@@ -168,7 +179,7 @@ class BatchStarter:
                     status="ok" if row.kept else "planned",
                     parameters=row.values,
                     input_path=row.template.notebook.display_path if len(plan.parts) > 1 else None,
-                    output_path=shown(row.output),
+                    output_path=row.remote.url if row.remote is not None else shown(row.output),
                     kept=row.kept or None,
                 )
                 for row in rows[:PLANNED_ROWS]
@@ -214,8 +225,25 @@ class BatchStarter:
                 state="nothing was run",
                 advice="make several batches of it",
             )
-        parts = await self._planned(request, paths, found.sets)
-        return _Plan(parts, await self._place(parts, resume=request.resume), found.note)
+        remote = await self._remote(request)
+        parts = await self._planned(request, paths, found.sets, remote)
+        changed = await self._place(parts, resume=request.resume, make=not request.dry_run)
+        return _Plan(parts, changed, found.note, remote)
+
+    async def _remote(self, request: BatchRequest) -> RemoteDirectory | None:
+        """The place in an object store that the request names for the outputs; None if it names none.
+
+        Raises:
+            PathNotAllowedError: it may not be used.
+            NotFoundError, PermissionDeniedError, ServerNotRunningError: it cannot be used.
+        """
+        url = request.output_directory and self._workspace.remote(request.output_directory, directory=True)
+        if not url:
+            return None
+        copy = self._workspace.directory(
+            f"{self._config.output_directory}/{copy_name(url)}", create=True, make=not request.dry_run
+        )
+        return await self._bench.remotes.directory(url, copy)
 
     async def _listed(self, parameters: Sequence[dict[str, Any]] | str | None) -> Sequence[dict[str, Any]] | None:
         """The sets of parameters that were given, as a list, as JSON or as the name of a file.
@@ -256,7 +284,11 @@ class BatchStarter:
         return backend
 
     async def _planned(
-        self, request: BatchRequest, paths: Sequence[str], sets: Sequence[dict[str, Any]]
+        self,
+        request: BatchRequest,
+        paths: Sequence[str],
+        sets: Sequence[dict[str, Any]],
+        remote: RemoteDirectory | None,
     ) -> list[_Part]:
         """The runs of each notebook, checked. It is read and inspected once, and the sets are checked in threads.
 
@@ -294,20 +326,26 @@ class BatchStarter:
                 checked += await asyncio.to_thread(_checked, template, sets[start : start + _SLICE], start, faults)
             faults.none_left()
             default = f"{self._config.output_directory}/{short_stem(notebook.path)}-batch"
-            directory = self._workspace.directory(
-                request.output_directory or default, create=True, make=not request.dry_run
-            )
+            if remote is not None:
+                directory = remote.copy
+            else:
+                directory = self._workspace.directory(
+                    request.output_directory or default, create=True, make=not request.dry_run
+                )
             outputs = batch_outputs.OutputsOf(notebook.document, template.task, notebook.revision)
             template.outputs = outputs
-            part = _Part(template, directory, outputs)
+            part = _Part(template, directory, outputs, remote)
             for start in range(0, len(sets), _SLICE):
                 await asyncio.to_thread(part.add, checked[start : start + _SLICE], first + start, digests)
             parts.append(part)
             first += len(sets)
         return parts
 
-    async def _place(self, parts: Sequence[_Part], *, resume: bool) -> list[str]:
+    async def _place(self, parts: Sequence[_Part], *, resume: bool, make: bool) -> list[str]:
         """Give each run its output, and count runs as done whose outputs are there from an earlier batch, and complete.
+
+        Args:
+            make: copy complete outputs of an object store.
 
         Returns:
             The names of outputs that were changed since. They stay: their runs get others.
@@ -317,11 +355,21 @@ class BatchStarter:
         for part in parts:
             there = await asyncio.to_thread(part.names_there)
             for start in range(0, len(part.rows), _SLICE):
-                for row in await asyncio.to_thread(part.place, part.rows[start : start + _SLICE], there):
-                    changed += await self._look(row, part, there, resume=resume)
+                left = await asyncio.to_thread(part.place, part.rows[start : start + _SLICE], there)
+                if part.remote is None:
+                    for row in left:
+                        changed += await self._look(row, part, there, resume=resume, make=make)
+                else:  # its objects are read a few at a time
+                    looks = (self._look(row, part, there, resume=resume, make=make) for row in left)
+                    changed += itertools.chain.from_iterable(await asyncio.gather(*looks))
+            if part.remote is not None:
+                for row in part.rows:
+                    row.remote = row.remote or part.remote.output(row.name, published=False)
         return changed
 
-    async def _look(self, row: BatchRow, part: _Part, there: Mapping[str, str], *, resume: bool) -> list[str]:
+    async def _look(
+        self, row: BatchRow, part: _Part, there: Mapping[str, str], *, resume: bool, make: bool
+    ) -> list[str]:
         """Choose the output of a run that finds files under its names. Returns the names of those that were changed.
 
         A complete output is kept. One that is incomplete and unchanged is replaced. Any other file stays.
@@ -339,9 +387,7 @@ class BatchStarter:
             if found_name != name:
                 continue  # on other file systems it is the same one
             try:
-                path = self._workspace.display_path(row.directory / name)
-                async with self._bench.notebooks.opened(path) as (notebook, work):
-                    found = await work.run(partial(part.outputs.look, notebook.document, row.values))
+                document, found = await self._read(row, part, name)
             except ServerError:
                 changed += [name] * by_digest  # something else is in its place
                 continue
@@ -350,10 +396,40 @@ class BatchStarter:
             if resume and found.summary is not None:
                 row.name = name
                 row.keep(found.summary)
+                if document is not None and part.remote is not None:
+                    row.remote = part.remote.output(name, published=True)
+                    if make:
+                        await self._copy(row, document)
                 return []
             (changed if found.changed else mine).append(name)
         row.name, row.replaces = mine[0] if mine else free, bool(mine)
         return [] if mine else changed[:1]
+
+    async def _read(self, row: BatchRow, part: _Part, name: str) -> tuple[NotebookDocument | None, Found]:
+        """Compare a notebook with the output of a run: the object in a store if there is one, else the file.
+
+        Returns:
+            Also the document of an object.
+
+        Raises:
+            ServerError: it cannot be read.
+        """
+        notebooks = self._bench.notebooks
+        if part.remote is not None and name in part.remote.versions:
+            document = await part.remote.read(name, notebooks)
+            return document, await asyncio.to_thread(part.outputs.look, document, row.values)
+        path = self._workspace.display_path(row.directory / name)
+        async with notebooks.opened(path) as (notebook, work):
+            return None, await work.run(partial(part.outputs.look, notebook.document, row.values))
+
+    async def _copy(self, row: BatchRow, document: NotebookDocument) -> None:
+        """Keep a copy of an output in an object store, for pictures and reports."""
+        try:
+            data = await asyncio.to_thread(document.render)
+            if await self._bench.notebooks.revision_of(row.output) != revision_of(data):
+                await self._bench.notebooks.put(row.output, document, overwrite=True)
+        except ServerError as error:
+            logger.warning("an output has no copy here", extra={"path": str(row.output), "error": str(error)})
 
 
 @dataclass
@@ -367,13 +443,15 @@ class _Part:
     template: RunTemplate
     directory: Path
     outputs: OutputsOf
+    remote: RemoteDirectory | None = None
     rows: list[BatchRow] = field(default_factory=list)
     speaking: list[list[str]] = field(default_factory=list)
 
     @property
     def stem(self) -> str:
         """The beginning of the names of the outputs."""
-        return short_stem(self.template.notebook.path)
+        stem = short_stem(self.template.notebook.path)
+        return stem if self.remote is None else _NO_NAME.sub("_", stem)
 
     def add(self, sets: Sequence[dict[str, Any]], first: int, digests: dict[str, int]) -> None:
         """Add a run for each set of parameters. Called in a worker thread.
@@ -399,9 +477,8 @@ class _Part:
 
     def names_there(self) -> dict[str, str]:
         """The names of the files in the directory, by their text without case. Called in a worker thread."""
-        if not self.directory.is_dir():
-            return {}
-        return {file.name.casefold(): file.name for file in self.directory.iterdir()}
+        names = [file.name for file in self.directory.iterdir()] if self.directory.is_dir() else []
+        return {name.casefold(): name for name in [*names, *(self.remote.versions if self.remote is not None else ())]}
 
     def earlier_outputs(self) -> list[Path]:
         """Files that may be outputs of the notebook, the newest first. Called in a worker thread."""
@@ -435,11 +512,13 @@ class _Plan:
     Attributes:
         changed: the names of outputs that were changed since an earlier run.
         sampled: a sentence about the sample.
+        remote: the place of the outputs in an object store.
     """
 
     parts: Sequence[_Part]
     changed: Sequence[str]
     sampled: str | None
+    remote: RemoteDirectory | None
 
     @cached_property
     def rows(self) -> list[BatchRow]:

@@ -85,10 +85,15 @@ class Claims:
     def _busy(self, path: Path, words: tuple[str, str], holder: str, advice: str) -> BusyError:
         doing, state = words
         return BusyError(
-            f"{self._workspace.display_path(path)} is being {doing} by {holder}",
+            f"{self.display_path(path)} is being {doing} by {holder}",
             state=state,
             advice=advice,
         )
+
+    def display_path(self, path: Path) -> str:
+        """The name of a claimed path for clients."""
+        # The claim of an output in an object store is its URL as a path, which has lost a slash.
+        return self._workspace.display_path(path) if path.is_absolute() else path.as_posix().replace(":/", "://", 1)
 
     def release(self, owner: str) -> None:
         """Give up all files of a run."""

@@ -16,11 +16,13 @@ from papermill_mcp.core.kernels.request import RunStatus
 from papermill_mcp.core.runs.run import BaseRun
 from papermill_mcp.core.runs.run_file import RunFile
 from papermill_mcp.core.runs.snapshot import CellsState, Cursor, PapermillSnapshot
+from papermill_mcp.errors import sentence
 from papermill_mcp.services.kernel_service import KernelService
 from papermill_mcp.services.notebook_service import NotebookService, OpenNotebook
 from papermill_mcp.services.pythons import PythonChoice
 from papermill_mcp.services.runs.claims import Claims
 from papermill_mcp.services.runs.notes import errors_of, run_notes
+from papermill_mcp.services.runs.remote_outputs import RemoteOutput, RemoteOutputs
 from papermill_mcp.services.runs.requests import PapermillRequest
 from papermill_mcp.utils.lazy import imported, lazy
 
@@ -167,6 +169,7 @@ class Bench:
     claims: Claims
     store: ExecutionStore
     staleness: Staleness
+    remotes: RemoteOutputs
 
 
 class _Here:
@@ -206,13 +209,21 @@ class PapermillRun(BaseRun):
 
     Args:
         owner: the id of the batch that the run is part of; by default the run stands for itself.
+        remote: the place in an object store that the output goes to at the end.
 
     Attributes:
         waits_for: the reason that the run is queued, for a person; None when it is not.
     """
 
     def __init__(
-        self, request: PapermillRequest, plan: PapermillPlan, output: Path, bench: Bench, *, owner: str | None = None
+        self,
+        request: PapermillRequest,
+        plan: PapermillPlan,
+        output: Path,
+        bench: Bench,
+        *,
+        owner: str | None = None,
+        remote: RemoteOutput | None = None,
     ) -> None:
         super().__init__(request.execution_id)
         self._operation = request.operation
@@ -226,7 +237,11 @@ class PapermillRun(BaseRun):
         self._recipe: PapermillRecipe | None = None
         self._kernel: Kernel | None = None
         self.waits_for: str | None = None
+        self._remote = remote
+        self._upload: asyncio.Task[str | None] | None = None
         self.notes += plan.warnings
+        self._going = "" if remote is None else f"the output goes to {remote.url} when the run is over"
+        self.notes += filter(None, [self._going])
 
     async def prepare(self, *, queue: bool = False) -> None:
         """Claim the output, start the kernel, and put the output in place.
@@ -240,7 +255,9 @@ class PapermillRun(BaseRun):
             KernelStartFailedError, LimitReachedError: there is no kernel for the run.
         """
         bench = self._bench
-        await bench.claims.take([self._output], self._owner)
+        await bench.claims.take(
+            [self._output, *([self._remote.claim] if self._remote is not None else [])], self._owner
+        )
         try:
             async with bench.kernels.slot(queue=self._queue if queue else None) as made_room:
                 self.notes += made_room
@@ -277,7 +294,7 @@ class PapermillRun(BaseRun):
         finally:
             kernel = recipe.kernel
             self.notes += recipe.notes
-            if self._owner == self.execution_id:
+            if self._owner == self.execution_id and self._remote is None:
                 bench.claims.release(self._owner)
             self._keeps_kernel = self._keep_kernel and recipe.status != RunStatus.OK and kernel.alive
             self.notes += run_notes(recipe.run, kernel_stays=self._keeps_kernel)
@@ -288,8 +305,43 @@ class PapermillRun(BaseRun):
             else:
                 await bench.kernels.end(kernel, "was stopped at the end of the run it was started for")
             bench.store.put_timings(str(self._plan.notebook.path), recipe.run.timings())
+            if self._remote is not None and self.cancelled:
+                self._note_kept(self._remote, "the run was cancelled")
         self.notes += await bench.kernels.module_notes(recipe.kernel, errors_of(recipe.run))
-        return recipe.status
+        if self._remote is None or self.cancelled:
+            return recipe.status
+        return await self._publish(self._remote, recipe.status)
+
+    async def _publish(self, remote: RemoteOutput, status: RunStatus) -> RunStatus:
+        """Write the output to its place in an object store. Returns the status of the whole run."""
+        self._upload = asyncio.create_task(self._bench.remotes.publish(remote, self._output))
+        self.changed()
+        try:
+            failure = await self._upload
+        except asyncio.CancelledError:
+            self._note_kept(remote, "the upload was cancelled")
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                raise  # the server is closed
+            return RunStatus.INTERRUPTED
+        finally:
+            self._upload = None
+        if failure is None:
+            self.notes.remove(self._going)
+            self.notes.append(f"a copy of the output that tools can read is {self._shown}")
+            return status
+        self._note_kept(remote, failure)
+        return RunStatus.ERROR if status == RunStatus.OK else status
+
+    def _note_kept(self, remote: RemoteOutput, reason: str) -> None:
+        self.notes.remove(self._going)
+        self.notes.append(
+            f"the output was not written to {remote.url}: {sentence(reason)} It is kept in {self._shown}: copy it from "
+            "there, or run again"
+        )
+
+    @property
+    def _shown(self) -> str:
+        return self._bench.notebooks.display_path(self._output)
 
     def _next_steps(self, recipe: PapermillRecipe, place: int) -> str:
         """The way to go on after a failure. The cell's index is another one in the output."""
@@ -300,13 +352,15 @@ class PapermillRun(BaseRun):
             return f"{where}; its kernel has ended, so no variable is left: fix the cell and run the notebook again"
         if not self._keeps_kernel:
             return f"{where}; its kernel is gone: with keep_kernel=true the cell can be fixed and the run resumed there"
-        output = self._bench.notebooks.display_path(self._output)
+        output = self._shown
         return (
             f"{where}; kernel {recipe.kernel.kernel_id} is kept with the variables of the run: look at them, fix the "
             f'cell in the output, and go on from there with execute_notebook, path={output}, cells="{place}-"'
         )
 
     def _release(self) -> None:
+        if self._remote is not None and self._owner == self.execution_id:
+            self._bench.claims.release(self._owner)
         self._plan = self._plan.released()
         if self._recipe is not None:
             self._recipe.file.release()
@@ -326,7 +380,9 @@ class PapermillRun(BaseRun):
         """Interrupt the cell that runs and start no more."""
         if not self.finished:
             self.cancelled = True
-            if self._recipe is not None:
+            if self._upload is not None:
+                self._upload.cancel()
+            elif self._recipe is not None:
                 await self._recipe.run.cancel()
 
     @property
@@ -362,6 +418,8 @@ class PapermillRun(BaseRun):
             cells, cursor = self._recipe.run.state(since)
             parameters, revision = self._recipe.parameters, self._recipe.file.revision
             progress = self._recipe.run.progress(self.seconds)
+        if self._upload is not None and self._remote is not None:
+            progress = f"writing the output to {self._remote.url} · {self.seconds:.0f} s"
         kernel = self._kernel
         return PapermillSnapshot(
             execution_id=self.execution_id,
@@ -375,6 +433,7 @@ class PapermillRun(BaseRun):
             python=self._plan.task.python,
             file=self._plan.notebook.path,
             output_file=self._output,
+            output_url=self._remote.url if self._remote is not None and self._remote.published else None,
             done=cells.done if cells else None,
             total=cells.total if cells else None,
             at=cells.at if cells else None,

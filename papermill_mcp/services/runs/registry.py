@@ -179,7 +179,7 @@ class RunRegistry:
             kind=request.kind,
             status=RunStatus.QUEUED,
             path=notebook[0] if isinstance(notebook, list) else notebook,
-            output_path=output if isinstance(output, str) else None,
+            output_path=output if isinstance(output, str) and "://" not in output else None,
             kernel_name=None,
             started_at=time.time(),
             duration=0.0,

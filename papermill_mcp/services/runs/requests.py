@@ -61,6 +61,10 @@ AttemptEnd = Literal["died", "timeout", "lost_worker", "error"]
 RETRY_ON: tuple[AttemptEnd, ...] = ("died", "timeout", "lost_worker")
 
 
+#: The arguments that may be URLs in an object store.
+_OUTPUTS = frozenset(("output_path", "output_directory"))
+
+
 class RunRequest(Request):
     """A request of a client to run something, without the time it waits for the answer.
 
@@ -86,16 +90,13 @@ class RunRequest(Request):
     def real_paths(self, workspace: Workspace) -> dict[str, str | list[str]]:
         """The real paths of the arguments that are given, by name. Relative, absolute or through a link: the same path.
 
+        An output in an object store has its URL.
+
         Raises:
             PathNotAllowedError: one leaves the roots.
         """
         given = {name: value for name in self.paths if (value := getattr(self, name))}
-        return {
-            name: str(workspace.real_path(value))
-            if isinstance(value, str)
-            else [str(workspace.real_path(path)) for path in value]
-            for name, value in given.items()
-        }
+        return {name: _real(workspace, name, value) for name, value in given.items()}
 
     def identity(self, workspace: Workspace) -> str:
         """A digest of the roots, the tool and every argument. Two requests with one identity ask for the same thing.
@@ -106,6 +107,13 @@ class RunRequest(Request):
         arguments = self.model_dump(mode="json") | self.real_paths(workspace)
         facts = json.dumps([workspace.name, self.operation, arguments], sort_keys=True)
         return hashlib.sha256(facts.encode()).hexdigest()[:32]
+
+
+def _real(workspace: Workspace, name: str, value: str | list[str]) -> str | list[str]:
+    if not isinstance(value, str):
+        return [str(workspace.real_path(path)) for path in value]
+    url = workspace.remote(value, directory=name == "output_directory") if name in _OUTPUTS else None
+    return url or str(workspace.real_path(value))
 
 
 class CodeRequest(RunRequest):

@@ -19,6 +19,7 @@ from papermill_mcp.services.runs.cell_run import CellRun
 from papermill_mcp.services.runs.in_place_run import InPlaceRun
 from papermill_mcp.services.runs.install_run import InstallRun, Recording
 from papermill_mcp.services.runs.papermill_run import Bench, PapermillPlan, PapermillRun, RunInput, RunTemplate
+from papermill_mcp.services.runs.remote_outputs import RemoteOutput
 from papermill_mcp.services.runs.requests import (
     CodeRequest,
     InstallRequest,
@@ -189,7 +190,10 @@ class RunStarter:
         """
         notebook = await self.input(request.input_path)
         plan = await self.plan(notebook, request)
-        run = PapermillRun(request, plan, self._output_file(request, notebook), self._bench)
+        remote = None
+        if request.output_path is not None and (url := self._workspace.remote(request.output_path)) is not None:
+            remote = await self._bench.remotes.planned(url, overwrite=request.overwrite)
+        run = PapermillRun(request, plan, self._output_file(request, notebook, remote), self._bench, remote=remote)
         await run.prepare()
         return run
 
@@ -324,17 +328,20 @@ class RunStarter:
         earlier = bound or (maker.found(found) if found is not None else None)
         return maker.planned(declaration), Recording(notebooks, notebook.display_path, declaration, earlier, used)
 
-    def _output_file(self, request: PapermillRequest, notebook: RunInput) -> Path:
+    def _output_file(self, request: PapermillRequest, notebook: RunInput, remote: RemoteOutput | None) -> Path:
         """The output as the client named it, else a name with the time in the output directory.
+
+        Args:
+            remote: the place in an object store that the client named. The file is the copy here.
 
         Raises:
             PathNotAllowedError: it is outside the roots, or is the input itself.
             AlreadyExistsError: it is there and may not be replaced.
         """
-        if request.output_path is None:
+        if request.output_path is None or remote is not None:
             directory = self._workspace.directory(str(self._config.output_directory), create=True)
             stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-            stem = short_stem(notebook.path)
+            stem = short_stem(remote.claim if remote is not None else notebook.path)
             output = directory / f"{stem}-{stamp}.ipynb"
             number = 1
             while output.exists() or output in self._bench.claims:

@@ -425,7 +425,7 @@ class RunViewer:
             parameters=dict(row.parameters),
             duration=round(row.duration, 3) if row.duration is not None else None,
             input_path=self.path(row.file) if with_notebook else None,
-            output_path=self.path(row.output_file),
+            output_path=row.output_url or self.path(row.output_file),
             kept=row.kept or None,
             progress=row.progress,
             failed_cell=row.failed_cell,
@@ -468,7 +468,8 @@ def _(run: PapermillSnapshot, viewer: RunViewer) -> RunView:
         parameters=dict(run.parameters) or None,
     )
     if run.cells is not None:
-        viewer.fill(view, run.cells)
+        viewer.fill(view, run.cells)  # its calls name the file, which can be read
+    view.output_path = run.output_url or view.output_path
     return view
 
 
@@ -485,7 +486,8 @@ def _(run: BatchSnapshot, viewer: RunViewer) -> RunView:
             for row in run.rows
         ],
     )
-    view.results, view.report = viewer.path(run.output_file) or None, viewer.path(run.report) or None
+    view.results = run.table_url or viewer.path(run.output_file) or None
+    view.report = run.report_url or viewer.path(run.report) or None
     view.failures = failure_groups(run.errors) or None
     view.numbers = number_spans(run.numbers) or None
     view.by_parameter = numbers_by_parameter(run.over) if run.numbers else None
@@ -640,7 +642,7 @@ def _earlier_row(row: Mapping[str, Any], workspace: Workspace) -> RunRow:
         status=str(row.get("status")),
         parameters=_values(row, tables.PARAMETER),
         duration=row.get("duration"),
-        output_path=workspace.display_path(Path(str(row.get("output")))),
+        output_path=output if "://" in (output := str(row.get("output"))) else workspace.display_path(Path(output)),
         failed_cell=row.get("failed_cell"),
         error=_failure_of(row) or None,
         result=_recorded_view(_values(row, tables.RESULT)),

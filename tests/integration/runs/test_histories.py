@@ -36,6 +36,7 @@ from papermill_mcp.services.pythons import PythonChoice
 from papermill_mcp.services.runs.claims import Claims
 from papermill_mcp.services.runs.in_place_run import InPlaceRun
 from papermill_mcp.services.runs.papermill_run import Bench, PapermillRun
+from papermill_mcp.services.runs.remote_outputs import RemoteOutputs
 from papermill_mcp.services.runs.requests import NotebookCellRequest, NotebookRequest, PapermillRequest
 from papermill_mcp.services.runs.starter import RunStarter
 from papermill_mcp.services.staleness import Staleness
@@ -191,6 +192,7 @@ class Scripted:
             Claims(workspace),
             ExecutionStore(state / "none"),
             Staleness(None),
+            RemoteOutputs(workspace, config.max_notebook_bytes),
         )
         bench.store.put_timings = lambda *_: None  # type: ignore[method-assign]
         bench.store.timings = lambda _: {}  # type: ignore[method-assign, assignment]
