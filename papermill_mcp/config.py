@@ -150,7 +150,8 @@ class Config(BaseModel):
     dask_scheduler: str | None = Field(
         None,
         min_length=1,
-        description="address of a Dask scheduler for batches, tcp://host:port (extra `cluster`)",
+        description="Dask scheduler for batches: an address, tcp://host:port or tls://host:port, or the path of its "
+        "scheduler file (extra `cluster`)",
     )
     remote_outputs: list[str] = Field(
         [],

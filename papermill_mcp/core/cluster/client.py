@@ -22,6 +22,7 @@ from toolz import compose
 
 from papermill_mcp import __version__
 from papermill_mcp.core.cluster.checks import REQUIREMENT, WorkerChecks
+from papermill_mcp.core.cluster.scheduler import address_of, refusal
 from papermill_mcp.core.cluster.worker import (
     BEGUN_TOPIC,
     UNWANTED_PATIENCE,
@@ -117,14 +118,18 @@ class Cluster:
         client.subscribe_topic(BEGUN_TOPIC, self._on_begun)
 
     @classmethod
-    async def connect(cls, address: str, *, timeout_seconds: float) -> Self:
-        """Connect to the scheduler at `address`, such as `tcp://127.0.0.1:8786`.
+    async def connect(cls, setting: str, *, timeout_seconds: float) -> Self:
+        """Connect to the scheduler.
+
+        Args:
+            setting: its address, such as `tcp://127.0.0.1:8786`, or the path of its scheduler file.
 
         Raises:
-            ServerNotRunningError: no scheduler answers there in time.
+            ServerNotRunningError: no scheduler answers there in time, or the file or the certificates cannot be used.
         """
         # Dask has set the level of its loggers at import, independent of ours.
         logging.getLogger("distributed").setLevel(max(logging.WARNING, logging.getLogger().level))
+        address = await address_of(setting)
         client: Client | None = None
         try:
             async with asyncio.timeout(timeout_seconds):
@@ -135,11 +140,7 @@ class Cluster:
                 await asyncio.shield(in_time(client.close(), _ANSWER_SECONDS))
             if not isinstance(error, OSError | ImportError | ValueError):  # a timeout is an OSError
                 raise
-            raise ServerNotRunningError(
-                f"no Dask scheduler answers at {address}: {str(error) or 'it takes too long'}",
-                state="nothing was run",
-                advice="start it, or correct the setting dask_scheduler",
-            ) from error
+            raise await refusal(address, error) from error
         return cls(client, address)
 
     @property
