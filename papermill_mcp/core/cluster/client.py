@@ -25,6 +25,7 @@ from papermill_mcp.core.cluster.checks import REQUIREMENT, WorkerChecks
 from papermill_mcp.core.cluster.scheduler import address_of, refusal
 from papermill_mcp.core.cluster.worker import (
     BEGUN_TOPIC,
+    PROGRESS_TOPIC,
     UNWANTED_PATIENCE,
     ClusterTask,
     WorkerAnswer,
@@ -38,6 +39,7 @@ from papermill_mcp.core.kernels.request import RunStatus
 from papermill_mcp.core.papermill_executor import Outcome
 from papermill_mcp.errors import InvalidArgumentError, KernelStartFailedError, ServerError, ServerNotRunningError
 from papermill_mcp.utils.background import Background, in_time
+from papermill_mcp.utils.text_utils import one_line
 
 __all__ = ["Cluster", "ClusterTask"]
 
@@ -45,6 +47,9 @@ logger = logging.getLogger(__name__)
 
 #: The function of a worker for the bytes it gets: a `WorkerRun`.
 _RUN = compose(operator.methodcaller("run"), pickle.loads)
+
+#: Characters of the place of a cell.
+_PROGRESS_CHARS = 200
 
 #: Seconds that workers get to answer a question beside their runs.
 _ANSWER_SECONDS = 5.0
@@ -68,6 +73,7 @@ class _Sent:
 
     Attributes:
         on_begin: called when a worker begins it, also when another one begins it anew.
+        on_progress: called with the place of a cell that has begun, such as `cell 12 (7 of 31) · "Train the model"`.
         begun: a worker has it, and not only in line.
         workers: those that may have it; None for all.
         moved: it goes to other workers, since none of these is left or one lacks something.
@@ -75,6 +81,7 @@ class _Sent:
 
     task: ClusterTask
     on_begin: Callable[[], None]
+    on_progress: Callable[[str], None]
     workers: set[str] | None = None
     begun: bool = False
     moved: bool = False
@@ -116,6 +123,7 @@ class Cluster:
         self._background = Background()
         client.subscribe_topic("all", self._on_event)
         client.subscribe_topic(BEGUN_TOPIC, self._on_begun)
+        client.subscribe_topic(PROGRESS_TOPIC, self._on_progress)
 
     @classmethod
     async def connect(cls, setting: str, *, timeout_seconds: float) -> Self:
@@ -187,11 +195,18 @@ class Cluster:
             advice="start workers with --resources, or take resources that there are",
         )
 
-    async def run(self, task: ClusterTask, *, on_begin: Callable[[], None] = lambda: None) -> Outcome:
+    async def run(
+        self,
+        task: ClusterTask,
+        *,
+        on_begin: Callable[[], None] = lambda: None,
+        on_progress: Callable[[str], None] = lambda _: None,
+    ) -> Outcome:
         """Do a run on a worker. If the worker is lost, the run is done again on another one.
 
         Args:
             on_begin: called when a worker has begun it, once for each worker that does.
+            on_progress: called with the cell that has begun, in a few words. Older workers do not report it.
 
         If this coroutine is cancelled, the run is ended on its worker first, which takes up to two seconds.
 
@@ -205,7 +220,7 @@ class Cluster:
         while not self._held and len(self._sent) >= self.capacity:
             self._freed.clear()
             await in_time(self._freed.wait(), _LOOK_SECONDS)
-        sent = _Sent(task, on_begin, self._checks.fit(task))
+        sent = _Sent(task, on_begin, on_progress, self._checks.fit(task))
         outcome = None if self._held else await self._attempt(sent)
         while outcome is None and not self._held:
             await self._checks.look([task])
@@ -311,6 +326,15 @@ class Cluster:
         run = self._sent.get(str(message.get("key"))) if isinstance(message, dict) else None
         if run is not None:
             run.begin()
+
+    def _on_progress(self, event: tuple[float, Any]) -> None:
+        """A worker reports which cell of a run has begun."""
+        _, message = event
+        if not isinstance(message, dict) or not isinstance(cell := message.get("cell"), str):
+            return
+        run = self._sent.get(str(message.get("key")))
+        if run is not None and run.begun:
+            run.on_progress(one_line(cell, _PROGRESS_CHARS))
 
     def _without_worker(self, worker: str) -> list[_Sent]:
         """The runs whose last fit worker is lost. The scheduler would wait for it without end."""

@@ -138,7 +138,7 @@ async def _speaks_tls(address: str) -> bool:
             _, writer = await asyncio.open_connection(host.strip("[]"), int(port), ssl=context)
     except ssl.SSLError as error:
         return error.reason is not None and "ALERT" in error.reason  # it asks for a certificate
-    except (OSError, ValueError):
+    except (OSError, ValueError, OverflowError):  # a port may be none
         return False
     writer.close()
     return True

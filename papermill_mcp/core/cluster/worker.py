@@ -13,6 +13,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import dataclasses
+import logging
 import os
 import pickle
 import platform
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from papermill_mcp.core.papermill.output import PapermillTask
     from papermill_mcp.core.papermill_executor import Outcome, PapermillRecipe
     from papermill_mcp.core.runs import notebook_run, run_file
+    from papermill_mcp.core.runs.notebook_run import NotebookRun, RunCell
     from papermill_mcp.core.runs.run_file import RunFile
     from papermill_mcp.utils import file_utils
 else:
@@ -56,6 +58,8 @@ else:
     run_file = lazy("papermill_mcp.core.runs.run_file")
     file_utils = lazy("papermill_mcp.utils.file_utils")
 
+logger = logging.getLogger(__name__)
+
 #: Seconds that code gets to obey an interrupt when no client wants its run any more. Then its kernel is ended.
 UNWANTED_PATIENCE = 1.0
 
@@ -64,6 +68,10 @@ _END_SECONDS = 3.0
 
 #: Workers report here that a run has begun there. Dask itself only tells that a worker has it in line.
 BEGUN_TOPIC = "papermill-runs"
+
+#: Workers report here which cell runs, at most once in so many seconds for each run.
+PROGRESS_TOPIC = "papermill-progress"
+_PROGRESS_SECONDS = 1.0
 
 #: States of a Dask task whose function goes on in a thread.
 _ON = ("executing", "long-running")
@@ -229,6 +237,7 @@ class _Run:
         self._recipe: PapermillRecipe | None = None
         self._work: asyncio.Task[Outcome] | None = None
         self._stops = Background()
+        self._reports: CellReports | None = None
 
     async def main(self, key: str, worker: Worker) -> Outcome | ServerError:
         """Run the notebook, watched from the loop of the worker. The kernel is gone when this returns.
@@ -240,6 +249,7 @@ class _Run:
         await imported(jupyter_manager, papermill_run)
         manager = jupyter_manager.JupyterManager(self._directory)
         loop = asyncio.get_running_loop()
+        self._reports = CellReports(lambda place: worker.log_event(PROGRESS_TOPIC, {"key": key, "cell": place}))
         watch = RunWatch(key, lambda patience: loop.call_soon_threadsafe(self._stop, patience))
         self._work = asyncio.create_task(self._perform(manager))
         worker.loop.add_callback(watch.begin, worker)
@@ -262,7 +272,7 @@ class _Run:
         task = self._task
         manager.guard_directory(self._directory)
         bench = _Bench(task, manager, self._directory)
-        recipe = papermill_run.PapermillRecipe(task.run)
+        recipe = papermill_run.PapermillRecipe(task.run, changed=self._report)
         parsed = await asyncio.to_thread(
             document.NotebookDocument.parse, task.notebook, display_path=task.run.display_path
         )
@@ -281,6 +291,11 @@ class _Run:
             processor_seconds=recipe.processor_seconds,
         )
 
+    def _report(self) -> None:
+        """The run has changed."""
+        if self._recipe is not None and self._reports is not None and (cell := self._recipe.run.current) is not None:
+            self._reports.note(cell, self._recipe.run)
+
     def _stop(self, patience: float) -> None:
         self._stops.start(self._stop_within(patience))
 
@@ -292,6 +307,43 @@ class _Run:
             await asyncio.wait([self._work], timeout=patience)
             interrupt.cancel()
         self._work.cancel("it was cancelled")
+
+
+class CellReports:
+    """Reports which cell of a run has begun. Of several cells within `_PROGRESS_SECONDS`, the last one is reported.
+
+    The scheduler keeps each report, so there is none while a cell goes on.
+
+    Args:
+        send: called with the place of the cell, in a few words.
+    """
+
+    def __init__(self, send: Callable[[str], object]) -> None:
+        self._send = send
+        self._cell: RunCell | None = None
+        self._next = 0.0
+        self._waiting: asyncio.TimerHandle | None = None
+
+    def note(self, cell: RunCell, run: NotebookRun) -> None:
+        """A cell goes on. Called in the event loop of the run, also for each output."""
+        if cell is self._cell:
+            return
+        self._cell = cell
+        if self._waiting is None:
+            loop = asyncio.get_running_loop()
+            self._waiting = loop.call_at(max(loop.time(), self._next), self._report, run)
+
+    def _report(self, run: NotebookRun) -> None:
+        loop = asyncio.get_running_loop()
+        self._waiting, self._next = None, loop.time() + _PROGRESS_SECONDS
+        cell = run.current
+        if cell is None:
+            return
+        self._cell = cell
+        try:
+            self._send(run.place_of(cell))
+        except Exception:  # the worker has lost its scheduler, and the run goes on
+            logger.debug("the progress of a run could not be reported", exc_info=True)
 
 
 class RunWatch(WorkerPlugin):

@@ -309,11 +309,13 @@ class NotebookRun:
         cell = self.current
         if cell is None:
             return f"{self.done} of {len(self.cells)} cells · {seconds:.0f} s"
-        place = self.cells.index(cell) + 1
         left = self.remaining_seconds
         rest = f" · about {rough_duration(left)} left" if left is not None and left >= 1 else ""
-        number = f"cell {cell.index} ({place} of {len(self.cells)})"
-        return f'{number} · "{cell.label}" · {seconds:.0f} s{rest}'
+        return f"{self.place_of(cell)} · {seconds:.0f} s{rest}"
+
+    def place_of(self, cell: RunCell) -> str:
+        """The place of a cell for a person: `cell 12 (7 of 31) · "Train the model"`."""
+        return f'cell {cell.index} ({self.cells.index(cell) + 1} of {len(self.cells)}) · "{cell.label}"'
 
     def summary(self) -> RunSummary:
         """The run in short."""

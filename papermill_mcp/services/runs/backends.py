@@ -201,7 +201,9 @@ class DaskBackend:
                 advice="send the request again: the run gets another output",
             )
         outcome = await self._cluster.run(
-            self._task(row, await asyncio.to_thread(lambda: row.template.rendered)), on_begin=row.begin
+            self._task(row, await asyncio.to_thread(lambda: row.template.rendered)),
+            on_begin=row.begin,
+            on_progress=row.report,
         )
         if not row.begun:
             return _aborted()

@@ -112,6 +112,7 @@ class BatchRow:
         replaces: whether there was an output of an earlier batch that the run replaces.
         active: whether a backend has taken it and has not returned it.
         waits_for: the reason that an active run is queued.
+        cell: the cell that runs on a worker, for a person; None where the worker does not report it.
         child: the run itself while it goes on in this server.
         attempts: how often a kernel, or a worker, has begun it.
         earlier_errors: the failures of the attempts before the last one, short.
@@ -129,6 +130,7 @@ class BatchRow:
         "_waited",
         "active",
         "attempts",
+        "cell",
         "changed",
         "child",
         "digest",
@@ -158,6 +160,7 @@ class BatchRow:
         self.kept = False
         self.remote: RemoteOutput | None = None
         self.waits_for: str | None = None
+        self.cell: str | None = None
         self.child: PapermillRun | None = None
         self.attempts = 0
         self.earlier_errors: tuple[str, ...] = ()
@@ -173,7 +176,13 @@ class BatchRow:
     def begin(self) -> None:
         """A worker has begun the run, or has begun it anew since another worker was lost."""
         self._began, self.waits_for, self._counted = time.monotonic(), None, False
+        self.cell = None
         self._note_start()
+        self.changed(self)
+
+    def report(self, cell: str) -> None:
+        """A worker has begun a cell of the run. Args: `cell`: its place, in a few words."""
+        self.cell = cell
         self.changed(self)
 
     def follow(self, child: PapermillRun) -> None:
@@ -216,6 +225,7 @@ class BatchRow:
             result, self.earlier_errors = self._before, self.earlier_errors[:-1]
         self._result, self._before = result, None
         self.active, self.child, self.waits_for, self._began = False, None, None, None
+        self.cell = None
 
     def not_published(self, reason: str, copy: str) -> None:
         """The output could not be written to its object store. A run that was well ends as an error."""
@@ -303,6 +313,8 @@ class BatchRow:
     def state(self) -> RowState:
         """The row as a frozen value."""
         progress = self.child.snapshot(END).progress if self.child is not None else self.waits_for
+        if self.cell is not None:
+            progress = f"{self.cell} · {self.seconds or 0.0:.0f} s"
         result = self._result
         return RowState(
             number=self.number,

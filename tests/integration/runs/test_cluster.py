@@ -736,6 +736,63 @@ async def test_a_worker_with_another_version_does_the_run_and_is_noted(dask: Sta
         assert any("version 0.0.1" in note for note in outcome.notes)
 
 
+# The cell that runs
+
+
+async def test_the_worker_reports_which_cell_runs(dask: StartDask, workspace: Path) -> None:
+    async with dask(workers=1) as d, d.connect() as cluster, asyncio.timeout(60):
+        cells: list[str] = []
+        running = asyncio.create_task(
+            cluster.run(d.task("a", "# Load", _BEGIN + _UNTIL_GO, "1"), on_progress=cells.append)
+        )
+        await d.until_begun("a")
+        await until(lambda: any(place.startswith("cell 3 (4 of 5)") for place in cells), seconds=10, what=str(cells))
+        (workspace / "go").touch()
+        assert (await running).status == "ok"
+
+
+async def test_reports_of_cells_are_few(dask: StartDask) -> None:
+    """The scheduler keeps each one: many short cells make one a second."""
+    async with dask(workers=1) as d, d.connect() as cluster, asyncio.timeout(60):
+        cells: list[str] = []
+        began = time.monotonic()
+        outcome = await cluster.run(d.task("a", *["1"] * 150), on_progress=cells.append)
+        assert outcome.status == "ok"
+        assert 1 <= len(cells) <= time.monotonic() - began + 1
+
+
+async def test_a_worker_that_reports_no_cells_is_no_fault(dask: StartDask) -> None:
+    """As those of earlier versions."""
+    async with dask(workers=0) as d, d.connect() as cluster, asyncio.timeout(60):
+        await d.add_worker(before="import papermill_mcp.core.cluster.worker as w; w.CellReports.note = lambda *_: None")
+        cells: list[str] = []
+        assert (await cluster.run(d.task("a", "1"), on_progress=cells.append)).status == "ok"
+        assert cells == []
+
+
+async def test_batch_shows_the_cell_of_each_run(dask: StartDask, client: Connect, workspace: Path) -> None:
+    write_notebook(
+        workspace / "in.ipynb",
+        [cell("n = 0\nname = ''", tags=["parameters"]), "n", "# Wait\n" + _BEGIN + _UNTIL_GO, "print(n)"],
+    )
+    async with dask(workers=2) as d, client(dask_scheduler=d.address) as mcp, asyncio.timeout(40):
+        sets = [{"n": n, "name": str(n)} for n in (1, 2)]
+        view = await call(mcp, "execute_notebook_batch", input_path="in.ipynb", parameters=sets, wait=0)
+        await d.until_begun("1", "2")
+
+        async def rows() -> list[Json]:
+            state = await call(mcp, "get_execution", execution_id=view["execution_id"], runs="running")
+            found: list[Json] = state["runs"]
+            return found
+
+        while not all('cell 3 (4 of 5) · "Wait" · ' in row.get("progress", "") for row in await rows()):
+            await asyncio.sleep(0.05)
+        (workspace / "go").touch()
+        view = await call(mcp, "get_execution", seconds=60, execution_id=view["execution_id"], wait=50)
+        assert view["status"] == "ok"
+        assert not any("progress" in row for row in view["runs"])
+
+
 # Batches, through a client of the server
 
 
