@@ -417,7 +417,7 @@ async def test_cancel_reaches_runs_that_have_begun_and_what_waits_never_begins(c
 @pytest.mark.slow
 async def test_what_was_cancelled_does_not_begin_anew_when_its_worker_is_lost(dask: StartDask) -> None:
     async with dask() as d, d.connect() as cluster, asyncio.timeout(60):
-        run = asyncio.create_task(cluster.run(d.task("a", _BEGIN, _DEAF)))
+        run = asyncio.create_task(cluster.run(d.task("a", _BEGIN + _DEAF)))
         await d.until_begun("a")
         cancelling = asyncio.create_task(cluster.cancel())
         await until((d.workspace / "interrupted").exists, seconds=10)
