@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import itertools
 import re
-from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from papermill_mcp.core.documents.alignment import aligned
+from papermill_mcp.core.documents.alignment import corresponding, in_order
 from papermill_mcp.core.documents.document import NotebookCell, NotebookDocument
 from papermill_mcp.core.documents.reading import joined
+from papermill_mcp.core.verification.texts import MOMENT
 from papermill_mcp.utils.diff_text import hunks
 from papermill_mcp.utils.text_utils import clean_text, one_line
 
@@ -25,8 +25,9 @@ _TEXT_CHARS = 200_000
 #: Numbers of one output that are shown side by side.
 _NUMBERS = 20
 
-# Possessive, so that a long run of digits is looked at once.
-_NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d++(?:\.\d*+)?+|\.\d++)(?:[eE][-+]?\d++)?+(?!\w|\.\w)")
+# Possessive, so that a long run of digits is looked at once. Parts of 2024-01-31, 10:30 and 1,000 are no numbers.
+_NUMBER = re.compile(r"(?<![\w.])(?<!\d[-/:,])[-+]?(?:\d++(?:\.\d*+)?+|\.\d++)(?:[eE][-+]?\d++)?+(?!\w|\.\w|[-/:,]\d)")
+_MOMENT = re.compile(MOMENT)
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Difference:
 
     Attributes:
         before, after: the index of the cell in the older and in the newer notebook; None where it is not there.
-        changes: `added`, `removed`, or some of `moved`, `type`, `source`, `outputs` and `metadata`.
+        changes: `added`, `removed`, or some of `moved`, `id`, `type`, `source`, `outputs` and `metadata`.
         lines: of a unified diff.
         images: pairs of the images that differ: the MIME bundles before and after.
     """
@@ -60,8 +61,8 @@ def differences(
         outputs: compare outputs.
         context: equal lines shown beside a change.
     """
-    found = aligned(old.cells, new.cells)
-    moved = _moved(found)
+    found = corresponding(old.cells, new.cells)
+    moved = found.keys() - in_order(found)
     origins = {place: origin for origin, place in found.items()}
     removed = [origin for origin in range(len(old.cells)) if origin not in found]
     gone = iter([*removed, len(old.cells)] if source else [len(old.cells)])
@@ -101,24 +102,6 @@ def _removed(cell: NotebookCell, index: int) -> Difference:
     return Difference(index, None, cell.cell_id, ("removed",), [*hunks(cell.source, "")][1:])
 
 
-def _moved(found: Mapping[int, int]) -> set[int]:
-    """The fewest cells without which the others stand in the same order."""
-    ends: list[int] = []  # the last place of the best row of each length
-    rows: list[int] = []  # the cell at that place
-    previous: dict[int, int | None] = {}
-    for origin in sorted(found):
-        length = bisect_left(ends, found[origin])
-        previous[origin] = rows[length - 1] if length else None
-        ends[length : length + 1] = [found[origin]]
-        rows[length : length + 1] = [origin]
-    kept: set[int] = set()
-    one = rows[-1] if rows else None
-    while one is not None:
-        kept.add(one)
-        one = previous[one]
-    return found.keys() - kept
-
-
 def _changed(
     old: NotebookCell,
     new: NotebookCell,
@@ -134,6 +117,9 @@ def _changed(
     images: list[tuple[Mapping[str, Any], Mapping[str, Any]]] = []
     if old.raw != new.raw:
         source, outputs = parts
+        if source and old.cell_id != new.cell_id and None not in (old.cell_id, new.cell_id):
+            changes.append("id")
+            lines.append(f"id {one_line(old.cell_id or '', 64)} -> {one_line(new.cell_id or '', 64)}")
         if source and old.cell_type != new.cell_type:
             changes.append("type")
             lines.append(f"type {one_line(old.cell_type, 40)} -> {one_line(new.cell_type, 40)}")
@@ -215,6 +201,8 @@ def _output(
 def _numbers(before: str, after: str) -> str | None:
     """The numbers that differ side by side, with their difference; None if more than numbers differ."""
     if _NUMBER.sub("#", before).split() != _NUMBER.sub("#", after).split():
+        return None
+    if [one[0] for one in _MOMENT.finditer(before)] != [one[0] for one in _MOMENT.finditer(after)]:
         return None
     pairs = [(a, b) for a, b in zip(_NUMBER.findall(before), _NUMBER.findall(after), strict=True) if a != b]
     shown = []

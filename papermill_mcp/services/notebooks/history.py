@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from papermill_mcp.core.documents.alignment import aligned
+from papermill_mcp.core.documents.alignment import corresponding
 from papermill_mcp.core.documents.document import NotebookDocument
 from papermill_mcp.core.history.cause import Cause
 from papermill_mcp.errors import ServerError
@@ -259,7 +259,7 @@ def _difference(old: bytes | None, new: bytes) -> str:
         before, after = (NotebookDocument.parse(data or b"", display_path="").cells for data in (old, new))
     except ServerError:
         return ""
-    found = aligned(before, after)
+    found = corresponding(before, after)
     changed = sum(before[one].raw != after[other].raw for one, other in found.items())
     kinds = {"changed": changed, "added": len(after) - len(found), "removed": len(before) - len(found)}
     return _numbers(kinds)

@@ -304,6 +304,12 @@ def document(cells: list[Json]) -> NotebookDocument:
             ["output 0:", "@@ -1 +1 @@", "-took 10ms, 5 of them", "+took 11ms, 5 of them"],
         ),
         ("is 5.", "is 6.5e3", ["output 0, numbers: 5. -> 6.5e3 (+6495)"]),
+        ("2024-01-31 n 1", "2024-02-01 n 1", ["output 0:", "@@ -1 +1 @@", "-2024-01-31 n 1", "+2024-02-01 n 1"]),
+        ("at 10:31:01", "at 10:32:01", ["output 0:", "@@ -1 +1 @@", "-at 10:31:01", "+at 10:32:01"]),
+        ("March 1, 2024", "March 7, 2024", ["output 0:", "@@ -1 +1 @@", "-March 1, 2024", "+March 7, 2024"]),
+        ("1,999 rows", "2,001 rows", ["output 0:", "@@ -1 +1 @@", "-1,999 rows", "+2,001 rows"]),
+        ("2024-01-31 0.1", "2024-01-31 0.2", ["output 0, numbers: 0.1 -> 0.2 (+0.1)"]),
+        ("[1, 2]", "[1, 3]", ["output 0, numbers: 2 -> 3 (+1)"]),
         ("", "1", ["output 0 added: stream", "+1"]),
         ("1", "", ["output 0 removed: stream", "-1"]),
     ],
@@ -331,3 +337,14 @@ def test_pieces_and_counts_of_a_run_make_no_difference() -> None:
     other["outputs"].append(result | {"execution_count": 7})
 
     assert [*differences(document([one]), document([other]))] == []
+
+
+def test_another_id_of_a_cell_is_named() -> None:
+    """Programs that make notebooks give new ids each time."""
+    before = document([cell("x = 1", cell_id="a"), cell("y = f(x, 1)", cell_id="b")])
+    after = document([cell("x = 1", cell_id="c"), cell("y = f(x, 2)", cell_id="d")])
+
+    assert [(one.before, one.after, one.changes) for one in differences(before, after)] == [
+        (0, 0, ("id",)),
+        (1, 1, ("id", "source")),
+    ]
