@@ -11,7 +11,7 @@ from typing import Any
 
 from papermill_mcp.core.documents.document import NotebookCell
 from papermill_mcp.core.runs.snapshot import DifferenceState
-from papermill_mcp.core.verification.outputs import Outputs, output_differences
+from papermill_mcp.core.verification.outputs import NO_OTHERS, Others, Outputs, output_differences
 from papermill_mcp.core.verification.texts import Rules
 
 
@@ -67,14 +67,14 @@ def judge(
     rules: Rules,
     *,
     only_run: bool,
-    again: Sequence[Mapping[str, Any]] | None = None,
+    others: Others = NO_OTHERS,
 ) -> tuple[Verdict, list[DifferenceState]]:
     """The verdict on a cell that ran.
 
     Args:
         old, new: its saved and its fresh outputs.
         only_run: errors count, other outputs do not.
-        again: the outputs of another fresh run.
+        others: its outputs in further fresh runs.
     """
     marks = Marks.of(cell)
     before, now = Outputs.of(old), Outputs.of(new)
@@ -90,8 +90,7 @@ def judge(
     if before.errors and not now.errors:
         ename, evalue = before.errors[0]
         return Verdict.GONE_ERROR, [DifferenceState("error", f"is gone: {ename}: {evalue}")]
-    other = None if again is None else Outputs.of(again)
-    found = output_differences(before, now, rules.of_cell(cell.source), again=other)
+    found = output_differences(before, now, rules.of_cell(cell.source), others=others)
     return (Verdict.DIFFERS, found) if found else (Verdict.SAME, [])
 
 

@@ -6,15 +6,17 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from papermill_mcp.core.displays.made_text import made_text
 from papermill_mcp.core.documents.reading import joined
 from papermill_mcp.core.runs.snapshot import DifferenceState
+from papermill_mcp.core.verification import hash_order
+from papermill_mcp.core.verification.hash_order import Seeds
 from papermill_mcp.core.verification.pictures import picture_difference
-from papermill_mcp.core.verification.texts import Difference, Rules, difference
+from papermill_mcp.core.verification.texts import Difference, Rules, difference, plain_lines
 from papermill_mcp.utils.text_utils import count_noun, one_line
 
 _IMAGES = ("image/png", "image/jpeg", "image/gif", "image/webp")
@@ -53,21 +55,61 @@ class Outputs:
         return found
 
 
+@dataclass(frozen=True)
+class Others:
+    """The outputs of a cell in further fresh runs.
+
+    Attributes:
+        again: of another run.
+        seeds: of runs that had a hash seed each.
+        same: of two runs that had the same one.
+        source: the code of the notebook.
+        found: gets an entry for each part that hashes decide, and that was taken as equal.
+    """
+
+    again: Outputs | None = None
+    seeds: Sequence[Outputs] = ()
+    same: tuple[Outputs, Outputs] | None = None
+    source: str = ""
+    found: list[str] = field(default_factory=list, compare=False)
+
+    def texts(self, text_of: Callable[[Outputs], str]) -> tuple[str | None, Seeds | None]:
+        """One text of the outputs: of the other run, and of the runs with hash seeds."""
+        again = None if self.again is None else text_of(self.again)
+        if not self.seeds:
+            return again, None
+        same = None if self.same is None else (text_of(self.same[0]), text_of(self.same[1]))
+        return again, Seeds([text_of(one) for one in self.seeds], same, self.source, self.found)
+
+
+NO_OTHERS = Others()
+
+
 def output_differences(
-    old: Outputs, new: Outputs, rules: Rules, *, again: Outputs | None = None
+    old: Outputs, new: Outputs, rules: Rules, *, others: Others = NO_OTHERS
 ) -> list[DifferenceState]:
     """The differences of the outputs of a cell; none if they are the same by the rules.
 
     Args:
-        again: those of another fresh run.
+        others: those of further fresh runs.
     """
-    return [*_differences(old, new, rules, again)]
+    return [*_differences(old, new, rules, others)]
 
 
-def _differences(old: Outputs, new: Outputs, rules: Rules, again: Outputs | None) -> Iterator[DifferenceState]:
+def in_another_order(old: Outputs, new: Outputs) -> bool:
+    """Whether the outputs of a cell have the same words in another order."""
+    if len(old.displays) != len(new.displays) or old.streams.keys() != new.streams.keys():
+        return False
+    pairs = [(old.streams[name], new.streams[name]) for name in old.streams]
+    for one, other in zip(old.displays, new.displays, strict=True):
+        pairs += [(joined(one[mime]), joined(other[mime])) for mime in one if mime in other and mime == "text/plain"]
+    return all(a == b or hash_order.in_another_order(plain_lines(a), plain_lines(b)) for a, b in pairs)
+
+
+def _differences(old: Outputs, new: Outputs, rules: Rules, others: Others) -> Iterator[DifferenceState]:
     for name in dict.fromkeys((*old.streams, *new.streams)):
-        other = None if again is None else again.streams.get(name, "")
-        found = difference(old.streams.get(name, ""), new.streams.get(name, ""), rules, again=other)
+        again, seeds = others.texts(lambda one, name=name: one.streams.get(name, ""))  # type: ignore[misc]
+        found = difference(old.streams.get(name, ""), new.streams.get(name, ""), rules, again=again, seeds=seeds)
         if found is not None:
             yield _of_text(one_line(name, 40), found)
     for place in range(max(len(old.displays), len(new.displays))):
@@ -77,8 +119,7 @@ def _differences(old: Outputs, new: Outputs, rules: Rules, again: Outputs | None
         elif place >= len(old.displays):
             yield DifferenceState(what, f"is new: {_in_short(new.displays[place])}")
         else:
-            other_display = again.displays[place] if again is not None and place < len(again.displays) else None
-            yield from _of_display(what, old.displays[place], new.displays[place], rules, other_display)
+            yield from _of_display(place, old.displays[place], new.displays[place], rules, others)
     for (ename, evalue), (new_ename, new_evalue) in zip(old.errors, new.errors, strict=False):
         found = difference(f"{ename}: {evalue}", f"{new_ename}: {new_evalue}", rules)
         if found is not None:
@@ -92,8 +133,9 @@ def _of_text(what: str, found: Difference) -> DifferenceState:
 
 
 def _of_display(
-    what: str, old: Mapping[str, Any], new: Mapping[str, Any], rules: Rules, again: Mapping[str, Any] | None
+    place: int, old: Mapping[str, Any], new: Mapping[str, Any], rules: Rules, others: Others
 ) -> Iterator[DifferenceState]:
+    what = f"output {place}"
     shared = [mime for mime in old if mime in new and not _LOADERS.fullmatch(mime)]
     if not shared:
         yield DifferenceState(what, f"has the form {_in_short(new)} in place of {_in_short(old)}")
@@ -111,8 +153,8 @@ def _of_display(
     ]
     plain = [mime for mime in ("text/plain",) if mime in shared]
     for mime in [*richest[:1], *(plain or [mime for mime in shared if mime != _WIDGET and not richest][:1])]:
-        other = _text_of(mime, again[mime]) if again is not None and mime in again else None
-        changed = difference(_text_of(mime, old[mime]), _text_of(mime, new[mime]), rules, again=other)
+        again, seeds = others.texts(lambda one, mime=mime: _text_at(one, place, mime))  # type: ignore[misc]
+        changed = difference(_text_of(mime, old[mime]), _text_of(mime, new[mime]), rules, again=again, seeds=seeds)
         if changed is not None:
             yield _of_text(what, changed)
             return
@@ -127,6 +169,11 @@ def _of_picture(mime: str, old: Any, new: Any, *, tolerant: bool) -> str | None:
     except (binascii.Error, ValueError):
         return f"{mime} is no valid base64"
     return found.text if found is not None else None
+
+
+def _text_at(outputs: Outputs, place: int, mime: str) -> str:
+    data = outputs.displays[place] if place < len(outputs.displays) else {}
+    return _text_of(mime, data[mime]) if mime in data else ""
 
 
 def _text_of(mime: str, value: Any) -> str:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from difflib import SequenceMatcher
 
+from papermill_mcp.core.verification.hash_order import Seeds, with_known_order
 from papermill_mcp.utils.diff_text import hunks
 from papermill_mcp.utils.text_utils import clean_text
 
@@ -84,7 +85,13 @@ TIMERS = re.compile(
     r"%%?time|\btimeit\b|\b(?:time|perf_counter|perf_counter_ns|monotonic|process_time|time_ns)\(\)"
     r"|\bnow\(|\butcnow\(|\btoday\(|\bproc\.time\(|\bSys\.time\(|@time\b|@elapsed\b"
 )
-_PRINTED_TIMER = re.compile(r"(?:time|perf_counter|monotonic|process_time)\(\)\s*-")
+_PRINTED_TIMER = re.compile(r"(?:time|perf_counter|monotonic|process_time)\(\)\s*-|\btimeit\(")
+
+#: Code that asks for numbers that each process has anew.
+NAMES_PROCESS = re.compile(
+    r"\b(?:getp?pid|get_ident|get_native_id|current_thread|main_thread|id)\(|\b(?:pid|ident|native_id)\b"
+    r"|%\((?:process|thread)\)|\{(?:process|thread)\b"
+)
 
 
 @dataclass(frozen=True)
@@ -115,6 +122,7 @@ class Rules:
         timed_cell, timed_notebook: whether this cell, or any cell, measures time.
         prints_timer: whether the cell shows a measured time without words.
         source: of the cell.
+        names_process: whether any cell asks for ids of processes, threads or objects.
         doubtful: parts that may be results, and were taken as equal: the saved and the fresh text.
     """
 
@@ -125,29 +133,28 @@ class Rules:
     timed_cell: bool = False
     timed_notebook: bool = False
     prints_timer: bool = False
+    names_process: bool = False
     source: str = ""
     doubtful: list[tuple[str, str]] = field(default_factory=list, compare=False)
 
     def of_cell(self, source: str) -> Rules:
         """The rules for a cell with this source."""
-        return Rules(
-            self.began,
-            self.ended,
-            self.relative,
-            self.directories,
+        return replace(
+            self,
             timed_cell=bool(TIMERS.search(source)),
-            timed_notebook=self.timed_notebook,
             prints_timer=bool(_PRINTED_TIMER.search(source)),
             source=source,
-            doubtful=self.doubtful,
         )
 
 
-def difference(old: str, new: str, rules: Rules, *, again: str | None = None) -> Difference | None:
+def difference(
+    old: str, new: str, rules: Rules, *, again: str | None = None, seeds: Seeds | None = None
+) -> Difference | None:
     """The difference of two texts; None if they are the same by the rules.
 
     Args:
         again: the same text of another fresh run.
+        seeds: the same text of runs with other hash seeds.
     """
     if old == new:
         return None
@@ -156,12 +163,23 @@ def difference(old: str, new: str, rules: Rules, *, again: str | None = None) ->
     before, after = plain_lines(old), plain_lines(new)
     if before == after:
         return None
+    if seeds is not None:
+        plain = replace(
+            seeds,
+            others=[_plain(other) for other in seeds.others],
+            same=None if seeds.same is None else (_plain(seeds.same[0]), _plain(seeds.same[1])),
+        )
+        before = with_known_order(before, after, plain)
     comparer = _Comparer(rules, _changing(after, None if again is None else plain_lines(again)))
     shown = comparer.with_equal_lines(before, after)
     if shown == before:
         return None
     diff = "\n".join(hunks("\n".join(before), "\n".join(shown), context=1))
     return Difference(diff, tuple(comparer.values[:MAX_VALUES]), numbers_only=comparer.numbers_only)
+
+
+def _plain(text: str) -> str:
+    return "\n".join(plain_lines(text))
 
 
 def plain_lines(text: str) -> list[str]:
@@ -247,9 +265,13 @@ class _Comparer:
             case "progress":
                 return True
             case "address":
-                return _is_pointer(a[1], old[: a[2]]) and _is_pointer(b[1], new[: b[2]])
+                if _is_named_pointer(old[: a[2]]) and _is_named_pointer(new[: b[2]]):
+                    return True
+                return _may_be_pointer(a[1]) and _may_be_pointer(b[1]) and self._changes(a, b, new)
             case "moment":
-                return self._is_now(b[1]) and _shape(a[1]) == _shape(b[1])
+                if not self._is_now(b[1]) or _shape(a[1]) != _shape(b[1]):
+                    return False
+                return _moment(b[1])[0] is not None or self._changes(a, b, new)  # many a time of day is near now
             case "duration":
                 return self._is_measured(old, new) and self._changes(a, b, new)
             case "size" if "memory usage:" in old and "memory usage:" in new:
@@ -273,7 +295,9 @@ class _Comparer:
         # Two runs may take the same time, as it is rounded. A number of the source is not measured.
         number = re.match(r"[\d.]+", b[1])
         rounded = b[0] == "duration" or "." in b[1]
-        return self.rules.timed_cell and rounded and number is not None and number[0] not in self.rules.source
+        if not self.rules.timed_cell or not rounded or number is None:
+            return False
+        return number[0] not in re.findall(r"\d+\.?\d*|\.\d+", self.rules.source)
 
     def _same_number(self, a: _Token, b: _Token, old: str, new: str) -> bool:
         one, other = (token[1].replace(",", "") for token in (a, b))
@@ -295,6 +319,7 @@ class _Comparer:
             (_PROCESS.search(before) and _PROCESS.search(now))
             or (min(abs(x), abs(y)) > 1e10 and _IDENTITY.search(before) and _IDENTITY.search(now))
             or (_MEMORY.search(before) and self.rules.timed_notebook and _is_measured_memory(old))
+            or (self.rules.names_process and _is_long(one) and _is_long(other))
             or self._is_bare_time(before, now, new)
         )
         return bool(may_change) and self._changes(a, b, new)
@@ -398,9 +423,13 @@ def _mask(line: str) -> str:
     )
 
 
-def _is_pointer(text: str, before: str) -> bool:
-    """Whether a hexadecimal number is the place of an object in memory."""
-    return before.endswith(("at ", "id=", "ptr=", "object ")) or (len(text) >= 11 and text[-1] in "08")
+def _is_named_pointer(before: str) -> bool:
+    """Whether the text before a hexadecimal number makes it the place of an object in memory."""
+    return before.endswith(("at ", "id=", "ptr=", "object "))
+
+
+def _may_be_pointer(text: str) -> bool:
+    return len(text) >= 11 and text[-1] in "08"
 
 
 def _same_set(one: Sequence[_Token], other: Sequence[_Token]) -> bool:
@@ -423,6 +452,11 @@ def _same_set(one: Sequence[_Token], other: Sequence[_Token]) -> bool:
             place = end
         place += 1
     return True
+
+
+def _is_long(text: str) -> bool:
+    """Whether a number may be that of a process, a thread or an object."""
+    return text.isdecimal() and len(text) >= 2
 
 
 def _is_measured_memory(line: str) -> bool:

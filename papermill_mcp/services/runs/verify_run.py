@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -22,23 +23,35 @@ from papermill_mcp.services.runs.notes import errors_of, run_notes
 from papermill_mcp.services.runs.papermill_run import Bench, PapermillPlan
 from papermill_mcp.services.runs.requests import VerifyRequest
 from papermill_mcp.utils.lazy import imported, lazy
+from papermill_mcp.utils.text_utils import cells_named
 
 if TYPE_CHECKING:
     from papermill_mcp.core.kernels.kernel import Kernel
     from papermill_mcp.core.papermill.code import languages
     from papermill_mcp.core.runs import notebook_run
     from papermill_mcp.core.runs.notebook_run import NotebookRun, RunCell
-    from papermill_mcp.core.verification import blanking, cells, texts
+    from papermill_mcp.core.verification import blanking, cells, hash_order, outputs, texts
     from papermill_mcp.core.verification.blanking import Blank, OutputsOfCells
 else:
     blanking = lazy("papermill_mcp.core.verification.blanking")
     cells = lazy("papermill_mcp.core.verification.cells")
+    hash_order = lazy("papermill_mcp.core.verification.hash_order")
     languages = lazy("papermill_mcp.core.papermill.code.languages")
     notebook_run = lazy("papermill_mcp.core.runs.notebook_run")
+    outputs = lazy("papermill_mcp.core.verification.outputs")
     texts = lazy("papermill_mcp.core.verification.texts")
 
-#: Seconds up to which a notebook is run once more by itself, and doubts that are named otherwise.
+#: Seconds up to which a notebook is run again by itself, and doubts that are named otherwise.
 _SETTLE_SECONDS = 120.0
+
+#: Hash seeds of the further runs. Small sets have the same order under some of them.
+_SEEDS = ("1", "2", "3", "4")
+
+#: Seconds between the beginnings of two runs.
+_APART = 1.5
+
+#: Further runs that all show the same as the first one: hashes have no part in it.
+_CONVINCING = 3
 _SHOWN_DOUBTS = 5
 
 _FRESH = "was stopped at the end of the verification it was started for"
@@ -60,6 +73,24 @@ class Reference:
     name: str
     cells: Mapping[int, NotebookCell]
     document: NotebookDocument
+
+
+@dataclass(frozen=True)
+class _Further:
+    """Runs that settle doubts.
+
+    Attributes:
+        seeds: runs with hash seeds of their own, if that matters.
+        control: a run with the seed of the first one.
+    """
+
+    seeds: Sequence[Mapping[int, RunCell]]
+    control: Mapping[int, RunCell] | None = None
+
+    @property
+    def all(self) -> list[Mapping[int, RunCell]]:
+        """All of them, the control run at the end."""
+        return [*self.seeds, *([self.control] if self.control is not None else [])]
 
 
 class VerifyRun(BaseRun):
@@ -94,6 +125,9 @@ class VerifyRun(BaseRun):
         self._turn = 0
         self._done = (0, 0)  # of the last run, when it is over
         self._doubtful: list[tuple[str, str]] = []
+        self._last_began = 0.0
+        self._by_hashes: list[int] = []  # cells with parts that were taken as equal for it
+        self._uses_hashes: bool | None = None
         self._verdict: str | None = None
         self._verdicts: list[VerdictState] = []
         self._revision = notebook.revision
@@ -107,7 +141,7 @@ class VerifyRun(BaseRun):
             KernelStartFailedError, LimitReachedError: there is no kernel for it.
         """
         await imported(notebook_run)
-        for module in (cells, texts, blanking, languages):
+        for module in (cells, hash_order, outputs, texts, blanking, languages):
             await imported(module)
         task = self._plan.task
         if task.parameters:
@@ -122,12 +156,13 @@ class VerifyRun(BaseRun):
             self._release_claims()
             raise
 
-    async def _start(self, *, wait: bool) -> Kernel:
+    async def _start(self, *, wait: bool, seed: str | None = None) -> Kernel:
         task, kernels = self._plan.task, self._bench.kernels
         choice = PythonChoice(task.kernel_name, task.environment, task.python)
         async with AsyncExitStack() as stack:
             self.notes += await stack.enter_async_context(kernels.slot(queue=(lambda _: None) if wait else None))
-            return await kernels.launch(choice, cwd=self._notebook.path.parent, patient=wait)
+            env = None if seed is None else {"PYTHONHASHSEED": seed}
+            return await kernels.launch(choice, cwd=self._notebook.path.parent, env=env, patient=wait)
 
     async def _work(self) -> RunStatus:
         self._begin()
@@ -146,7 +181,7 @@ class VerifyRun(BaseRun):
             if self.cancelled:
                 return RunStatus.INTERRUPTED
             self._verdicts = await self._compare(fresh, began)
-            if self._doubtful and len(fresh) == 1 and status == RunStatus.OK and not self.cancelled:
+            if len(fresh) == 1 and status == RunStatus.OK and not self.cancelled:
                 await self._settle(fresh, began)
         finally:
             if self._kernel is not None:
@@ -159,21 +194,71 @@ class VerifyRun(BaseRun):
         await self._look_again()
         return RunStatus.ERROR if self._verdict == cells.Verdict.FAILS else RunStatus.OK
 
-    async def _settle(self, fresh: list[dict[int, RunCell]], began: datetime) -> None:
-        """Run once more, if that does not take long: a part that may be measured is, if it is another one then."""
+    async def _settle(self, fresh: Sequence[Mapping[int, RunCell]], began: datetime) -> None:
+        """Run again, if that does not take long, until each doubt is settled.
+
+        A part that may be measured is, if it is another one in a further run. A part that hashes of strings may decide
+        is, if it differs under another hash seed, and is the same in two runs under one.
+        """
+        hashes = self._may_be_hashes(fresh[0])
+        if not self._doubtful and not hashes:
+            return
         shown = ", ".join(f"{old.strip()} → {new.strip()}" for old, new in self._doubtful[:_SHOWN_DOUBTS])
-        if self.seconds > _SETTLE_SECONDS:
+        if self._doubtful and self.seconds > _SETTLE_SECONDS:
             self.notes.append(f"taken as measured, or as made anew by each run; repeat=2 settles it: {shown}")
             return
-        self._turn = len(fresh)
-        run = await self._one()
-        if run.status == RunStatus.OK and not self.cancelled:
-            fresh.append({cell.index: cell for cell in run.cells})
-            self._verdicts = await self._compare(fresh, began, settling=True)
+        more: list[Mapping[int, RunCell]] = []
+        hashes = hashes or bool(self._uses_hashes)
+        for seed in _SEEDS if hashes else (None,):
+            run = await self._further(seed)
+            if run is None:
+                break
+            more.append(run)
+            self._verdicts = await self._compare(fresh, began, _Further(more), hashes=hashes)
+            if not self._may_be_hashes(fresh[0], more):
+                break
+        if not self._by_hashes:
+            return
+        control = await self._further(_SEEDS[0])
+        further = _Further(more, control) if control is not None else _Further(more[:1])
+        self._verdicts = await self._compare(fresh, began, further, hashes=control is not None)
+        if self._by_hashes:
+            self.notes.append(
+                f"{cells_named(self._by_hashes)} differ in what hashes of strings decide; each process has other ones"
+            )
 
-    async def _one(self) -> NotebookRun:
-        """Run the notebook once, in a kernel of its own."""
-        kernel = self._kernel or await self._start(wait=True)
+    def _may_be_hashes(self, fresh: Mapping[int, RunCell], more: Sequence[Mapping[int, RunCell]] = ()) -> bool:
+        """Whether hashes of strings may be why a cell differs. Runs that all show the same speak against it."""
+        if self._plan.task.language.lower() != "python" or self._request.compare == "run":
+            return False
+        for one in self._verdicts:
+            if one.verdict != cells.Verdict.DIFFERS:
+                continue
+            now = outputs.Outputs.of(fresh[one.index].outputs)
+            others = [outputs.Outputs.of(run[one.index].outputs) for run in more if one.index in run]
+            if len(others) >= _CONVINCING and all(other == now for other in others):
+                continue
+            if self._uses_hashes or outputs.in_another_order(outputs.Outputs.of(self._saved_outputs(one.index)), now):
+                return True
+        return False
+
+    async def _further(self, seed: str | None) -> Mapping[int, RunCell] | None:
+        """The cells of one more run, under a hash seed; None if it does not end well, or there is no time."""
+        if self.cancelled or self.seconds > _SETTLE_SECONDS:
+            return None
+        self._turn += 1
+        # A clock that shows seconds must have gone on.
+        await asyncio.sleep(max(0.0, self._last_began + _APART - time.monotonic()))
+        run = await self._one(seed)
+        return {cell.index: cell for cell in run.cells} if run.status == RunStatus.OK and not self.cancelled else None
+
+    async def _one(self, seed: str | None = None) -> NotebookRun:
+        """Run the notebook once, in a kernel of its own.
+
+        Args:
+            seed: that of hashes of strings, in Python.
+        """
+        kernel = self._kernel or await self._start(wait=True, seed=seed)
         self._kernel = kernel
         bench, task = self._bench, self._plan.task
         timings = await asyncio.to_thread(bench.store.timings, str(self._notebook.path))
@@ -188,6 +273,7 @@ class VerifyRun(BaseRun):
         self.changed()
         if self.cancelled:
             await run.cancel()
+        self._last_began = time.monotonic()
         try:
             await run.run(kernel)
             await run.hear_out()
@@ -221,10 +307,25 @@ class VerifyRun(BaseRun):
         return made
 
     async def _compare(
-        self, fresh: Sequence[Mapping[int, RunCell]], began: datetime, *, settling: bool = False
+        self,
+        fresh: Sequence[Mapping[int, RunCell]],
+        began: datetime,
+        further: _Further | None = None,
+        *,
+        hashes: bool = True,
     ) -> list[VerdictState]:
+        """The verdicts.
+
+        Args:
+            fresh: the runs that were asked for.
+            further: those that settle doubts.
+            hashes: take parts as equal that hashes decide, as `further` shows.
+        """
         document = self._notebook.document
-        whole_source = "\n".join(cell.source for cell in document.cells if cell.cell_type == "code")
+        sources = [cell.source for cell in document.cells if cell.cell_type == "code"]
+        whole_source = "\n".join(sources)
+        if self._uses_hashes is None:
+            self._uses_hashes = await asyncio.to_thread(hash_order.uses_hashes, sources)
         request = self._request
         rules = texts.Rules(
             began,
@@ -232,12 +333,25 @@ class VerifyRun(BaseRun):
             relative=request.rtol if request.compare == "numeric" else None,
             directories=(str(self._notebook.path.parent), str(Path.home())),
             timed_notebook=bool(texts.TIMERS.search(whole_source)),
+            names_process=bool(texts.NAMES_PROCESS.search(whole_source)),
         )
         runs: list[OutputsOfCells] = [{index: self._saved_outputs(index) for index in fresh[0] if index != _OF_CALL}]
-        runs += [{index: cell.outputs for index, cell in run.items() if index != _OF_CALL} for run in fresh]
+        more = further.all if further is not None else []
+        runs += [{index: cell.outputs for index, cell in run.items() if index != _OF_CALL} for run in [*fresh, *more]]
         if self._blanks:
             runs = await blanking.blanked(runs, self._blanks)
-        verdicts = await asyncio.to_thread(self._judged, fresh, runs[0], runs[1:], rules, settling)
+        new, settling = runs[1 : len(fresh) + 1], runs[len(fresh) + 1 :]
+        has_control = further is not None and further.control is not None
+
+        def others(index: int, found: list[str]) -> outputs.Others:
+            """The outputs of a cell in the other runs."""
+            again = [outputs.Outputs.of(run.get(index, ())) for run in [*new[1:], *settling]]
+            seeds = again[len(new) - 1 :][: len(again) - has_control] if hashes else []
+            same = (seeds[0], again[-1]) if has_control and seeds else None
+            return outputs.Others(again[0] if again else None, seeds, same, whole_source, found)
+
+        self._by_hashes = []
+        verdicts = await asyncio.to_thread(self._judged, fresh, runs[0], new, rules, others)
         self._doubtful = rules.doubtful
         return verdicts
 
@@ -251,7 +365,7 @@ class VerifyRun(BaseRun):
         old: OutputsOfCells,
         new: Sequence[OutputsOfCells],
         rules: texts.Rules,
-        settling: bool,
+        others: Callable[[int, list[str]], outputs.Others],
     ) -> list[VerdictState]:
         Verdict, found = cells.Verdict, []
         of_call = fresh[0].get(_OF_CALL)
@@ -277,11 +391,13 @@ class VerifyRun(BaseRun):
                 verdict = Verdict.SAME
             else:
                 judged = saved if saved is not None else cell
-                again = new[1].get(index, ()) if len(new) > 1 else None
+                parts: list[str] = []
                 verdict, differences = cells.judge(
-                    judged, old[index], new[0][index], rules, only_run=only_run, again=again
+                    judged, old[index], new[0][index], rules, only_run=only_run, others=others(index, parts)
                 )
-                if not settling and verdict in (Verdict.SAME, Verdict.DIFFERS, Verdict.NEVER_RUN) and not only_run:
+                if parts and verdict == Verdict.SAME:
+                    self._by_hashes.append(index)
+                if verdict in (Verdict.SAME, Verdict.DIFFERS, Verdict.NEVER_RUN) and not only_run:
                     for other in new[1:]:
                         unlike = cells.unlike(cell, new[0][index], other.get(index, ()), rules)
                         if unlike:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from papermill_mcp.core.verification.texts import Difference, Rules, difference
+from papermill_mcp.core.verification.texts import NAMES_PROCESS, Difference, Rules, difference
 
 _NOW = datetime(2026, 3, 7, 18, 46, 31, 250_000, tzinfo=UTC)
 _TIMED = "started = time.time()"
@@ -137,13 +137,18 @@ RESULTS = {
     "temporary name": ("/tmp/patients_2019.csv", "/tmp/patients_2020.csv", ""),
     "customer": ("customer 550e8400-e29b-41d4-a716-446655440000", "customer 650e8400-e29b-41d4-a716-446655440000", ""),
     "process": ("product pid 1234", "product pid 1235", ""),
+    "process without a word": ("1234", "1235", "import os\nos.getpid()"),
+    "process of a log": ("1234 INFO", "1235 INFO", "logging.basicConfig(format='%(process)d %(levelname)s')"),
+    "hexadecimal": ("0x10000000018", "0x10000000028", ""),
+    "time of day": ("flight time 18:45:00", "flight time 18:46:31", ""),
 }
 
 
 @pytest.mark.parametrize("pair", RESULTS.values(), ids=RESULTS.keys())
 def test_a_part_that_may_be_a_result_counts_if_another_fresh_run_has_it_too(pair: tuple[str, str, str]) -> None:
     old, new, source = pair
-    rules = Rules(_NOW, _NOW, timed_notebook=_TIMED in source).of_cell(source)
+    names_process = bool(NAMES_PROCESS.search(source))
+    rules = Rules(_NOW, _NOW, timed_notebook=_TIMED in source, names_process=names_process).of_cell(source)
 
     assert difference(old, new, rules) is None
     assert rules.doubtful
@@ -155,3 +160,11 @@ def test_a_rounded_time_may_be_the_same_in_two_runs() -> None:
     rules = Rules(_NOW, _NOW, timed_notebook=True).of_cell(_TIMED)
 
     assert difference("took 0.054 s", "took 0.047 s", rules, again="took 0.047 s") is None
+
+
+def test_a_part_of_a_number_of_the_source_says_nothing_of_a_measured_one() -> None:
+    """The 10 of 1000 is not the 10 of 10 μs."""
+    rules = Rules(_NOW, _NOW, timed_notebook=True).of_cell("%time sum(range(1000))")
+
+    assert difference("user 11 μs", "user 10 μs", rules, again="user 10 μs") is None
+    assert difference("user 11 μs", "user 1000 μs", rules, again="user 1000 μs") is not None
