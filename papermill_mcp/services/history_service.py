@@ -225,6 +225,8 @@ class HistoryService:
                 restored._changes = changes
                 notes = self._notebooks.run_notes(file, old, new)
                 restored.revision = await self._notebooks.save_version(notebook, data, cause_of_edit(summary))
+                if version is None and steps is None and cells is None and present.content is not None:
+                    notes.append(_way_on(found, rows))
                 restored.notes = [*notes, *notebook.notes] or None
         return restored
 
@@ -384,6 +386,18 @@ class HistoryService:
                 state=f"that change is in the history; {_NOTHING_WRITTEN}",
                 advice="give if_revision to replace it",
             )
+
+
+def _way_on(restored: Version, rows: Sequence[Version]) -> str:
+    """The way further back, after a step that the next one would only undo."""
+    older = (row for row in rows if row.version < restored.version and row.revision != restored.revision)
+    before = next(older, None)
+    if before is None:
+        return f"version {restored.version} is the oldest kept; the next call without version undoes this step"
+    return (
+        f"the next call without version undoes this step; version={before.version} goes further back, "
+        "and notebook_history lists all"
+    )
 
 
 def _check_positive(name: str, number: int, state: str) -> None:

@@ -83,6 +83,34 @@ async def test_edits_runs_and_changes_from_outside_are_had_back_over_stdio(
         assert (workspace / "k.ipynb").read_bytes() == states[3]
 
 
+async def test_a_step_back_names_the_version_before(client: Connect, workspace: Path) -> None:
+    """A second step back undoes the first one, since that is the last change."""
+    path = write_notebook(workspace / "n.ipynb", [cell("x = 1", cell_id="a")])
+    async with client() as c:
+        for number in (2, 3):
+            await call(c, "update_cell", path="n.ipynb", cell_id="a", source=f"x = {number}")
+        back = await call(c, "restore_notebook", path="n.ipynb")
+        forth = await call(c, "restore_notebook", path="n.ipynb")
+        assert sources(path) == ["x = 3"]
+        further = await call(c, "restore_notebook", path="n.ipynb", version=1)
+        assert sources(path) == ["x = 1"]
+
+    assert back["notes"] == [
+        "the next call without version undoes this step; version=1 goes further back, and notebook_history lists all"
+    ]
+    assert "version=2 goes further back" in forth["notes"][0]
+    assert further.get("notes") is None
+
+
+async def test_a_step_back_to_the_oldest_version_says_so(client: Connect, workspace: Path) -> None:
+    write_notebook(workspace / "n.ipynb", ["x = 1"])
+    async with client() as c:
+        await call(c, "update_cell", path="n.ipynb", index=0, source="x = 2")
+        back = await call(c, "restore_notebook", path="n.ipynb")
+
+    assert back["notes"] == ["version 1 is the oldest kept; the next call without version undoes this step"]
+
+
 @pytest.mark.case("H03")
 async def test_an_edit_that_another_program_overwrites_is_had_back(client: Connect, workspace: Path) -> None:
     path = write_notebook(workspace / "n.ipynb", ["old"])
