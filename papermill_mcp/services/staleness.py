@@ -51,6 +51,7 @@ _KNOWN_RUNS = 10_000
 STALE = "stale: "
 EDITED = "edited since it ran"
 NEVER_RUN = "never run"
+OTHER_RUN = "its outputs are not those of its last run here"
 
 
 @dataclass
@@ -243,10 +244,14 @@ class Staleness:
                 continue
             ran, cell = known.get(index), cells[index]
             count = cell.member("execution_count")
-            if ran is None or (count is not None and count != ran.count):  # another program has run it, if any
+            if ran is None:  # another program has run it, if any
                 elsewhere.add(index)
-                if ran is None and count is None and not cell.output_count:
+                if count is None and not cell.output_count:
                     marks[index] = NEVER_RUN
+                continue
+            if count is not None and count != ran.count:  # of another program, or of an older version
+                elsewhere.add(index)
+                marks[index] = OTHER_RUN
                 continue
             if ran.incarnation != incarnation:
                 elsewhere.add(index)

@@ -117,7 +117,7 @@ class RunStarter:
         await imported(notebook_run)
         notebook = await bench.notebooks.open(options.path, writing=options.save)
         document = notebook.document
-        wants_stale = options.cells == _STALE and _STALE not in document.ids()
+        wants_stale = _is_stale(options.cells, document)
 
         def chosen_cells() -> list[notebook_run.RunCell]:
             document.read_ahead()
@@ -384,3 +384,22 @@ def _not_yet_run(document: NotebookDocument, cells: Sequence[RunCell]) -> str:
 def _resumed_observer(file: RunFile, document: NotebookDocument) -> ResumedObserver | None:
     """The observer for the output of an earlier papermill run; None for any other notebook."""
     return resume.ResumedObserver(file) if is_output(document) else None
+
+
+def _is_stale(cells: str | None, document: NotebookDocument) -> bool:
+    """Whether a selection is `stale`, and no cell has that id.
+
+    Raises:
+        InvalidArgumentError: other cells are named beside it.
+    """
+    parts = [part.strip() for part in (cells or "").split(",")]
+    if _STALE not in parts or _STALE in document.ids():
+        return False
+    if len(parts) > 1:
+        raise InvalidArgumentError(
+            f"the selection {(cells or '')[:100]!r} has stale beside other cells",
+            allowed='cells="stale" alone, or cells by index or id',
+            state="nothing was run",
+            advice="make two calls",
+        )
+    return True

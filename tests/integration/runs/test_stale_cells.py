@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Connect
-from helpers import Json, call, cell, read_json, stdout_in, write_notebook
+from helpers import Json, call, cell, read_json, refused, stdout_in, write_notebook
 from mcp import Client
 
 pytestmark = pytest.mark.kernel
@@ -81,7 +81,7 @@ async def test_the_memory_outlives_the_server_and_follows_the_notebook(client: C
         assert await _marks(connected) == {}
 
 
-async def test_nothing_is_said_of_cells_that_another_program_has_run(client: Connect, workspace: Path) -> None:
+async def test_of_cells_that_another_program_has_run_only_that_is_said(client: Connect, workspace: Path) -> None:
     path = _notebook(workspace)
     async with client() as connected:
         assert await _marks(connected) == {}, "no run is known"
@@ -90,4 +90,29 @@ async def test_nothing_is_said_of_cells_that_another_program_has_run(client: Con
 
         await call(connected, "update_cell", path="a.ipynb", cell_id="c0", source="x = 5")
 
-        assert 2 not in await _marks(connected)
+        assert (await _marks(connected))[2] == "its outputs are not those of its last run here"
+
+
+async def test_outputs_of_another_run_are_named_as_such(client: Connect, workspace: Path) -> None:
+    """A restored version has outputs of an older run. Only that they are not those of the last one is known."""
+    _notebook(workspace)
+    async with client() as connected:
+        await _ran(connected)
+        await call(connected, "execute_notebook_cell", path="a.ipynb", index=2)
+        assert await _marks(connected) == {}
+
+        await call(connected, "restore_notebook", path="a.ipynb")
+
+        assert await _marks(connected) == {2: "its outputs are not those of its last run here"}
+        assert await _ran(connected, cells="stale") == [2]
+        assert await _marks(connected) == {}
+
+
+async def test_stale_beside_other_cells_is_refused_by_name(client: Connect, workspace: Path) -> None:
+    _notebook(workspace)
+    async with client() as connected:
+        message = await refused(connected, "execute_notebook", path="a.ipynb", cells="stale, 0")
+        write_notebook(workspace / "a.ipynb", [cell("1", cell_id="stale"), cell("2", cell_id="b")])
+        assert await _ran(connected, cells="stale,1") == [0, 1]
+
+    assert message.startswith("INVALID_ARGUMENT: the selection 'stale, 0' has stale beside other cells.")
