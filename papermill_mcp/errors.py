@@ -158,6 +158,18 @@ class ServerError(Exception):
         error.args = (error.message({}),)
         return error
 
+    @property
+    def advice(self) -> str:
+        """The next step, in neutral words."""
+        return str(self._advice)
+
+    def advising(self, advice: str) -> Self:
+        """The same failure with another next step."""
+        error = _with_message(type(self), self._facts)
+        error._advice = advice
+        error.args = (error.message({}),)
+        return error
+
     def __reduce__(self) -> tuple[object, ...]:
         return _with_message, (type(self), str(self))  # from another process it comes with its message made already
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from papermill_mcp.config import Config
 from papermill_mcp.core.documents.alignment import aligned
-from papermill_mcp.errors import ConflictError, InvalidArgumentError, NotFoundError
+from papermill_mcp.errors import ConflictError, InvalidArgumentError, InvalidParametersError, NotFoundError
 from papermill_mcp.services.comparing import ComparisonService
 from papermill_mcp.services.notebook_service import OpenNotebook
 from papermill_mcp.services.notebooks.walk import walk
@@ -153,7 +153,11 @@ class VerifyStarter:
             kernel_name=request.kernel_name,
             timeout=request.timeout,
         )
-        plan = await self._runs.plan(RunInput.of(notebook), one)
+        try:
+            plan = await self._runs.plan(RunInput.of(notebook), one)
+        except InvalidParametersError as error:
+            words = error.advice.partition(", or pass strict_parameters")[0]  # an argument that this tool has not got
+            raise error.advising(words) from None
         blanks = [*self.blanks, *(blanking.Blank(pattern) for pattern in request.ignore or ())]
         run = VerifyRun(request, notebook, reference, plan, self._bench, blanks=blanks)
         await run.prepare()

@@ -126,6 +126,7 @@ class VerifyRun(BaseRun):
         self._done = (0, 0)  # of the last run, when it is over
         self._doubtful: list[tuple[str, str]] = []
         self._last_began = 0.0
+        self._behind: frozenset[int] = frozenset()  # cells behind an exit that the saved run had, too
         self._by_hashes: list[int] = []  # cells with parts that were taken as equal for it
         self._uses_hashes: bool | None = None
         self._verdict: str | None = None
@@ -181,12 +182,12 @@ class VerifyRun(BaseRun):
             if self.cancelled:
                 return RunStatus.INTERRUPTED
             self._verdicts = await self._compare(fresh, began)
-            if len(fresh) == 1 and status == RunStatus.OK and not self.cancelled:
-                await self._settle(fresh, began)
+            if len(fresh) == 1 and (status == RunStatus.OK or self._behind) and not self.cancelled:
+                await self._settle(fresh, began, status)
         finally:
             if self._kernel is not None:
                 await self._bench.kernels.end(self._kernel, _FRESH)
-        self._verdict = cells.whole([one.verdict for one in self._verdicts])
+        self._verdict = cells.whole([one.verdict for one in self._verdicts if one.index not in self._behind])
         document = self._reference.document
         self.notes += cells.order_notes(document.cells)
         if request.update:
@@ -194,7 +195,7 @@ class VerifyRun(BaseRun):
         await self._look_again()
         return RunStatus.ERROR if self._verdict == cells.Verdict.FAILS else RunStatus.OK
 
-    async def _settle(self, fresh: Sequence[Mapping[int, RunCell]], began: datetime) -> None:
+    async def _settle(self, fresh: Sequence[Mapping[int, RunCell]], began: datetime, status: RunStatus) -> None:
         """Run again, if that does not take long, until each doubt is settled.
 
         A part that may be measured is, if it is another one in a further run. A part that hashes of strings may decide
@@ -210,7 +211,7 @@ class VerifyRun(BaseRun):
         more: list[Mapping[int, RunCell]] = []
         hashes = hashes or bool(self._uses_hashes)
         for seed in _SEEDS if hashes else (None,):
-            run = await self._further(seed)
+            run = await self._further(seed, status)
             if run is None:
                 break
             more.append(run)
@@ -219,7 +220,7 @@ class VerifyRun(BaseRun):
                 break
         if not self._by_hashes:
             return
-        control = await self._further(_SEEDS[0])
+        control = await self._further(_SEEDS[0], status)
         further = _Further(more, control) if control is not None else _Further(more[:1])
         self._verdicts = await self._compare(fresh, began, further, hashes=control is not None)
         if self._by_hashes:
@@ -242,15 +243,15 @@ class VerifyRun(BaseRun):
                 return True
         return False
 
-    async def _further(self, seed: str | None) -> Mapping[int, RunCell] | None:
-        """The cells of one more run, under a hash seed; None if it does not end well, or there is no time."""
+    async def _further(self, seed: str | None, status: RunStatus) -> Mapping[int, RunCell] | None:
+        """The cells of one more run, under a hash seed; None if it ends otherwise, or there is no time."""
         if self.cancelled or self.seconds > _SETTLE_SECONDS:
             return None
         self._turn += 1
         # A clock that shows seconds must have gone on.
         await asyncio.sleep(max(0.0, self._last_began + _APART - time.monotonic()))
         run = await self._one(seed)
-        return {cell.index: cell for cell in run.cells} if run.status == RunStatus.OK and not self.cancelled else None
+        return {cell.index: cell for cell in run.cells} if run.status == status and not self.cancelled else None
 
     async def _one(self, seed: str | None = None) -> NotebookRun:
         """Run the notebook once, in a kernel of its own.
@@ -293,7 +294,9 @@ class VerifyRun(BaseRun):
             marks = cells.Marks.of(found[cell.index])
             cell.skip = cell.skip or marks.skipped
             saved = self._reference.cells.get(cell.index)
-            fails = saved is not None and any(one.get("output_type") == "error" for one in saved.outputs)
+            fails = saved is not None and any(
+                one.get("output_type") == "error" and not _is_exit(one) for one in saved.outputs
+            )
             cell.allow_error = cell.allow_error or marks.raises or fails
         code = self._code
         if code is None:
@@ -350,7 +353,7 @@ class VerifyRun(BaseRun):
             same = (seeds[0], again[-1]) if has_control and seeds else None
             return outputs.Others(again[0] if again else None, seeds, same, whole_source, found)
 
-        self._by_hashes = []
+        self._by_hashes, self._behind = [], frozenset()
         verdicts = await asyncio.to_thread(self._judged, fresh, runs[0], new, rules, others)
         self._doubtful = rules.doubtful
         return verdicts
@@ -404,7 +407,26 @@ class VerifyRun(BaseRun):
                             verdict, differences = Verdict.FLAKY, unlike
                             break
             found.append(VerdictState(index, cell.cell_id, str(verdict), differences))
+        self._look_for_exit(found, fresh[0])
         return found
+
+    def _look_for_exit(self, found: Sequence[VerdictState], fresh: Mapping[int, RunCell]) -> None:
+        """Note a cell that ended the run by an exit. Cells behind it that have never run are as they should be."""
+        behind = [one.index for one in found if one.verdict == cells.Verdict.NOT_RUN]
+        ran = [one for one in found if one.index in fresh and fresh[one.index].execution is not None]
+        last = next((one for one in reversed(ran) if one.verdict != cells.Verdict.NOT_RUN), None)
+        if not behind or last is None or not any(map(_is_exit, fresh[last.index].outputs)):
+            return
+        note = f"cell {last.index} ended the run with SystemExit; {cells_named(behind)} behind it did not run"
+        told = self._run is not None and self._run.left_at is not None
+        if note not in self.notes and not told:
+            self.notes.append(note)
+        if last.verdict == cells.Verdict.SAME:
+            self._behind = frozenset(index for index in behind if self._never_ran(index))
+
+    def _never_ran(self, index: int) -> bool:
+        saved = self._reference.cells.get(index)
+        return saved is None or (not saved.outputs and saved.member("execution_count") is None)
 
     async def _update(self, fresh: Mapping[int, RunCell]) -> None:
         """Write the fresh outputs of the cells that differ. A changed file stays as it is, and a note says so."""
@@ -512,3 +534,8 @@ class VerifyRun(BaseRun):
             verdicts=tuple(self._verdicts),
             revision=self._revision,
         )
+
+
+def _is_exit(output: Mapping[str, Any]) -> bool:
+    """Whether an output is that of `sys.exit()`, with which a run ends."""
+    return output.get("output_type") == "error" and output.get("ename") == "SystemExit"

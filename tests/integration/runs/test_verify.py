@@ -169,6 +169,44 @@ async def test_the_reference_may_be_a_version_in_git_or_in_the_history(client: C
         assert (await refused(connected, "verify_notebook", path="a.ipynb", against="git:--help")).startswith("INVALID")
 
 
+@pytest.mark.parametrize(
+    ("code", "note"),
+    [
+        ("import sys\nsys.exit()", "cell 1 left by sys.exit(); the run ended there"),
+        ("import sys\nsys.exit('bad')", "cell 1 ended the run with SystemExit; cell 2 behind it did not run"),
+    ],
+)
+async def test_cells_behind_an_exit_have_not_run_and_the_verdict_says_so(
+    client: Connect, workspace: Path, code: str, note: str
+) -> None:
+    """They are as they should be, unless they have outputs, which the notebook cannot make."""
+    path = write_notebook(workspace / "a.ipynb", [cell(one, cell_id=one[:1]) for one in ("1", code, "2")])
+    async with client() as connected:
+        await call(connected, "execute_notebook", path="a.ipynb")
+        same = await call(connected, "verify_notebook", path="a.ipynb")
+        data = read_json(path)
+        data["cells"][2] |= {
+            "execution_count": 3,
+            "outputs": [{"output_type": "stream", "name": "stdout", "text": "2"}],
+        }
+        path.write_text(json.dumps(data))
+        other = await call(connected, "verify_notebook", path="a.ipynb")
+
+    assert (same["verdict"], _verdicts(same), same["notes"]) == ("same", {2: "not_run"}, [note])
+    assert (other["verdict"], _verdicts(other)) == ("fails", {2: "not_run"})
+
+
+async def test_what_this_tool_has_not_got_is_not_advised(client: Connect, workspace: Path) -> None:
+    write_notebook(workspace / "a.ipynb", [cell("n = 1", tags=["parameters"]), cell("n")])
+    write_notebook(workspace / "b.ipynb", [cell("n = 1")])
+    async with client() as connected:
+        tagged = await refused(connected, "verify_notebook", path="a.ipynb", parameters={"m": 1})
+        untagged = await refused(connected, "verify_notebook", path="b.ipynb", parameters={"m": 1})
+
+    assert tagged.endswith("Its parameters: n = 1. Nothing was run. Correct it.")
+    assert untagged.endswith("Nothing was run. Tag the cell that sets the defaults with `parameters`.")
+
+
 async def test_a_verification_can_be_cancelled_and_leaves_no_kernel(client: Connect, workspace: Path) -> None:
     write_notebook(workspace / "a.ipynb", [cell("open('begun', 'w').close()\n" + waiting_code(), cell_id="c")])
     async with client() as connected:
