@@ -77,11 +77,13 @@ class _Memory:
 
     Attributes:
         failed: signatures of runs that ended with an error.
+        preset: names that its kernels began with.
         answer: the last answer, with the revision and the incarnation that it is about.
     """
 
     cells: dict[str, _Ran] = field(default_factory=dict)
     failed: set[str] = field(default_factory=set)
+    preset: set[str] = field(default_factory=set)
     answer: tuple[tuple[str, str | None], StaleCells] | None = None
 
 
@@ -143,6 +145,7 @@ class Staleness:
                 memory.cells.pop(cell_id, None)
                 memory.cells[cell_id] = _Ran(digest, inputs.signature, count, live.incarnation, order, kept)
             memory.failed, memory.answer = {*memory.failed, *live.failed}, None
+            memory.preset |= live.state.preset
             for cell_id in list(memory.cells)[: max(0, len(memory.cells) - _MOST_CELLS)]:
                 del memory.cells[cell_id]
             self._save(path, memory)
@@ -199,7 +202,7 @@ class Staleness:
                 return sorted(chosen)
             sources = [cell.source if cell.cell_type == "code" else None for cell in document.cells]
             failed = {*memory.failed, *live.failed}.__contains__
-            wanted = names.expected(sources, failed)
+            wanted = names.expected(sources, failed, memory.preset | live.state.preset)
             while more := _lacking(chosen, sources, wanted, live.state.copy(), failed) - chosen:
                 chosen |= more
         return sorted(chosen)
@@ -224,7 +227,12 @@ class Staleness:
         for run in kernel.runs_since(live.seen):
             live.seen += 1
             failed = run.status == RunStatus.ERROR
-            inputs = live.state.run(run.code, certain=failed or run.status == RunStatus.OK, failed=lambda _: failed)  # noqa: B023
+            inputs = live.state.run(
+                run.code,
+                certain=failed or run.status == RunStatus.OK,
+                failed=lambda _: failed,  # noqa: B023
+                missed=lambda _, name: name == run.missed,  # noqa: B023
+            )
             if failed:
                 live.failed.add(inputs.signature)
             live.inputs[run.msg_id] = (inputs, live.seen)
@@ -235,7 +243,7 @@ class Staleness:
 
     def _compared(self, cells: Sequence[NotebookCell], memory: _Memory, incarnation: str | None) -> StaleCells:
         sources = [cell.source if cell.cell_type == "code" else None for cell in cells]
-        wanted = names.expected(sources, memory.failed.__contains__)
+        wanted = names.expected(sources, memory.failed.__contains__, memory.preset)
         known = {index: ran for index, cell in enumerate(cells) if (ran := memory.cells.get(cell.cell_id or ""))}
         marks: dict[int, str] = {}
         elsewhere: set[int] = set()
@@ -301,7 +309,8 @@ class Staleness:
         try:
             found: Any = json.loads(text) if text else {}
             cells = {str(cell_id): _Ran(**ran) for cell_id, ran in found.get("cells", {}).items()}
-            return _Memory(cells, set(found.get("failed", ()))) if found.get("path") == str(path) else _Memory()
+            failed, preset = (set(map(str, found.get(key, ()))) for key in ("failed", "preset"))
+            return _Memory(cells, failed, preset) if found.get("path") == str(path) else _Memory()
         except (ValueError, TypeError, AttributeError):
             return _Memory()
 
@@ -315,6 +324,7 @@ class Staleness:
             "path": str(path),
             "cells": {cell_id: asdict(ran) for cell_id, ran in memory.cells.items()},
             "failed": failed,
+            "preset": sorted(memory.preset)[:_MOST_CELLS],
         }
         try:
             if not file.exists():

@@ -23,6 +23,7 @@ from weakref import WeakValueDictionary
 import zmq.asyncio
 from jupyter_client.kernelspec import KernelSpec
 
+from papermill_mcp.core.documents.names import undefined_name
 from papermill_mcp.core.environments.reading import Environment, python_of_kernel
 from papermill_mcp.core.environments.starting import variables_of
 from papermill_mcp.core.kernels.forms import count_of, language_info_of
@@ -76,11 +77,12 @@ class KernelState(StrEnum):
 
 
 class EndedRun(NamedTuple):
-    """Code that a kernel has run, and how it ended."""
+    """Code that a kernel has run, and how it ended. `missed`: the name for whose lack it ended."""
 
     code: str
     status: RunStatus
     msg_id: str
+    missed: str | None = None
 
 
 class Kernel:
@@ -489,7 +491,7 @@ class Kernel:
                 timer.cancel()
             self._running = None
             self._touch()
-            self._runs.append(EndedRun(execution.code, execution.status, execution.msg_id))
+            self._runs.append(EndedRun(execution.code, execution.status, execution.msg_id, _missed(execution)))
             if len(self._runs) > MAX_RUNS_KEPT:
                 self._runs.popleft()
                 self._runs_forgotten += 1
@@ -823,6 +825,12 @@ def kernel_environment(
     env.update(spec.env or {})
     env.update(extra or {})
     return env
+
+
+def _missed(execution: CellExecution) -> str | None:
+    """The name that the kernel missed, if its code ended for that."""
+    error = execution.error if execution.raised else None
+    return None if error is None else undefined_name(error.ename, error.evalue)
 
 
 def _surrogate_in(code: str) -> str | None:

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+from papermill_mcp.core.staleness.loads import first_loads
+
 #: Characters of a source that is read. A longer one may use any name.
 _MAX_CHARS = 100_000
 
@@ -87,6 +89,7 @@ class Names:
         changes: of `writes`, those whose object may be changed in place, so that other names of it change, too.
         bound: of `writes`, those bound anew, each with the names whose objects it may share.
         later_reads, later_writes: names that functions made here use when they are called.
+        later_binds: of `later_writes`, those that may be bound anew.
         calls: names that are called.
         fresh: of `writes`, those bound before any other use of them here.
         methods: calls by attributes: the first name, the attributes, and the names that it may change.
@@ -104,6 +107,7 @@ class Names:
     bound: tuple[tuple[str, frozenset[str]], ...] = ()
     later_reads: frozenset[str] = frozenset()
     later_writes: frozenset[str] = frozenset()
+    later_binds: frozenset[str] = frozenset()
     calls: frozenset[str] = frozenset()
     fresh: frozenset[str] = frozenset()
     methods: frozenset[Method] = frozenset()
@@ -127,24 +131,60 @@ def is_setting(path: Sequence[str]) -> bool:
 @lru_cache(maxsize=4096)
 def names_of(source: str) -> Names:
     """The names of a cell of Python with this source."""
-    if len(source) > _MAX_CHARS:
-        return Names(unknown=True)
-    plain = _without_magics(source)
-    if plain is None:
-        return Names(unknown=True)
-    try:
-        tree = ast.parse(plain)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return Names(unknown=True)
+    tree = _tree_of(source)
+    return Names(unknown=True) if tree is None else _names_in(tree, len(tree.body))
+
+
+@lru_cache(maxsize=4096)
+def names_of_beginning(source: str, statements: int) -> Names:
+    """The names of the first statements of a cell."""
+    tree = _tree_of(source)
+    return Names(unknown=True) if tree is None else _names_in(tree, statements)
+
+
+@lru_cache(maxsize=4096)
+def first_uses(source: str) -> tuple[tuple[str, ...], ...]:
+    """For each statement of a cell, the names that it loads before anything else can happen, in their order.
+
+    Where one of them is not set, the statement ends with a `NameError` and has done nothing.
+    """
+    tree = _tree_of(source)
+    if tree is None:
+        return ()
+    found: list[tuple[str, ...]] = []
+    for statement in tree.body:
+        names: list[str] = []
+        try:
+            first_loads(statement, names)
+        except RecursionError:
+            return ()
+        found.append(tuple(names))
+    return tuple(found)
+
+
+def _names_in(tree: ast.Module, statements: int) -> Names:
     walk = _Walk()
     try:
         if any(isinstance(node, ast.Constant) and node.value == "__main__" for node in ast.walk(tree)):
             return Names(unknown=True)
-        for statement in tree.body:
+        for statement in tree.body[:statements]:
             walk.statement(statement)
+            if isinstance(statement, ast.Raise):
+                break  # nothing behind it runs
     except RecursionError:
         return Names(unknown=True)
     return walk.names()
+
+
+def _tree_of(source: str) -> ast.Module | None:
+    """The syntax of a cell; None if it may use any name."""
+    plain = _without_magics(source) if len(source) <= _MAX_CHARS else None
+    if plain is None:
+        return None
+    try:
+        return ast.parse(plain)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
 
 
 def _without_magics(source: str) -> str | None:
@@ -181,6 +221,7 @@ class _Walk:
     bound: dict[str, set[str]] = field(default_factory=dict)
     later_reads: set[str] = field(default_factory=set)
     later_writes: set[str] = field(default_factory=set)
+    later_binds: set[str] = field(default_factory=set)
     functions: set[str] = field(default_factory=set)
     modules: dict[str, str] = field(default_factory=dict)
     calls: set[str] = field(default_factory=set)
@@ -210,6 +251,7 @@ class _Walk:
             tuple((name, frozenset(shared - hidden)) for name, shared in sorted(self.bound.items())),
             frozenset(self.later_reads),
             frozenset(self.later_writes),
+            frozenset(self.later_binds),
             calls=frozenset(self.calls - hidden),
             fresh=frozenset(self.fresh),
             methods=frozenset(self.methods),
@@ -487,7 +529,8 @@ class _Walk:
         self.later_methods |= inner.later_methods
         self.later_reads |= inner.later_reads
         self.later_writes |= inner.later_writes
-        self.unknown |= inner.unknown
+        self.later_binds |= inner.later_binds
+        self.unknown |= inner.unknown or any(isinstance(one, ast.Global) for one in node.body)
         self.functions.add(node.name)
         self._write(node.name, {name for base in node.bases for name in _shared(base)})
         if not (node.bases or node.keywords or node.decorator_list or self.depth) and inner.writes == inner.plain:
@@ -528,6 +571,7 @@ class _Walk:
         changed |= {name for root, _, names in inner.methods if root in local for name in names - local}
         self.later_reads |= used
         self.later_writes |= changed
+        self.later_binds |= inner.later_binds | (inner.writes & globals_)
         self.later_methods |= methods
         self.unknown |= inner.unknown
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):  # a lambda is often called at once

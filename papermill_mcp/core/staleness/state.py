@@ -19,11 +19,16 @@ from papermill_mcp.core.staleness.names import (
     SHADOWABLE,
     Method,
     Names,
+    first_uses,
     is_setting,
     names_of,
+    names_of_beginning,
 )
 
 _CHARS = 16
+
+#: A kernel that ran no unknown code.
+_FRESH = "fresh"
 
 #: Names that the signature of a cell has, at most. One that uses more counts as using all.
 _MOST_READS = 300
@@ -63,9 +68,13 @@ class _Group:
 class KernelState:
     """The names of a kernel that ran some code. It begins as a fresh one."""
 
-    _base: str = "fresh"
+    preset: set[str] = field(default_factory=set)
+    """Names that the kernel was found to begin with, such as those of a startup file of IPython."""
+    _base: str = _FRESH
     _runs: str = ""
     _names: dict[str, str] = field(default_factory=dict)
+    _set: set[str] = field(default_factory=set)
+    """Names that may have a value, but for builtins. In a kernel that ran no unknown code, all others have none."""
     _groups: dict[str, _Group] = field(default_factory=dict)
     _seen: dict[str, int] = field(default_factory=dict)
     """How many changes of its group the signature of a name has."""
@@ -78,7 +87,13 @@ class KernelState:
     _writers: dict[str, int] = field(default_factory=dict)
 
     def run(
-        self, source: str, *, cell: int = -1, certain: bool = True, failed: Callable[[str], bool] = lambda _: False
+        self,
+        source: str,
+        *,
+        cell: int = -1,
+        certain: bool = True,
+        failed: Callable[[str], bool] = lambda _: False,
+        missed: Callable[[str, str], bool] | None = None,
     ) -> Inputs:
         """Take a run of a cell into account. Returns its inputs.
 
@@ -86,28 +101,89 @@ class KernelState:
             cell: a number for `Inputs.writers`.
             certain: the code ran to its end, or to an error of its own. Otherwise any part of it may have run.
             failed: whether code with inputs of this signature ends with an error, so that names may keep their values.
+            missed: whether code with inputs of this signature ends since this name is not set. By default, as `failed`.
         """
+        while certain and (stop := self._stop(source)) is not None:
+            names, loaded = stop
+            reads = self._all_reads(names)
+            changed = self._all_changes(names, reads)
+            found = {name: self._of(name) for name in sorted(reads | (changed - names.fresh) | set(loaded))}
+            signature = _digest("stops", _digest(source), self._base, *(f"{one}={of}" for one, of in found.items()))
+            if failed(signature) if missed is None else missed(signature, loaded[-1]):
+                return self._take(Inputs(signature, found, self._writers_of(found)), names, reads, changed, cell)
+            if missed is None or failed(signature):
+                break
+            self.preset.add(loaded[-1])  # the code has run, so the kernel began with that name
+            self._set.add(loaded[-1])
+        return self._run(source, cell, certain=certain, failed=failed)
+
+    def _run(self, source: str, cell: int, *, certain: bool, failed: Callable[[str], bool]) -> Inputs:
         names = names_of(source)
         reads = self._all_reads(names)
         unknown = names.unknown or any(name in SHADOWABLE and name in self._names for name in reads)
-        methods = names.methods.union(*(self._later_methods.get(name, frozenset()) for name in reads))
-        changed = self._all_changes(names, reads, methods)
+        changed = self._all_changes(names, reads)
         reads |= changed - names.fresh
         if unknown or len(reads) > _MOST_READS:
             found = {ANY: _digest(self._base, self._runs)}
         else:
             found = {name: self._of(name) for name in sorted(reads)}
         signature = _digest(_digest(source), self._base, *(f"{name}={value}" for name, value in found.items()))
-        self._runs = _digest(self._runs, signature)
-        inputs = Inputs(signature, found, {name: self._writers[name] for name in found if name in self._writers})
-        mark = signature if certain else _digest(signature, "a part", cell, id(inputs))
+        inputs = Inputs(signature, found, self._writers_of(found))
         if unknown:
-            self._forget(mark, cell)
+            self._runs = _digest(self._runs, signature)
+            self._forget(signature if certain else _digest(signature, "a part", cell, id(inputs)), cell)
             return inputs
-        self._change(names, changed, mark, cell, partly=not certain or failed(signature))
-        self._bind(names, reads, partly=not certain or failed(signature))
+        mark = signature if certain else _digest(signature, "a part", cell, id(inputs))
+        return self._take(inputs, names, reads, changed, cell, mark=mark, partly=not certain or failed(signature))
+
+    def _take(
+        self,
+        inputs: Inputs,
+        names: Names,
+        reads: set[str],
+        changed: set[str],
+        cell: int,
+        *,
+        mark: str = "",
+        partly: bool = True,
+    ) -> Inputs:
+        """Take the writes of a run into account.
+
+        Args:
+            mark: the signature of what it writes; by default that of its inputs.
+            partly: names may keep their values.
+        """
+        mark = mark or inputs.signature
+        self._runs = _digest(self._runs, inputs.signature)
+        self._change(names, changed, mark, cell, partly=partly)
+        self._bind(names, reads, partly=partly)
         self._change_groups([name for name in changed if name in names.fresh], changed, mark, cell)
+        self._set.update(names.later_binds, (name for name, _ in names.bound))
         return inputs
+
+    def _stop(self, source: str) -> tuple[Names, tuple[str, ...]] | None:
+        """The part of a cell that runs before it needs a name that is not set, and the names that it loads then.
+
+        The last of these is not set. None if there may be no such name.
+        """
+        if self._base != _FRESH:
+            return None
+        for count, loaded in enumerate(first_uses(source)):
+            if not any(self._is_unset(name) for name in loaded):
+                continue
+            before = names_of_beginning(source, count)
+            if before.unknown or any(name in SHADOWABLE and name in self._names for name in (*before.reads, *loaded)):
+                return None
+            for place, name in enumerate(loaded):
+                if self._stays_unset(name, before):
+                    return before, loaded[: place + 1]
+        return None
+
+    def _is_unset(self, name: str) -> bool:
+        return name not in self._set and name not in SHADOWABLE and not name.startswith(("_", "<"))
+
+    def _writers_of(self, names: Iterable[str]) -> dict[str, int]:
+        return {name: self._writers[name] for name in names if name in self._writers}
 
     def copy(self) -> KernelState:
         """A state that goes its own way."""
@@ -115,7 +191,7 @@ class KernelState:
 
     def _forget(self, mark: str, cell: int) -> None:
         """Any name may have any value."""
-        fresh = KernelState(_base=mark, _runs=self._runs, _writers={ANY: cell})
+        fresh = KernelState(self.preset, _base=mark, _runs=self._runs, _writers={ANY: cell})
         self.__dict__.update(fresh.__dict__)
 
     def _of(self, name: str) -> str:
@@ -131,7 +207,7 @@ class KernelState:
 
     def _change(self, names: Names, changed: set[str], mark: str, cell: int, *, partly: bool) -> None:
         """Give new signatures to the names that a cell writes, and to those that share an object with one."""
-        for name in sorted(changed | names.writes):
+        for name in sorted(changed.union(one for one in names.writes if not self._stays_unset(one, names))):
             kept = partly or name not in names.fresh  # a part of the value before
             self._names[name] = _digest(mark, name, self._of(name) if kept else "")
             self._writers[name] = cell
@@ -171,8 +247,9 @@ class KernelState:
             reads |= {MODULES, RANDOM} if imported & names.calls else {MODULES}
         return reads - {name for name in (MODULES, RANDOM) if name in names.fresh}
 
-    def _all_changes(self, names: Names, reads: Iterable[str], methods: Iterable[Method]) -> set[str]:
-        """Names whose objects may be changed in place."""
+    def _all_changes(self, names: Names, reads: Iterable[str]) -> set[str]:
+        """Names whose objects may be changed in place, or which functions that are called may bind."""
+        methods = names.methods.union(*(self._later_methods.get(name, frozenset()) for name in reads))
         modules = self._modules | dict(names.modules)
         calls = names.calls - self._plain - names.plain
         changed = set(names.changes | calls | (names.iterated - self._solid - names.solid))
@@ -188,7 +265,14 @@ class KernelState:
             changed |= self._later_writes.get(name, frozenset())
         if any(name in modules for name in names.changes):
             changed.add(MODULES)
-        return {name for name in changed if name not in SHADOWABLE or name in self._names or name in names.writes}
+        found = {name for name in changed if name not in SHADOWABLE or name in self._names or name in names.writes}
+        return {name for name in found if not self._stays_unset(name, names)}
+
+    def _stays_unset(self, name: str, names: Names) -> bool:
+        """Whether a name has no value, and code with these names cannot bind it. Then nothing can change its object."""
+        if self._base != _FRESH or not self._is_unset(name) or name in names.later_binds:
+            return False
+        return all(name != bound for bound, _ in names.bound)
 
     def _bind(self, names: Names, reads: set[str], *, partly: bool) -> None:
         later_reads, later_writes = set(names.later_reads), set(names.later_writes)
@@ -226,14 +310,17 @@ class KernelState:
         return found
 
 
-def expected(sources: Sequence[str | None], failed: Callable[[str], bool] = lambda _: False) -> list[Inputs | None]:
+def expected(
+    sources: Sequence[str | None], failed: Callable[[str], bool] = lambda _: False, preset: Iterable[str] = ()
+) -> list[Inputs | None]:
     """The inputs of each cell in a run from the top; None for cells that are not run.
 
     Args:
         sources: of all cells; None for those that are no code.
         failed: whether code with inputs of this signature is known to end with an error.
+        preset: names that a kernel begins with.
     """
-    state = KernelState()
+    state = KernelState({*preset}, _set={*preset})
     return [
         state.run(source, cell=index, failed=failed) if source is not None and source.strip() else None
         for index, source in enumerate(sources)

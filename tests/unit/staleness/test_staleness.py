@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from papermill_mcp.core.staleness.names import names_of
+from papermill_mcp.core.staleness.names import first_uses, names_of
 from papermill_mcp.core.staleness.state import KernelState, expected
 
 #: Cells with names v, w and u, and a number n.
@@ -117,7 +117,9 @@ class _Program:
     def _run(self, place: int) -> None:
         self.outputs[place] = run_code(self.cells[place], self._values)
         failed = "Error" in self.outputs[place]
-        inputs = self._state.run(self.cells[place], failed=lambda _: failed)
+        named = re.search(r"NameError name '(\w+)' is not defined Error\n$", self.outputs[place])
+        missing = named[1] if named else None
+        inputs = self._state.run(self.cells[place], failed=lambda _: failed, missed=lambda _, name: name == missing)
         if failed:
             self.failed.add(inputs.signature)
         self.records[place] = (self.cells[place], inputs.signature)
@@ -203,6 +205,110 @@ def test_the_names_of_a_cell(source: str, reads: str, writes: str) -> None:
     assert not found.unknown
     assert names == set(reads.split())
     assert {name for name in found.writes if not name.startswith("<")} == set(writes.split())
+
+
+_STATEMENTS = (
+    *(form.format(v="v", w="w", u="u", n="3") for form in _FORMS),
+    "a.b = c[d]",
+    "a[b] = c",
+    "a += b",
+    "del a[b], c",
+    "f(a, *b, c)",
+    "f(a, k=b)(c)",
+    "[a, (b, c)]",
+    "{a: b, **c, d: e}",
+    "{a, b}",
+    "x = a if b else c",
+    "a < b < c",
+    "1 or a",
+    "a and b",
+    "'{}'.format(a)",
+    "f'{a}{b}'",
+    "lambda x=a: b",
+    "[x for x in a if b]",
+    "x = y = a",
+    "x: a = b",
+    "@a\ndef f(x=b): return c",
+    "@a\nclass C:\n    'text'\n    y = 1\n    z = y\n    t = b",
+    "class C(a, m=b):\n    y = c",
+    "with a as x, b: pass",
+    "while a: b",
+    "for x in a[b:c]: pass",
+    "match a:\n    case 1: b",
+    "raise a from b",
+    "assert a, b",
+    "(x := a) + b",
+    "-a",
+    "try: a\nfinally: b",
+    "import nothing_of_this_name\na",
+)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("source", _STATEMENTS)
+def test_python_misses_each_of_the_names_that_a_statement_loads_first(source: str) -> None:
+    """With the names before it set to things that allow nothing."""
+    found = first_uses(source)
+    names = [name for name in dict.fromkeys(found[0]) if not hasattr(builtins, name)] if found else []
+    for place, name in enumerate(names):
+        values: dict[str, Any] = {before: object() for before in names[:place]}
+        with contextlib.redirect_stdout(io.StringIO()), pytest.raises(NameError) as caught:
+            exec(compile(source, "<cell>", "exec"), values)
+        assert caught.value.name == name
+
+
+@pytest.mark.parametrize(
+    ("source", "loads"),
+    [
+        ("f(a, b)", "f a b"),
+        ("f(a).go(b)", "f a"),
+        ("a.go(b)", "a"),
+        ("', '.join(a)", "a"),
+        ("x = a\ny = b", "a|b"),
+        ("1 or a", ""),
+        ("if a: b", "a"),
+        ("try: a\nexcept Exception: b", ""),
+        ("%time a", "a"),
+        ("exec(a)\n!ls", "exec a|"),
+        ("x = (", None),
+    ],
+)
+def test_the_names_that_each_statement_loads_first(source: str, loads: str | None) -> None:
+    assert first_uses(source) == (() if loads is None else tuple(tuple(one.split()) for one in loads.split("|")))
+
+
+def test_a_cell_that_ends_for_a_name_that_is_not_set_changes_nothing() -> None:
+    state = KernelState()
+    cells = ["x = 1", "y = x + nothing", "print(x, y)"]
+    found = [
+        state.run(source, missed=lambda _, name, missing=missing: name == missing)  # type: ignore[misc]
+        for source, missing in zip(cells, [None, "nothing", "y"], strict=True)
+    ]
+    state.run(cells[1], missed=lambda _, name: name == "nothing")
+
+    assert found[1].names.keys() == {"nothing", "x"}
+    again = state.run(cells[2], missed=lambda _, name: name == "y")
+    assert again.signature == found[2].signature
+    assert state.run("y = 2").signature and state.run(cells[2]).signature != found[2].signature
+
+
+def test_a_name_that_a_kernel_begins_with_is_known_by_code_that_uses_it() -> None:
+    """A startup file of IPython may set names. They can be changed like any other."""
+    cells = ["settings.update(a=1)", "print(settings)"]
+    state = KernelState()
+    first = [state.run(source, missed=lambda *_: False).signature for source in cells]
+    state.run("settings.update(a=2)", missed=lambda *_: False)
+
+    assert state.preset == {"settings"}
+    assert [one.signature for one in expected(cells, preset=state.preset) if one is not None] == first
+    assert state.run(cells[1], missed=lambda *_: False).signature != first[1]
+
+
+def test_a_function_that_binds_a_global_name_may_set_it() -> None:
+    cells = ["def f():\n    global x\n    x = 1", "f()", "print(x)"]
+    edited = "def f():\n    global x\n    x = 2"
+
+    assert 2 in _run(list(cells), edited={0: edited})
 
 
 @pytest.mark.parametrize(
