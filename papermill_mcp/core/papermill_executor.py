@@ -34,6 +34,7 @@ class Outcome:
         processor_seconds: of the kernel and its processes, with its start; None if they are not known.
         worker: the address of the Dask worker that did the run.
         lost_worker: the run was given up, since it lost one worker after the other.
+        revision: of the output in place, as the run left it; None if it is not known.
     """
 
     status: RunStatus
@@ -45,6 +46,7 @@ class Outcome:
     processor_seconds: float | None = None
     worker: str | None = None
     lost_worker: bool = False
+    revision: str | None = None
 
 
 class Place(Protocol):

@@ -52,6 +52,9 @@ COLUMNS = (
     "message",
     "text",
 )
+#: The column with the digest of each output as its run left it. Tables of earlier versions have none.
+REVISION = "revision"
+
 PARAMETER = "param."
 RESULT = "result."
 
@@ -199,6 +202,22 @@ def rows_of(path: Path, batch: str) -> list[dict[str, Any]]:
     return sorted((row for row in rows if row["batch"] == batch), key=lambda row: row["run"])
 
 
+def revisions_in(directory: Path, lines: Iterable[bytes] = ()) -> dict[str, set[str]]:
+    """The revisions that runs have left, by the name of the output, in all tables of a directory. Blocks.
+
+    Args:
+        lines: the content of further `.jsonl` files.
+    """
+    files = [_content(path) for path in sorted(directory.glob("results*.jsonl"))]
+    contents = [file.data for file in files if file is not None]
+    found: dict[str, set[str]] = {}
+    for data in [*contents, *lines]:
+        for row in _parsed(data) or ():
+            if isinstance(output := row.get("output"), str) and isinstance(revision := row.get(REVISION), str):
+                found.setdefault(output.replace("\\", "/").rpartition("/")[2], set()).add(revision)
+    return found
+
+
 def as_lines(rows: Iterable[Row]) -> bytes:
     """Rows as JSON, a line each. NaN and infinities are texts, since JSON has none."""
     return b"".join(_line(row) for row in rows)
@@ -260,10 +279,17 @@ def _rows(exact: FileContent | None, shown: FileContent | None, known: Sequence[
     """
     if exact is None:
         return [] if shown is None else None
-    try:
-        rows = [json.loads(line) for line in exact.data.splitlines()]
-    except (ValueError, RecursionError):
-        return None
-    if not all(isinstance(row, dict) and isinstance(row.get("run"), int) and "batch" in row for row in rows):
+    rows = _parsed(exact.data)
+    if rows is None:
         return None
     return rows if shown is None or shown.data == as_csv(rows) or shown.revision in known else None
+
+
+def _parsed(data: bytes) -> list[dict[str, Any]] | None:
+    """The rows of a `.jsonl`; None if it is none that was written here."""
+    try:
+        rows = [json.loads(line) for line in data.splitlines()]
+    except (ValueError, RecursionError):
+        return None
+    whole = all(isinstance(row, dict) and isinstance(row.get("run"), int) and "batch" in row for row in rows)
+    return rows if whole else None

@@ -13,6 +13,7 @@ from papermill_mcp.core.kernels.request import RunStatus
 from papermill_mcp.errors import AlreadyExistsError, ServerError
 from papermill_mcp.services.runs.batch import BatchRow
 from papermill_mcp.services.runs.papermill_run import Bench, PapermillRun
+from papermill_mcp.utils.digests import revision_of
 from papermill_mcp.utils.lazy import imported, lazy
 from papermill_mcp.utils.process_stats import available_memory, usable_processors
 
@@ -215,6 +216,9 @@ class DaskBackend:
             if note is not None:
                 status = RunStatus.ERROR if outcome.status == RunStatus.OK else outcome.status
                 outcome = replace(outcome, status=status, notes=[*outcome.notes, note])
+            else:
+                revision = await asyncio.to_thread(lambda: revision_of(document.render()))
+                outcome = replace(outcome, revision=revision)
         return replace(outcome, output=None)
 
     async def revision(self, row: BatchRow) -> str | None:

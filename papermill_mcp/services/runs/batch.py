@@ -74,6 +74,7 @@ class _Result:
         seconds: without the time in a queue; None for one that never began.
         failed_cell: an index in the output.
         error: the failure in one line.
+        revision: of the output, as the run left it; None if it is not known.
     """
 
     status: RunStatus
@@ -87,6 +88,7 @@ class _Result:
     peak_memory: int | None = None
     processor_seconds: float | None = None
     worker: str | None = None
+    revision: str | None = None
 
     @classmethod
     def of(cls, status: RunStatus, seconds: float | None, summary: RunSummary, **more: Any) -> Self:
@@ -212,6 +214,7 @@ class BatchRow:
             "peak_memory": outcome.peak_memory,
             "processor_seconds": outcome.processor_seconds,
             "worker": outcome.worker,
+            "revision": outcome.revision,
         }
         self._over_with(_Result.of(outcome.status, seconds, outcome.summary, **more))
 
@@ -359,6 +362,8 @@ class BatchRow:
             "message": message if message not in ("", error) else None,
             "text": result.text,
         }
+        if result.revision is not None:
+            values[tables.REVISION] = result.revision
         if self.earlier_errors:
             values["earlier_errors"] = "; ".join(self.earlier_errors)
         values |= {f"{tables.PARAMETER}{name}": value for name, value in self.values.items()}

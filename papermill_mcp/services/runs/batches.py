@@ -14,7 +14,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -227,8 +227,8 @@ class BatchStarter:
             )
         remote = await self._remote(request)
         parts = await self._planned(request, paths, found.sets, remote)
-        changed = await self._place(parts, resume=request.resume, make=not request.dry_run)
-        return _Plan(parts, changed, found.note, remote)
+        changed, edited = await self._place(parts, resume=request.resume, make=not request.dry_run)
+        return _Plan(parts, changed, edited, found.note, remote)
 
     async def _remote(self, request: BatchRequest) -> RemoteDirectory | None:
         """The place in an object store that the request names for the outputs; None if it names none.
@@ -341,38 +341,67 @@ class BatchStarter:
             first += len(sets)
         return parts
 
-    async def _place(self, parts: Sequence[_Part], *, resume: bool, make: bool) -> list[str]:
+    async def _place(self, parts: Sequence[_Part], *, resume: bool, make: bool) -> tuple[list[str], list[str]]:
         """Give each run its output, and count runs as done whose outputs are there from an earlier batch, and complete.
 
         Args:
             make: copy complete outputs of an object store.
 
         Returns:
-            The names of outputs that were changed since. They stay: their runs get others.
+            The names of outputs whose cells were changed since. They stay: their runs get others. And the names of
+            complete ones that others have written since.
         """
         await asyncio.to_thread(_name, parts)
-        changed = []
+        changed: list[str] = []
+        kept: dict[BatchRow, str] = {}
         for part in parts:
             there = await asyncio.to_thread(part.names_there)
             for start in range(0, len(part.rows), _SLICE):
                 left = await asyncio.to_thread(part.place, part.rows[start : start + _SLICE], there)
                 if part.remote is None:
                     for row in left:
-                        changed += await self._look(row, part, there, resume=resume, make=make)
+                        changed += await self._look(row, part, there, kept, resume=resume, make=make)
                 else:  # its objects are read a few at a time
-                    looks = (self._look(row, part, there, resume=resume, make=make) for row in left)
+                    looks = (self._look(row, part, there, kept, resume=resume, make=make) for row in left)
                     changed += itertools.chain.from_iterable(await asyncio.gather(*looks))
             if part.remote is not None:
                 for row in part.rows:
                     row.remote = row.remote or part.remote.output(row.name, published=False)
-        return changed
+        return changed, await self._edited(parts, kept)
+
+    async def _edited(self, parts: Sequence[_Part], kept: Mapping[BatchRow, str]) -> list[str]:
+        """The names of complete outputs that are not as any run in the table of results has left them.
+
+        Args:
+            kept: their rows, and the revision of each.
+        """
+        if not kept:
+            return []
+        remote = parts[0].remote
+        try:
+            lines = await remote.tables() if remote is not None else []
+            directory = _common([part.directory for part in parts])
+            known = await asyncio.to_thread(tables.revisions_in, directory, lines)
+        except ServerError:
+            return []  # without a table it is not known
+        return [row.name for row, revision in kept.items() if revision not in known.get(row.name, {revision})]
 
     async def _look(
-        self, row: BatchRow, part: _Part, there: Mapping[str, str], *, resume: bool, make: bool
+        self,
+        row: BatchRow,
+        part: _Part,
+        there: Mapping[str, str],
+        kept: dict[BatchRow, str],
+        *,
+        resume: bool,
+        make: bool,
     ) -> list[str]:
         """Choose the output of a run that finds files under its names. Returns the names of those that were changed.
 
         A complete output is kept. One that is incomplete and unchanged is replaced. Any other file stays.
+
+        Args:
+            kept: the revisions of outputs that are kept; that of this run is added.
         """
         free = ""
         mine: list[str] = []
@@ -387,7 +416,7 @@ class BatchStarter:
             if found_name != name:
                 continue  # on other file systems it is the same one
             try:
-                document, found = await self._read(row, part, name)
+                document, found, revision = await self._read(row, part, name)
             except ServerError:
                 changed += [name] * by_digest  # something else is in its place
                 continue
@@ -396,6 +425,7 @@ class BatchStarter:
             if resume and found.summary is not None:
                 row.name = name
                 row.keep(found.summary)
+                kept[row] = revision
                 if document is not None and part.remote is not None:
                     row.remote = part.remote.output(name, published=True)
                     if make:
@@ -405,11 +435,11 @@ class BatchStarter:
         row.name, row.replaces = mine[0] if mine else free, bool(mine)
         return [] if mine else changed[:1]
 
-    async def _read(self, row: BatchRow, part: _Part, name: str) -> tuple[NotebookDocument | None, Found]:
+    async def _read(self, row: BatchRow, part: _Part, name: str) -> tuple[NotebookDocument | None, Found, str]:
         """Compare a notebook with the output of a run: the object in a store if there is one, else the file.
 
         Returns:
-            Also the document of an object.
+            Also the document of an object, and the revision.
 
         Raises:
             ServerError: it cannot be read.
@@ -417,10 +447,12 @@ class BatchStarter:
         notebooks = self._bench.notebooks
         if part.remote is not None and name in part.remote.versions:
             document = await part.remote.read(name, notebooks)
-            return document, await asyncio.to_thread(part.outputs.look, document, row.values)
+            revision = await asyncio.to_thread(lambda: revision_of(document.render()))
+            return document, await asyncio.to_thread(part.outputs.look, document, row.values), revision
         path = self._workspace.display_path(row.directory / name)
         async with notebooks.opened(path) as (notebook, work):
-            return None, await work.run(partial(part.outputs.look, notebook.document, row.values))
+            found = await work.run(partial(part.outputs.look, notebook.document, row.values))
+            return None, found, notebook.revision
 
     async def _copy(self, row: BatchRow, document: NotebookDocument) -> None:
         """Keep a copy of an output in an object store, for pictures and reports."""
@@ -511,12 +543,14 @@ class _Plan:
 
     Attributes:
         changed: the names of outputs that were changed since an earlier run.
+        edited: the names of complete outputs that others have written since their run.
         sampled: a sentence about the sample.
         remote: the place of the outputs in an object store.
     """
 
     parts: Sequence[_Part]
     changed: Sequence[str]
+    edited: Sequence[str]
     sampled: str | None
     remote: RemoteDirectory | None
 
@@ -547,6 +581,11 @@ class _Plan:
             notes.append(
                 f"{count_noun(len(self.changed), 'output')} changed since an earlier run stays as it is, and its run "
                 f"has another one: {listed(self.changed, limit=5)}"
+            )
+        if self.edited:
+            notes.append(
+                f"{count_noun(len(self.edited), 'output')} changed by another program since the run, but complete, so "
+                f"kept: {listed(self.edited, limit=5)}"
             )
         notes += filter(None, [self.sampled])
         return [*notes, *dict.fromkeys(note for part in self.parts for note in part.template.notes)]
@@ -624,8 +663,11 @@ def _checked(
 
 def _table(rows: Sequence[BatchRow], request: BatchRequest, memory: Path | None) -> tables.ResultsTable:
     """The table of a batch, in the directory that holds all of its outputs."""
-    directory = os.path.commonpath({row.directory for row in rows})
-    return tables.ResultsTable(Path(directory), request.execution_id, memory)
+    return tables.ResultsTable(_common([row.directory for row in rows]), request.execution_id, memory)
+
+
+def _common(directories: Iterable[Path]) -> Path:
+    return Path(os.path.commonpath({*directories}))
 
 
 def _all_of(faults: Sequence[tuple[str, InvalidParametersError]], notebook: str) -> InvalidParametersError:

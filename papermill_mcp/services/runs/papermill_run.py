@@ -397,6 +397,7 @@ class PapermillRun(BaseRun):
             recipe.notes,
             peak_memory=recipe.peak_memory,
             processor_seconds=recipe.processor_seconds,
+            revision=recipe.file.revision,
         )
 
     @property

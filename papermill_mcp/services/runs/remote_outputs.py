@@ -160,6 +160,16 @@ class RemoteDirectory:
             self.versions[name] = found.version
             return await notebooks.parse(found.data, display_path=name)
 
+    async def tables(self) -> list[bytes]:
+        """The `.jsonl` tables there.
+
+        Raises:
+            ServerError: they cannot be read.
+        """
+        names = [name for name in self.versions if _TABLES.fullmatch(name) and name.endswith(".jsonl")]
+        found = [await self._stores.read(f"{self.url}/{name}") for name in names]
+        return [one.data for one in found if one is not None]
+
     async def publish(self, output: RemoteOutput, file: Path) -> str | None:
         """Write the output of a run that is over. Returns the reason if that fails."""
         return await self._remotes.publish(output, file)

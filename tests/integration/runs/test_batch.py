@@ -341,6 +341,28 @@ async def test_the_same_batch_again_runs_only_what_is_not_complete(
     assert len((workspace / "ran").read_text().split()) == 7
 
 
+async def test_an_output_that_was_edited_by_hand_is_kept_and_named(
+    client: Connect, workspace: Path, notebook: Path
+) -> None:
+    """Its results are no longer those of the run, though its metadata still say that it is complete."""
+    request: dict[str, Any] = {"input_path": "in.ipynb", "grid": {"n": [1, 3]}}
+    async with client() as c:
+        first = await batch(c, **request)
+        again = await batch(c, **request)
+        edited = workspace / rows(first)[0]["output_path"]
+        edited.write_text(edited.read_text().replace('"product": 0.5', '"product": 99'))
+        noted = await batch(c, **request)
+        still = await batch(c, **request)
+
+    assert all(row["kept"] for one in (again, noted, still) for row in rows(one))
+    assert not any("by another program" in note for note in again["notes"])
+    for one in (noted, still):
+        [note] = [note for note in one["notes"] if "by another program" in note]
+        assert note == f"1 output changed by another program since the run, but complete, so kept: {edited.name}"
+    lines = (edited.parent / "results.jsonl").read_text().splitlines()
+    assert [("revision" in json.loads(line)) for line in lines[:2]] == [True, True]
+
+
 @pytest.mark.slow
 async def test_a_notebook_that_was_changed_is_run_again(client: Connect, workspace: Path, notebook: Path) -> None:
     async with client() as c:

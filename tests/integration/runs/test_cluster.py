@@ -45,6 +45,7 @@ from papermill_mcp.core.papermill.output import PapermillTask
 from papermill_mcp.core.papermill_executor import Outcome
 from papermill_mcp.core.widget_state import models_in, shown_in
 from papermill_mcp.errors import KernelSpecNotFoundError, KernelStartFailedError, ServerNotRunningError
+from papermill_mcp.utils.digests import revision_of
 
 pytestmark = pytest.mark.kernel
 
@@ -791,6 +792,9 @@ async def test_batch_shows_the_cell_of_each_run(dask: StartDask, client: Connect
         view = await call(mcp, "get_execution", seconds=60, execution_id=view["execution_id"], wait=50)
         assert view["status"] == "ok"
         assert not any("progress" in row for row in view["runs"])
+        table = workspace / "outputs" / "in-batch" / "results.jsonl"
+        for row in map(json.loads, table.read_text().splitlines()):
+            assert row["revision"] == revision_of(Path(row["output"]).read_bytes())
 
 
 # Batches, through a client of the server

@@ -304,6 +304,18 @@ async def test_batch_is_resumed_from_the_store_alone(remote: Callable[..., Any],
         assert rows == [(0, "ok"), (1, "ok"), (0, "ok"), (1, "ok"), (2, "ok")]  # those of the earlier batch stay
 
 
+async def test_output_that_was_edited_in_the_store_is_named(
+    remote: Callable[..., Any], s3: S3Server, workspace: Path
+) -> None:
+    async with remote() as client:
+        await batch(client)
+        shutil.rmtree(workspace / "outputs")
+        assert "another program" not in notes(await batch(client))
+        s3.put("runs/sweep/in-n=1.ipynb", s3.get("runs/sweep/in-n=1.ipynb").replace(b"n is 1", b"n is 5"))
+        view = await batch(client)
+        assert view["status"] == "ok" and "another program since the run, but complete, so kept: in-n=1" in notes(view)
+
+
 async def test_output_that_was_changed_in_the_store_stays(remote: Callable[..., Any], s3: S3Server) -> None:
     async with remote() as client:
         await batch(client)
