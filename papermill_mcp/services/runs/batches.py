@@ -240,10 +240,12 @@ class BatchStarter:
         url = request.output_directory and self._workspace.remote(request.output_directory, directory=True)
         if not url:
             return None
-        copy = self._workspace.directory(
-            f"{self._config.output_directory}/{copy_name(url)}", create=True, make=not request.dry_run
-        )
-        return await self._bench.remotes.directory(url, copy)
+        name = f"{self._config.output_directory}/{copy_name(url)}"
+        copy = self._workspace.directory(name, create=True, make=False)
+        remote = await self._bench.remotes.directory(url, copy)
+        if not request.dry_run:
+            self._workspace.directory(name, create=True)
+        return remote
 
     async def _listed(self, parameters: Sequence[dict[str, Any]] | str | None) -> Sequence[dict[str, Any]] | None:
         """The sets of parameters that were given, as a list, as JSON or as the name of a file.

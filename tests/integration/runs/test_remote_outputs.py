@@ -8,13 +8,16 @@ import json
 import shutil
 import socket
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import Connect
+from distributed import LocalCluster
 from helpers import Json, call, cell, digest, read_json, refused, stdout_in, until, waiting_code, write_notebook
 from mcp import Client
 from object_stores import CREDENTIALS, S3Server
@@ -242,6 +245,64 @@ async def test_upload_can_be_cancelled(
         proxy.close()
 
 
+async def test_server_that_ends_while_it_writes_keeps_the_file(
+    remote: Callable[..., Any], s3: S3Server, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proxy = Stuck(s3.port)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+    proxy.held.set()
+    try:
+        async with remote() as client:
+            await run(client, wait=0)
+            await until(proxy.caught.is_set, seconds=30, what="the upload")
+            began = time.monotonic()
+        assert time.monotonic() - began < 3
+        [copy] = (workspace / "outputs").glob("*.ipynb")
+        assert b"n is 1" in copy.read_bytes() and s3.keys() == []
+    finally:
+        proxy.close()
+
+
+async def test_large_output_is_written_while_others_are_answered(
+    remote: Callable[..., Any], s3: S3Server, workspace: Path
+) -> None:
+    write_notebook(workspace / "in.ipynb", [cell(f"for _ in range(8): display('x' * {1_000_000})")])
+    async with remote() as client:
+        running = asyncio.create_task(run(client))
+        slowest = 0.0
+        while not running.done():
+            began = time.monotonic()
+            await call(client, "list_executions")
+            slowest = max(slowest, time.monotonic() - began)
+        assert (await running)["status"] == "ok" and len(s3.get("runs/out.ipynb")) > 8_000_000
+        assert slowest < 2
+
+
+async def test_one_key_runs_once_whatever_the_spelling(remote: Callable[..., Any], s3: S3Server) -> None:
+    async with remote() as client:
+        first = await run(client, idempotency_key="k")
+        again = await run(client, "S3://bucket/runs/out.ipynb", idempotency_key="k")
+        assert again["execution_id"] == first["execution_id"] and again["output_path"] == f"{PREFIX}/out.ipynb"
+        message = await refused(
+            client,
+            "execute_notebook_papermill",
+            input_path="in.ipynb",
+            output_path=f"{PREFIX}/other.ipynb",
+            idempotency_key="k",
+        )
+        assert message.startswith("INVALID_ARGUMENT:") and s3.keys() == ["runs/out.ipynb"]
+
+
+async def test_kept_kernel_has_the_file(remote: Callable[..., Any], s3: S3Server) -> None:
+    """After a failure the cell is mended in the file, since no tool writes to an object."""
+    async with remote() as client:
+        view = await run(client, parameters={"n": 100}, keep_kernel=True)
+        assert view["status"] == "error" and view["kernel_id"]
+        [note] = [note for note in view["notes"] if "is kept with the variables" in note]
+        assert "path=outputs/out-" in note
+        assert s3.keys() == ["runs/out.ipynb"]
+
+
 async def test_run_that_is_cancelled_is_not_written(remote: Callable[..., Any], s3: S3Server, workspace: Path) -> None:
     write_notebook(workspace / "in.ipynb", [cell(waiting_code())])
     async with remote() as client:
@@ -361,6 +422,19 @@ async def test_batch_without_its_store_keeps_results_and_the_same_request_writes
         assert last == ["ok", "ok"] and len(s3.keys()) == 6
 
 
+async def test_batch_on_dask_is_written(
+    s3: S3Server, client: Connect, workspace: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DASK_TEMPORARY_DIRECTORY", str(tmp_path))
+    write_notebook(workspace / "in.ipynb", [cell("n = 1", tags=["parameters"]), cell("print('n is', n)")])
+    cluster = LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None, asynchronous=True, processes=True)
+    async with cluster, client(dask_scheduler=cluster.scheduler_address, remote_outputs=[PREFIX]) as connected:
+        view = await batch(connected)
+        assert view["status"] == "ok", view
+        assert b"n is 2" in s3.get("runs/sweep/in-n=2.ipynb") and len(table(s3)) == 2
+    resource_tracker._resource_tracker._stop()  # type: ignore[attr-defined]  # Dask starts workers by multiprocessing
+
+
 async def test_two_servers_write_one_table(
     remote: Callable[..., Any], s3: S3Server, workspace: Path, tmp_path: Path, client: Connect
 ) -> None:
@@ -423,6 +497,12 @@ async def test_no_other_url_is_connected(
         before = digest(workspace / "in.ipynb")
         async with remote() as client:
             message = await refused(client, "execute_notebook_papermill", input_path="in.ipynb", output_path=url)
+            directory = url.removesuffix("/out.ipynb").rstrip("/")
+            if directory not in (PREFIX, f"{PREFIX}/out.txt", f"{PREFIX}/.ipynb"):
+                other = await refused(
+                    client, "execute_notebook_batch", input_path="in.ipynb", grid={"n": [1]}, output_directory=directory
+                )
+                assert other.startswith("PATH_NOT_ALLOWED:") and "secret-word" not in other, other
         assert message.startswith("PATH_NOT_ALLOWED:") and "secret-word" not in message, message
         with pytest.raises(BlockingIOError):
             canary.accept()
