@@ -21,6 +21,8 @@ from papermill_mcp.core.kernels.outputs import MAX_CELL_BYTES, MAX_CELL_OUTPUTS,
 from papermill_mcp.core.kernels.streams import STREAM_TAIL_CHARS
 from papermill_mcp.core.kernels.widgets import MAX_OUTPUT_WIDGET_BYTES, MAX_WIDGET_BYTES
 from papermill_mcp.core.kernels.wire import MAX_CONTENT_BYTES
+from papermill_mcp.core.object_store import ASK_SECONDS as STORE_SECONDS
+from papermill_mcp.core.object_store import TRANSFER_RATE, TRANSFER_SECONDS
 from papermill_mcp.core.pictures.contact_sheet import MAX_TILES
 from papermill_mcp.core.pictures.images import MAX_IMAGE_BYTES, MAX_PIXELS, MAX_SENT_BYTES
 from papermill_mcp.core.runs.notebook_run import _MAX_ROWS as CELL_ROWS
@@ -209,6 +211,11 @@ LIMITS: dict[str, list[Limit]] = {
         ),
         Limit(
             "saves during a run", f"one in {SAVE_INTERVAL:g} s, {SAVE_SHARE:.0%} of its time", "the next save is later"
+        ),
+        Limit(
+            "answer of an object store; a transfer",
+            f"{STORE_SECONDS:g} s; {TRANSFER_SECONDS:g} s, and 1 s for each {TRANSFER_RATE // 1000} kB",
+            "an error; after a run its output is kept here",
         ),
         Limit("runs of a batch", f"{MAX_RUNS:,}; {MAX_CLUSTER_RUNS:,} on a cluster", "`INVALID_ARGUMENT`"),
         Limit("a file of parameters", size(MAX_FILE_BYTES), "`TOO_LARGE`"),

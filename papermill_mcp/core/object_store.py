@@ -7,6 +7,7 @@ the user's files, the machine. The work goes on in the event loop that fsspec ha
 from __future__ import annotations
 
 import asyncio
+import logging
 import mimetypes
 import re
 from collections.abc import Coroutine, Sequence
@@ -28,9 +29,9 @@ else:
     fsspec = lazy("fsspec.core")
 
 #: Seconds for a question, for a transfer, and the bytes a second that a transfer has at least.
-_ASK_SECONDS = 45.0
-_TRANSFER_SECONDS = 60.0
-_TRANSFER_RATE = 250_000
+ASK_SECONDS = 45.0
+TRANSFER_SECONDS = 60.0
+TRANSFER_RATE = 250_000
 
 #: Facts of an object that change with its content, the best first.
 _VERSIONS = ("ETag", "etag", "generation", "md5Hash", "content_md5")
@@ -80,7 +81,7 @@ class ObjectStores:
         system, path = await self._system(url)
         try:
             version = await self._ask(url, self._version(system, path))
-            data = await self._ask(url, system._cat_file(path), seconds=_TRANSFER_SECONDS * 5)
+            data = await self._ask(url, system._cat_file(path), seconds=TRANSFER_SECONDS * 5)
         except NotFoundError:
             return None
         return StoredObject(data, version) if version is not None else None
@@ -119,7 +120,7 @@ class ObjectStores:
         found = await self.version(url)
         if found == replaces:
             options = _options(url, replaces)
-            seconds = _TRANSFER_SECONDS + len(data) / _TRANSFER_RATE
+            seconds = TRANSFER_SECONDS + len(data) / TRANSFER_RATE
             try:
                 await self._ask(url, system._pipe_file(path, data, **options), seconds=seconds)
             except ConflictError:
@@ -138,14 +139,16 @@ class ObjectStores:
     async def _require_bucket(self, url: str) -> None:
         """Raise if the bucket of a URL does not exist. Those who may not ask may still write."""
         system, path = await self._system(url)
-        try:
-            await self._ask(url, system._info(path.partition("/")[0]))
-        except NotFoundError:
-            raise NotFoundError(
-                f"the bucket of {url} does not exist", advice="correct the URL, or make the bucket"
-            ) from None
-        except PermissionDeniedError:
-            pass
+        bucket = path.partition("/")[0]
+        for question in (system._info, system._ls):  # the first one finds no empty bucket in older versions of s3fs
+            try:
+                await self._ask(url, question(bucket))
+            except PermissionDeniedError:
+                return
+            except NotFoundError:
+                continue
+            return
+        raise NotFoundError(f"the bucket of {url} does not exist", advice="correct the URL, or make the bucket")
 
     async def _version(self, system: Any, path: str) -> str | None:
         system.invalidate_cache()  # others write there, too
@@ -157,6 +160,7 @@ class ObjectStores:
         scheme, _, rest = url.partition("://")
         place = f"{scheme}://{rest.partition('/')[0]}"
         if place not in self._systems:
+            logging.getLogger("azure").setLevel(logging.ERROR)  # it has long warnings for each way to credentials
             try:
                 self._systems[place], _ = await asyncio.to_thread(
                     lambda: fsspec.url_to_fs(place, skip_instance_cache=True)
@@ -166,7 +170,7 @@ class ObjectStores:
         system = self._systems[place]
         return system, str(system._strip_protocol(url))
 
-    async def _ask(self, url: str, work: Coroutine[Any, Any, _T], *, seconds: float = _ASK_SECONDS) -> _T:
+    async def _ask(self, url: str, work: Coroutine[Any, Any, _T], *, seconds: float = ASK_SECONDS) -> _T:
         """The result of work in the loop of fsspec. If the caller is cancelled, the work is, too."""
         system, _ = await self._system(url)
         try:
@@ -174,7 +178,8 @@ class ObjectStores:
                 return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, system.loop))
         except TimeoutError as error:
             raise ServerNotRunningError(
-                f"the object store of {url} does not answer within {seconds:.0f} s", advice="try again later"
+                f"the object store of {url} does not answer within {seconds:.0f} s",
+                advice="check its address, the credentials and the network",
             ) from error
         except Exception as error:
             raise _failure(url, error) from error
