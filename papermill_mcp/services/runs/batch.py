@@ -7,7 +7,7 @@ import itertools
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -465,6 +465,7 @@ class BatchRun(BaseRun):
         self._remote = remote
         self._uploads: set[asyncio.Task[str | None]] = set()
         self._urls: dict[str, str] = {}
+        self._storing: asyncio.Task[bool] | None = None
         self.rows = list(rows)
         self._over: list[BatchRow] = []
         self._done = self._failed = self._timed = 0
@@ -523,10 +524,7 @@ class BatchRun(BaseRun):
                 )
             there = False
             if self._remote is not None and not self.cancelled:
-                try:
-                    there = await self._put_remote_table(self._remote)
-                except asyncio.CancelledError:
-                    self.cancelled = closing = True
+                there, closing = await self._in_store(self._put_remote_table(self._remote))
             if not there:
                 await completed(self._put_table(durable=True))
             if self._written and (first := self._table.taken) is not None:
@@ -540,7 +538,8 @@ class BatchRun(BaseRun):
                 try:
                     await self._put_typed_table()
                     await self._put_report()
-                    await self._put_remote_report()
+                    if self._remote is not None and not self.cancelled:
+                        _, closing = await self._in_store(self._put_remote_report(self._remote))
                 except asyncio.CancelledError:
                     pass  # the server is closed meanwhile: the same request writes them
             await self._claims.release_many(self.execution_id)
@@ -617,6 +616,26 @@ class BatchRun(BaseRun):
         finally:
             self._uploads.discard(upload)
 
+    async def _in_store(self, work: Coroutine[Any, Any, bool]) -> tuple[bool, bool]:
+        """Do some work in the object store, unless it is cancelled: by a client, or since the server is closed.
+
+        Returns:
+            Its result, and whether the server is closed.
+        """
+        self._storing = asyncio.create_task(work)
+        try:
+            return await self._storing, False
+        except asyncio.CancelledError:
+            self.cancelled = True
+            self.notes.append("the table and the report were not written to the object store: that was cancelled")
+            return False, bool((task := asyncio.current_task()) is not None and task.cancelling())
+        except Exception:
+            logger.exception("tables and the report of a batch could not be written to an object store")
+            self.notes.append("the table or the report was not written to the object store; the log has the details")
+            return False, False
+        finally:
+            self._storing = None
+
     async def _put_remote_table(self, remote: RemoteDirectory) -> bool:
         """Write the table here and to the object store. Returns whether it is at least here.
 
@@ -640,17 +659,17 @@ class BatchRun(BaseRun):
             self.notes.append(f"the table of results was not written to {remote.url}: {error} It is kept in {copy}")
         return False
 
-    async def _put_remote_report(self) -> None:
-        """Write the report, and the table as Parquet, to the object store."""
-        if self._remote is None or self.cancelled:
-            return
+    async def _put_remote_report(self, remote: RemoteDirectory) -> bool:
+        """Write the report, and the table as Parquet, to the object store. Returns whether they are there."""
         try:
             if self._typed is not None:
-                await self._remote.put(self._typed)
+                await remote.put(self._typed)
             if self._report is not None:
-                self._urls["report"] = await self._remote.put(self._report)
+                self._urls["report"] = await remote.put(self._report)
         except ServerError as error:
-            self.notes.append(f"the report was not written to {self._remote.url}: {error}")
+            self.notes.append(f"the report was not written to {remote.url}: {error}")
+            return False
+        return True
 
     async def _attempt(self, row: BatchRow) -> tuple[AttemptEnd | None, str]:
         """Do a run once. Returns the kind of a failure, None for another end, and the id of the attempt."""
@@ -757,7 +776,7 @@ class BatchRun(BaseRun):
         if not self.finished:
             self.cancelled = True
             self._halted.set()
-            for upload in [*self._uploads]:
+            for upload in [*self._uploads, *([self._storing] if self._storing is not None else [])]:
                 upload.cancel()
             await self._backend.cancel()
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from papermill_mcp.core.object_store import ObjectStores
 else:
     object_store = lazy("papermill_mcp.core.object_store")
+
+logger = logging.getLogger(__name__)
 
 #: Uploads and downloads at a time. Each holds its bytes in memory.
 _TRANSFERS = 4
@@ -106,6 +109,9 @@ class RemoteOutputs:
                 output.replaces = await (await self.stores()).write(output.url, content.data, replaces=output.replaces)
         except ServerError as error:
             return str(error)
+        except Exception:
+            logger.exception("an output could not be written to an object store", extra={"path": str(file)})
+            return "the log of the server has the details"
         output.published = True
         return None
 

@@ -184,10 +184,15 @@ async def test_credentials_that_are_missing_are_an_error_before_the_run(
 
 
 class Stuck:
-    """A proxy in front of a server that, once it is `held`, takes requests to write and never answers them."""
+    """A proxy in front of a server that, once it is `held`, takes requests to write and never answers them.
 
-    def __init__(self, port: int) -> None:
+    Args:
+        only: in the path of these requests.
+    """
+
+    def __init__(self, port: int, only: bytes = b"") -> None:
         self._port = port
+        self._only = only
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         self.held = threading.Event()
@@ -210,7 +215,7 @@ class Stuck:
     def _copy(self, source: socket.socket, sink: socket.socket, asking: bool) -> None:
         try:
             while data := source.recv(65536):
-                if asking and self.held.is_set() and data.startswith(b"PUT"):
+                if asking and self.held.is_set() and data.startswith(b"PUT") and self._only in data[:200]:
                     self.caught.set()
                     return
                 sink.sendall(data)
@@ -427,7 +432,7 @@ async def test_batch_on_dask_is_written(
 ) -> None:
     monkeypatch.setenv("DASK_TEMPORARY_DIRECTORY", str(tmp_path))
     write_notebook(workspace / "in.ipynb", [cell("n = 1", tags=["parameters"]), cell("print('n is', n)")])
-    cluster = LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None, asynchronous=True, processes=True)
+    cluster = LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0", asynchronous=True, processes=True)
     async with cluster, client(dask_scheduler=cluster.scheduler_address, remote_outputs=[PREFIX]) as connected:
         view = await batch(connected)
         assert view["status"] == "ok", view
@@ -455,6 +460,31 @@ async def test_cancelled_batch_writes_no_more(remote: Callable[..., Any], s3: S3
         ended = await call(client, "cancel_execution", execution_id=view["execution_id"])
         assert ended["status"] == "interrupted" and s3.keys() == []
         assert (copies(workspace) / "results.csv").is_file()
+
+
+@pytest.mark.parametrize("file", ["results.jsonl", "report.html"])
+async def test_cancel_ends_the_write_of_a_table_and_a_report(
+    remote: Callable[..., Any], s3: S3Server, workspace: Path, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    proxy = Stuck(s3.port, file.encode())
+    monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+    proxy.held.set()
+    try:
+        async with remote() as client:
+            view = await batch(client, wait=0)
+            await until(proxy.caught.is_set, seconds=40, what="the upload")
+            ended = await call(client, "cancel_execution", execution_id=view["execution_id"])
+            assert ended["status"] in ("interrupted", "ok") and "that was cancelled" in notes(ended)
+            assert {"runs/sweep/in-n=1.ipynb", "runs/sweep/in-n=2.ipynb"} <= {*s3.keys()}
+            assert f"runs/sweep/{file}" not in s3.keys()  # noqa: SIM118 - they are a method's
+            assert (copies(workspace) / "results.csv").is_file() and (copies(workspace) / "report.html").is_file()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", s3.url)
+    finally:
+        proxy.close()
+    async with remote() as client:  # the same request writes them
+        view = await batch(client)
+        assert view["status"] == "ok" and view["report"] == f"{PREFIX}/sweep/report.html"
+        assert len(s3.keys()) == 6
 
 
 # Which URLs are allowed
