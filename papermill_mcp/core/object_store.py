@@ -14,6 +14,7 @@ from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from papermill_mcp.config import REMOTE_SCHEMES
 from papermill_mcp.errors import (
     ConflictError,
     NotFoundError,
@@ -21,7 +22,7 @@ from papermill_mcp.errors import (
     ServerError,
     ServerNotRunningError,
 )
-from papermill_mcp.utils.lazy import lazy
+from papermill_mcp.utils.lazy import lazy, load
 
 if TYPE_CHECKING:
     from fsspec import core as fsspec
@@ -32,6 +33,8 @@ else:
 ASK_SECONDS = 45.0
 TRANSFER_SECONDS = 60.0
 TRANSFER_RATE = 250_000
+
+_LOGGERS = ("aiobotocore", "botocore", "s3fs", "gcsfs", "google", "adlfs", "azure", "fsspec")
 
 #: Facts of an object that change with its content, the best first.
 _VERSIONS = ("ETag", "etag", "generation", "md5Hash", "content_md5")
@@ -160,11 +163,8 @@ class ObjectStores:
         scheme, _, rest = url.partition("://")
         place = f"{scheme}://{rest.partition('/')[0]}"
         if place not in self._systems:
-            logging.getLogger("azure").setLevel(logging.ERROR)  # it has long warnings for each way to credentials
             try:
-                self._systems[place], _ = await asyncio.to_thread(
-                    lambda: fsspec.url_to_fs(place, skip_instance_cache=True)
-                )
+                self._systems[place] = await asyncio.to_thread(_connected, scheme, place)
             except (ImportError, ValueError, OSError) as error:
                 raise _failure(url, error) from error
         system = self._systems[place]
@@ -183,6 +183,15 @@ class ObjectStores:
             ) from error
         except Exception as error:
             raise _failure(url, error) from error
+
+
+def _connected(scheme: str, place: str) -> Any:
+    """The file system of fsspec for a bucket. Called in a worker thread: it imports the client of the store."""
+    for name in _LOGGERS:  # they log each request, and each way in which they look for credentials
+        logging.getLogger(name).setLevel(max(logging.ERROR, logging.getLogger().level))
+    load(lazy(REMOTE_SCHEMES[scheme]))
+    system, _ = fsspec.url_to_fs(place, skip_instance_cache=True)
+    return system
 
 
 def _version_of(facts: dict[str, Any]) -> str:

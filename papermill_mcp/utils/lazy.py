@@ -12,12 +12,14 @@ statement of its own.
 A stand-in serves wherever the module does, `isinstance(x, metadata.PapermillTask)` and `except metadata.Error`
 included. A base class or a decorator is needed at import time and cannot wait.
 
-Two rules hold for each late import:
+Three rules hold for each late import:
 
 - Late imports take turns. Jupyter's packages import each other in circles. Two threads that enter a circle at
   different places wait for each other, and Python lets one of them fail with a deadlock error.
 - `jsonschema` finds no `rfc3987_syntax`. With it, as in an environment with JupyterLab, it builds a grammar of URIs
   at import. This takes two seconds, and notebooks do not need it.
+- `papermill` finds no client of an object store, of which it would import each one. This takes a second. Outputs go
+  there by another way, whose clients are imported by their own names.
 """
 
 from __future__ import annotations
@@ -32,6 +34,10 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 _lock = threading.RLock()
+
+#: Packages that other ones import if they are there, and need not. The second ones are those that papermill imports.
+_NEVER = ("rfc3987_syntax",)
+_CLIENTS = ("gcsfs", "boto3", "azure")
 
 
 class _LazyModule(ModuleType):
@@ -53,7 +59,7 @@ def load(module: ModuleType) -> ModuleType:
     Raises:
         ImportError: the module, or a package that it needs, is not installed.
     """
-    with _lock, _without_uri_grammar():
+    with _lock, _hidden(module.__name__.partition(".")[0]):
         loaded = importlib.import_module(module.__name__)
     module.__dict__["_loaded"] = loaded
     return loaded
@@ -65,15 +71,16 @@ async def imported(*modules: ModuleType) -> None:
 
 
 @contextmanager
-def _without_uri_grammar() -> Iterator[None]:
-    absent = "rfc3987_syntax" not in sys.modules
-    if absent:
-        sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
+def _hidden(wanted: str) -> Iterator[None]:
+    """Let some packages not be found. Args: `wanted`: the package that is imported."""
+    names = (*_NEVER, *_CLIENTS) if wanted in ("papermill", __name__.partition(".")[0]) else _NEVER
+    absent = [name for name in names if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type]
     try:
         yield
     finally:
-        if absent:
-            del sys.modules["rfc3987_syntax"]
+        for name in absent:
+            del sys.modules[name]
 
 
 if TYPE_CHECKING:

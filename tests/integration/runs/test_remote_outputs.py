@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import shutil
+import signal
 import socket
 import threading
 import time
@@ -18,7 +20,22 @@ from typing import Any
 import pytest
 from conftest import Connect
 from distributed import LocalCluster
-from helpers import Json, call, cell, digest, read_json, refused, stdout_in, until, waiting_code, write_notebook
+from helpers import (
+    MARKER,
+    Json,
+    call,
+    cell,
+    digest,
+    marked_processes,
+    read_json,
+    refused,
+    stdio_client_of,
+    stdout_in,
+    until,
+    wait_gone,
+    waiting_code,
+    write_notebook,
+)
 from mcp import Client
 from object_stores import CREDENTIALS, S3Server
 
@@ -432,7 +449,9 @@ async def test_batch_on_dask_is_written(
 ) -> None:
     monkeypatch.setenv("DASK_TEMPORARY_DIRECTORY", str(tmp_path))
     write_notebook(workspace / "in.ipynb", [cell("n = 1", tags=["parameters"]), cell("print('n is', n)")])
-    cluster = LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0", asynchronous=True, processes=True)
+    cluster = LocalCluster(
+        n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0", asynchronous=True, processes=True
+    )
     async with cluster, client(dask_scheduler=cluster.scheduler_address, remote_outputs=[PREFIX]) as connected:
         view = await batch(connected)
         assert view["status"] == "ok", view
@@ -460,6 +479,38 @@ async def test_cancelled_batch_writes_no_more(remote: Callable[..., Any], s3: S3
         ended = await call(client, "cancel_execution", execution_id=view["execution_id"])
         assert ended["status"] == "interrupted" and s3.keys() == []
         assert (copies(workspace) / "results.csv").is_file()
+
+
+async def test_server_that_is_killed_while_it_writes_is_taken_up_by_the_next_one(
+    s3: S3Server, workspace: Path, state_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The outputs that had no time to be written are written then, without another run."""
+    write_notebook(
+        workspace / "in.ipynb",
+        [cell("n = 1", tags=["parameters"]), cell("with open('times', 'a') as log: log.write(f'{n} ')")],
+    )
+    flags = ("--remote-outputs", PREFIX)
+    proxy = Stuck(s3.port, b"n%3D2")
+    proxy.held.set()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+    try:
+        async with stdio_client_of(workspace, state_directory, *flags) as client:
+            view = await batch(client, grid={"n": [1, 2]}, max_parallel=1, wait=0)
+            await until(proxy.caught.is_set, seconds=40, what="the second upload")
+            (server,) = [p for p in marked_processes(os.environ[MARKER]) if "papermill_mcp.main" in p.cmdline()]
+            os.kill(server.pid, signal.SIGKILL)
+            assert await wait_gone([server.pid], seconds=5) == []
+    finally:
+        proxy.close()
+    assert "runs/sweep/in-n=1.ipynb" in s3.keys() and "runs/sweep/in-n=2.ipynb" not in s3.keys()  # noqa: SIM118
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3.url)
+    async with stdio_client_of(workspace, state_directory, *flags) as client:
+        earlier = await call(client, "get_execution", execution_id=view["execution_id"])
+        assert earlier["status"] == "aborted"
+        again = await batch(client)
+        assert again["status"] == "ok" and "2 of 2 runs were complete already" in notes(again)
+    assert (workspace / "times").read_text() == "1 2 "
+    assert len(s3.keys()) == 6
 
 
 @pytest.mark.parametrize("file", ["results.jsonl", "report.html"])

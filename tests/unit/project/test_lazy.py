@@ -118,6 +118,18 @@ def test_two_threads_never_import_at_once() -> None:
     assert done.stdout.strip() == "[] True [] False", done.stderr
 
 
+def test_papermill_imports_no_client_of_a_store() -> None:
+    """It would import each one that is installed, which takes a second. They are there by their own names."""
+    code = (
+        "import sys\nfrom papermill_mcp.utils.lazy import lazy, load\n"
+        "load(lazy('papermill_mcp.core.papermill.output'))\n"
+        "print('papermill' in sys.modules, sorted({'gcsfs', 'boto3', 'azure'} & sys.modules.keys()))\n"
+        "load(lazy('adlfs')), load(lazy('gcsfs'))\nprint(sys.modules['gcsfs'].GCSFileSystem.protocol[0])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "True []\ngs\n", done.stderr
+
+
 def test_heavy_packages_wait_for_the_first_call_that_needs_them(tmp_path: Path) -> None:
     notebook: Json = {"cells": [cell("x = 1", tags=["parameters"])], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
     notebook["cells"][0]["id"] = "c0"
