@@ -136,6 +136,7 @@ class PapermillRecipe:
         except asyncio.CancelledError as cancelled:
             self.run.cut_off(str(cancelled) or "the server was closed")
         finally:
+            self.notes += filter(None, [self._usage.note if self._usage is not None else None])
             self._observer.finish(self.kernel.info.get("language_info"), complete=complete)
             mark = None
             if self._marked and self._failed is not None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import contextlib
 import dataclasses
 import logging
 import os
@@ -215,13 +214,14 @@ class _Bench:
             display_path=task.display_path,
             durable=False,
         )
+        saving = asyncio.Lock()
         return run_file.RunFile(
             path,
             document,
             content,
             display_path=task.display_path,
             max_bytes=sys.maxsize,  # the server that keeps the output has a limit
-            lock=contextlib.nullcontext,
+            lock=lambda: saving,
         )
 
     async def end_kernel(self, kernel: Kernel) -> None:

@@ -39,6 +39,7 @@ class UsageWatch:
         self._pid = kernel.pid
         self._task: asyncio.Task[None] | None = None
         self.peak: int | None = None
+        self._killed = False
         self.processor_seconds: float | None = None
 
     async def __aenter__(self) -> Self:
@@ -63,11 +64,22 @@ class UsageWatch:
                 self._note(found)
                 if self._limit is not None and found is not None and found.memory > self._limit:
                     reason = f"with its processes it had {human_size(found.memory)}, over memory_limit={self._limit}"
+                    self._killed = True
                     return await asyncio.shield(self._kernel.kill(reason))
             except Exception:
                 logger.exception("the usage of a kernel could not be watched")
                 return None
         return None
+
+    @property
+    def note(self) -> str | None:
+        """A sentence if the kernel was over its limit for so short a time that nothing ended it."""
+        if self._limit is None or self.peak is None or self.peak <= self._limit or self._killed:
+            return None
+        return (
+            f"its kernel had up to {human_size(self.peak)}, over memory_limit={self._limit}, between two looks "
+            f"{_LIMIT_INTERVAL:g} s apart"
+        )
 
     def _note(self, found: Used | None) -> None:
         if found is not None:

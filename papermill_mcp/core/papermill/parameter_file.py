@@ -30,6 +30,8 @@ SUFFIXES = (".csv", ".json", ".yaml", ".yml")
 _DELIMITERS = ",;\t"
 _WORDS = {"true": True, "false": False, "null": None, "none": None}
 _NUMBER = re.compile(r"[+-]?(?:\d[\d_]*)(?:\.0*)?", re.ASCII)
+#: A post code, or the number of a customer: a number would lose its zeros.
+_LEADING_ZEROS = re.compile(r"[+-]?0\d+", re.ASCII)
 _STATE = "nothing was run"
 
 
@@ -65,7 +67,7 @@ def sets_in(data: bytes, suffix: str, name: str) -> Sequence[dict[str, Any]]:
         with collector_paused():
             return [*_table(text, name)]
     try:
-        value = json.loads(text) if suffix == ".json" else _from_yaml(text)
+        value = json.loads(text, object_pairs_hook=_each_once) if suffix == ".json" else _from_yaml(text)
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         kind = "JSON" if suffix == ".json" else "YAML"
         raise _fault(f"{name} is no {kind}: {' '.join(str(error).split())[:300]}", "correct the file") from None
@@ -97,8 +99,9 @@ def typed(values: Mapping[str, str], parameters: NotebookParameters) -> dict[str
     for name, text in values.items():
         parameter = parameters.by_name.get(name)
         fractions = parameter is not None and _has_fractions(parameter)
-        fits = (one for one in _readings(text, fractions) if parameter is None or misfit(parameter, one) is None)
-        found[name] = next(fits, text)
+        fits = [one for one in _readings(text, fractions) if parameter is None or misfit(parameter, one) is None]
+        as_text = _LEADING_ZEROS.fullmatch(text.strip()) is not None and text in fits
+        found[name] = text if as_text or not fits else fits[0]
     return found
 
 
@@ -172,11 +175,29 @@ def _header(row: Sequence[str], name: str) -> list[str]:
     return header
 
 
+def _each_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """The object with these members.
+
+    Raises:
+        ValueError: a name stands there twice.
+    """
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the name {next(name for name in names if names.count(name) > 1)[:100]!r} stands there twice")
+    return made
+
+
 def _from_yaml(text: str) -> Any:
     """YAML with the types of JSON: dates stay text. References are refused: a few of them make gigabytes."""
 
     class Loader(yaml.SafeLoader):
-        """Reads no dates."""
+        """Reads no dates, and no key twice."""
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+            _each_once([(key, None) for key in keys])
+            return super().construct_mapping(node, deep)
 
     Loader.yaml_implicit_resolvers = {
         first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]

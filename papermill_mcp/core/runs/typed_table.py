@@ -29,7 +29,10 @@ _TIMES = ("started",)
 _MOST = 2**63
 
 #: The texts in a `.jsonl` that stand for numbers which JSON does not have.
-_NO_JSON = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+_NO_JSON = {
+    **{"nan": math.nan, "inf": math.inf, "-inf": -math.inf},
+    **{"infinity": math.inf, "-infinity": -math.inf},
+}
 
 
 def available() -> bool:
@@ -72,8 +75,8 @@ def _of_any(values: Sequence[Any]) -> Any:
         return pyarrow.array(values, pyarrow.bool_())
     if kinds == {int} and all(-_MOST <= value < _MOST for value in present):
         return pyarrow.array(values, pyarrow.int64())
-    numbers = [_NO_JSON.get(value, value) if isinstance(value, str) else value for value in values]
-    if float in kinds and all(value is None or _is_number(value) for value in numbers):
+    numbers = [_NO_JSON.get(value.lower(), value) if isinstance(value, str) else value for value in values]
+    if kinds & {int, float} and all(value is None or _is_number(value) for value in numbers):
         return pyarrow.array([None if value is None else float(value) for value in numbers], pyarrow.float64())
     if kinds <= {str}:
         return _texts(values)

@@ -209,14 +209,17 @@ class BatchRow:
     def take(self, outcome: Outcome) -> None:
         """The attempt is over."""
         seconds = outcome.seconds if self.begun else None
+        notes, reason = list(outcome.notes), outcome.summary.error
+        if outcome.status == RunStatus.ERROR and reason is None and notes:
+            reason = one_line(notes[-1], 2 * _ERROR_CHARS)  # its results could not be saved, or the like
         more = {
-            "notes": tuple(outcome.notes),
+            "notes": tuple(notes),
             "peak_memory": outcome.peak_memory,
             "processor_seconds": outcome.processor_seconds,
             "worker": outcome.worker,
             "revision": outcome.revision,
         }
-        self._over_with(_Result.of(outcome.status, seconds, outcome.summary, **more))
+        self._over_with(replace(_Result.of(outcome.status, seconds, outcome.summary, **more), error=reason))
 
     def keep(self, summary: RunSummary) -> None:
         """An earlier batch has completed the run."""
@@ -235,11 +238,14 @@ class BatchRow:
         assert self._result is not None and self.remote is not None
         failure = f"the output was not written to {self.remote.url}: {sentence(reason)}"
         well = self._result.status == RunStatus.OK
+        again = (
+            "the same request runs it again, under another name" if self.remote.taken else "the same request writes it"
+        )
         self._result = replace(
             self._result,
             status=RunStatus.ERROR if well else self._result.status,
             error=one_line(failure, 2 * _ERROR_CHARS) if well else self._result.error,
-            notes=(*self._result.notes, f"{failure} It is kept in {copy}, and the same request writes it"),
+            notes=(*self._result.notes, f"{'' if well else f'{failure} '}it is kept in {copy}, and {again}"),
         )
 
     def repeat(self) -> None:
@@ -468,6 +474,7 @@ class BatchRun(BaseRun):
         self._storing: asyncio.Task[bool] | None = None
         self.rows = list(rows)
         self._over: list[BatchRow] = []
+        self._counted: set[int] = set()
         self._done = self._failed = self._timed = 0
         self._took = 0.0
         for row in self.rows:
@@ -713,7 +720,10 @@ class BatchRun(BaseRun):
         self.changed()
 
     def _count(self, row: BatchRow) -> None:
-        """Put a run among those that are over."""
+        """Put a run among those that are over, once: at the end of the server its task may still go on."""
+        if row.number in self._counted:
+            return
+        self._counted.add(row.number)
         self._over.append(row)
         self._done += row.had_turn
         self._failed += row.error is not None

@@ -254,7 +254,8 @@ def _table(rows: Sequence[RowState], errors: Mapping[int, str], directory: Path)
         cells = [_number_cell(row.number), Cell(f"{row.status}, kept" if row.kept else str(row.status))]
         cells += [_cell(values[place]) for _, values in columns]
         cells.append(Cell("") if row.duration is None else Cell(f"{row.duration:.2f}", row.duration))
-        cells.append(Cell(row.output_file.name, address=address_of(row.output_file, directory)))
+        there = not row.failed or row.output_file.exists()
+        cells.append(Cell(row.output_file.name, address=address_of(row.output_file, directory) if there else None))
         if errors:
             error = errors.get(row.number, "")
             where = f"cell {row.failed_cell}: " if error and row.failed_cell is not None else ""

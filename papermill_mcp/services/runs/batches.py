@@ -271,7 +271,12 @@ class BatchStarter:
 
         def read() -> Sequence[dict[str, Any]]:
             content = read_file(real, max_bytes=MAX_FILE_BYTES, display_path=shown)
-            return parameter_file.sets_in(content.data, real.suffix.lower(), shown)
+            found = parameter_file.sets_in(content.data, real.suffix.lower(), shown)
+            if not found:
+                raise InvalidArgumentError(
+                    f"{shown} has no set of parameters", state="nothing was run", advice="add a line, or an object"
+                )
+            return found
 
         return await asyncio.to_thread(read)
 
@@ -420,7 +425,7 @@ class BatchStarter:
             try:
                 document, found, revision = await self._read(row, part, name)
             except ServerError:
-                changed += [name] * by_digest  # something else is in its place
+                changed.append(name)  # something else is in its place
                 continue
             if found.digest != row.digest and not (by_digest and found.digest is None):
                 continue

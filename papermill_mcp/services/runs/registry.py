@@ -328,6 +328,7 @@ class RunRegistry:
             table = Path(record.output_path).with_suffix(".jsonl")
             if rows := await asyncio.to_thread(tables.rows_of, table, record.execution_id):
                 view = earlier_batch(record, rows, self._workspace, runs)
+                view.fit(self._config.max_output_chars)
                 report = await asyncio.to_thread(files.report_of, table.parent, record.execution_id)
                 view.report = self._workspace.display_path(report) if report is not None else None
                 if runs is not None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from papermill_mcp.core.documents.document import NotebookDocument
-from papermill_mcp.errors import AlreadyExistsError, NotFoundError, ServerError
+from papermill_mcp.errors import AlreadyExistsError, ConflictError, NotFoundError, ServerError
 from papermill_mcp.services.notebook_service import NotebookService
 from papermill_mcp.services.workspace import Workspace
 from papermill_mcp.utils.file_utils import FileContent, read_file, write_file
@@ -45,11 +45,13 @@ class RemoteOutput:
     Attributes:
         replaces: the version of the object that the output replaces; None for a new object.
         published: whether the object is there as the run left it.
+        taken: another program has written an object there meanwhile, which stays.
     """
 
     url: str
     replaces: str | None = None
     published: bool = False
+    taken: bool = False
 
     @property
     def claim(self) -> Path:
@@ -108,6 +110,7 @@ class RemoteOutputs:
                 content = await asyncio.to_thread(read_file, file, max_bytes=self._max_bytes, display_path=shown)
                 output.replaces = await (await self.stores()).write(output.url, content.data, replaces=output.replaces)
         except ServerError as error:
+            output.taken = isinstance(error, ConflictError)
             return str(error)
         except Exception:
             logger.exception("an output could not be written to an object store", extra={"path": str(file)})

@@ -6,6 +6,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import singledispatch
 from pathlib import Path
@@ -81,8 +82,9 @@ _ALL_CHARS = 999_999_999
 #: Packages of an installation that are listed.
 _PACKAGES = 200
 
-#: Characters of a recorded value, as JSON, in a reply.
+#: Characters of a recorded value, as JSON, in a reply, and of one for which there is no more room.
 _VALUE_CHARS = 1000
+_CUT_CHARS = 60
 
 
 class CellResult(BaseModel):
@@ -218,6 +220,23 @@ class BatchRunView(RunView):
     numbers: list[NumberSpan] | None = None
     by_parameter: NumbersByParameter | None = None
     runs: list[RunRow] | None = None
+
+    def fit(self, chars: int) -> None:
+        """Leave out recorded values of runs, and cut parameters, beyond `chars` characters in all. A note says so."""
+        left_out = 0
+        for row in self.runs or []:
+            row.parameters, chars = _fitted(row.parameters, chars)
+            kept = []
+            for value in row.result or []:
+                size = len(value.name) + len(_json(value.value))
+                if size <= chars:
+                    kept.append(value)
+                    chars -= size
+                else:
+                    left_out += 1
+            row.result = kept or None
+        if left_out:
+            self.add_note(f"{count_noun(left_out, 'recorded value')} not shown for want of room: the table has them")
 
 
 class BatchPreview(BatchRunView):
@@ -390,7 +409,8 @@ class RunViewer:
                 source=failed.source[:2000],
                 error=show_error(_error_of(failed.error), self.budget) if failed.error else None,
             )
-        view.result = _recorded_view(short_values(cells.recorded or {}))
+        recorded, _ = _fitted(short_values(cells.recorded or {}), max(self.budget.chars, _VALUE_CHARS))
+        view.result = _recorded_view(recorded)
 
     def _row(self, cell: CellState, path: str) -> CellResult:
         budget = self.budget
@@ -491,6 +511,7 @@ def _(run: BatchSnapshot, viewer: RunViewer) -> RunView:
     view.failures = failure_groups(run.errors) or None
     view.numbers = number_spans(run.numbers) or None
     view.by_parameter = numbers_by_parameter(run.over) if run.numbers else None
+    view.fit(viewer.budget.chars)
     if run.left_out or run.more_rows:
         which = run.more_rows or f"0-{min(run.total or 1, _PAGE) - 1}"
         more = f"{count_noun(run.left_out, 'more run')} ended: " if run.left_out else "more of them: "
@@ -585,6 +606,8 @@ def earlier_batch(
     Raises:
         InvalidArgumentError: it is none.
     """
+    over = sum(str(row.get("status")) not in (RunStatus.ABORTED, RunStatus.NOT_RUN) for row in rows)
+    record = replace(record, cells_done=max(over, record.cells_done or 0))  # the record may be a second older
     view = earlier_view(row_of(record, workspace))
     if view.status == RunStatus.INTERRUPTED:
         view.add_note("the same request keeps the runs that are complete and runs the others")
@@ -713,11 +736,27 @@ def shown_at_once(run: RunSnapshot) -> bool:
     )
 
 
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _fitted(values: Mapping[str, Any], chars: int) -> tuple[dict[str, Any], int]:
+    """Values with those cut for which there is no room, and the room that is left. Short ones always stay."""
+    fitted = {}
+    for name, value in values.items():
+        text = _json(value)
+        if len(text) > max(chars, _CUT_CHARS):
+            value = f"{text[:_CUT_CHARS]}… ({len(text)} characters)"
+        fitted[name] = value
+        chars -= len(name) + min(len(text), max(chars, _CUT_CHARS))
+    return fitted, max(chars, 0)
+
+
 def short_values(values: Mapping[str, Any]) -> dict[str, Any]:
     """Recorded values, large ones cut: the output has them whole."""
     short = {}
     for name, value in values.items():
-        text = json.dumps(value, ensure_ascii=False, default=str)
+        text = _json(value)
         short[name] = value if len(text) <= _VALUE_CHARS else f"{text[:_VALUE_CHARS]}… ({len(text)} characters)"
     return short
 

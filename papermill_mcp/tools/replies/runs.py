@@ -180,8 +180,8 @@ def _runs(reply: BatchRunView) -> list[str]:
         which = ", ".join(map(str, group.runs)) + (", …" if group.count > len(group.runs) else "")
         lines.append(f"failed: {count_noun(group.count, 'run')} ({which}) · {inline(group.error)}")
     lines += [
-        f"recorded {one_line(span.name, 100)}: {span.min:g} (run {span.min_run}) to {span.max:g} (run {span.max_run}), "
-        f"median {span.median:g}, of {count_noun(span.count, 'run')}"
+        f"recorded {one_line(span.name, 100)}: {_number(span.min)} (run {span.min_run}) to {_number(span.max)} "
+        f"(run {span.max_run}), median {_number(span.median)}, of {count_noun(span.count, 'run')}"
         for span in reply.numbers or []
     ]
     by_value, tabled = reply.by_parameter, set[int]()
@@ -222,10 +222,15 @@ def _numbers(reply: NumbersByParameter) -> list[str]:
     part = f" ({shown} of {reply.runs_total} runs; the table of results has all)" if shown < reply.runs_total else ""
     lines = [f"by {name}{part}:", " | ".join([name, "run", *(one_line(one, 60) for one in reply.names)])]
     for point in reply.points:
-        numbers = ["" if number is None else f"{number:.6g}" for number in point.numbers]
+        numbers = ["" if number is None else _number(number) for number in point.numbers]
         facts = ["failed"] if point.failed and not any(numbers) else numbers
         lines.append(" | ".join([one_line(inline(point.value), 60), str(point.run), *facts]).rstrip())
     return lines
+
+
+def _number(value: float) -> str:
+    """Six digits; all of those of a whole number that a float has exactly."""
+    return str(int(value)) if abs(value) < 2**53 and value == int(value) else f"{value:.6g}"
 
 
 def _name(row: CellResult) -> str:

@@ -723,6 +723,14 @@ async def test_a_kernel_over_its_memory_limit_is_killed_and_the_others_go_on(cli
     assert json.loads(table[0])["peak_memory"] > 250_000_000
 
 
+async def test_a_run_too_short_to_be_killed_says_that_it_was_over_its_limit(client: Connect, workspace: Path) -> None:
+    write_notebook(workspace / "in.ipynb", [_PARAMETERS, "x = b'1' * 100_000_000; del x"])
+    async with client() as c:
+        facts = await batch(c, input_path="in.ipynb", memory_limit=100_000_000)
+
+    assert rows(facts)[0]["status"] == "died" or "memory_limit=100000000" in rows(facts)[0]["notes"][0]
+
+
 async def test_resources_need_a_cluster(client: Connect, notebook: Path) -> None:
     async with client() as c:
         message = await refused(c, "execute_notebook_batch", input_path="in.ipynb", resources={"GPU": 1})

@@ -50,7 +50,7 @@ def test_numbers_stand_by_the_values_of_the_parameter_in_their_order() -> None:
         "-1 | 2 | failed",
         "9 | 1 | 2 |",
         "10 | 0 | 0.123457 |",
-        "100.5 | 3 |  | 1e+09",
+        "100.5 | 3 |  | 1000000000",
     ]
 
 

@@ -111,6 +111,9 @@ def test_yaml_has_the_types_of_json() -> None:
         ("a: &a [1, 2]\nb: [*a, *a]", ".yaml"),
         ("- {1: 2}", ".yaml"),
         ("just text", ".yaml"),
+        ('[{"region": "a", "region": "b"}]', ".json"),
+        ('[{"x": {"a": 1, "a": 2}}]', ".json"),
+        ("- region: a\n  region: b\n", ".yaml"),
         ("", ".yaml"),
     ],
 )
@@ -160,6 +163,11 @@ _SOURCE = (
         ("al", "[1]", [1]),
         ("al", '["a"]', '["a"]'),
         ("unknown", "5", 5),
+        ("i", "007", 7),
+        ("none", "007", "007"),
+        ("unknown", "-01", "-01"),
+        ("unknown", "0", 0),
+        ("none", "0.5", 0.5),
     ],
 )
 def test_a_text_gets_the_type_of_its_parameter_or_stays_text(name: str, text: str, value: Any) -> None:

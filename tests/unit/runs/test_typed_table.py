@@ -33,6 +33,7 @@ def test_types_are_kept(tmp_path: Path) -> None:
     values: dict[str, list[Any]] = {
         "param.n": [1, 2, None],
         "param.rate": [1, 0.5, math.nan],
+        "result.loss": [1, "NaN", "-Infinity"],
         "param.flag": [True, None, False],
         "param.name": ["007", "", None],
         "param.any": [1, "1", [1, None]],
@@ -52,7 +53,7 @@ def test_types_are_kept(tmp_path: Path) -> None:
     assert read.column_names == [*COLUMNS, *values]
     kinds = {name: str(read.schema.field(name).type) for name in read.column_names}
     assert kinds["run"] == kinds["failed_cell"] == kinds["param.n"] == "int64"
-    assert kinds["duration"] == kinds["param.rate"] == "double"
+    assert kinds["duration"] == kinds["param.rate"] == kinds["result.loss"] == "double"
     assert kinds["started"].startswith("timestamp[") and "UTC" in kinds["started"]
     assert kinds["param.flag"] == "bool"
     assert kinds["param.name"] == kinds["worker"] == kinds["result.none"] == "string"
