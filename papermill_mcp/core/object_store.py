@@ -7,6 +7,7 @@ the user's files, the machine. The work goes on in the event loop that fsspec ha
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import mimetypes
 import re
@@ -42,6 +43,9 @@ _VERSIONS = ("ETag", "etag", "generation", "md5Hash", "content_md5")
 #: Parts of a message of a library that may have credentials.
 _SECRET = re.compile(r"\?\S*|(?<=://)[^/\s]*@")
 _MESSAGE_CHARS = 300
+
+#: Words of a store for an object that another program has changed.
+_CONFLICTS = ("PreconditionFailed", "pre-conditions", "ConditionalRequestConflict", "conflicting conditional")
 
 _T = TypeVar("_T")
 
@@ -119,17 +123,17 @@ class ObjectStores:
             ConflictError: the object has another version. It stays as it is.
             ServerError: as for `version`. The object is the old or the new one, never a part of it.
         """
-        system, path = await self._system(url)
         found = await self.version(url)
         if found == replaces:
-            options = _options(url, replaces)
-            seconds = TRANSFER_SECONDS + len(data) / TRANSFER_RATE
             try:
-                await self._ask(url, system._pipe_file(path, data, **options), seconds=seconds)
+                await self._put(url, data, replaces)
             except ConflictError:
                 pass
             else:
-                return await self.version(url) or ""
+                try:
+                    return await self.version(url) or ""
+                except ServerError:
+                    return ""  # it is written; a further write will look first
         # A request that is sent again after a lost answer finds the object that it has written itself.
         written = await self.read(url)
         if written is not None and written.data == data:
@@ -138,6 +142,17 @@ class ObjectStores:
             f"{url} was changed by another program" if written is not None else f"{url} was removed meanwhile",
             state="it stays as it is",
         )
+
+    async def _put(self, url: str, data: bytes, replaces: str | None) -> None:
+        system, path = await self._system(url)
+        seconds = TRANSFER_SECONDS + len(data) / TRANSFER_RATE
+        try:
+            await self._ask(url, system._pipe_file(path, data, **_options(url, replaces)), seconds=seconds)
+        except ServerNotRunningError as error:
+            if getattr(error.__cause__, "errno", None) != errno.ENOSYS:  # as s3fs reads `NotImplemented`
+                raise
+            # Some stores that are compatible with S3 know no conditions.
+            await self._ask(url, system._pipe_file(path, data), seconds=seconds)
 
     async def _require_bucket(self, url: str) -> None:
         """Raise if the bucket of a URL does not exist. Those who may not ask may still write."""
@@ -215,7 +230,7 @@ def _failure(url: str, error: Exception) -> ServerError:
     name = type(error).__name__
     if isinstance(error, FileNotFoundError):
         return NotFoundError(f"{url} does not exist")
-    if isinstance(error, FileExistsError) or "PreconditionFailed" in text or "pre-conditions" in text:
+    if isinstance(error, FileExistsError) or any(one in text for one in _CONFLICTS):
         return ConflictError(f"{url} was changed by another program", state="it stays as it is")
     if isinstance(error, PermissionError) or "Credential" in name or "Authentication" in name:
         return PermissionDeniedError(

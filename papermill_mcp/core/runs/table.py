@@ -202,6 +202,19 @@ def rows_of(path: Path, batch: str) -> list[dict[str, Any]]:
     return sorted((row for row in rows if row["batch"] == batch), key=lambda row: row["run"])
 
 
+def replace_together(files: Mapping[Path, bytes]) -> None:
+    """Put files in place of tables, while no table of this process is written: it would see half of a pair. Blocks.
+
+    Raises:
+        ServerError: one could not be read or written.
+    """
+    with _LOCK:
+        for path, data in files.items():
+            present = _content(path)
+            if present is None or present.data != data:
+                write_file(path, data, expected=present, display_path=path.name)
+
+
 def revisions_in(directory: Path, lines: Iterable[bytes] = ()) -> dict[str, set[str]]:
     """The revisions that runs have left, by the name of the output, in all tables of a directory. Blocks.
 

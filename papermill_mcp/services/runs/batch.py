@@ -648,6 +648,8 @@ class BatchRun(BaseRun):
 
         Rows that other servers have written there meanwhile stay.
         """
+        if self._writing is not None:
+            await asyncio.wait([self._writing])
         try:
             for number in itertools.count(1):
                 await remote.fetch_tables()

@@ -17,13 +17,15 @@ from papermill_mcp.core.documents.document import NotebookDocument
 from papermill_mcp.errors import AlreadyExistsError, ConflictError, NotFoundError, ServerError
 from papermill_mcp.services.notebook_service import NotebookService
 from papermill_mcp.services.workspace import Workspace
-from papermill_mcp.utils.file_utils import FileContent, read_file, write_file
+from papermill_mcp.utils.file_utils import read_file
 from papermill_mcp.utils.lazy import imported, lazy
 
 if TYPE_CHECKING:
     from papermill_mcp.core import object_store
     from papermill_mcp.core.object_store import ObjectStores
+    from papermill_mcp.core.runs import table as tables
 else:
+    tables = lazy("papermill_mcp.core.runs.table")
     object_store = lazy("papermill_mcp.core.object_store")
 
 logger = logging.getLogger(__name__)
@@ -190,11 +192,13 @@ class RemoteDirectory:
             ServerError: they cannot be read or kept.
         """
         self.versions = await self._stores.names(self.url)
+        files: dict[Path, bytes] = {}
         for name in filter(_TABLES.fullmatch, list(self.versions)):
             found = await self._stores.read(f"{self.url}/{name}")
             if found is not None:
                 self.versions[name] = found.version
-                await asyncio.to_thread(_replace, self.copy / name, found.data)
+                files[self.copy / name] = found.data
+        await asyncio.to_thread(tables.replace_together, files)
 
     async def put(self, file: Path) -> str:
         """Write a file there as it is. Returns its URL.
@@ -207,17 +211,6 @@ class RemoteDirectory:
         content = await asyncio.to_thread(read_file, file, max_bytes=_MAX_TABLE, display_path=name)
         self.versions[name] = await self._stores.write(url, content.data, replaces=self.versions.get(name))
         return url
-
-
-def _replace(file: Path, data: bytes) -> None:
-    """Put data in place of a file. Called in a worker thread."""
-    present: FileContent | None = None
-    try:
-        present = read_file(file, max_bytes=_MAX_TABLE, display_path=file.name)
-    except NotFoundError:
-        pass
-    if present is None or present.data != data:
-        write_file(file, data, expected=present, display_path=file.name)
 
 
 def copy_name(url: str) -> str:

@@ -205,10 +205,12 @@ class Stuck:
 
     Args:
         only: in the path of these requests.
+        conditions: whether the server knows requests with conditions.
     """
 
-    def __init__(self, port: int, only: bytes = b"") -> None:
+    def __init__(self, port: int, only: bytes = b"", *, conditions: bool = True) -> None:
         self._port = port
+        self._conditions = conditions
         self._only = only
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
@@ -234,6 +236,13 @@ class Stuck:
             while data := source.recv(65536):
                 if asking and self.held.is_set() and data.startswith(b"PUT") and self._only in data[:200]:
                     self.caught.set()
+                    return
+                if asking and not self._conditions and b"\nif-" in data.lower():
+                    self.caught.set()
+                    text = b"<Error><Code>NotImplemented</Code><Message>A header is not implemented</Message></Error>"
+                    head = b"HTTP/1.1 501 Not Implemented\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
+                    source.sendall(head % len(text) + text)
+                    source.shutdown(socket.SHUT_WR)
                     return
                 sink.sendall(data)
             sink.shutdown(socket.SHUT_WR)
@@ -263,6 +272,21 @@ async def test_upload_can_be_cancelled(
             assert ended["status"] == "interrupted" and "the upload was cancelled" in notes(ended)
             assert b"n is 1" in (workspace / ended["output_path"]).read_bytes()
             assert s3.keys() == []
+    finally:
+        proxy.close()
+
+
+async def test_store_that_knows_no_conditions(
+    remote: Callable[..., Any], s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As some that are compatible with S3. The look before the write is left."""
+    proxy = Stuck(s3.port, conditions=False)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+    try:
+        async with remote() as client:
+            view = await run(client)
+            assert view["status"] == "ok" and proxy.caught.is_set(), notes(view)
+            assert b"n is 1" in s3.get("runs/out.ipynb")
     finally:
         proxy.close()
 
@@ -383,6 +407,7 @@ async def test_batch_is_resumed_from_the_store_alone(remote: Callable[..., Any],
         assert view["status"] == "ok" and "2 of 3 runs were complete already" in notes(view)
         assert s3.get("runs/sweep/in-n=1.ipynb") == before
         assert (copies(workspace) / "in-n=1.ipynb").read_bytes() == before
+        assert "not written" not in notes(view), notes(view)
         rows = [(row["run"], row["status"]) for row in table(s3)]
         assert rows == [(0, "ok"), (1, "ok"), (0, "ok"), (1, "ok"), (2, "ok")]  # those of the earlier batch stay
 

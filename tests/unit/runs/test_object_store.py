@@ -15,6 +15,7 @@ from papermill_mcp.errors import ErrorCode
         (PermissionError("denied"), ErrorCode.PERMISSION_DENIED),
         (FileExistsError("x"), ErrorCode.CONFLICT),
         (OSError("An error occurred (PreconditionFailed) when calling PutObject"), ErrorCode.CONFLICT),
+        (OSError("An error occurred (ConditionalRequestConflict) when calling PutObject"), ErrorCode.CONFLICT),
         (ConnectionError("refused"), ErrorCode.SERVER_NOT_RUNNING),
         (ValueError("odd"), ErrorCode.SERVER_NOT_RUNNING),
     ],
