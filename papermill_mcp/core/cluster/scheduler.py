@@ -28,7 +28,7 @@ _TRIES = 10
 _PAUSE = 0.1
 _FILE_BYTES = 5_000_000
 
-#: Seconds for the question whether a port speaks TLS.
+#: Seconds for the question whether a port answers, and speaks TLS.
 _ASK_SECONDS = 2.0
 
 _CERTIFICATES = (
@@ -112,6 +112,14 @@ async def refusal(address: str, error: BaseException) -> ServerNotRunningError:
         cause = cause.__cause__ or cause.__context__
     text = next((str(one) for one in causes if str(one)), "") or "it takes too long"
     advice = "start it, or correct the setting dask_scheduler"
+    encrypted = address.startswith(_ENCRYPTED)
+    speaks_tls = False
+    if not any(isinstance(one, ssl.SSLError | ConnectionRefusedError) for one in causes):
+        # Dask ends with a timeout, or with a closed connection. So the port itself is asked.
+        found = await _asked(address)
+        speaks_tls = found is None or (isinstance(found, ssl.SSLError) and "ALERT" in (found.reason or ""))
+        if found is not None and (encrypted or not isinstance(found, ssl.SSLError)):
+            causes.append(found)
     if any(isinstance(one, ssl.SSLCertVerificationError) for one in causes):
         text, advice = "its certificate is not signed by the CA of Dask's configuration here", _CERTIFICATES
     elif failed := next((one for one in causes if isinstance(one, ssl.SSLError)), None):
@@ -119,29 +127,39 @@ async def refusal(address: str, error: BaseException) -> ServerNotRunningError:
             text, advice = "it does not speak TLS", "use tcp:// in the setting dask_scheduler"
         else:
             text, advice = f"it refuses the certificate of this server: {failed.reason}", _CERTIFICATES
-    elif refused := next((one for one in causes if isinstance(one, ConnectionRefusedError)), None):
-        text = f"{refused.strerror or refused}: nothing listens there"
-    elif not address.startswith(_ENCRYPTED) and await _speaks_tls(address):
+    elif any(isinstance(one, ConnectionRefusedError) for one in causes):
+        text = "nothing listens there"
+    elif encrypted and isinstance(causes[-1], ConnectionError):
+        text, advice = "it ends the connection, perhaps as it refuses the certificate of this server", _CERTIFICATES
+    elif not encrypted and speaks_tls:
         text, advice = "it speaks TLS only", "use tls:// in the setting dask_scheduler"
     return ServerNotRunningError(
         f"no Dask scheduler answers at {address}: {text}", state="nothing was run", advice=advice
     )
 
 
-async def _speaks_tls(address: str) -> bool:
-    """Whether a port answers the beginning of TLS. No certificate is checked, and nothing is sent."""
+async def _asked(address: str) -> Exception | None:
+    """The failure of a connection with TLS; None if there is none. To an address without TLS nothing is proved or sent.
+
+    A scheduler refuses a certificate after the connection is made, instead of its first word.
+    """
     host, _, port = address.rpartition("://")[2].rpartition(":")
-    context = ssl.create_default_context()
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     try:
+        if address.startswith(_ENCRYPTED):
+            context = (await asyncio.to_thread(Security().get_connection_args, "client"))["ssl_context"]
+        else:
+            context = ssl.create_default_context()
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         async with asyncio.timeout(_ASK_SECONDS):
-            _, writer = await asyncio.open_connection(host.strip("[]"), int(port), ssl=context)
-    except ssl.SSLError as error:
-        return error.reason is not None and "ALERT" in error.reason  # it asks for a certificate
-    except (OSError, ValueError, OverflowError):  # a port may be none
-        return False
-    writer.close()
-    return True
+            reader, writer = await asyncio.open_connection(host.strip("[]"), int(port), ssl=context)
+            try:
+                if address.startswith(_ENCRYPTED) and not await reader.read(1):
+                    return ConnectionResetError("it ends the connection")
+            finally:
+                writer.close()
+    except (OSError, ValueError, OverflowError) as error:  # a port may be none
+        return error
+    return None
 
 
 def _unusable(what: str, advice: str) -> ServerNotRunningError:
