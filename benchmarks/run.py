@@ -11,13 +11,16 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
 import csv
 import hashlib
 import hmac
+import itertools
 import json
 import logging
 import os
 import platform
+import random
 import socket
 import statistics
 import subprocess
@@ -699,6 +702,49 @@ def in_place_20mb(bench: Bench, rounds: int | None) -> list[Row]:
     return [_seconds(_row("in_place_20mb, saving on", floors, ours, 1.3))]
 
 
+def history_60mb(bench: Bench, rounds: int | None) -> list[Row]:
+    """An edit of a cell in a notebook of 60 MB with its history kept, against the same without one, from the second on.
+
+    Half a second before each edit nothing happens, as between two calls of a model. The second row has no pauses.
+    """
+    empty: dict[str, Any] = {"metadata": {}, "execution_count": 1}
+
+    def output(number: int) -> dict[str, Any]:
+        picture = base64.b64encode(random.Random(number).randbytes(150_000)).decode()
+        return {"output_type": "display_data", "data": {"image/png": picture, "text/plain": "Figure"}, "metadata": {}}
+
+    cells = [
+        {"cell_type": "code", "id": f"c{n}", "source": f"plot({n})", "outputs": [output(n)], **empty}
+        for n in range(300)
+    ]
+    spec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    text = json.dumps({"cells": cells, "metadata": {"kernelspec": spec}, "nbformat": 4, "nbformat_minor": 5}, indent=1)
+    rows: list[Row] = []
+    for name, pause in (("edits with pauses", 0.5), ("edits without pauses", 0.0)):
+        with bench.ours("--history-versions", "0") as without, bench.ours() as kept:
+            edits = []
+            for which, server in enumerate((without, kept)):
+                path = bench.workspace / f"large-{len(rows)}-{which}.ipynb"
+                path.write_text(text)
+                server.handshake()
+                edits.append(partial(_edit, server, path.name, itertools.count(), pause))
+            for edit in edits * 3:
+                edit()
+            floors, ours = _turns(rounds or 40, *edits)
+        rows.append(_row(f"history_60mb, {name}", floors, ours, None if rows else 1.05))
+    return rows
+
+
+def _edit(server: Server, path: str, numbers: Iterator[int], pause: float) -> float:
+    """The milliseconds of an edit of one cell, after a pause."""
+    number = next(numbers)
+    time.sleep(pause)
+    taken: list[float] = []
+    with _timed(taken):
+        server.call("update_cell", path=path, cell_id=f"c{number * 37 % 300}", source=f"plot({number}, again=True)")
+    return taken[0]
+
+
 def batch_cluster(bench: Bench, rounds: int | None) -> list[Row]:
     """40 notebooks, whose one cell takes a second, on two Dask workers, against the time of all runs by two.
 
@@ -851,6 +897,7 @@ _ALL = (
     notebook_100,
     notebook_400,
     in_place_20mb,
+    history_60mb,
     kernel_start,
     project_python,
     spare_kernel,

@@ -46,6 +46,9 @@ _COMPRESSED_AT_ONCE = 65_536
 QUIET_SECONDS = 5.0
 _VERSIONS_BETWEEN = 16
 
+#: Seconds that a job leaves to the reply of the call it comes from, so that the two do not share the interpreter.
+BEHIND_REPLY_SECONDS = 0.3
+
 #: Bytes that one step of the later work compresses. Between two steps others may use the file.
 _STEP_BYTES = 2**20
 _PAUSE_SECONDS = 0.001
@@ -150,6 +153,7 @@ class HistoryStore:
         self._lock = threading.Lock()
         self._timer: threading.Timer | None = None
         self._jobs = 0  # of the thread, beside tidying
+        self._ends = threading.Event()  # what waits is done at once
         self._tidied = False
         self._paused_until, self._reason = 0.0, ""
         self._closed = False
@@ -381,10 +385,12 @@ class HistoryStore:
         return Usage(notebooks, versions, sum(sizes))
 
     def later(self, action: Callable[[], None]) -> None:
-        """Do something in the thread of the history, after all that it has to do already."""
+        """Do something in the thread of the history, after all that it has to do already, and behind the reply."""
+        due = time.monotonic() + BEHIND_REPLY_SECONDS
 
         def act() -> None:
             try:
+                self._ends.wait(max(0.0, due - time.monotonic()))
                 action()
             finally:
                 with self._lock:
@@ -447,6 +453,7 @@ class HistoryStore:
             if self._closed:
                 return
             self._closed = True
+            self._ends.set()
             if self._timer is not None:
                 self._timer.cancel()
             last = self._worker.submit(self._database.close)

@@ -9,6 +9,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -343,3 +344,35 @@ def test_no_system_call_that_fails_or_kills_loses_a_version(tmp_path: Path, faul
     assert done.returncode == 0, done.stderr[-2000:]
     _, met = map(int, done.stdout.split())
     assert met >= (1 if fault.startswith("fdatasync") else 3), "hardly a fault was met"
+
+
+def test_what_is_kept_behind_a_reply_leaves_it_a_moment_and_a_close_does_it_at_once(history: HistoryStore) -> None:
+    """A version of a large notebook is cut up in the same interpreter that answers the call."""
+    done: list[float] = []
+    begun = threading.Event()
+
+    def act() -> None:
+        done.append(time.monotonic())
+        begun.set()
+
+    asked = time.monotonic()
+    history.later(act)
+    assert begun.wait(10)
+    assert done[0] - asked >= store.BEHIND_REPLY_SECONDS - 0.01
+
+    begun.clear()
+    history.later(act)
+    history.close()
+    assert begun.wait(10)
+
+
+def test_jobs_that_wait_share_the_moment(history: HistoryStore) -> None:
+    """Many edits after each other must not wait for each other's replies."""
+    begun = threading.Event()
+    asked = time.monotonic()
+    for _ in range(30):
+        history.later(lambda: None)
+    history.later(begun.set)
+
+    assert begun.wait(10)
+    assert time.monotonic() - asked < 10 * store.BEHIND_REPLY_SECONDS
