@@ -140,17 +140,18 @@ def _of_display(
     if not shared:
         yield DifferenceState(what, f"has the form {_in_short(new)} in place of {_in_short(old)}")
         return
-    images = [mime for mime in _IMAGES if mime in shared]
+    # Jupyter shows a formula by its LaTeX: a picture beside it is that of the library that drew it.
+    images = [mime for mime in _IMAGES if mime in shared and "text/latex" not in shared]
     for mime in images[:1]:
         found = _of_picture(mime, old[mime], new[mime], tolerant=rules.relative is not None)
         if found is not None:
             yield DifferenceState(what, found, pictures=((mime, joined(old[mime])), (mime, joined(new[mime]))))
-    if images:
-        return
     structured = [mime for mime in shared if mime.endswith("json") and mime != _WIDGET]
     richest = structured or [
         mime for mime in ("image/svg+xml", "text/html", "text/latex", "text/markdown") if mime in shared
     ]
+    if images and not richest:
+        return
     plain = [mime for mime in ("text/plain",) if mime in shared]
     for mime in [*richest[:1], *(plain or [mime for mime in shared if mime != _WIDGET and not richest][:1])]:
         again, seeds = others.texts(lambda one, mime=mime: _text_at(one, place, mime))  # type: ignore[misc]

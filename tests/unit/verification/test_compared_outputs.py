@@ -79,6 +79,14 @@ SAME = {
         ],
     ),
     "traceback": ([_error("ValueError", "bad")], [_error("ValueError", "bad") | {"traceback": ["other"]}]),
+    "picture of a formula": (
+        [_display(text_latex="$x^2$", image_png=_line())],
+        [_display(text_latex="$x^2$", image_png=_line(3))],
+    ),
+    "words beside a picture": (
+        [_display(text_plain="<Figure size 1x1>", image_png=_line())],
+        [_display(text_plain="<Figure size 2x2>", image_png=_line())],
+    ),
     "one form more": ([_display(text_plain="1")], [_display(text_plain="1", text_markdown="**1**")]),
 }
 
@@ -98,6 +106,14 @@ OTHER = {
     "json": ([_display(application_json={"a": [1, 2]})], [_display(application_json={"a": [1, 3]})]),
     "lost display": ([_display(text_plain="1"), _display(text_plain="2")], [_display(text_plain="1")]),
     "form": ([_display(image_png=_line())], [_display(text_plain="<Figure>")]),
+    "formula beside a picture": (
+        [_display(text_latex="$x^2$", image_png=_line())],
+        [_display(text_latex="$x^3$", image_png=_line())],
+    ),
+    "table beside a picture": (
+        [_display(text_html=_TABLE.format(2), image_png=_line())],
+        [_display(text_html=_TABLE.format(3), image_png=_line())],
+    ),
     "message": ([_error("ValueError", "bad 1")], [_error("ValueError", "bad 2")]),
     "kind of error": ([_error("ValueError", "bad")], [_error("KeyError", "bad")]),
 }
