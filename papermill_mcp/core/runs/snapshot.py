@@ -260,6 +260,7 @@ class BatchSnapshot(Snapshot):
         errors: number and error of each run that began and ended badly.
         numbers: number and recorded values of each run that recorded some.
         over: the runs that are over and have an output, where the client is to see all of them.
+        table: real path that the table of results has, or gets with the first run that is over.
         report: real path of the report; None before it is written.
         typed_table: real path of the table as Parquet; None without one.
         table_url, report_url: table and report in an object store, once they are there. The files are copies then.
@@ -275,6 +276,7 @@ class BatchSnapshot(Snapshot):
     errors: Sequence[tuple[int, str]] = ()
     numbers: Sequence[tuple[int, Mapping[str, Any]]] = ()
     over: Sequence[RowState] = ()
+    table: Path | None = None
     report: Path | None = None
     typed_table: Path | None = None
     table_url: str | None = None

@@ -871,6 +871,7 @@ class BatchRun(BaseRun):
             python=next(iter(self._pythons)) if len(self._pythons) == 1 else None,
             file=self._templates[0].notebook.path,
             output_file=self._table.path if self._written else None,
+            table=self._table.path,
             done=self._done,
             total=len(self.rows),
             failed=self._failed,

@@ -337,6 +337,7 @@ class RunRegistry:
                 if runs is not None or str(since) != view.cursor:
                     await self._add_pictures(view, earlier_states(rows))
                 return view
+            record = replace(record, output_path=None)  # there is no table yet
         return earlier_view(row_of(record, self._workspace))
 
     async def _add_pictures(self, view: RunView, runs: Sequence[RowState]) -> None:
@@ -461,12 +462,13 @@ class RunRegistry:
 
     def _record_of(self, entry: _Entry, state: RunSnapshot | None = None) -> ExecutionRecord:
         state = state or entry.run.snapshot(END)
+        output = state.table if isinstance(state, BatchSnapshot) else state.output_file
         return ExecutionRecord(
             execution_id=state.execution_id,
             kind=state.kind,
             status=state.status,
             path=str(state.file) if state.file else None,
-            output_path=str(state.output_file) if state.output_file else None,
+            output_path=str(output) if output else None,
             kernel_name=state.kernel_name,
             started_at=state.started_at.timestamp(),
             duration=round(state.seconds, 3),
