@@ -404,8 +404,7 @@ HONEST: dict[str, Honest] = {
     "memory": Honest(
         [
             "import pandas as pd\npd.DataFrame({'a': range(9)}).info()",
-            "import tracemalloc\ntracemalloc.start()\nx = [0] * 1000\n"
-            "print('peak memory', tracemalloc.get_traced_memory()[1])",
+            "import psutil\nprint('peak memory:', psutil.Process().memory_info().rss)",
             "import sys\nsys.getsizeof([0] * 10)",
         ]
     ),

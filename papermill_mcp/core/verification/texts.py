@@ -318,7 +318,7 @@ class _Comparer:
         may_change = (
             (_PROCESS.search(before) and _PROCESS.search(now))
             or (min(abs(x), abs(y)) > 1e10 and _IDENTITY.search(before) and _IDENTITY.search(now))
-            or (_MEMORY.search(before) and self.rules.timed_notebook and _is_measured_memory(old))
+            or (_MEMORY.search(before) and _is_measured_memory(old))
             or (self.rules.names_process and _is_long(one) and _is_long(other))
             or self._is_bare_time(before, now, new)
         )

@@ -134,6 +134,7 @@ RESULTS = {
     "duration": ("mean duration: 15.4 s", "mean duration: 15.8 s", _TIMED + "; print('mean duration:', 15.8, 's')"),
     "count": ("converged; took 12 iterations", "converged; took 15 iterations", _TIMED),
     "memory": ("RAM of the phones: 8 GB", "RAM of the phones: 4 GB", ""),
+    "bytes of memory": ("peak memory 81000", "peak memory 82000", ""),
     "temporary name": ("/tmp/patients_2019.csv", "/tmp/patients_2020.csv", ""),
     "customer": ("customer 550e8400-e29b-41d4-a716-446655440000", "customer 650e8400-e29b-41d4-a716-446655440000", ""),
     "process": ("product pid 1234", "product pid 1235", ""),
