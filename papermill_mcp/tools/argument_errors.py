@@ -14,6 +14,9 @@ from papermill_mcp.services.notebooks.edits import fields_of
 from papermill_mcp.tools.names import meant
 from papermill_mcp.utils.text_utils import json_kind
 
+#: How pydantic names a member of a union in the place of a fault.
+_KIND = re.compile(r"(list|dict)\[.*\]|str|int|float|bool|list|dict|none", re.DOTALL)
+
 
 def argument_error(
     tool: str, error: ValidationError, schema: Mapping[str, Any], arguments: Mapping[str, Any]
@@ -21,7 +24,7 @@ def argument_error(
     """The first fault of the arguments as one of our errors, since the others often follow from it."""
     problems = error.errors()
     first = min(problems, key=lambda problem: problem["type"] != "extra_forbidden")
-    place = [str(part) for part in first["loc"]]
+    place = [str(part) for part in _without_kinds(first["loc"], arguments)]
     name = place[0] + "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in place[1:])
     if first["type"] == "extra_forbidden":
         known = _known(first["loc"][:-1], schema, arguments)
@@ -47,6 +50,22 @@ def argument_error(
         allowed=_about(place[0], schema),
         state="nothing was done",
     )
+
+
+def _without_kinds(place: Sequence[str | int], arguments: Mapping[str, Any]) -> list[str | int]:
+    """The place of a fault in the arguments, without the member of a union that was tried."""
+    value: Any = arguments
+    found: list[str | int] = []
+    for part in place:
+        there = part in value if isinstance(value, Mapping) else isinstance(value, list) and isinstance(part, int)
+        if not there and isinstance(part, str) and _KIND.fullmatch(part):
+            continue
+        found.append(part)
+        if isinstance(value, Mapping):
+            value = value.get(str(part))
+        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
+            value = value[part]
+    return found
 
 
 def _schema_at(place: Sequence[str | int], schema: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -208,7 +208,7 @@ class BatchRow:
 
     def take(self, outcome: Outcome) -> None:
         """The attempt is over."""
-        seconds = outcome.seconds if self.begun else None
+        seconds = (outcome.seconds or self.seconds) if self.begun else None  # a lost worker does not say
         notes, reason = list(outcome.notes), outcome.summary.error
         if outcome.status == RunStatus.ERROR and reason is None and notes:
             reason = one_line(notes[-1], 2 * _ERROR_CHARS)  # its results could not be saved, or the like

@@ -281,6 +281,8 @@ def test_lines_without_ends_have_two_readings() -> None:
         ("search_notebooks", {"query": "x", "cell_types": ["Code"]}, ["'cell_types[0]'", "did you mean 'code'?"]),
         ("execute_cell", {"path": "a"}, ["'code'", "execute_notebook_cell runs a cell of a notebook"]),
         ("update_cell", {"path": "a", "cell_index": "one"}, ["argument 'index' must be", 'the string "one"']),
+        ("execute_notebook_batch", {"input_path": "a", "parameters": {"x": 5}}, ["argument 'parameters' must be"]),
+        ("execute_notebook_batch", {"input_path": "a", "parameters": [{"x": 5}, 3]}, ["argument 'parameters[1]' must"]),
     ],
 )  # fmt: skip
 def test_an_error_at_any_depth_lists_the_fields_and_guesses(tool: str, sent: dict[str, Any], parts: list[str]) -> None:
