@@ -164,12 +164,13 @@ async def measure_large(cells: int, megabytes: float, rounds: int) -> None:
         bench = Bench(directory, directory / "large.ipynb")
         make_notebook(bench.path, cells=cells, megabytes=megabytes)
         size = bench.path.stat().st_size
+        ran = directory / "ran.ipynb"  # of its own: the version that another server has written is kept before a save
         config = Config(roots=[directory], state_directory=directory / ".state2")
         async with Client(build_server(config)) as client:
 
             async def run() -> str:
                 """A run of one cell in a kernel that lives, saved."""
-                reply = await client.call_tool("execute_notebook_cell", {"path": "large.ipynb", "index": 1235})
+                reply = await client.call_tool("execute_notebook_cell", {"path": ran.name, "index": 1235})
                 assert not reply.is_error, reply
                 return ""
 
@@ -192,13 +193,14 @@ async def measure_large(cells: int, megabytes: float, rounds: int) -> None:
             replies: dict[str, str] = {}
             text = bench.path.read_text(encoding="utf-8")
             text = text.replace(json.dumps("x_1235 = compute(1235)\n"), json.dumps("pass\n"))
-            bench.path.write_text(text.replace(json.dumps("print(x_1235)"), json.dumps("pass")), encoding="utf-8")
+            ran.write_text(text.replace(json.dumps("print(x_1235)"), json.dumps("pass")), encoding="utf-8")
             del text
             for action in rows.values():  # imports, bytecode, the kernel and the page cache
                 await action()
             for turn in range(rounds + 1):
                 for name, action in rows.items():
-                    os.utime(bench.path)  # another version, as far as a look at the file tells
+                    for path in (bench.path, ran):
+                        os.utime(path)  # another version, as far as a look at the file tells
                     await asyncio.sleep(_SETTLED_SECONDS)  # the server may end its work in the background
                     if turn == rounds:
                         peaks[name] = await with_peak(action)
