@@ -54,6 +54,9 @@ _SETTINGS = re.compile(
     r"set_\w+|set[a-z]+|use|seed|simplefilter|filterwarnings|basicConfig|getcontext|rc|update|register\w*"
 )
 
+#: Of these, those that give back what was set before.
+_TELLING = _words("seterr setlocale setdefault set_state")
+
 #: Stand for the state of chance, and for the settings of modules, as if they were names.
 RANDOM, MODULES = "<random>", "<modules>"
 
@@ -80,6 +83,19 @@ Method = tuple[str, tuple[str, ...], frozenset[str]]
 
 
 @dataclass(frozen=True)
+class Setting:
+    """A call that gives settings of a module constant values, if its first name is a module.
+
+    Attributes:
+        call: it, as any method.
+        values: what is set, and its value. The same setting once more leaves the same state.
+    """
+
+    call: Method
+    values: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
 class Names:
     """The names of a cell.
 
@@ -98,6 +114,8 @@ class Names:
         solid: of `writes`, those that are none.
         modules: of `writes`, modules and what was imported of them, each with its module.
         plain: of `writes`, functions, classes and modules that keep nothing of a call.
+        settings: calls of functions that may belong to modules, in their order.
+        used: of the names that it loads, those that it uses for more than settings.
         unknown: it may use any name.
     """
 
@@ -116,6 +134,8 @@ class Names:
     solid: frozenset[str] = frozenset()
     modules: tuple[tuple[str, str], ...] = ()
     plain: frozenset[str] = frozenset()
+    settings: tuple[Setting, ...] = ()
+    used: frozenset[str] = frozenset()
     unknown: bool = False
 
 
@@ -233,6 +253,8 @@ class _Walk:
     later_methods: set[Method] = field(default_factory=set)
     iterated: set[str] = field(default_factory=set)
     solid: set[str] = field(default_factory=set)
+    settings: list[Setting] = field(default_factory=list)
+    used: set[str] = field(default_factory=set)
     unknown: bool = False
     depth: int = 0
 
@@ -260,6 +282,8 @@ class _Walk:
             solid=frozenset(self.solid),
             modules=tuple(sorted(self.modules.items())),
             plain=frozenset(self.plain),
+            settings=tuple(self.settings),
+            used=frozenset(self.used),
             unknown=unknown,
         )
 
@@ -292,6 +316,9 @@ class _Walk:
                     self._bind(target, set())
             case ast.Global() | ast.Nonlocal() | ast.Pass() | ast.Break() | ast.Continue():
                 pass
+            case ast.Expr(value=ast.Call() as call) if not self.depth and (setting := _setting(call)) is not None:
+                self._read(setting.call[0], used=False)
+                self.settings.append(setting)
             case _:
                 self._compound(node)
 
@@ -375,8 +402,10 @@ class _Walk:
                     if isinstance(inner.value, ast.Name):
                         self.iterated.add(inner.value.id)
 
-    def _read(self, name: str) -> None:
+    def _read(self, name: str, *, used: bool = True) -> None:
         self.loaded.add(name)
+        if used:
+            self.used.add(name)
         if name not in self.definite:
             self.reads.add(name)
 
@@ -486,7 +515,7 @@ class _Walk:
             name = alias.asname or alias.name.partition(".")[0]
             of = alias.name if isinstance(node, ast.Import) else node.module or ""
             self._write(name, set())
-            self.modules[name] = of if isinstance(node, ast.Import) else f"from {of}"
+            self.modules[name] = of if isinstance(node, ast.Import) else f"from {of}.{alias.name}"
             if isinstance(node, ast.Import) or "random" not in of:
                 self.plain.add(name)
 
@@ -524,6 +553,8 @@ class _Walk:
         for name in inner.changes - own:
             self._mark_changed(name)
         self.methods |= inner.methods
+        self.settings += inner.settings
+        self.used |= inner.used
         self.iterated |= inner.iterated - own
         self.calls |= inner.calls - own
         self.later_methods |= inner.later_methods
@@ -580,6 +611,42 @@ class _Walk:
             for name in changed:
                 self._mark_changed(name)
             self.methods |= methods
+
+
+def _setting(call: ast.Call) -> Setting | None:
+    """What a call sets, if it has the name of a setting and only constant arguments."""
+    root, path = _root(call.func)
+    if root is None or not is_setting(path) or path[-1] in _TELLING or "random" in (root, *path):
+        return None
+    if not all(_is_constant(one) for one in (*call.args, *(one.value for one in call.keywords))):
+        return None
+    name = ".".join(path)
+    if path[-1].startswith("set") and not (call.args and isinstance(call.args[0], ast.Dict)):
+        # Another value of the same replaces the one before.
+        first = ast.unparse(call.args[0]) if len(call.args) > 1 else ""
+        names = ",".join(sorted(str(one.arg) for one in call.keywords))
+        key = f"{name} {first} {names}"
+    else:
+        key = f"{name} {ast.unparse(call)}"
+    return Setting((root, tuple(path), frozenset(_objects(call) - {root})), ((key, ast.unparse(call)),))
+
+
+def _is_constant(value: ast.expr) -> bool:
+    """Whether a value is written out, or an attribute such as `logging.INFO`."""
+    match value:
+        case ast.Constant():
+            return True
+        case ast.UnaryOp():
+            return _is_constant(value.operand)
+        case ast.Tuple() | ast.List():
+            return all(map(_is_constant, value.elts))
+        case ast.Dict():
+            return all(key is not None and _is_constant(key) for key in value.keys) and all(
+                map(_is_constant, value.values)
+            )
+        case ast.Attribute(value=ast.Name(), attr=attr):
+            return attr.isupper()
+    return False
 
 
 def _is_solid(value: ast.expr) -> bool:

@@ -84,6 +84,8 @@ class KernelState:
     _plain: set[str] = field(default_factory=set)
     _solid: set[str] = field(default_factory=set)
     _modules: dict[str, str] = field(default_factory=dict)
+    _settings: dict[str, str] = field(default_factory=dict)
+    """Settings of modules by what they set, the latest last."""
     _writers: dict[str, int] = field(default_factory=dict)
 
     def run(
@@ -155,6 +157,7 @@ class KernelState:
         """
         mark = mark or inputs.signature
         self._runs = _digest(self._runs, inputs.signature)
+        self._set_modules(names, mark, cell, partly=partly)
         self._change(names, changed, mark, cell, partly=partly)
         self._bind(names, reads, partly=partly)
         self._change_groups([name for name in changed if name in names.fresh], changed, mark, cell)
@@ -197,6 +200,8 @@ class KernelState:
     def _of(self, name: str) -> str:
         """The signature of a name, with the changes of its object by other names."""
         value = self._names.get(name) or _digest(self._base, name)
+        if name == MODULES and self._settings:
+            return _digest(value, *(f"{key}={of}" for key, of in self._settings.items()))
         group = self._groups.get(name)
         if group is None or self._seen[name] == len(group.changes):
             return value
@@ -212,6 +217,19 @@ class KernelState:
             self._names[name] = _digest(mark, name, self._of(name) if kept else "")
             self._writers[name] = cell
         self._change_groups([name for name in changed if partly or name not in names.fresh], changed, mark, cell)
+
+    def _set_modules(self, names: Names, mark: str, cell: int, *, partly: bool) -> None:
+        """Take the settings of modules into account, which do not depend on those before."""
+        modules = self._modules | dict(names.modules)
+        for setting in names.settings:
+            root = setting.call[0]
+            if root not in modules:
+                continue
+            self._writers[MODULES] = cell
+            for key, value in setting.values:
+                key = f"{modules[root]} {key}"
+                self._settings.pop(key, None)
+                self._settings[key] = _digest(value, mark if partly else "")
 
     def _change_groups(self, of: Iterable[str], changed: set[str], mark: str, cell: int) -> None:
         """The objects of some names were changed. The names in `changed` have that in their signatures."""
@@ -242,15 +260,21 @@ class KernelState:
 
     def _all_reads(self, names: Names) -> set[str]:
         reads = self._closure(names.reads, self._later_reads)
-        imported = self._modules.keys() | {name for name, _ in names.modules}
-        if imported & (reads | names.calls | {root for root, _, _ in names.methods}):
-            reads |= {MODULES, RANDOM} if imported & names.calls else {MODULES}
+        modules = self._modules | dict(names.modules)
+        roots = {root for root, _, _ in names.methods}
+        roots |= {one.call[0] for one in names.settings if one.call[0] not in modules}
+        used = modules.keys() & (self._closure(names.used, self._later_reads) | names.calls | roots)
+        if used or (names.used and (MODULES in self._names or self._settings)):  # each value may be shown by them
+            reads.add(MODULES)
+        if modules.keys() & names.calls or any("random" in modules.get(root, "") for root in roots):
+            reads.add(RANDOM)
         return reads - {name for name in (MODULES, RANDOM) if name in names.fresh}
 
     def _all_changes(self, names: Names, reads: Iterable[str]) -> set[str]:
         """Names whose objects may be changed in place, or which functions that are called may bind."""
         methods = names.methods.union(*(self._later_methods.get(name, frozenset()) for name in reads))
         modules = self._modules | dict(names.modules)
+        methods |= {one.call for one in names.settings if one.call[0] not in modules}
         calls = names.calls - self._plain - names.plain
         changed = set(names.changes | calls | (names.iterated - self._solid - names.solid))
         if any("random" in modules.get(name, "") for name in calls):
@@ -259,6 +283,8 @@ class KernelState:
             package = modules.get(root, "").partition(".")[0]
             if is_setting(path) and root in modules:
                 changed.add(MODULES)
+            if "random" in modules.get(root, ""):
+                changed.add(RANDOM)
             if package not in PURE_MODULES or CHANGING & set(path):
                 changed |= {root} | objects
         for name in reads:
@@ -287,8 +313,9 @@ class KernelState:
                 self._join(group)
         self._plain = (self._plain - names.writes) | (set() if partly else names.plain)
         self._solid = (self._solid - names.writes) | (set() if partly else names.solid)
-        for name in names.writes:
-            self._modules.pop(name, None)
+        for name, sources in names.bound:
+            if name not in sources:  # else only a part of it is new, such as an attribute
+                self._modules.pop(name, None)
         self._modules |= dict(names.modules)
         later_methods = names.later_methods.union(*(self._later_methods.get(name, frozenset()) for name in reads))
         for name in names.writes:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 
 from papermill_mcp.core.staleness.names import first_uses, names_of
@@ -82,6 +83,16 @@ _FORMS = (
     "from collections import defaultdict as {v}\n{w} = {v}(list)\n{w}[{n}].append(1)",
     "raise ValueError({v})",
     "{v} = 1\nraise KeyError\n{w} = 2",
+    "import numpy as np\nnp.set_printoptions(precision={n})",
+    "np.set_printoptions(precision={n})\nprint({v})",
+    "import numpy as np\n{v} = np.arange({n}) / 7",
+    "print(np.arange(2) / 3, {v})",
+    "import random as {v}",
+    "{v}.seed({n})",
+    "print({v}.random())",
+    "import math as {v}, math as {w}\n{v}.x = {n}",
+    "from math import x as {v}\nprint({v})",
+    "import warnings\nwarnings.simplefilter('ignore')\n{v} = {n}",
 )
 
 
@@ -140,6 +151,8 @@ def _forget_attributes() -> None:
     """Modules outlive the programs of this process."""
     for module in (math, random):
         vars(module).pop("x", None)
+    random.seed(0)
+    np.set_printoptions(precision=8)
 
 
 def run_code(source: str, values: dict[str, Any]) -> str:
@@ -364,6 +377,28 @@ def test_a_cell_that_makes_its_values_anew_may_run_again_alone(place: int) -> No
     assert _run(list(EVERYDAY), [place]) == []
 
 
+_SETTINGS = (
+    "import pandas as pd\nimport numpy as np\nimport warnings\nwarnings.filterwarnings('ignore')",
+    "pd.set_option('display.precision', 2)\nnp.set_printoptions(precision=2)",
+    "df = pd.DataFrame({'a': [1.23456]})",
+    "df",
+    "print(df)",
+)
+
+
+@pytest.mark.parametrize("again", [[0], [1], [0, 1], range(5), [3], [1, 1]])
+def test_settings_that_are_set_once_more_leave_no_mark(again: Iterable[int]) -> None:
+    assert _run(list(_SETTINGS), again) == []
+
+
+def test_a_setting_that_is_edited_makes_what_shows_values_stale_until_it_runs() -> None:
+    cells = [*_SETTINGS, "pd.set_option('display.precision', 4)", "df"]
+    edit = "pd.set_option('display.precision', 3)"
+
+    assert 6 in _run(cells, edited={5: edit})
+    assert 6 not in _run(cells, [6], edited={}), "it shows what a run from the top shows"
+
+
 _SETS = "import matplotlib as mpl\nmpl.rcParams['x'] = {}"
 _WARNS = "import warnings\nwarnings.simplefilter('{}')"
 _HIDDEN = "import sys\nsys.modules['__main__'].x = {}"
@@ -384,6 +419,19 @@ _HIDDEN = "import sys\nsys.modules['__main__'].x = {}"
         (_HIDDEN.format(1), "print(x)", _HIDDEN.format(2)),
         ("import numpy as np\nnp.random.seed(0)", "df.sample(3)", "import numpy as np\nnp.random.seed(1)"),
         ("import random\nrandom.seed(0)", "from random import random\nrandom()", "import random\nrandom.seed(1)"),
+        (
+            "import pandas as pd\npd.set_option('display.precision', 2)",
+            "df",
+            "import pandas as pd\npd.set_option('display.precision', 3)",
+        ),
+        (
+            "import logging\nlogging.basicConfig(format='a')",
+            "log.info('x')",
+            "import logging\nlogging.basicConfig(format='b', force=True)",
+        ),
+        ("import random as rd\nrd.seed(1)", "print(rd.random())", "import random as rd\nrd.seed(2)"),
+        ("from numpy import random as r\nr.seed(1)", "print(r.rand())", "from numpy import random as r\nr.seed(2)"),
+        ("import math\nimport math as m\nm.x = 1", "print(math.x)", "import math\nimport math as m\nm.x = 2"),
     ],
 )
 def test_what_a_cell_uses_without_a_name_of_its_own_makes_it_stale(first: str, second: str, edit: str) -> None:
