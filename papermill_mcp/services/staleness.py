@@ -49,6 +49,9 @@ _DAYS = 90
 _KNOWN_RUNS = 10_000
 
 STALE = "stale: "
+
+#: Words for what is no name of the code.
+_SHOWN = {"*": "a name", "<modules>": "a setting of a module", "<random>": "the state of chance"}
 EDITED = "edited since it ran"
 NEVER_RUN = "never run"
 OTHER_RUN = "its outputs are not those of its last run here"
@@ -277,7 +280,7 @@ class Staleness:
             writer = one.writers.get(name)
             if writer is None:
                 continue
-            shown = "a name" if name == names.ANY else name
+            shown = _SHOWN.get(name, name)
             other = known.get(writer)
             if other is None:
                 return f"{STALE}{shown} comes from cell {writer}, which has not run"
@@ -286,7 +289,7 @@ class Staleness:
             if other.incarnation == ran.incarnation and other.order > ran.order:
                 return f"{STALE}ran before cell {writer}, which sets {shown}"
         if changed and changed[0] != names.ANY:
-            return f"{STALE}{changed[0]} had another value when it ran"
+            return f"{STALE}{_SHOWN.get(changed[0], changed[0])} had another value when it ran"
         return f"{STALE}it ran in another order"
 
     def _memory(self, path: Path) -> _Memory:

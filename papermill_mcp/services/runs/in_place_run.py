@@ -12,8 +12,10 @@ from papermill_mcp.core.kernels.request import RunStatus
 from papermill_mcp.core.runs.late import LateOutputs
 from papermill_mcp.core.runs.run import BaseRun
 from papermill_mcp.core.runs.snapshot import Cursor, NotebookSnapshot
+from papermill_mcp.errors import ServerError
 from papermill_mcp.services.runs.notes import errors_of, run_notes
 from papermill_mcp.services.runs.requests import RunRequest
+from papermill_mcp.services.staleness import STALE
 from papermill_mcp.utils.background import completed
 from papermill_mcp.utils.text_utils import cells_named
 
@@ -26,12 +28,16 @@ if TYPE_CHECKING:
     from papermill_mcp.services.notebook_service import OpenNotebook
     from papermill_mcp.services.runs.papermill_run import Bench
 
+#: Cells that a note names.
+_NAMED = 20
+
 
 class InPlaceRun(BaseRun):
     """A run in place. `prepare` gives it its kernel and cells; then it can be started.
 
     Args:
         one_cell: the run is of one cell, and is shown so.
+        of_stale: it is to leave no stale cell.
     """
 
     def __init__(
@@ -41,6 +47,7 @@ class InPlaceRun(BaseRun):
         bench: Bench,
         *,
         one_cell: bool,
+        of_stale: bool = False,
     ) -> None:
         super().__init__(request.execution_id)
         self._operation = request.operation
@@ -49,6 +56,8 @@ class InPlaceRun(BaseRun):
         self._claims = bench.claims
         self._store = bench.store
         self._staleness = bench.staleness
+        self._notebooks = bench.notebooks
+        self._of_stale = of_stale
         self._one_cell = one_cell
         self._created = time.monotonic()
 
@@ -90,6 +99,8 @@ class InPlaceRun(BaseRun):
                 await completed(
                     asyncio.to_thread(self._staleness.ran, self._kernel, self._notebook.path, self.run.cells)
                 )
+                if self._of_stale and status == RunStatus.OK:
+                    self.notes += await completed(self._still_stale())
                 if status == RunStatus.OK and not file.complete:
                     status = RunStatus.ERROR
                 if resumed is not None:
@@ -99,6 +110,21 @@ class InPlaceRun(BaseRun):
             self._store.put_timings(str(self._notebook.path), self.run.timings())
         self.notes += await self._kernels.module_notes(self._kernel, errors_of(self.run))
         return status
+
+    async def _still_stale(self) -> list[str]:
+        """A note about cells that are stale all the same: the kernel keeps what earlier runs left in it."""
+        try:
+            async with self._notebooks.opened(str(self._notebook.path)) as (notebook, work):
+                marks = await work.run(lambda: self._notebooks.stale_cells(notebook))
+        except ServerError:
+            return []
+        left = [index for index, mark in marks.items() if mark.startswith(STALE)]
+        if not left:
+            return []
+        return [
+            f"{cells_named(left[:_NAMED])} may still differ from a run from the top, since the kernel keeps what "
+            "earlier runs left; all cells with fresh=true settle it, and the stale ones once more do not"
+        ]
 
     def _late(self) -> list[LateOutputs]:
         """Outputs that came after the last save, for the next save of the notebook."""

@@ -142,7 +142,7 @@ class RunStarter:
             )
         if one_cell:
             cells[0].skip = False  # its tag is for runs of the notebook, and this call names the cell
-        run = InPlaceRun(request, notebook, bench, one_cell=one_cell)
+        run = InPlaceRun(request, notebook, bench, one_cell=one_cell, of_stale=wants_stale)
         if not cells:
             run.notes.append("nothing is stale")
         await bench.claims.take([notebook.path], run.execution_id)

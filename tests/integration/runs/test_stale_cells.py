@@ -66,6 +66,23 @@ async def test_values_that_other_code_has_overwritten_are_made_again(client: Con
         assert stdout_in(read_json(path)["cells"][2]) == "2\n"
 
 
+async def test_marks_that_stale_cells_cannot_settle_name_the_way_that_does(client: Connect, workspace: Path) -> None:
+    sources = ["import sys", "sys.x = 1", "y = 2\nprint(y)"]
+    write_notebook(workspace / "a.ipynb", [cell(one, cell_id=f"c{at}") for at, one in enumerate(sources)])
+    async with client() as connected:
+        await _ran(connected)
+        await _ran(connected, cells="1")
+        marks = await _marks(connected)
+        again = await call(connected, "execute_notebook", path="a.ipynb", cells="stale")
+        fresh = await call(connected, "execute_notebook", path="a.ipynb", fresh=True)
+
+        assert marks
+        assert all("<" not in mark for mark in marks.values())
+        assert any("fresh=true" in note for note in again["notes"])
+        assert not any("may still differ" in note for note in fresh.get("notes") or [])
+        assert await _marks(connected) == {}
+
+
 async def test_the_memory_outlives_the_server_and_follows_the_notebook(client: Connect, workspace: Path) -> None:
     _notebook(workspace)
     async with client() as connected:
