@@ -330,6 +330,13 @@ HONEST: dict[str, Honest] = {
     ),
     "seconds since 1970": Honest(["import time\nprint(time.time())", "int(time.time())", "time.time_ns()"]),
     "pandas knows the time": Honest(["import pandas as pd\npd.Timestamp.now()", "pd.Timestamp('today').normalize()"]),
+    "ids by chance": Honest(
+        [
+            "import uuid, secrets\nprint(uuid.uuid4().hex)\nprint('run id:', uuid.uuid4().hex[:8])",
+            "uuid.uuid4().int",
+            "print('key', secrets.token_hex(8))",
+        ]
+    ),
     "addresses": Honest(
         [
             "print(object(), lambda: 0)",

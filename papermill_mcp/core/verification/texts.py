@@ -41,7 +41,8 @@ MOMENT = (
 )
 
 _TOKEN = re.compile(
-    r"(?P<progress>\[\d[\d:?]*<[^\]\n]{0,80}\])"  # of tqdm: [00:01<00:02, 3.2it/s]
+    r"(?P<progress>\[\d[\d:?]*<[^\]\n]{0,80}\]"  # of tqdm: [00:01<00:02, 3.2it/s]
+    r"|(?<=total time=) *\d+\.\d(?:s|min)(?!\w))"  # of scikit-learn
     r"|(?P<uuid>(?<![0-9A-Za-z])[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}(?![0-9A-Za-z]))"
     r"|(?P<address>(?<![0-9A-Za-z])0x[0-9a-fA-F]{6,16}(?![0-9A-Za-z]))"
     r"|(?P<path>(?<![\w/.:])(?:/[\w.+@~-]+){2,}/?|(?<![\w/.])[A-Za-z]:(?:[\\/][\w.+@~ -]+){1,})"
@@ -93,6 +94,16 @@ NAMES_PROCESS = re.compile(
     r"|%\((?:process|thread)\)|\{(?:process|thread)\b"
 )
 
+#: Code that makes ids by chance, which have no seed.
+MAKES_IDS = re.compile(r"\buuid[14]?\b|\bsecrets\b|\btoken_(?:hex|urlsafe|bytes)\b|\bnanoid\b|\bulid\b")
+_MADE_ID = re.compile(r"[0-9A-Za-z_]{6,64}")
+
+#: Code that may draw numbers by chance. Where it has no seed, its results are not to be believed.
+BY_CHANCE = re.compile(
+    r"random|rng\b|\bsample\(|shuffle|\bchoices?\(|sklearn|torch|tensorflow|keras|jax|xgboost|lightgbm|statsmodels"
+    r"|scipy|faker|urandom|SystemRandom|thread|Thread|concurrent|multiprocess|asyncio|set\(|hash\("
+)
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -123,6 +134,8 @@ class Rules:
         prints_timer: whether the cell shows a measured time without words.
         source: of the cell.
         names_process: whether any cell asks for ids of processes, threads or objects.
+        makes_ids: whether any cell makes ids by chance.
+        only_timed: cells measure time, and none may draw numbers by chance.
         doubtful: parts that may be results, and were taken as equal: the saved and the fresh text.
     """
 
@@ -134,6 +147,8 @@ class Rules:
     timed_notebook: bool = False
     prints_timer: bool = False
     names_process: bool = False
+    makes_ids: bool = False
+    only_timed: bool = False
     source: str = ""
     doubtful: list[tuple[str, str]] = field(default_factory=list, compare=False)
 
@@ -253,8 +268,10 @@ class _Comparer:
         kind = a[0]
         if kind == "space" and b[0] == "space":
             return True  # columns move with the width of a number; another value differs by itself
+        if self.rules.makes_ids and _are_made_ids(a, b) and self._changes(a, b, new):
+            return True
         if kind == "number" and b[0] == "number":
-            return self._same_number(a, b, old, new)
+            return self._same_number(a, b, old, new) or (self.rules.only_timed and self._changes(a, b, new, each=True))
         if {kind, b[0]} <= {"duration", "number"}:
             return self._is_measured(old, new) and self._changes(a, b, new)
         if kind != b[0]:
@@ -284,14 +301,20 @@ class _Comparer:
                 return self._same_path(a[1], b[1])
         return False
 
-    def _changes(self, a: _Token, b: _Token, new: str) -> bool:
-        """Whether a part is another one in each fresh run. Without another run it may be."""
+    def _changes(self, a: _Token, b: _Token, new: str, *, each: bool = False) -> bool:
+        """Whether a part is another one in each fresh run. Without another run it may be.
+
+        Args:
+            each: it has to be seen to change, even if the time is rounded.
+        """
         if self.changing is None:
             self.rules.doubtful.append((a[1], b[1]))
             return True
         places = self.changing.get(new)
-        if places is None or b[2] in places:
+        if (places is None and not each) or (places is not None and b[2] in places):
             return True
+        if each:
+            return False
         # Two runs may take the same time, as it is rounded. A number of the source is not measured.
         number = re.match(r"[\d.]+", b[1])
         rounded = b[0] == "duration" or "." in b[1]
@@ -383,6 +406,14 @@ class _Comparer:
 
 _Token = tuple[str, str, int]
 """Kind, text, and place in the line."""
+
+
+def _are_made_ids(a: _Token, b: _Token) -> bool:
+    """Whether two parts may be ids that were made by chance: words or numbers of some length, with digits."""
+    kinds = {"word", "number"}
+    return {a[0], b[0]} <= kinds and all(
+        _MADE_ID.fullmatch(text) is not None and any(map(str.isdigit, text)) for text in (a[1], b[1])
+    )
 
 
 def _tokens(line: str) -> Iterator[_Token]:

@@ -337,6 +337,8 @@ class VerifyRun(BaseRun):
             directories=(str(self._notebook.path.parent), str(Path.home())),
             timed_notebook=bool(texts.TIMERS.search(whole_source)),
             names_process=bool(texts.NAMES_PROCESS.search(whole_source)),
+            makes_ids=bool(texts.MAKES_IDS.search(whole_source)),
+            only_timed=bool(texts.TIMERS.search(whole_source)) and not texts.BY_CHANCE.search(whole_source),
         )
         runs: list[OutputsOfCells] = [{index: self._saved_outputs(index) for index in fresh[0] if index != _OF_CALL}]
         more = further.all if further is not None else []

@@ -573,7 +573,8 @@ def test_an_address_of_a_scheduler_may_be_of_any_protocol() -> None:
         ("az://container/a", "az://container/a"),
     ],
 )
-def test_urls_for_outputs_have_one_form(given: str, form: str) -> None:
+def test_urls_for_outputs_have_one_form(given: str, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)  # each client of a store is installed
     assert load("--remote-outputs", given).remote_outputs == [form]
     both = load(environ={"JUPYTER_MCP_REMOTE_OUTPUTS": f"{given},s3://other"})
     assert both.remote_outputs == [form, "s3://other"]

@@ -169,3 +169,30 @@ def test_a_part_of_a_number_of_the_source_says_nothing_of_a_measured_one() -> No
 
     assert difference("user 11 μs", "user 10 μs", rules, again="user 10 μs") is None
     assert difference("user 11 μs", "user 1000 μs", rules, again="user 1000 μs") is not None
+
+
+@pytest.mark.parametrize(
+    ("again", "chance", "same"),
+    [
+        ("A: 0.71\n3 rows", False, True),
+        ("A: 0.52\n3 rows", False, False),  # another fresh run has the same number
+        ("A: 0.71\n3 rows", True, False),  # it may be drawn by chance
+    ],
+)
+def test_a_number_that_changes_is_measured_where_nothing_is_drawn_by_chance(
+    again: str, chance: bool, same: bool
+) -> None:
+    rules = Rules(_NOW, _NOW, timed_notebook=True, only_timed=not chance)
+
+    assert (difference("A: 0.33\n3 rows", "A: 0.52\n3 rows", rules, again=again) is None) == same
+    assert difference("A: 0.33\n4 rows", "A: 0.52\n3 rows", rules, again=again) is not None
+
+
+def test_ids_that_are_made_by_chance_change_in_each_run() -> None:
+    rules = Rules(_NOW, _NOW, makes_ids=True)
+    ids = ("run 5a3f09c2 of 3", "run 77d1e0b4 of 3", "run 0f9e8d7c of 3")
+
+    assert difference(*ids[:2], rules, again=ids[2]) is None
+    assert difference(*ids[:2], rules, again=ids[1]) is not None
+    assert difference(ids[0], "run 77d1e0b4 of 4", rules, again="run 0f9e8d7c of 4") is not None
+    assert difference(*ids[:2], Rules(_NOW, _NOW), again=ids[2]) is not None
