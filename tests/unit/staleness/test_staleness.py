@@ -13,87 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from stale_programs import FORMS
 
 from papermill_mcp.core.staleness.names import first_uses, names_of
 from papermill_mcp.core.staleness.state import KernelState, expected
-
-#: Cells with names v, w and u, and a number n.
-_FORMS = (
-    "{v} = {n}",
-    "{v} = [{n}]",
-    "{v} = {w}",
-    "{v}.append({n})",
-    "{v} += 1",
-    "print({v}, {w})",
-    "def {v}(): return {w}",
-    "print({v}())",
-    "{v} = {{'k': {w}}}",
-    "{v}['k'] = {n}",
-    "for {v} in range({n}): {w} = {v}",
-    "if {n} % 2: {v} = {w}",
-    "del {v}",
-    "import math as {v}\nprint({v}.pi)",
-    "{v} = sorted({w})\nprint({v})",
-    "{v} = lambda: {w}",
-    "def {v}(x):\n    global {w}\n    {w} = x\n    return {u}",
-    "{v}({n})",
-    "{v} = [x for x in {w}]",
-    "class {v}:\n    y = {w}\n    def go(self): return {u}",
-    "{v} = {w}()",
-    "print({v}.go())",
-    "{v}, {w} = {w}, {v}",
-    "{v} = {w}.copy()",
-    "try:\n    {v} = {w}[0]\nexcept Exception: {u} = {n}",
-    "print(len({v}))",
-    "{v} = dict(a={w})",
-    "def {v}(x=[]):\n    x.append({n})\n    return x",
-    "with open('/dev/null') as {v}: {w} = {n}",
-    "{v} = {w}\n{v}.append({n})\nprint({u})",
-    "{v} = ({w} for _ in range(2))",
-    "print(list({v}))",
-    "{v}.extend({w})",
-    "{v} = [{w}, {u}]\nprint({v})",
-    "{v}[0].append({n})",
-    "{v} = [*{w}, {n}]\n{v}.sort(key=str)\nprint({v})",
-    "def {v}(g):\n    def h(*a):\n        {u}.append({n}); return g(*a)\n    return h\n@{v}\ndef {w}(): return {n}",
-    "({v} := {n})\nprint({w})",
-    "{v} = iter({w})",
-    "print(next({v}, None))",
-    "{v}.x = {n}",
-    "print({v}.x)",
-    "class {v}:\n"
-    "    x = []\n    def __init__(self): self.x.append({n})\n    def go(self):\n        {w}.append(1); return self.x",
-    "{v} = lambda y={w}: y",
-    "{v} = {{**{w}, 'z': {n}}}",
-    "while {v} and len({v}) > 1: {v}.pop()",
-    "{v} = [{w}] * 2\n{v}[0] = {u}",
-    "{v}, *{w} = [1, {n}, 3]",
-    "print(f'{{{v}}} {{{w}}}')",
-    "{v} = (lambda: {w}.append({n}))",
-    "{v} = {w} or {u}\nprint({v})",
-    "assert {v}\n{w} = {n}",
-    "import random as {v}\n{v}.seed({n})\nprint({v}.random())",
-    "for {v} in {w}:\n    {u} = {v}\nelse:\n    {u} = {n}",
-    "{v} = map(lambda q: {w}, [1, 2])",
-    "{v} = [].append({w})\nprint({v})",
-    "{v} = getattr({w}, 'append', print)\n{v}({n})",
-    "{v} = max({w}, {u}, key=len)\n{v}.append(9)",
-    "{v} = {w}[:]\n{v}.reverse()\nprint({v}, {w})",
-    "def {v}():\n    yield {w}\n    {u}.append(5)\n{w} = {v}()",
-    "from collections import defaultdict as {v}\n{w} = {v}(list)\n{w}[{n}].append(1)",
-    "raise ValueError({v})",
-    "{v} = 1\nraise KeyError\n{w} = 2",
-    "import numpy as np\nnp.set_printoptions(precision={n})",
-    "np.set_printoptions(precision={n})\nprint({v})",
-    "import numpy as np\n{v} = np.arange({n}) / 7",
-    "print(np.arange(2) / 3, {v})",
-    "import random as {v}",
-    "{v}.seed({n})",
-    "print({v}.random())",
-    "import math as {v}, math as {w}\n{v}.x = {n}",
-    "from math import x as {v}\nprint({v})",
-    "import warnings\nwarnings.simplefilter('ignore')\n{v} = {n}",
-)
 
 
 class _Program:
@@ -110,7 +33,7 @@ class _Program:
 
     def _cell(self) -> str:
         choose = self._random.choice
-        return choose(_FORMS).format(v=choose("abcdef"), w=choose("abcdef"), u=choose("abcdef"), n=choose("01234"))
+        return choose(FORMS).format(v=choose("abcdef"), w=choose("abcdef"), u=choose("abcdef"), n=choose("01234"))
 
     def play(self) -> None:
         """Run it from the top, and then a few edits and runs of parts."""
@@ -221,7 +144,7 @@ def test_the_names_of_a_cell(source: str, reads: str, writes: str) -> None:
 
 
 _STATEMENTS = (
-    *(form.format(v="v", w="w", u="u", n="3") for form in _FORMS),
+    *(form.format(v="v", w="w", u="u", n="3") for form in FORMS),
     "a.b = c[d]",
     "a[b] = c",
     "a += b",
