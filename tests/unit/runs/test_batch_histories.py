@@ -183,7 +183,8 @@ class _NoReports:
         return Path("report.html")
 
 
-async def _play(history: _History, directory: Path) -> None:
+async def _played(history: _History, directory: Path) -> tuple[BatchRun, _Place, _Journal]:
+    """A batch that is over."""
     request = BatchRequest(
         input_path="in.ipynb",
         max_parallel=history.parallel,
@@ -205,6 +206,12 @@ async def _play(history: _History, directory: Path) -> None:
     run.start()
     async with asyncio.timeout(20):
         await run.wait()
+    return run, place, journal
+
+
+async def _play(history: _History, directory: Path) -> None:
+    run, place, journal = await _played(history, directory)
+    rows = run.rows
     state = run.snapshot(Cursor())
     table = [json.loads(line) for line in (directory / "results.jsonl").read_text().splitlines()]
     by_number = {row.number: row for row in run.page("0-199").rows}
@@ -289,3 +296,23 @@ def test_no_run_is_lost_and_none_is_counted_twice(history: _History) -> None:
             asyncio.run(_play(history, Path(directory)))
     finally:
         batches._PAUSE = pause
+
+
+async def test_each_failed_run_of_a_large_batch_is_within_reach(tmp_path: Path) -> None:
+    """A page has at most 200 runs, and says what selects the others."""
+    failed = [number for number in range(1_200) if number % 3 == 1]
+    history = _History([["error"] if number % 3 == 1 else [] for number in range(1_200)], [0] * 1_200, parallel=8)
+    run, _, _ = await _played(history, tmp_path)
+
+    first = run.page("failed")
+    found = [row.number for row in first.rows]
+    more = first.more_rows
+    while more is not None:
+        page = run.page(more)
+        found += [row.number for row in page.rows if row.failed]
+        more = page.more_rows
+    state = run.snapshot(Cursor())
+    assert found == failed
+    assert (state.total, state.done, state.failed) == (1_200, 1_200, 400)
+    assert {number for number, _ in state.errors} == {*failed}
+    assert len((tmp_path / "results.jsonl").read_text().splitlines()) == 1_200
