@@ -11,10 +11,11 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from papermill_mcp.core.documents.alignment import corresponding
-from papermill_mcp.core.documents.document import NotebookDocument
+from papermill_mcp.core.documents.document import NotebookCell, NotebookDocument
+from papermill_mcp.core.documents.json_text import same
 from papermill_mcp.core.history.cause import Cause
 from papermill_mcp.errors import ServerError
 from papermill_mcp.services.notebooks.edits import Change
@@ -260,6 +261,21 @@ def _difference(old: bytes | None, new: bytes) -> str:
     except ServerError:
         return ""
     found = corresponding(before, after)
-    changed = sum(before[one].raw != after[other].raw for one, other in found.items())
+    changed = sum(not _same(before[one], after[other]) for one, other in found.items())
     kinds = {"changed": changed, "added": len(after) - len(found), "removed": len(before) - len(found)}
     return _numbers(kinds)
+
+
+def _same(one: NotebookCell, other: NotebookCell) -> bool:
+    """Whether two cells have the same content. Other programs may write its lines as one text."""
+    return one.raw == other.raw or same(_content(one.read()), _content(other.read()))
+
+
+def _content(value: Any, key: str = "") -> Any:
+    if isinstance(value, dict):
+        return {name: _content(one, "text" if key == "data" else name) for name, one in value.items()}
+    if not isinstance(value, list):
+        return value
+    if key in ("source", "text") and all(isinstance(one, str) for one in value):
+        return "".join(value)
+    return [_content(one) for one in value]

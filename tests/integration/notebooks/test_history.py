@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import re
 import shutil
@@ -221,6 +222,21 @@ async def test_an_edit_during_a_run_keeps_the_state_of_the_run(
     ]
     assert (await histories.version("n.ipynb", 2))[1] == half
     await notebooks.aclose()
+
+
+async def test_a_cell_that_another_program_only_writes_otherwise_is_not_counted(
+    client: Connect, workspace: Path
+) -> None:
+    path = write_notebook(workspace / "n.ipynb", [cell("a = 1\nb = 2", cell_id="one"), cell("c", cell_id="two")])
+    async with client() as c:
+        await call(c, "update_cell", path="n.ipynb", index=1, source="d")
+        notebook = read_json(path)
+        for one in notebook["cells"]:
+            one["source"] = "".join(one["source"]).splitlines(True)
+        notebook["cells"].append(cell("e", cell_id="three"))
+        path.write_text(json.dumps(notebook, indent=3))
+        rows = (await call(c, "notebook_history", path="n.ipynb"))["versions"]
+    assert rows[0]["summary"] == "1 cell added"
 
 
 async def test_without_versions_in_the_settings_nothing_is_kept(
