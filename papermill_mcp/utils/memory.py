@@ -21,6 +21,12 @@ else:
 _M_MMAP_THRESHOLD = -3
 _LARGE_BYTES = 2**20
 
+#: Bytes of a text in memory for each of its bytes in UTF-8, at most.
+_TEXT_FACTOR = 4
+
+#: Bytes of JSON whose texts are taken to have room.
+_SMALL_BYTES = 2**18
+
 # The collector belongs to the whole process, and so does the number of its pauses.
 _lock = threading.Lock()
 _pauses = 0
@@ -58,3 +64,17 @@ def return_large_blocks() -> bool:
     except (OSError, TypeError, AttributeError):  # Windows, macOS, musl
         return False
     return bool(mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES))
+
+
+def has_room_for_texts(size: int) -> bool:
+    """Whether the texts in so many bytes of JSON can surely be made now.
+
+    msgspec ends the process where a text gets no memory (0.22), so this is asked first. No page is used for it.
+    """
+    if size < _SMALL_BYTES:
+        return True
+    try:
+        bytes(_TEXT_FACTOR * size)
+    except MemoryError:
+        return False
+    return True

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from papermill_mcp.core.documents.json_text import after_whitespace, read_members, read_value
 from papermill_mcp.utils.lazy import lazy
+from papermill_mcp.utils.memory import has_room_for_texts
 
 if TYPE_CHECKING:
     import msgspec
@@ -115,7 +116,7 @@ def survey(data: bytes) -> Survey | None:
     None if `json` has to read it, as for `find_places`, or if a source is neither a text nor a list of texts. Values
     that are not read may be a little deeper here.
     """
-    found = _decoded(_decoders().survey, data, levels=0)
+    found = _decoded(_decoders().survey, data, levels=0) if has_room_for_texts(len(data)) else None
     if found is None or (type(found.nbformat), found.nbformat, type(found.nbformat_minor)) != (int, 4, int):
         return None
     sources = [cell.source if isinstance(cell.source, str) else "".join(cell.source) for cell in found.cells]
@@ -128,6 +129,8 @@ def survey(data: bytes) -> Survey | None:
 
 def read_ids(data: bytes) -> list[object] | None:
     """The id of each cell of a checked file, in one pass, None where a cell has none. None if it takes `json`."""
+    if not has_room_for_texts(len(data)):
+        return None
     try:
         return [cell.id for cell in _decoders().ids.decode(data).cells]
     except (msgspec.MsgspecError, RecursionError):  # a number that is no id, and too large for msgspec
@@ -136,6 +139,8 @@ def read_ids(data: bytes) -> list[object] | None:
 
 def read_heads(data: bytes) -> list[Head] | None:
     """Id, type and source of each cell of a checked file, in one pass. None if it takes `json`."""
+    if not has_room_for_texts(len(data)):
+        return None
     try:
         return [Head(cell.id, cell.cell_type, cell.source) for cell in _decoders().heads.decode(data).cells]
     except (msgspec.MsgspecError, RecursionError):  # a source that is no text, for one

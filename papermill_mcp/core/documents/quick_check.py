@@ -11,6 +11,7 @@ import re
 from typing import TYPE_CHECKING, Annotated, Any
 
 from papermill_mcp.utils.lazy import lazy
+from papermill_mcp.utils.memory import has_room_for_texts
 
 if TYPE_CHECKING:
     import msgspec
@@ -30,6 +31,8 @@ def without_right_outputs(raw: bytes | memoryview) -> dict[str, Any] | None:
     Args:
         raw: the text of the cell, UTF-8.
     """
+    if not has_room_for_texts(len(raw)):
+        return None
     try:
         cell = _decoder().decode(raw)
     except (msgspec.MsgspecError, RecursionError):
