@@ -375,8 +375,8 @@ HONEST: dict[str, Honest] = {
     "universal ids": Honest(["import uuid\nuuid.uuid4()", "print('run', uuid.uuid1())", "str(uuid.uuid4())"]),
     "temporary files": Honest(
         [
-            "import tempfile, os\nf = tempfile.NamedTemporaryFile(suffix='.csv')\nprint(f.name)",
-            "tempfile.mkdtemp()",
+            "import tempfile, os\nf = tempfile.NamedTemporaryFile(suffix='.csv')\nprint(f.name)\nf.close()",
+            "made = tempfile.mkdtemp()\nos.rmdir(made)\nmade",
             "print(os.path.exists(f.name))",
         ]
     ),

@@ -40,7 +40,7 @@ CELLS: dict[str, tuple[str, str, str]] = {
     "timer alone": ("print(time.perf_counter() - started > -1e12, 'done')", "True", "False"),
     "wall time": ("%%time\nprint(sum(range(1000)))", "499500", "499501"),
     "temporary": (
-        "f = tempfile.NamedTemporaryFile(); print(f.name, os.path.basename(__import__('json').__file__))",
+        "f = tempfile.NamedTemporaryFile(); print(f.name, os.path.basename(__import__('json').__file__)); f.close()",
         "__init__",
         "__main__",
     ),
