@@ -129,21 +129,25 @@ def survey(data: bytes) -> Survey | None:
 
 def read_ids(data: bytes) -> list[object] | None:
     """The id of each cell of a checked file, in one pass, None where a cell has none. None if it takes `json`."""
-    if not has_room_for_texts(len(data)):
-        return None
-    try:
-        return [cell.id for cell in _decoders().ids.decode(data).cells]
-    except (msgspec.MsgspecError, RecursionError):  # a number that is no id, and too large for msgspec
-        return None
+    found = decoded_texts(_decoders().ids, data)  # none for a number that is no id, and too large for msgspec
+    return None if found is None else [cell.id for cell in found.cells]
 
 
 def read_heads(data: bytes) -> list[Head] | None:
     """Id, type and source of each cell of a checked file, in one pass. None if it takes `json`."""
+    found = decoded_texts(_decoders().heads, data)  # none for a source that is no text, for one
+    if found is None:
+        return None
+    return [Head(cell.id, cell.cell_type, cell.source) for cell in found.cells]
+
+
+def decoded_texts(decoder: msgspec.json.Decoder[Any], data: bytes | memoryview) -> Any:
+    """The value of checked JSON by a decoder that makes texts; None if it takes `json`."""
     if not has_room_for_texts(len(data)):
         return None
     try:
-        return [Head(cell.id, cell.cell_type, cell.source) for cell in _decoders().heads.decode(data).cells]
-    except (msgspec.MsgspecError, RecursionError):  # a source that is no text, for one
+        return decoder.decode(data)
+    except (msgspec.MsgspecError, RecursionError):
         return None
 
 

@@ -10,8 +10,8 @@ import functools
 import re
 from typing import TYPE_CHECKING, Annotated, Any
 
+from papermill_mcp.core.documents.places import decoded_texts
 from papermill_mcp.utils.lazy import lazy
-from papermill_mcp.utils.memory import has_room_for_texts
 
 if TYPE_CHECKING:
     import msgspec
@@ -31,11 +31,8 @@ def without_right_outputs(raw: bytes | memoryview) -> dict[str, Any] | None:
     Args:
         raw: the text of the cell, UTF-8.
     """
-    if not has_room_for_texts(len(raw)):
-        return None
-    try:
-        cell = _decoder().decode(raw)
-    except (msgspec.MsgspecError, RecursionError):
+    cell = decoded_texts(_decoder(), raw)
+    if cell is None:
         return None
     unset = _unset()
     data = {key: value for key in cell.__struct_fields__ if (value := getattr(cell, key)) is not unset}

@@ -88,11 +88,12 @@ class Setting:
 
     Attributes:
         call: it, as any method.
-        values: what is set, and its value. The same setting once more leaves the same state.
+        key, value: what is set, and to what. The same once more leaves the same state.
     """
 
     call: Method
-    values: tuple[tuple[str, str], ...]
+    key: str
+    value: str
 
 
 @dataclass(frozen=True)
@@ -628,7 +629,7 @@ def _setting(call: ast.Call) -> Setting | None:
         key = f"{name} {first} {names}"
     else:
         key = f"{name} {ast.unparse(call)}"
-    return Setting((root, tuple(path), frozenset(_objects(call) - {root})), ((key, ast.unparse(call)),))
+    return Setting((root, tuple(path), frozenset(_objects(call) - {root})), key, ast.unparse(call))
 
 
 def _is_constant(value: ast.expr) -> bool:

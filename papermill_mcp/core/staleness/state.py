@@ -226,10 +226,9 @@ class KernelState:
             if root not in modules:
                 continue
             self._writers[MODULES] = cell
-            for key, value in setting.values:
-                key = f"{modules[root]} {key}"
-                self._settings.pop(key, None)
-                self._settings[key] = _digest(value, mark if partly else "")
+            key = f"{modules[root]} {setting.key}"
+            self._settings.pop(key, None)  # the latest is the last
+            self._settings[key] = _digest(setting.value, mark if partly else "")
 
     def _change_groups(self, of: Iterable[str], changed: set[str], mark: str, cell: int) -> None:
         """The objects of some names were changed. The names in `changed` have that in their signatures."""

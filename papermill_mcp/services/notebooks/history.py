@@ -11,10 +11,10 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from papermill_mcp.core.documents.alignment import corresponding
-from papermill_mcp.core.documents.document import NotebookCell, NotebookDocument
+from papermill_mcp.core.documents.document import NotebookCell, NotebookDocument, split_lines_for_file
 from papermill_mcp.core.documents.json_text import same
 from papermill_mcp.core.history.cause import Cause
 from papermill_mcp.errors import ServerError
@@ -268,14 +268,5 @@ def _difference(old: bytes | None, new: bytes) -> str:
 
 def _same(one: NotebookCell, other: NotebookCell) -> bool:
     """Whether two cells have the same content. Other programs may write its lines as one text."""
-    return one.raw == other.raw or same(_content(one.read()), _content(other.read()))
-
-
-def _content(value: Any, key: str = "") -> Any:
-    if isinstance(value, dict):
-        return {name: _content(one, "text" if key == "data" else name) for name, one in value.items()}
-    if not isinstance(value, list):
-        return value
-    if key in ("source", "text") and all(isinstance(one, str) for one in value):
-        return "".join(value)
-    return [_content(one) for one in value]
+    lines = split_lines_for_file
+    return one.raw == other.raw or same(lines(one.read()), lines(other.read()))

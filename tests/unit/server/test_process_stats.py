@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from papermill_mcp.utils import process_stats
-from papermill_mcp.utils.process_stats import _used_by_scan, peak_memory, used
+from papermill_mcp.utils.process_stats import Used, _used_by_scan, peak_memory, used
 
 _SIZE = 60_000_000
 _CHILD = f"import os, time\nx = b'1' * {_SIZE}\nprint('ready', flush=True)\ntime.sleep(60)"
@@ -23,33 +24,34 @@ _BUSY = (
 )
 _FREED = f"x = b'1' * {_SIZE}\ndel x\nprint('ready', flush=True)\nimport time\ntime.sleep(60)"
 
+_Look = Callable[[int], Used | None]
 
-@pytest.mark.timeout(30)
-@pytest.mark.parametrize("look", [used, _used_by_scan])
-def test_the_memory_of_children_counts(look: object) -> None:
-    assert callable(look)
-    with subprocess.Popen([sys.executable, "-c", _PARENT], stdout=subprocess.PIPE, start_new_session=True) as process:
+
+def _look_at(code: str, look: _Look) -> tuple[Used, int]:
+    """What a process uses once it says that it is ready, and its id. It and its children are killed."""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True) as process:
         try:
             assert process.stdout is not None
             process.stdout.readline()
             found = look(process.pid)
         finally:
             os.killpg(process.pid, 9)
+    assert found is not None
+    return found, process.pid
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("look", [used, _used_by_scan])
+def test_the_memory_of_children_counts(look: _Look) -> None:
+    found, pid = _look_at(_PARENT, look)
     assert _SIZE < found.memory < 3 * _SIZE
-    assert look(process.pid) is None, "it is gone"
+    assert look(pid) is None, "it is gone"
 
 
 @pytest.mark.timeout(30)
 @pytest.mark.parametrize("look", [used, _used_by_scan])
-def test_the_processor_time_of_children_counts(look: object) -> None:
-    assert callable(look)
-    with subprocess.Popen([sys.executable, "-c", _BUSY], stdout=subprocess.PIPE, start_new_session=True) as process:
-        try:
-            assert process.stdout is not None
-            process.stdout.readline()
-            found = look(process.pid)
-        finally:
-            os.killpg(process.pid, 9)
+def test_the_processor_time_of_children_counts(look: _Look) -> None:
+    found, _ = _look_at(_BUSY, look)
     assert 0.7 < found.processor < 5, "0.4 s of a child that is gone, and of one that lives"
 
 
